@@ -1,0 +1,17 @@
+"""The error for bad input from outside: arguments, files, configurations."""
+
+
+class UserError(ValueError):
+    """Bad input. The message names what was given, what was expected, and the fix.
+
+    The command line prints it as one line, without a traceback, and exits with status 2.
+    """
+
+
+def nearest(word: str, known) -> str:
+    """`` Did you mean 'x'?`` for the known word nearest to ``word``, or an empty string."""
+    import difflib
+
+    by_lower = {str(k).lower(): str(k) for k in known}
+    found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
+    return f" Did you mean {by_lower[found[0]]!r}?" if found else ""

@@ -1,0 +1,135 @@
+"""Defective layers: parameters, a mask buffer, and one call of ``scotoma.kernels``."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..kernels import Projection, apply_mask, bn_mask_add_relu
+
+
+class MaskSite(nn.Module):
+    """A place where a mask may sit.
+
+    Attributes:
+        block: the paper's number of the block it belongs to, or None if no placement masks it.
+        mask: bool buffer [C,H,W], True where a neuron is kept; None where nothing is defective.
+            A persistent buffer: it follows ``.to()`` and is saved in checkpoints.
+    """
+
+    block: int | None
+    mask: Tensor | None
+
+    def place(self, block: int | None) -> None:
+        self.block = block
+        self.register_buffer("mask", None)
+
+
+class BNMaskReLU(nn.BatchNorm2d, MaskSite):
+    """``relu(mask * BN(x) + residual)``: batch norm with a place for a mask.
+
+    Args:
+        channels: C of the input.
+        block: see :class:`MaskSite`.
+        process_group (attribute): set it to synchronise batch statistics over ranks.
+
+    ``momentum=None`` (cumulative average) and ``track_running_stats=False`` work as in
+    ``torch.nn.BatchNorm2d``; batches are counted only where ``momentum`` is None, the one case
+    that needs the count.
+    """
+
+    def __init__(self, channels: int, block: int | None = None, **batch_norm_options):
+        super().__init__(channels, **batch_norm_options)
+        self.place(block)
+        self.process_group = None
+
+    def forward(
+        self,
+        x: Tensor,
+        residual: Tensor | None = None,
+        projection: tuple[Tensor, BNMaskReLU] | None = None,
+        relu: bool = True,
+    ) -> Tensor:
+        """Args are those of :func:`scotoma.kernels.bn_mask_add_relu`; all tensors [N,C,H,W].
+
+        ``projection`` is a pair (convolution output, its batch norm), added before ReLU.
+        """
+        if projection is not None:
+            branch, norm = projection
+            projection = Projection(branch, *norm._vectors(), norm.mask)
+        return bn_mask_add_relu(
+            x,
+            *self._vectors(),
+            mask=self.mask,
+            residual=residual,
+            projection=projection,
+            relu=relu,
+            training=self.training or self.running_mean is None,
+            momentum=self._count_batch(),
+            eps=self.eps,
+            group=self.process_group,
+        )
+
+    def _vectors(self):
+        return self.weight, self.bias, self.running_mean, self.running_var
+
+    def _count_batch(self) -> float:
+        if self.momentum is not None:
+            return self.momentum
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            return 1.0 / float(self.num_batches_tracked)
+        return 0.0
+
+
+class ConvMask(nn.Conv2d, MaskSite):
+    """Convolution with the mask on its bare output: the paper's placement in pre-activation nets.
+
+    Args:
+        in_channels, out_channels, kernel_size: as ``torch.nn.Conv2d``.
+        block: see :class:`MaskSite`.
+        options: further ``torch.nn.Conv2d`` options.
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size, *, block=None, **options):
+        super().__init__(in_channels, out_channels, kernel_size, **options)
+        self.place(block)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N,in_channels,H,W] -> [N,out_channels,H',W']."""
+        return apply_mask(super().forward(x), self.mask)
+
+
+class ConvBNMaskReLU(nn.Module):
+    """The paper's defective convolutional layer: ``relu(mask * BN(conv(x)))``.
+
+    Args:
+        in_channels, out_channels, kernel_size: as ``torch.nn.Conv2d``.
+        block: see :class:`MaskSite`.
+        conv_options: stride, padding, bias, ...; ``bias`` is off unless asked for.
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size, *, block=None, **conv_options):
+        super().__init__()
+        conv_options.setdefault("bias", False)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, **conv_options)
+        self.bn = BNMaskReLU(out_channels, block)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N,in_channels,H,W] -> [N,out_channels,H',W']."""
+        return self.bn(self.conv(x))
+
+
+class ProjectionShortcut(nn.Module):
+    """1x1 convolution and batch norm of a shortcut whose shape changes.
+
+    Its output is not computed here: ``branch(x)`` is the pair that :class:`BNMaskReLU` takes as
+    ``projection``, so that both branches end in one operator.
+    """
+
+    def __init__(self, in_channels, out_channels, *, stride=1, block=None):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
+        self.bn = BNMaskReLU(out_channels, block)
+
+    def branch(self, x: Tensor) -> tuple[Tensor, BNMaskReLU]:
+        return self.conv(x), self.bn

@@ -1,0 +1,156 @@
+"""The six architectures and the registry that finds them.
+
+A new architecture is one file here that defines a subclass of ``Network`` with a ``name``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+import torch
+
+from ..errors import UserError, nearest
+from ..notation import Defects
+from ..placement import mask_sites, place_masks, scaled_widths, terms_by_block
+from ..spec import LARGE_IMAGE, ModelSpec, Regularizer, Sites, Stem
+from .base import Network
+
+# The order of the paper's tables; architectures added later follow it.
+_PAPER_ORDER = ("resnet18", "resnet50", "densenet121", "senet18", "vgg19", "wrn32_4")
+
+CIFAR10_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+MNIST_STATISTICS = ((0.1307,), (0.3081,))
+IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def _find_architectures() -> dict[str, type[Network]]:
+    found = {}
+    for module_info in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f".{module_info.name}", __name__)
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, Network) and value is not Network:
+                found[value.name] = value
+    known = [name for name in _PAPER_ORDER if name in found]
+    return {name: found[name] for name in known + sorted(set(found) - set(known))}
+
+
+ARCHITECTURES = _find_architectures()
+
+
+def model_names() -> list[str]:
+    """Names that :func:`create_model` accepts."""
+    return list(ARCHITECTURES)
+
+
+def create_model(
+    name: str,
+    defects: str | Defects = "standard",
+    num_classes: int = 10,
+    in_channels: int = 3,
+    image_size: int = 32,
+    width: int | None = None,
+    mask_seed: int = 0,
+    sites: Sites = "release",
+    *,
+    exact_masks: bool = True,
+    regularizer: Regularizer = "none",
+    stem: Stem = "3x3",
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> Network:
+    """Build one of the paper's networks, with its masks drawn and its weights initialised.
+
+    Args:
+        name: one of :func:`model_names`.
+        defects: the paper's notation, see :mod:`scotoma.defective.notation`.
+        num_classes, in_channels, image_size: of the data; images are square. Masks fit this
+            size only.
+        width: base width; None for the paper's (64; 16 for wrn32_4; growth 32 for densenet121).
+        mask_seed: seed of the masks, apart from the weights, which follow torch's global
+            generator. Each site's mask depends on (mask_seed, name, site).
+        sites: where masks go: "release" (the authors' code) or "paper" (its text), which differ
+            for densenet121 and senet18. A placement written in ``defects`` goes first.
+        exact_masks: exact count per mask (True) or Bernoulli (False).
+        regularizer: "none", "spatial-dropout" or "dropblock" (resnet18 and wrn32_4).
+        stem: "3x3", or "7x7" for images of 128 pixels and more.
+        mean, std: per-channel normalisation inside the model, in units of pixels in [0,1]; None
+            for MNIST's (one channel), CIFAR-10's, or ImageNet's (128 pixels and more).
+
+    Returns:
+        A network from pixels in [0,1] [N,C,H,W] to logits [N,num_classes].
+
+    Raises:
+        UserError: an argument is unknown, out of range, or not available in this network.
+    """
+    architecture = _architecture(name)
+    if mean is None or std is None:
+        mean, std = default_statistics(in_channels, image_size)
+    spec = ModelSpec(
+        name=name,
+        defects=str(Defects.parse(defects)),
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        width=architecture.default_width if width is None else width,
+        mask_seed=mask_seed,
+        sites=Defects.parse(defects).sites or sites,
+        exact_masks=exact_masks,
+        regularizer=regularizer,
+        stem=stem,
+        mean=mean,
+        std=std,
+    )
+    return build(spec)
+
+
+def build(spec: ModelSpec) -> Network:
+    """The network that a specification describes. Raises UserError as :func:`create_model`."""
+    architecture = _architecture(spec.name)
+    if spec.regularizer != "none" and not architecture.regularized_blocks:
+        usable = [n for n, a in ARCHITECTURES.items() if a.regularized_blocks]
+        raise UserError(
+            f"regularizer is {spec.regularizer!r}: {spec.name} has none in the paper; "
+            f"it is available in {' and '.join(usable)}"
+        )
+    terms = terms_by_block(architecture, Defects.parse(spec.defects), spec.sites)
+    widths = scaled_widths(architecture.block_widths(spec.width), terms)
+    model = architecture(spec, widths)
+    place_masks(model)
+    return model
+
+
+def reset_weights(model: Network, seed: int) -> None:
+    """Initialise all weights and statistics anew and keep the masks: the other half of DIF.
+
+    In place, on any device; torch's global generator is left as it was. The weights are those
+    that ``torch.manual_seed(seed)`` and then :func:`create_model` would give.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = build(model.spec).state_dict()
+    masks = {f"{site}.mask" for site in mask_sites(model)}
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if name not in masks:
+                value.copy_(fresh[name])
+
+
+def default_statistics(
+    in_channels: int, image_size: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) of the data set that such images most likely come from; spec section 1.4."""
+    if in_channels == 1:
+        return MNIST_STATISTICS
+    if in_channels == 3:
+        return IMAGENET_STATISTICS if image_size >= LARGE_IMAGE else CIFAR10_STATISTICS
+    return (0.5,) * in_channels, (0.25,) * in_channels
+
+
+def _architecture(name: str) -> type[Network]:
+    if name not in ARCHITECTURES:
+        raise UserError(
+            f"architecture {name!r} is unknown; expected one of {', '.join(ARCHITECTURES)}."
+            f"{nearest(str(name), ARCHITECTURES)}"
+        )
+    return ARCHITECTURES[name]

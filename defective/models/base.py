@@ -1,0 +1,88 @@
+"""What the six networks share: pixels in, logits out."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import ConvBNMaskReLU
+from ..spec import ModelSpec
+
+
+class Network(nn.Module):
+    """Base of all architectures: normalisation, features, global average pooling, one Linear.
+
+    An architecture sets the class attributes, builds its layers and ``head`` in ``__init__``, and
+    implements :meth:`features`.
+
+    Attributes:
+        spec: everything that determines the network (:class:`scotoma.defective.spec.ModelSpec`).
+        mean, std: buffers [C,1,1], in units of pixels in [0,1].
+    """
+
+    name: ClassVar[str]
+    default_width: ClassVar[int] = 64
+    bottom: ClassVar[dict[str, tuple[int, ...]]]
+    """Blocks that "Bottom" means, for each placement."""
+    top: ClassVar[tuple[int, ...]] = (3, 4)
+    has_width_variants: ClassVar[bool] = False
+    """DC and xN, which change the widths of blocks."""
+    regularized_blocks: ClassVar[tuple[int, ...]] = ()
+    """Blocks in which SpatialDropout and DropBlock work; empty where the paper has none."""
+
+    def __init__(self, spec: ModelSpec):
+        super().__init__()
+        self.spec = spec
+        self.register_buffer("mean", torch.tensor(spec.mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(spec.std).view(-1, 1, 1))
+
+    @classmethod
+    def block_widths(cls, width: int) -> dict[int, int]:
+        """Channels of each block, before DC or xN."""
+        raise NotImplementedError
+
+    def features(self, x: Tensor) -> Tensor:
+        """Normalised images [N,C,H,W] -> feature maps [N,F,h,w]."""
+        raise NotImplementedError
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Images [N,C,H,W], float, pixels in [0,1] -> logits [N,num_classes].
+
+        Raises:
+            ValueError: the images have another number of channels, or another size than the masks.
+        """
+        if pixels.dim() != 4 or pixels.shape[1] != self.spec.in_channels:
+            raise ValueError(
+                f"pixels has shape {list(pixels.shape)}; expected "
+                f"[N,{self.spec.in_channels},{self.spec.image_size},{self.spec.image_size}]"
+            )
+        features = self.features((pixels - self.mean) / self.std)
+        return self.head(features.mean((2, 3)))
+
+    def extra_repr(self) -> str:
+        return f"{self.spec.name}, defects={self.spec.defects}, image_size={self.spec.image_size}"
+
+
+class Stem(ConvBNMaskReLU):
+    """Block 0: one 3x3 convolution, BN, mask, ReLU.
+
+    Images of 128 pixels and more get stride 2 and a 3x3 max-pool of stride 2 after the mask, as
+    in the release's ImageNet ResNet-18. ``stem="7x7"`` is torchvision's, for that size only.
+    """
+
+    def __init__(self, spec: ModelSpec, channels: int, block: int | None = 0):
+        kernel, stride = spec.stem_kernel, spec.stem_stride
+        super().__init__(
+            spec.in_channels, channels, kernel, stride=stride, padding=kernel // 2, block=block
+        )
+        self.pool = stem_pool(spec)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(super().forward(x))
+
+
+def stem_pool(spec: ModelSpec) -> nn.Module:
+    """The max-pool after a stem of stride 2; nothing for small images."""
+    return nn.MaxPool2d(3, stride=2, padding=1) if spec.stem_stride == 2 else nn.Identity()

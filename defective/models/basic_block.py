@@ -1,0 +1,60 @@
+"""The post-activation basic block of ResNet-18 and WideResNet-32."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..layers import BNMaskReLU, ProjectionShortcut
+from ..regularizers import drop_then_relu, make_regularizer
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut; paper figure 8.
+
+    ::
+
+        x -> conv1 -> BN -> mask -> ReLU -> conv2 -> BN -> mask -> (+ shortcut) -> ReLU
+
+    The identity shortcut is never masked, so an output is constant only where the branch's mask
+    and the shortcut's support are both zero (spec 1.0). Regularisers drop after the first BN
+    and before the second (spec 1.3).
+
+    Args:
+        in_channels, channels, stride: of the block.
+        block: the number of the paper's block that this one is part of.
+        project: put a 1x1 convolution and BN on the shortcut.
+        mask_projection: whether that BN is a mask site.
+        regularizer: see :func:`scotoma.defective.regularizers.make_regularizer`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        block: int,
+        project: bool,
+        mask_projection: bool = True,
+        regularizer: str = "none",
+    ):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = BNMaskReLU(channels, block)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = BNMaskReLU(channels, block)
+        self.shortcut = None
+        if project:
+            self.shortcut = ProjectionShortcut(
+                in_channels, channels, stride=stride, block=block if mask_projection else None
+            )
+        self.drop = make_regularizer(regularizer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.drop is None:
+            out = self.conv2(self.bn1(self.conv1(x)))
+        else:
+            out = drop_then_relu(self.bn1(self.conv1(x), relu=False), self.drop)
+            out = self.drop(self.conv2(out))
+        if self.shortcut is None:
+            return self.bn2(out, residual=x)
+        return self.bn2(out, projection=self.shortcut.branch(x))

@@ -1,0 +1,57 @@
+"""ResNet-18 (He et al., 2016) with a 3x3 stem; paper section C.1, figure 8."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from ..spec import ModelSpec
+from .base import Network, Stem
+from .basic_block import BasicBlock
+
+
+class ResNet18(Network):
+    """Stem and four blocks of two basic blocks; widths 64, 64, 128, 256, 512.
+
+    "Bottom" is blocks 0, 1, 2 with the masked projection of block 2: 10 sites. "Top" is blocks
+    3, 4: 10 sites. Variants DC and xN change widths, and then the first basic block of block 1
+    has an unmasked projection although the shapes match, as in the release (spec 1.3).
+    """
+
+    name = "resnet18"
+    bottom: ClassVar = {"release": (0, 1, 2), "paper": (0, 1, 2)}
+    has_width_variants = True
+    regularized_blocks = (3, 4)
+
+    @classmethod
+    def block_widths(cls, width: int) -> dict[int, int]:
+        return {0: width, 1: width, 2: 2 * width, 3: 4 * width, 4: 8 * width}
+
+    def __init__(self, spec: ModelSpec, widths: dict[int, int]):
+        super().__init__(spec)
+        self.stem = Stem(spec, widths[0])
+        in_channels = widths[0]
+        changed = widths != self.block_widths(spec.width)
+        for number in (1, 2, 3, 4):
+            channels, stride = widths[number], 1 if number == 1 else 2
+            regularizer = spec.regularizer if number in self.regularized_blocks else "none"
+            first = BasicBlock(
+                in_channels,
+                channels,
+                stride,
+                number,
+                project=stride != 1 or in_channels != channels or (number == 1 and changed),
+                mask_projection=number != 1,
+                regularizer=regularizer,
+            )
+            second = BasicBlock(
+                channels, channels, 1, number, project=False, regularizer=regularizer
+            )
+            self.add_module(f"block{number}", nn.Sequential(first, second))
+            in_channels = channels
+        self.head = nn.Linear(in_channels, spec.num_classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.block4(self.block3(self.block2(self.block1(x))))

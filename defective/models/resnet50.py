@@ -1,0 +1,72 @@
+"""ResNet-50 (He et al., 2016) with a 3x3 stem; paper section C.2, figure 9."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from ..layers import BNMaskReLU, ConvBNMaskReLU, ProjectionShortcut
+from ..spec import ModelSpec
+from .base import Network, Stem
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions, the 3x3 with the stride and the mask.
+
+    ::
+
+        x -> 1x1 -> BN -> ReLU -> 3x3 -> BN -> mask -> ReLU -> 1x1 -> BN -> (+ shortcut) -> ReLU
+
+    So the wide residual stream is never masked (spec 1.2).
+    """
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, inner: int, stride: int, block: int):
+        super().__init__()
+        out_channels = self.expansion * inner
+        self.reduce = ConvBNMaskReLU(in_channels, inner, 1)
+        self.spatial = ConvBNMaskReLU(inner, inner, 3, stride=stride, padding=1, block=block)
+        self.expand = nn.Conv2d(inner, out_channels, 1, bias=False)
+        self.bn = BNMaskReLU(out_channels)
+        self.shortcut = None
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = ProjectionShortcut(in_channels, out_channels, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.expand(self.spatial(self.reduce(x)))
+        if self.shortcut is None:
+            return self.bn(out, residual=x)
+        return self.bn(out, projection=self.shortcut.branch(x))
+
+
+class ResNet50(Network):
+    """Stem and bottlenecks [3,4,6,3]; inner widths 64, 128, 256, 512, expansion 4.
+
+    "Bottom" is blocks 0, 1, 2: the stem and the 3x3 convolutions, 8 sites.
+    """
+
+    name = "resnet50"
+    bottom: ClassVar = {"release": (0, 1, 2), "paper": (0, 1, 2)}
+
+    @classmethod
+    def block_widths(cls, width: int) -> dict[int, int]:
+        return {0: width, 1: width, 2: 2 * width, 3: 4 * width, 4: 8 * width}
+
+    def __init__(self, spec: ModelSpec, widths: dict[int, int]):
+        super().__init__(spec)
+        self.stem = Stem(spec, widths[0])
+        in_channels = widths[0]
+        for number, depth in zip((1, 2, 3, 4), (3, 4, 6, 3), strict=True):
+            layers = []
+            for index in range(depth):
+                stride = 2 if number > 1 and index == 0 else 1
+                layers.append(Bottleneck(in_channels, widths[number], stride, number))
+                in_channels = Bottleneck.expansion * widths[number]
+            self.add_module(f"block{number}", nn.Sequential(*layers))
+        self.head = nn.Linear(in_channels, spec.num_classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.block4(self.block3(self.block2(self.block1(x))))

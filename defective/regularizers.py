@@ -1,0 +1,52 @@
+"""The regularisers that the paper compares defective layers with."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import DropBlock2d
+
+from .spec import Regularizer
+
+DROP_PROBABILITY = 0.1
+DROPBLOCK_SIZE = 3
+
+
+def make_regularizer(kind: Regularizer) -> nn.Module | None:
+    """One drop layer, or None for "none"; active in training only.
+
+    "spatial-dropout" drops whole channels with probability 0.1 (Tompson et al., 2015).
+    "dropblock" drops 3x3 squares so that 0.1 of the map is lost on average (Ghiasi et al., 2018);
+    the rate is constant and the output rescaled by numel/kept. The release computes that layer's
+    rate with Python 2's integer division, which at 8x8 drops about half as much; ours divides.
+
+    Source: paper appendix A.1; spec of the release, section 1.3.
+    """
+    if kind == "spatial-dropout":
+        return nn.Dropout2d(DROP_PROBABILITY)
+    if kind == "dropblock":
+        return DropBlock2d(DROP_PROBABILITY, DROPBLOCK_SIZE)
+    return None
+
+
+def smoothed_cross_entropy(
+    logits: Tensor, labels: Tensor, smoothing: float = 0.0, reduction: str = "mean"
+) -> Tensor:
+    """Cross entropy with the release's label smoothing: 1 - eps for the true class.
+
+    The other K - 1 classes get eps / (K - 1) each, unlike torch's ``label_smoothing``, which
+    gives eps / K to all classes, the true one included. A single class cannot be smoothed.
+
+    Args:
+        logits: [N,K]. labels: int64 [N]. smoothing: eps in [0,1). reduction: as in torch.
+    """
+    classes = logits.shape[1]
+    if smoothing and classes > 1:
+        smoothing = smoothing * classes / (classes - 1)
+    return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction=reduction)
+
+
+def drop_then_relu(x: Tensor, drop: nn.Module) -> Tensor:
+    """The first of a block's two drop positions: after BN, before ReLU."""
+    return torch.relu(drop(x))

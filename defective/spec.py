@@ -1,0 +1,102 @@
+"""Everything that determines a network, as plain values: the checkpoint's model description."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+from .errors import UserError, nearest
+from .notation import Defects
+
+Sites = Literal["release", "paper"]
+Regularizer = Literal["none", "spatial-dropout", "dropblock"]
+Stem = Literal["3x3", "7x7"]
+
+LARGE_IMAGE = 128
+"""Images of so many pixels a side, and more, get a stem of stride 2 and a max-pool."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What :func:`scotoma.defective.create_model` builds. Fields as its arguments.
+
+    ``defects`` is in the paper's notation. ``mean`` and ``std`` are per-channel, in pixel units
+    of [0,1].
+    """
+
+    name: str
+    defects: str
+    num_classes: int
+    in_channels: int
+    image_size: int
+    width: int
+    mask_seed: int
+    sites: Sites
+    exact_masks: bool
+    regularizer: Regularizer
+    stem: Stem
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self):
+        # Lists come from JSON; the notation is kept in its one canonical form.
+        object.__setattr__(self, "mean", tuple(float(m) for m in self.mean))
+        object.__setattr__(self, "std", tuple(float(s) for s in self.std))
+        object.__setattr__(self, "defects", str(Defects.parse(self.defects)))
+        for name in ("num_classes", "in_channels", "width"):
+            _check_integer(name, getattr(self, name), least=1)
+        _check_integer("image_size", self.image_size, least=8)
+        _check_integer("mask_seed", self.mask_seed, least=0)
+        for name, choices in (("sites", Sites), ("regularizer", Regularizer), ("stem", Stem)):
+            _check_choice(name, getattr(self, name), get_args(choices))
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if len(values) != self.in_channels or not all(map(math.isfinite, values)):
+                raise UserError(
+                    f"{name} is {list(values)}; expected one finite number for each of "
+                    f"in_channels = {self.in_channels} channels"
+                )
+        if self.stem == "7x7" and self.image_size < LARGE_IMAGE:
+            raise UserError(
+                f"stem is '7x7' with image_size {self.image_size}; it is the ImageNet stem, for "
+                "images of 128 pixels and more: use stem='3x3'"
+            )
+        if min(self.std) <= 0:
+            raise UserError(f"std is {list(self.std)}; expected positive numbers")
+
+    @property
+    def stem_kernel(self) -> int:
+        return 7 if self.stem == "7x7" else 3
+
+    @property
+    def stem_stride(self) -> int:
+        return 2 if self.image_size >= LARGE_IMAGE else 1
+
+    def with_mask_seed(self, seed: int) -> ModelSpec:
+        """The same network with other masks."""
+        return replace(self, mask_seed=seed)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelSpec:
+        """Raises UserError if a field is missing or unknown."""
+        names = {field.name for field in fields(cls)}
+        if missing := names - set(values):
+            raise UserError(f"model specification lacks {', '.join(sorted(missing))}")
+        if unknown := set(values) - names:
+            raise UserError(f"model specification has unknown {', '.join(sorted(unknown))}")
+        return cls(**values)
+
+
+def _check_integer(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UserError(f"{name} is {value!r}; expected an integer of at least {least}")
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        hint = nearest(str(value), choices)
+        raise UserError(f"{name} is {value!r}; expected one of {', '.join(choices)}.{hint}")

@@ -1,0 +1,71 @@
+"""Input checks of the operators: shapes and dtypes only, so that no check waits for a GPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MASK_DTYPES = (torch.bool, torch.uint8)
+
+
+def check_branch(x, weight, bias, running_mean, running_var, mask, training, prefix="") -> None:
+    """One batch norm branch: ``x`` [N,C,H,W], per-channel vectors [C], mask [C,H,W]."""
+    if x.dim() != 4:
+        raise ValueError(f"{prefix}x has shape {list(x.shape)}; expected four dimensions [N,C,H,W]")
+    if not x.is_floating_point():
+        raise ValueError(
+            f"{prefix}x has dtype {x.dtype}; expected a floating dtype: convert it with x.float()"
+        )
+    channels = x.shape[1]
+    for name, vector in (
+        ("weight", weight),
+        ("bias", bias),
+        ("running_mean", running_mean),
+        ("running_var", running_var),
+    ):
+        if vector is not None and vector.shape != (channels,):
+            raise ValueError(
+                f"{prefix}{name} has shape {list(vector.shape)}; expected [{channels}], "
+                f"one value for each channel of {prefix}x {list(x.shape)}"
+            )
+    if (running_mean is None) != (running_var is None):
+        raise ValueError(f"{prefix}running_mean and {prefix}running_var: give both or neither")
+    if not training and running_mean is None:
+        raise ValueError(
+            f"{prefix}running_mean is None while training is False: evaluation needs running "
+            "statistics; give them, or pass training=True to use the batch's own"
+        )
+    if mask is not None:
+        check_mask(x, mask, f"{prefix}mask")
+
+
+def check_mask(x: Tensor, mask: Tensor, name: str) -> None:
+    if mask.dtype not in MASK_DTYPES:
+        raise ValueError(
+            f"{name} has dtype {mask.dtype}; expected bool or uint8 (a float mask would promote "
+            f"the activations): convert it with mask.bool()"
+        )
+    if mask.shape != x.shape[1:]:
+        raise ValueError(
+            f"{name} has shape {list(mask.shape)}, but the activations are {list(x.shape)}; "
+            f"expected {list(x.shape[1:])}. Masks are fixed to one image size: feed images of "
+            "the size the network was created for"
+        )
+
+
+def check_residual(x: Tensor, residual: Tensor, projection) -> None:
+    if projection is not None:
+        raise ValueError("residual and projection are both given; a block has one of them")
+    if residual.shape != x.shape:
+        raise ValueError(
+            f"residual has shape {list(residual.shape)}; expected that of x, {list(x.shape)}"
+        )
+
+
+def check_projection(x: Tensor, projection, training: bool) -> None:
+    if projection.x.shape != x.shape:
+        raise ValueError(
+            f"projection.x has shape {list(projection.x.shape)}; "
+            f"expected that of x, {list(x.shape)}"
+        )
+    check_branch(*projection, training, prefix="projection.")

@@ -1,0 +1,52 @@
+"""``scotoma info CHECKPOINT``: what is in a checkpoint."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from ...defective import load_model, mask_sites
+from ...defective.serialization import read_details
+from .options import checkpoint_path, make_parser
+
+
+def main(argv: list[str]) -> int:
+    parser = make_parser("info", "Describe a checkpoint: its network, masks and results.")
+    parser.add_argument("checkpoint", help="a .safetensors file, or a run folder")
+    path = checkpoint_path(parser.parse_args(argv).checkpoint)
+    spec, details = read_details(path)
+    model = load_model(path)
+
+    console = Console(highlight=False)
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("file", str(path))
+    facts.add_row("network", f"{spec.name}, {spec.defects}, width {spec.width}")
+    facts.add_row("parameters", f"{sum(p.numel() for p in model.parameters()):,}")
+    size = f"{spec.in_channels}x{spec.image_size}x{spec.image_size}"
+    facts.add_row(
+        "input", f"{size}, pixels in [0,1]; normalised by mean {spec.mean} std {spec.std}"
+    )
+    facts.add_row("output", f"{spec.num_classes} logits")
+    exact = "exact count" if spec.exact_masks else "Bernoulli"
+    facts.add_row("masks", f"seed {spec.mask_seed}, {exact}, sites of the {spec.sites}")
+    if spec.regularizer != "none":
+        facts.add_row("regulariser", spec.regularizer)
+    for key, value in details.items():
+        if key == "classes":
+            value = ", ".join(value)
+        elif isinstance(value, float):
+            value = f"{value:.2%}" if key.endswith("acc1") else f"{value:.4g}"
+        facts.add_row(key, str(value))
+    console.print(facts)
+
+    masks = mask_sites(model)
+    if masks:
+        sites = Table(title="mask sites")
+        for column in ("site", "shape", "kept", "share"):
+            sites.add_column(column, justify="left" if column == "site" else "right")
+        for name, mask in masks.items():
+            kept = int(mask.sum())
+            shape = "x".join(map(str, mask.shape))
+            sites.add_row(name, shape, f"{kept:,}", f"{kept / mask.numel():.2%}")
+        console.print(sites)
+    return 0

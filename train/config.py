@@ -1,0 +1,329 @@
+"""The settings of a training run: typed, checked, and from several places at once.
+
+Later places win: defaults here < the recipe < YAML files (``--config``) < the command line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import jsonargparse
+import yaml
+
+from ..defective.errors import UserError, nearest
+from ..defective.spec import Regularizer, Sites, Stem
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Augmentation = Literal["none", "flip", "crop-flip", "imagenet"]
+Schedule = Literal["step", "one-cycle", "cosine", "constant"]
+CompileMode = Literal["off", "default", "reduce-overhead", "max-autotune"]
+
+
+def setting(default: Any, group: str, help: str):
+    metadata = {"group": group, "help": help}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class TrainConfig:
+    """Every setting of ``scotoma train``. The help texts are the documentation."""
+
+    recipe: str = setting("auto", "run", "preset for everything below; auto: the data set's own")
+    out: str = setting("runs", "run", "folder that holds run folders")
+    name: str | None = setting(
+        None, "run", "name of this run's folder; default: made from data, network and seed"
+    )
+    seed: int = setting(0, "run", "seed of initial weights, batches and augmentation")
+    device: str = setting(
+        "auto", "run", "auto, cpu, cuda or cuda:N; auto takes a GPU if there is one"
+    )
+
+    arch: str = setting("resnet18", "network", "architecture; see 'scotoma models'")
+    defects: str = setting(
+        "standard", "network", "the paper's notation: standard, 0.3-Bottom, 0.7-Bottom,0.3-Top, ..."
+    )
+    sites: Sites = setting(
+        "release", "network", "mask placement of the release or the paper's text"
+    )
+    width: int | None = setting(None, "network", "base width; default: the paper's")
+    mask_seed: int | None = setting(None, "network", "seed of the masks; default: the run's seed")
+    mask_sampling: Literal["exact", "bernoulli"] = setting(
+        "exact", "network", "exact share of zeros in each mask, or independent draws"
+    )
+    regularizer: Regularizer = setting(
+        "none", "network", "drop layers to compare with (resnet18, wrn32_4)"
+    )
+    stem: Stem = setting("3x3", "network", "first convolution; 7x7 for large images only")
+
+    dataset: str = setting(
+        "sample",
+        "data",
+        "sample (ships with scotoma), cifar10, mnist, fashion-mnist, tiny-imagenet, imagenet, or "
+        "the path of an image folder",
+    )
+    data_root: str | None = setting(
+        None, "data", "where data sets live; default: $SCOTOMA_DATA or ~/.cache/scotoma/data"
+    )
+    download: bool = setting(False, "data", "fetch the data set if it is not there")
+    image_size: int | None = setting(
+        None, "data", "side of the images in pixels; default: as stored"
+    )
+    augment: Augmentation = setting("crop-flip", "data", "training augmentation")
+    evaluate_on: Literal["test", "validation"] = setting(
+        "test", "data", "what is measured every epoch; validation holds out training images"
+    )
+    validation_fraction: float = setting(0.1, "data", "share held out with evaluate-on validation")
+    train_limit: int | None = setting(None, "data", "use only so many training images")
+    test_limit: int | None = setting(None, "data", "use only so many test images")
+    workers: int = setting(4, "data", "loader processes, for images over 64 pixels only")
+
+    epochs: int = setting(30, "optimisation", "passes over the training images")
+    batch_size: int = setting(128, "optimisation", "images in a step, over all processes")
+    lr: float = setting(0.1, "optimisation", "peak learning rate of SGD")
+    momentum: float = setting(0.9, "optimisation", "SGD momentum")
+    nesterov: bool = setting(False, "optimisation", "Nesterov momentum")
+    weight_decay: float = setting(5e-4, "optimisation", "on all parameters")
+    schedule: Schedule = setting("one-cycle", "optimisation", "course of the learning rate")
+    milestones: list[int] = setting(
+        [150, 250], "optimisation", "completed epochs after which 'step' divides by 10"
+    )
+    warmup: float = setting(0.2, "optimisation", "share of the run in which 'one-cycle' rises")
+    label_smoothing: float = setting(0.0, "optimisation", "share of the label spread over others")
+    clip_norm: float | None = setting(None, "optimisation", "clip gradients to this norm")
+    ema: float | None = setting(
+        None, "optimisation", "decay of averaged weights, per step; evaluated and saved if set"
+    )
+    adversarial_eps: float = setting(
+        0.0, "optimisation", "train on PGD images of this radius, pixels in [0,1] (8/255 = 0.0314)"
+    )
+    adversarial_step: float = setting(2 / 255, "optimisation", "its step size, same unit")
+    adversarial_steps: int = setting(7, "optimisation", "its number of steps")
+
+    precision: Precision = setting(
+        "auto",
+        "speed",
+        "auto: bfloat16 on a GPU that has it, float16 on an older, float32 on a CPU",
+    )
+    channels_last: bool | None = setting(None, "speed", "memory format; default: yes on a GPU")
+    tf32: bool = setting(True, "speed", "TF32 for float32 matrix products on a GPU")
+    compile: CompileMode = setting("off", "speed", "torch.compile mode")
+    sync_stats: bool = setting(
+        True, "speed", "several processes: batch statistics over all of them, or local ones"
+    )
+
+    def __post_init__(self):
+        _check(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        _check(self.batch_size >= 1, "batch-size", self.batch_size, "at least 1")
+        _check(self.lr > 0, "lr", self.lr, "a positive number")
+        _check(0 <= self.momentum < 1, "momentum", self.momentum, "0 <= momentum < 1")
+        _check(self.weight_decay >= 0, "weight-decay", self.weight_decay, "0 or more")
+        _check(0 <= self.warmup < 1, "warmup", self.warmup, "0 <= warmup < 1")
+        _check(
+            0 <= self.label_smoothing < 1, "label-smoothing", self.label_smoothing, "0 <= eps < 1"
+        )
+        _check(
+            0 < self.validation_fraction < 1,
+            "validation-fraction",
+            self.validation_fraction,
+            "a share between 0 and 1",
+        )
+        _check(
+            0 <= self.adversarial_eps <= 1,
+            "adversarial-eps",
+            self.adversarial_eps,
+            "0 to 1, in units of pixels in [0,1] (eight levels of 255 are 0.0314)",
+        )
+        _check(
+            not self.nesterov or self.momentum > 0, "nesterov", True, "a momentum above 0 with it"
+        )
+        for name in ("clip_norm", "train_limit", "test_limit", "image_size", "width"):
+            value = getattr(self, name)
+            _check(value is None or value > 0, name.replace("_", "-"), value, "a positive number")
+        _check(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "0 < decay < 1")
+        for name in ("seed", "mask_seed", "workers"):
+            value = getattr(self, name)
+            _check(value is None or value >= 0, name.replace("_", "-"), value, "0 or more")
+
+    def save(self, path: Path) -> None:
+        path.write_text(yaml.safe_dump(asdict(self), sort_keys=False))
+
+
+def _check(good: bool, name: str, value: Any, expected: str) -> None:
+    if not good:
+        raise UserError(f"--{name} is {value!r}; expected {expected}")
+
+
+class _Parser(jsonargparse.ArgumentParser):
+    """Errors as one line that names the nearest known option."""
+
+    def error(self, message: str, ex: Exception | None = None):
+        raise UserError(tidy(message, self._option_string_actions))
+
+
+class _HelpFormatter(jsonargparse.DefaultHelpFormatter):
+    """Help texts with the default value, without the Python types."""
+
+    def _get_help_string(self, action):
+        text = action.help or ""
+        if action.default in (None, [], "==SUPPRESS==") or "default:" in text:
+            return text
+        return f"{text} (default: %(default)s)"
+
+
+def tidy(message: str, options) -> str:
+    """One line of an argument parser's message, with the option that was perhaps meant."""
+    line = " ".join(str(message).split()).replace("typing.", "").replace("Parser key", "setting")
+    if "nrecognized arguments:" in line:
+        word = line.split("nrecognized arguments:")[1].split()[0].split("=")[0]
+        known = [option for option in options if option.startswith("--") and "+" not in option]
+        return f"unknown option {word!r}.{nearest(word, known)}"
+    return line
+
+
+def build_parser(prog: str = "scotoma train", description: str | None = None) -> _Parser:
+    parser = _Parser(
+        prog=prog,
+        usage=f"{prog} [--config FILE] [--option VALUE ...]",
+        description=description,
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="YAML file of settings below"
+    )
+    parser.add_argument(
+        "--resume",
+        type=str | None,
+        default=None,
+        metavar="RUN",
+        help="continue the run in this folder, with its own settings",
+    )
+    groups, types = {}, get_type_hints(TrainConfig)
+    for item in fields(TrainConfig):
+        name = item.metadata["group"]
+        group = groups.get(name) or groups.setdefault(name, parser.add_argument_group(name))
+        flag = "--" + item.name.replace("_", "-")
+        default = item.default if item.default_factory is MISSING else item.default_factory()
+        kind = types[item.name]
+        if kind is bool:
+            action = jsonargparse.ActionYesNo(no_prefix="no-")
+            group.add_argument(flag, action=action, default=default, help=item.metadata["help"])
+        else:
+            group.add_argument(flag, type=kind, default=default, help=item.metadata["help"])
+    return parser
+
+
+def parse(argv: list[str]) -> tuple[TrainConfig, str | None]:
+    """Settings from command line arguments.
+
+    Returns:
+        The settings (recipe applied, but its name not yet resolved from "auto"), and the folder to
+        resume, if any.
+
+    Raises:
+        UserError: an unknown option or key, or a value of the wrong type or out of range.
+    """
+    parser = build_parser()
+    asked = parser.parse_args(argv)
+    if asked.resume is not None:
+        extra = [a for a in argv if a.startswith("--") and not a.startswith("--resume")]
+        allowed = [a for a in extra if a.split("=")[0] in ("--device",)]
+        if extra != allowed:
+            raise UserError(
+                f"--resume takes all settings from the run; leave out {extra[0]} (only --device "
+                "may be given)"
+            )
+        return TrainConfig(device=asked.device), asked.resume
+
+    layers = [read_yaml(Path(path)) for path in asked.config]
+    named = _lay(parser, layers, argv)
+    recipe = named.recipe if named.recipe != "auto" else recipe_for(named.dataset)
+    settings = _lay(parser, [read_recipe(recipe), *layers], argv)
+    settings.recipe = recipe
+    return settings, None
+
+
+def _lay(parser: _Parser, layers: list[dict[str, Any]], argv: list[str]) -> TrainConfig:
+    """Defaults, then each layer, then the command line; all through the parser's types."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged |= layer
+    try:
+        checked = parser.parse_object(merged).as_dict()
+        with parser_defaults(parser, {key: checked[key] for key in merged}):
+            values = parser.parse_args(argv).as_dict()
+    except jsonargparse.ArgumentError as error:
+        raise UserError(tidy(str(error), parser._option_string_actions)) from None
+    for extra in ("config", "resume"):
+        values.pop(extra)
+    return TrainConfig(**values)
+
+
+class parser_defaults:
+    """The parser with other defaults, for the length of a ``with`` block."""
+
+    def __init__(self, parser: _Parser, values: dict[str, Any]):
+        self.parser, self.values = parser, values
+
+    def __enter__(self):
+        self.before = {key: self.parser.get_default(key) for key in self.values}
+        self.parser.set_defaults(self.values)
+
+    def __exit__(self, *_):
+        self.parser.set_defaults(self.before)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file of settings. Raises UserError on a missing file, bad YAML or an unknown key."""
+    if not path.is_file():
+        raise UserError(f"--config {path}: no such file")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected 'key: value' lines, found {type(values).__name__}")
+    known = [item.name for item in fields(TrainConfig)]
+    renamed = {}
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in known:
+            raise UserError(f"{path}: unknown key {str(key)!r}.{nearest(name, known)}")
+        renamed[name] = value
+    return renamed
+
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def recipe_names() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    if name not in recipe_names():
+        known = recipe_names()
+        raise UserError(
+            f"recipe {name!r} is unknown; expected one of {', '.join(known)}.{nearest(name, known)}"
+        )
+    return read_yaml(RECIPES / f"{name}.yaml")
+
+
+def recipe_for(dataset: str) -> str:
+    """The recipe that a data set gets unless one is named."""
+    return {
+        "sample": "quick",
+        "mnist": "paper-mnist",
+        "fashion-mnist": "paper-mnist",
+        "imagenet": "imagenet",
+    }.get(dataset, "fast-cifar10")
+
+
+def load_resolved(path: Path) -> TrainConfig:
+    """The settings that a run folder holds. Raises UserError."""
+    parser = build_parser()
+    return _lay(parser, [read_yaml(path)], [])

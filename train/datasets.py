@@ -1,0 +1,330 @@
+"""Data sets by name: where they come from and what they look like."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor
+from torchvision.transforms import v2 as transforms
+
+from ..defective.errors import UserError, nearest
+from ..defective.models import CIFAR10_STATISTICS, IMAGENET_STATISTICS, MNIST_STATISTICS
+from . import folder
+from .download import fetch
+
+RESIDENT_LIMIT = 64
+"""Images up to this side are decoded once and kept on the training device."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled images, either in memory or as files.
+
+    Attributes:
+        labels: int64 [N].
+        images: uint8 [N,H,W,C], or None.
+        files: N paths where ``images`` is None.
+    """
+
+    labels: Tensor
+    images: Tensor | None = None
+    files: tuple[Path, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Tensor) -> Split:
+        return Split(
+            self.labels[indices],
+            None if self.images is None else self.images[indices],
+            None if self.files is None else tuple(self.files[i] for i in indices.tolist()),
+        )
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set, ready to train on.
+
+    Attributes:
+        name: for run names and figures. classes: names in the order of the labels.
+        train, test: the splits. validation: images held out of train, or None.
+        image_size, in_channels: of the images that a network gets.
+        mean, std: per-channel statistics of pixels in [0,1], for the network's normalisation.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    image_size: int
+    in_channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    validation: Split | None = None
+
+    @property
+    def resident(self) -> bool:
+        return self.train.images is not None
+
+    def hold_out(self, fraction: float, seed: int) -> DataSet:
+        """Move a random share of the training images to ``validation``."""
+        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
+        count = max(1, round(fraction * len(self.train)))
+        if count >= len(self.train):
+            raise UserError(f"--validation-fraction {fraction}: no training image would be left")
+        held, kept = order[:count].sort().values, order[count:].sort().values
+        return replace(self, train=self.train.subset(kept), validation=self.train.subset(held))
+
+    def limited(self, train: int | None, test: int | None, seed: int) -> DataSet:
+        """Keep a random ``train`` and ``test`` images; None keeps all."""
+
+        def limit(split: Split, count: int | None) -> Split:
+            if count is None or count >= len(split):
+                return split
+            order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+            return split.subset(order[:count].sort().values)
+
+        return replace(self, train=limit(self.train, train), test=limit(self.test, test))
+
+
+def default_root() -> Path:
+    """$SCOTOMA_DATA, or ~/.cache/scotoma/data."""
+    return Path(os.environ.get("SCOTOMA_DATA") or Path.home() / ".cache/scotoma/data")
+
+
+def load_dataset(
+    name: str, root: str | Path | None = None, download: bool = False, image_size: int | None = None
+) -> DataSet:
+    """A data set by name, or the image folder at a path.
+
+    Args:
+        name: a key of ``DATASETS`` or the path of an image folder.
+        root: folder in which named data sets live; None for :func:`default_root`.
+        download: fetch what is missing; otherwise nothing touches the network.
+        image_size: side to bring the images to, in pixels; None keeps theirs.
+
+    Raises:
+        UserError: unknown name, data not there (with the command to get it), damaged data.
+    """
+    root = Path(root) if root else default_root()
+    if name in DATASETS:
+        data = DATASETS[name](root / name, download, image_size)
+    elif Path(name).is_dir():
+        data = load_folder(Path(name), image_size)
+    else:
+        raise UserError(
+            f"dataset {name!r} is unknown and no folder of that path exists; expected one of "
+            f"{', '.join(DATASETS)}, or an image folder.{nearest(name, DATASETS)}"
+        )
+    if image_size and data.image_size != image_size:
+        data = _resized(data, image_size)
+    return data
+
+
+def load_folder(path: Path, image_size: int | None = None) -> DataSet:
+    """An image folder. Small images are held in memory, larger ones read as they are needed.
+
+    Statistics for normalisation are those of the training images where they are in memory, and
+    ImageNet's otherwise.
+    """
+    classes, train, test = folder.find_splits(path)
+    size, mode = folder.first_image_format(train[0][0])
+    side = image_size or size[0]
+    channels = 1 if mode == "L" else 3
+    if side > RESIDENT_LIMIT:
+        if image_size is None:
+            raise UserError(
+                f"{path}: images are larger than {RESIDENT_LIMIT} pixels "
+                f"({train[0][0].name}: {size[0]}x{size[1]}); give --image-size, for example 224"
+            )
+        return _from_files(path.resolve().name, classes, train, test, side)
+    transform = _centre(side) if image_size else None
+    splits = {}
+    for name, files in (("train", train), ("test", test)):
+        images, labels = folder.decode_all(
+            files, mode, side, f"{path.name}: {name} images", transform
+        )
+        splits[name] = Split(labels, images)
+    mean, std = measured_statistics(splits["train"].images)
+    return DataSet(
+        path.resolve().name,
+        tuple(classes),
+        splits["train"],
+        splits["test"],
+        side,
+        channels,
+        mean,
+        std,
+    )
+
+
+def measured_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) per channel of uint8 images [N,H,W,C], as pixels in [0,1]; std at least 1/255."""
+    counts = torch.stack(
+        [torch.bincount(images[..., c].flatten(), minlength=256) for c in range(images.shape[-1])]
+    ).double()
+    counts /= counts.sum(1, keepdim=True)
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    mean = counts @ levels
+    std = ((levels - mean[:, None]).square() * counts).sum(1).sqrt().clamp_min(1 / 255)
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def _centre(side: int) -> Callable:
+    """Resize the shorter side and cut the middle."""
+    return transforms.Compose([transforms.Resize(side), transforms.CenterCrop(side)])
+
+
+def _from_files(name, classes, train, test, side) -> DataSet:
+    def split(files):
+        labels = torch.tensor([label for _, label in files], dtype=torch.int64)
+        return Split(labels, files=tuple(path for path, _ in files))
+
+    return DataSet(name, tuple(classes), split(train), split(test), side, 3, *IMAGENET_STATISTICS)
+
+
+def _resized(data: DataSet, side: int) -> DataSet:
+    def resize(split: Split) -> Split:
+        images = split.images.permute(0, 3, 1, 2)
+        chunks = [
+            transforms.functional.resize(chunk, [side, side], antialias=True)
+            for chunk in images.split(1024)
+        ]
+        return replace(split, images=torch.cat(chunks).permute(0, 2, 3, 1).contiguous())
+
+    return replace(data, train=resize(data.train), test=resize(data.test), image_size=side)
+
+
+def _sample(_root: Path, _download: bool, _size) -> DataSet:
+    path = Path(__file__).parent / "sample" / "fashion-mnist-7000.npz"
+    with np.load(path, allow_pickle=False) as arrays:
+        train, test = (
+            Split(
+                torch.from_numpy(arrays[f"{name}_labels"].astype(np.int64)),
+                torch.from_numpy(arrays[f"{name}_images"])[..., None],
+            )
+            for name in ("train", "test")
+        )
+    classes = tuple(torchvision.datasets.FashionMNIST.classes)
+    return DataSet("sample", classes, train, test, 28, 1, *FASHION_STATISTICS)
+
+
+FASHION_STATISTICS = ((0.2860,), (0.3530,))
+
+
+def _from_torchvision(name: str, root: Path, download: bool, _size) -> DataSet:
+    source, statistics = _TORCHVISION[name]
+    if download and not _is_whole(source, root):
+        _fetch_for_torchvision(source, root)
+    splits = []
+    for train in (True, False):
+        try:
+            stored = source(root, train=train, download=download)
+        except (RuntimeError, OSError, ValueError, EOFError) as error:
+            raise _missing(name, root, str(error)) from None
+        images = torch.as_tensor(stored.data)
+        images = images[..., None] if images.dim() == 3 else images
+        splits.append(Split(torch.as_tensor(stored.targets, dtype=torch.int64), images))
+    _, height, _, channels = splits[0].images.shape
+    return DataSet(name, tuple(stored.classes), *splits, height, channels, *statistics)
+
+
+def _is_whole(source, root: Path) -> bool:
+    try:
+        return all(source(root, train=train) for train in (True, False))
+    except (RuntimeError, OSError, ValueError, EOFError):
+        return False
+
+
+def _fetch_for_torchvision(source, root: Path) -> None:
+    """Put the archives where torchvision looks for them; it then verifies and unpacks."""
+    if hasattr(source, "tgz_md5"):
+        fetch([source.url], root / source.filename, source.tgz_md5)
+    else:
+        for filename, md5 in source.resources:
+            raw = root / source.__name__ / "raw" / filename
+            fetch([mirror + filename for mirror in source.mirrors], raw, md5)
+
+
+_TORCHVISION = {
+    "cifar10": (torchvision.datasets.CIFAR10, CIFAR10_STATISTICS),
+    "mnist": (torchvision.datasets.MNIST, MNIST_STATISTICS),
+    "fashion-mnist": (torchvision.datasets.FashionMNIST, FASHION_STATISTICS),
+}
+
+TINY_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+TINY_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
+
+
+def _tiny_imagenet(root: Path, download: bool, image_size: int | None) -> DataSet:
+    """200 classes of 64x64; the labelled validation images serve as the test set."""
+    base = root / "tiny-imagenet-200"
+    if not base.is_dir():
+        if not download:
+            raise _missing("tiny-imagenet", root, f"{base} is not there")
+        archive = root / "tiny-imagenet-200.zip"
+        fetch([TINY_URL], archive, TINY_MD5)
+        unpacked = root / "unpacking"
+        shutil.rmtree(unpacked, ignore_errors=True)
+        with zipfile.ZipFile(archive) as file:
+            file.extractall(unpacked)
+        (unpacked / base.name).rename(base)
+        unpacked.rmdir()
+    annotations = base / "val" / "val_annotations.txt"
+    if not annotations.is_file():
+        raise _missing("tiny-imagenet", root, f"{annotations} is not there")
+    classes = sorted(p.name for p in (base / "train").iterdir() if p.is_dir())
+    number = {name: index for index, name in enumerate(classes)}
+    train = [
+        (path, number[name])
+        for name in classes
+        for path in sorted((base / "train" / name / "images").glob("*.JPEG"))
+    ]
+    test = []
+    for line in annotations.read_text().splitlines():
+        image, name = line.split("\t")[:2]
+        test.append((base / "val" / "images" / image, number[name]))
+    side = image_size or 64
+    if side > RESIDENT_LIMIT:
+        return _from_files("tiny-imagenet", classes, train, test, side)
+    splits = []
+    for files, what in ((train, "train"), (test, "val")):
+        images, labels = folder.decode_all(files, "RGB", 64, f"tiny-imagenet: {what} images")
+        splits.append(Split(labels, images))
+    return DataSet("tiny-imagenet", tuple(classes), *splits, 64, 3, *IMAGENET_STATISTICS)
+
+
+def _imagenet(root: Path, _download: bool, image_size: int | None) -> DataSet:
+    if not (root / "train").is_dir():
+        raise UserError(
+            f"dataset 'imagenet': {root} holds no train/<class>/* and val/<class>/*; ImageNet "
+            "cannot be downloaded without an account: get it from image-net.org, sort it into "
+            "class folders, and put it (or a link) there, or give --data-root"
+        )
+    classes, train, test = folder.find_splits(root)
+    return _from_files("imagenet", classes, train, test, image_size or 224)
+
+
+def _missing(name: str, root: Path, reason: str) -> UserError:
+    reason = " ".join(reason.split()).rstrip(".")
+    return UserError(
+        f"dataset {name!r} is not (whole) in {root}: {reason}. Add --download to fetch it "
+        "there, or give --data-root"
+    )
+
+
+DATASETS: dict[str, Callable[[Path, bool, int | None], DataSet]] = {
+    "sample": _sample,
+    **{name: partial(_from_torchvision, name) for name in _TORCHVISION},
+    "tiny-imagenet": _tiny_imagenet,
+    "imagenet": _imagenet,
+}

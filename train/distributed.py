@@ -1,0 +1,105 @@
+"""One process or several: torchrun's environment, and what ranks tell each other."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..defective.errors import UserError
+from ..defective.layers import BNMaskReLU
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that torchrun started; one alone by default."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """The one rank that prints and writes files."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum of a tensor over ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether the flag is set on any rank."""
+        if self.size == 1:
+            return flag
+        value = torch.tensor(int(flag), device=device)
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+        return bool(value)
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+
+def world_from_environment() -> World:
+    """Rank and size as torchrun sets them. Joins nothing yet."""
+    get = os.environ.get
+    return World(int(get("RANK", 0)), int(get("WORLD_SIZE", 1)), int(get("LOCAL_RANK", 0)))
+
+
+def join(world: World, device: torch.device) -> None:
+    """Form the process group: NCCL on GPUs, Gloo on CPUs."""
+    if world.size > 1:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def leave(world: World) -> None:
+    if world.size > 1 and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def choose_device(asked: str, world: World) -> torch.device:
+    """The device of this rank.
+
+    Raises:
+        UserError: a GPU was asked for and is not there, or the name is not a device.
+    """
+    if asked == "auto":
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(asked)
+    except RuntimeError:
+        raise UserError(f"--device {asked!r}: expected auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {asked!r}: expected auto, cpu, cuda or cuda:N")
+    if device.type == "cpu":
+        return device
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index = world.local_rank if device.index is None else device.index
+    if index >= count:
+        raise UserError(
+            f"--device {asked}: this machine has {count or 'no'} usable GPU{'s' * (count != 1)}"
+            f"{f' and {world.size} processes were started' if world.size > 1 else ''}; use "
+            "--device cpu, or check the driver with nvidia-smi"
+        )
+    return torch.device("cuda", index)
+
+
+def synchronise_statistics(model: nn.Module, group: dist.ProcessGroup) -> None:
+    """Let every batch norm of the model use the statistics of all ranks' batches."""
+    for module in model.modules():
+        if isinstance(module, BNMaskReLU):
+            module.process_group = group
+
+
+def share_buffers(model: nn.Module, world: World) -> None:
+    """Give every rank the buffers of rank 0: local running statistics drift apart."""
+    if world.size > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)

@@ -1,0 +1,88 @@
+"""Downloads that continue where they stopped and are verified before they are used."""
+
+from __future__ import annotations
+
+import hashlib
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from ..defective.errors import UserError
+
+_CHUNK = 1 << 20
+
+
+def fetch(urls: list[str], path: Path, md5: str, progress: bool = True) -> None:
+    """Bring a file to ``path`` from the first of ``urls`` that works.
+
+    Bytes arrive in ``path.part``, which a later call continues. The file gets its name only when
+    its MD5 is right; a wrong one is removed, so that the next call starts anew.
+
+    Raises:
+        UserError: no address worked, or the checksum is wrong.
+    """
+    if path.is_file() and _md5(path) == md5:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    failures = []
+    for url in urls:
+        try:
+            _continue(url, part, progress)
+        except (urllib.error.URLError, OSError, ValueError) as error:
+            failures.append(f"{url}: {error}")
+            continue
+        found = _md5(part)
+        if found == md5:
+            part.replace(path)
+            return
+        part.unlink()
+        failures.append(f"{url}: MD5 {found}, expected {md5}")
+    raise UserError(
+        f"could not download {path.name} ({'; '.join(failures)}); run the command again to "
+        f"continue, or put the file at {path} yourself (MD5 {md5})"
+    )
+
+
+def _continue(url: str, part: Path, progress: bool) -> None:
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=30)
+    except urllib.error.HTTPError as error:
+        if have and error.code == 416:  # nothing beyond what is here: the file is complete
+            return
+        raise
+    with response:
+        resumed = response.status == 206
+        length = response.headers.get("Content-Length")
+        total = int(length) + (have if resumed else 0) if length else None
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            disable=not progress,
+        )
+        with bar, part.open("ab" if resumed else "wb") as file:
+            task = bar.add_task(part.stem, total=total, completed=have if resumed else 0)
+            while chunk := response.read(_CHUNK):
+                file.write(chunk)
+                bar.advance(task, len(chunk))
+    if total is not None and part.stat().st_size < total:
+        raise OSError(f"connection ended after {part.stat().st_size} of {total} bytes")
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -1,0 +1,174 @@
+"""One training step and one evaluation: precision, loss, gradients, averaged weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ..defective.attacks import pgd
+from ..defective.models.base import Network
+from ..defective.regularizers import smoothed_cross_entropy
+from .batches import Batch, derived_seed
+from .config import TrainConfig
+from .distributed import World, share_buffers, synchronise_statistics
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Engine:
+    """A network with all that turns batches into better weights.
+
+    No method waits for the device but :meth:`evaluate` and :meth:`state_dict`; losses and counts
+    stay there as tensors.
+
+    Args:
+        model: on the CPU; it is moved.
+        config: resolved settings (no "auto").
+        device, world: of this process.
+    """
+
+    def __init__(self, model: Network, config: TrainConfig, device: torch.device, world: World):
+        self.config, self.device, self.world = config, device, world
+        layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.model = model.to(device, memory_format=layout)
+        self.dtype = DTYPES[config.precision]
+        # float16 alone needs its gradients scaled; bfloat16 has float32's range.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        self.optimizer = torch.optim.SGD(
+            model.parameters(),
+            lr=config.lr,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+            # One kernel, and no host synchronisation under the gradient scaler.
+            fused=device.type == "cuda" or None,
+        )
+        self.average = None
+        if config.ema is not None:
+            average = get_ema_multi_avg_fn(config.ema)
+            self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+        self.stochastic = config.regularizer != "none" or config.adversarial_eps > 0
+        self.network: nn.Module = self.model
+        if world.size > 1:
+            if config.sync_stats:
+                synchronise_statistics(self.model, torch.distributed.group.WORLD)
+            self.network = DistributedDataParallel(
+                self.model,
+                device_ids=[device] if device.type == "cuda" else None,
+                broadcast_buffers=False,
+            )
+        if config.compile != "off":
+            mode = None if config.compile == "default" else config.compile
+            self.network = torch.compile(self.network, mode=mode)
+
+    def autocast(self) -> torch.autocast:
+        enabled = self.dtype != torch.float32
+        return torch.autocast(
+            self.device.type, dtype=self.dtype if enabled else None, enabled=enabled
+        )
+
+    def step(self, batch: Batch, number: int, lr: float, global_size: int) -> tuple[Tensor, Tensor]:
+        """Forward, backward, update.
+
+        Args:
+            batch: this rank's images and labels. number: of the step, from the run's start.
+            lr: learning rate. global_size: images of all ranks in this step.
+
+        Returns:
+            This rank's part of the mean loss (the parts of all ranks add up to it), and its
+            number of correctly classified images; both detached, on the device.
+        """
+        if self.stochastic:
+            # Random numbers are a function of the step, so that resuming needs no generator state.
+            torch.manual_seed(derived_seed(self.config.seed, "step", number, self.world.rank))
+        if self.config.compile != "off":
+            torch.compiler.cudagraph_mark_step_begin()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        images, labels = batch
+        self.model.train()
+        with self.autocast():
+            if self.config.adversarial_eps > 0:
+                images = self._attacked(images, labels)
+            logits = self.network(images)
+        total = smoothed_cross_entropy(
+            logits.float(), labels, self.config.label_smoothing, reduction="sum"
+        )
+        part = total / global_size
+        # DDP averages gradients over ranks; the parts are to be added.
+        self.scaler.scale(part * self.world.size).backward()
+        if self.config.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        correct = (logits.detach().argmax(1) == labels).sum()
+        return part.detach(), correct
+
+    def _attacked(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Adversarial training's inner loop (Madry et al., 2018): PGD with a random start.
+
+        Attacked in evaluation mode, so that the attack leaves the running statistics alone.
+        """
+        self.model.eval()
+        config = self.config
+        attacked = pgd(
+            self.model,
+            images,
+            labels,
+            config.adversarial_eps,
+            config.adversarial_step,
+            config.adversarial_steps,
+            random_start=True,
+        )
+        self.model.train()
+        return attacked
+
+    @property
+    def result(self) -> Network:
+        """The network to evaluate and to keep: the averaged one, if there is one."""
+        return self.model if self.average is None else self.average.module
+
+    @torch.inference_mode()
+    def evaluate(self, batches: Iterable[Batch]) -> tuple[float, float]:
+        """(mean cross entropy, accuracy) over this rank's batches and the other ranks'.
+
+        Accuracy is a fraction. Waits for the device once, at the end.
+        """
+        model = self.result.eval()
+        if not self.config.sync_stats:
+            share_buffers(model, self.world)
+        totals = torch.zeros(3, dtype=torch.float64, device=self.device)
+        for images, labels in batches:
+            with self.autocast():
+                logits = model(images)
+            loss = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+            correct = (logits.argmax(1) == labels).sum()
+            totals += torch.stack([loss.double(), correct.double(), loss.new_tensor(len(labels))])
+        loss, correct, count = self.world.sum(totals).tolist()
+        return loss / count, correct / count
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimiser, gradient scaler and averaged weights: tensors and plain values."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])

@@ -1,0 +1,1 @@
+"""Recipes: YAML files of settings, one named preset each."""

@@ -1,0 +1,1 @@
+"""A small real data set inside the package, so that first use needs no network."""

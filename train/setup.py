@@ -1,0 +1,102 @@
+"""From settings to the things they name: data, network, resolved settings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ..defective import Defects, create_model
+from ..defective.errors import UserError
+from ..defective.models.base import Network
+from .batches import ResidentBatches
+from .config import TrainConfig
+from .datasets import DataSet, default_root, load_dataset
+from .runfolder import free_name
+from .stream import StreamedBatches
+
+
+def resolve(config: TrainConfig, device: torch.device) -> TrainConfig:
+    """The settings with every "auto" and every default that depends on others filled in.
+
+    Raises:
+        UserError: settings that do not go together.
+    """
+    precision = config.precision
+    if precision == "auto":
+        precision = "float32"
+        if device.type == "cuda":
+            precision = "bfloat16" if torch.cuda.is_bf16_supported(False) else "float16"
+    dataset = config.dataset
+    if Path(dataset).is_dir():
+        dataset = str(Path(dataset).resolve())
+    resolved = replace(
+        config,
+        defects=str(Defects.parse(config.defects)),
+        dataset=dataset,
+        device=device.type if device.index in (None, 0) else str(device),
+        data_root=str(Path(config.data_root or default_root()).expanduser().absolute()),
+        mask_seed=config.seed if config.mask_seed is None else config.mask_seed,
+        precision=precision,
+        channels_last=(
+            device.type == "cuda" if config.channels_last is None else config.channels_last
+        ),
+    )
+    if config.name is not None and (Path(config.name).name != config.name or config.name == ".."):
+        raise UserError(f"--name {config.name!r}: expected a folder name without slashes")
+    if config.name is None:
+        data = Path(dataset).name
+        parts = [data, config.arch, resolved.defects.replace(",", "+"), f"s{config.seed}"]
+        resolved.name = free_name(Path(config.out), "-".join(parts))
+    return resolved
+
+
+def load_data(config: TrainConfig) -> DataSet:
+    """The data set that the settings name, with its limits and held-out part."""
+    data = load_dataset(config.dataset, config.data_root, config.download, config.image_size)
+    if config.evaluate_on == "validation":
+        data = data.hold_out(config.validation_fraction, config.seed)
+    data = data.limited(config.train_limit, config.test_limit, config.seed)
+    if config.augment == "imagenet" and data.resident:
+        raise UserError(
+            f"--augment imagenet is for images over 64 pixels; {data.name} has {data.image_size}: "
+            "use crop-flip"
+        )
+    return data
+
+
+def build_model(config: TrainConfig, data: DataSet) -> Network:
+    """The network for a data set, its weights drawn from the run's seed."""
+    torch.manual_seed(config.seed)
+    return create_model(
+        config.arch,
+        config.defects,
+        num_classes=len(data.classes),
+        in_channels=data.in_channels,
+        image_size=data.image_size,
+        width=config.width,
+        mask_seed=config.mask_seed,
+        sites=config.sites,
+        exact_masks=config.mask_sampling == "exact",
+        regularizer=config.regularizer,
+        stem=config.stem,
+        mean=data.mean,
+        std=data.std,
+    )
+
+
+def make_batches(config: TrainConfig, data: DataSet, split, device: torch.device, training: bool):
+    """Batches of a split, kept on the device or streamed to it."""
+    augment = config.augment if training else "none"
+    if data.resident:
+        return ResidentBatches(split, device, augment, config.channels_last)
+    return StreamedBatches(
+        split,
+        device,
+        data.image_size,
+        augment,
+        config.epochs,
+        config.workers,
+        config.channels_last,
+    )
