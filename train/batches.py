@@ -1,4 +1,4 @@
-"""Batches as a function of (seed, epoch), whatever the number of ranks and however often resumed."""
+"""Batches as a function of (seed, epoch), for any number of ranks and however often resumed."""
 
 from __future__ import annotations
 
