@@ -95,6 +95,7 @@ class StreamedBatches:
             batch_sampler=batches,
             num_workers=self.workers,
             collate_fn=_collate,
+            generator=torch.Generator(),  # the loader would draw from the global one
             pin_memory=self.device.type == "cuda",
         )
         layout = torch.channels_last if self.channels_last else torch.contiguous_format

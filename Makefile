@@ -1,0 +1,37 @@
+# Two commands do everything on a fresh machine:
+#   make train   set up, then train on the data set that ships with the package
+#   make test    set up, then lint and run the tests
+# PYTHON chooses the interpreter (3.11 or later); ARGS goes to 'scotoma train'.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: train test lint format clean
+
+train: .venv/.installed
+	$(BIN)/scotoma train $(ARGS)
+
+test: lint
+	$(BIN)/pytest $(ARGS)
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/.installed: pyproject.toml constraints.txt
+	@echo "Setting up .venv (PyTorch and what it needs: a minute or two) ..."
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "scotoma needs Python 3.11 or later: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(PIP) --editable .
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis

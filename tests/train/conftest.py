@@ -1,0 +1,53 @@
+"""A tiny configuration and image folders, so that whole runs take a second or two."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scotoma.train.config import parse
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    """Runs are compared bit for bit; the number of threads decides the order of sums."""
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Settings of a run that takes about a second: width 4, a few hundred images."""
+
+    def make(**changes):
+        config, _ = parse(["--out", str(tmp_path / "runs")])
+        small = {
+            "width": 4,
+            "train_limit": 300,
+            "test_limit": 100,
+            "batch_size": 64,
+            "epochs": 2,
+            "device": "cpu",
+        }
+        return replace(config, **small | changes)
+
+    return make
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """Make train/<class>/* and test/<class>/* of images whose brightness tells the class."""
+
+    def make(size=(16, 16), classes=("cat", "dog"), train=6, test=3, mode="RGB", name="pets"):
+        root, generator = tmp_path / name, np.random.default_rng(0)
+        for split, count in (("train", train), ("test", test)):
+            for label, cls in enumerate(classes):
+                folder = root / split / cls
+                folder.mkdir(parents=True)
+                for index in range(count):
+                    shape = (size[1], size[0]) + ((3,) if mode == "RGB" else ())
+                    noise = generator.integers(0, 100, shape, dtype=np.uint8)
+                    Image.fromarray(noise + np.uint8(100 * label)).save(folder / f"{index:02}.png")
+        return root
+
+    return make

@@ -1,0 +1,119 @@
+"""Settings: which place wins, and what is refused."""
+
+import pytest
+import yaml
+from scotoma.defective import UserError
+from scotoma.train.config import (
+    TrainConfig,
+    build_parser,
+    load_resolved,
+    parse,
+    read_recipe,
+    recipe_names,
+)
+
+
+def settings(*argv):
+    return parse(list(argv))[0]
+
+
+def test_command_line_beats_yaml_beats_recipe_beats_defaults(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("recipe: paper-mnist\nepochs: 7\nbatch-size: 9\n")
+    config = settings("--config", str(file), "--batch-size", "11")
+    assert (config.batch_size, config.epochs) == (11, 7)
+    assert config.milestones == [20, 40]  # of the recipe
+    assert config.momentum == 0.9  # of the defaults
+
+
+def test_later_config_files_win(tmp_path):
+    for name, epochs in (("a", 3), ("b", 4)):
+        (tmp_path / f"{name}.yaml").write_text(f"epochs: {epochs}\n")
+    paths = [str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")]
+    assert settings("--config", paths[0], "--config", paths[1]).epochs == 4
+
+
+@pytest.mark.parametrize(
+    ("dataset", "recipe"),
+    [("sample", "quick"), ("cifar10", "fast-cifar10"), ("mnist", "paper-mnist")],
+)
+def test_each_data_set_has_a_recipe_of_its_own(dataset, recipe):
+    assert settings("--dataset", dataset).recipe == recipe
+
+
+def test_paper_recipes_state_the_papers_numbers():
+    """Appendix D of the paper."""
+    cifar, mnist = read_recipe("paper-cifar10"), read_recipe("paper-mnist")
+    assert (cifar["epochs"], cifar["milestones"]) == (350, [150, 250])
+    assert (mnist["epochs"], mnist["milestones"]) == (50, [20, 40])
+    for recipe in (cifar, mnist):
+        assert recipe["lr"] == 0.1
+        assert recipe["batch_size"] == 128
+        assert recipe["momentum"] == 0.9
+        assert recipe["weight_decay"] == 5e-4
+        assert not recipe["nesterov"]
+    assert (cifar["augment"], mnist["augment"]) == ("crop-flip", "flip")
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_accepted(name):
+    assert settings("--recipe", name).recipe == name
+
+
+def test_saved_settings_come_back(tmp_path):
+    config = settings("--recipe", "paper-mnist", "--ema", "0.9", "--no-tf32", "--lr", "1e-5")
+    config.save(tmp_path / "config.yaml")
+    assert load_resolved(tmp_path / "config.yaml") == config
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["lr"] == 1e-5
+
+
+def test_help_explains_every_setting():
+    text = " ".join(build_parser().format_help().split())
+    for name in TrainConfig.__dataclass_fields__:
+        assert f"--{name.replace('_', '-')}" in text
+    assert "the paper's notation" in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--epoch", "3"], ["'--epoch'", "'--epochs'"]),
+        (["--bach-size", "3"], ["'--bach-size'", "'--batch-size'"]),
+        (["--recipe", "paper-cifar"], ["'paper-cifar'", "'paper-cifar10'"]),
+        (["--epochs", "many"], ["epochs", "many", "int"]),
+        (["--epochs", "0"], ["--epochs", "0", "at least 1"]),
+        (["--schedule", "steps"], ["schedule", "steps", "one-cycle"]),
+        (["--lr", "-1"], ["--lr", "-1", "positive"]),
+        (["--adversarial-eps", "8"], ["--adversarial-eps", "8", "pixels in [0,1]"]),
+        (["--nesterov", "--momentum", "0"], ["--nesterov", "momentum above 0"]),
+        (["--config", "/no/such.yaml"], ["/no/such.yaml", "no such file"]),
+        (["--resume", "runs/x", "--epochs", "3"], ["--resume", "--epochs"]),
+        (["stray"], ["'stray'"]),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(argv, words):
+    with pytest.raises(UserError) as refused:
+        parse(argv)
+    message = str(refused.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("epoch: 3", ["unknown key 'epoch'", "'epochs'"]),
+        ("epochs: three", ["epochs", "three"]),
+        ("- 1\n- 2", ["key: value", "list"]),
+        ("a: [1", ["not a YAML file"]),
+        ("!!python/object/apply:os.system ['true']", ["not a YAML file"]),
+    ],
+)
+def test_bad_config_files_are_refused(tmp_path, text, words):
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as refused:
+        parse(["--config", str(file)])
+    for word in words:
+        assert word in str(refused.value)

@@ -1,0 +1,234 @@
+"""Data sets: what is read, from where, and what is refused."""
+
+import gzip
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scotoma.defective import UserError
+from scotoma.train.datasets import CIFAR10_STATISTICS, load_dataset, measured_statistics
+from scotoma.train.sample.build import read_idx
+
+
+def test_the_sample_is_seven_thousand_balanced_fashion_images():
+    data = load_dataset("sample")
+    assert data.train.images.shape == (6000, 28, 28, 1)
+    assert data.test.images.shape == (1000, 28, 28, 1)
+    assert data.train.labels.bincount().tolist() == [600] * 10
+    assert data.test.labels.bincount().tolist() == [100] * 10
+    assert data.classes[0] == "T-shirt/top"
+    # The statistics commonly quoted for all of Fashion-MNIST hold for a tenth of it.
+    mean, std = measured_statistics(data.train.images)
+    assert mean[0] == pytest.approx(data.mean[0], abs=0.01)
+    assert std[0] == pytest.approx(data.std[0], abs=0.01)
+
+
+def test_statistics_equal_numpys():
+    images = torch.randint(0, 256, (50, 7, 5, 3), dtype=torch.uint8)
+    mean, std = measured_statistics(images)
+    pixels = images.numpy().astype(np.float64) / 255
+    assert mean == pytest.approx(pixels.mean((0, 1, 2)).tolist(), abs=1e-12)
+    assert std == pytest.approx(pixels.std((0, 1, 2)).tolist(), abs=1e-12)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 1)])
+def test_an_image_folder_is_read_as_it_is(image_folder, mode, channels):
+    root = image_folder(mode=mode)
+    data = load_dataset(str(root))
+    assert (data.name, data.classes) == ("pets", ("cat", "dog"))
+    assert (data.image_size, data.in_channels) == (16, channels)
+    assert data.train.labels.tolist() == [0] * 6 + [1] * 6
+    first = np.asarray(Image.open(root / "train" / "dog" / "02.png")).reshape(16, 16, channels)
+    assert np.array_equal(data.train.images[6 + 2].numpy(), first)
+
+
+def test_val_serves_as_test(image_folder):
+    root = image_folder()
+    (root / "test").rename(root / "val")
+    assert len(load_dataset(str(root)).test) == 6
+
+
+def test_image_size_brings_images_of_any_shape_to_one_size(image_folder):
+    root = image_folder(size=(40, 24))
+    with pytest.raises(UserError, match=r"40x24 pixels, expected 40x40; give --image-size"):
+        load_dataset(str(root))
+    assert load_dataset(str(root), image_size=20).train.images.shape == (12, 20, 20, 3)
+
+
+def test_stored_images_are_resized_when_asked():
+    data = load_dataset("sample", image_size=32)
+    assert data.image_size == 32
+    assert data.train.images.shape == (6000, 32, 32, 1)
+    assert data.train.images.dtype == torch.uint8
+
+
+def test_held_out_images_leave_the_training_set():
+    data = load_dataset("sample").hold_out(0.1, seed=0)
+    assert (len(data.train), len(data.validation)) == (5400, 600)
+    everything = load_dataset("sample").train.images.long().sum()
+    assert data.train.images.long().sum() + data.validation.images.long().sum() == everything
+    assert data.validation.labels.bincount(minlength=10).min() > 30  # from all classes
+
+
+def test_limits_draw_from_all_classes(image_folder):
+    data = load_dataset("sample").limited(100, 50, seed=1)
+    assert (len(data.train), len(data.test)) == (100, 50)
+    assert data.train.labels.unique().numel() == 10
+
+
+def write_idx(path, array):
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(header + array.tobytes())
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")]
+)
+def test_mnist_files_are_read_through_torchvision(tmp_path, name, folder):
+    generator = np.random.default_rng(0)
+    raw = tmp_path / name / folder / "raw"
+    images = generator.integers(0, 256, (9, 28, 28), dtype=np.uint8)
+    for stem in ("train", "t10k"):
+        write_idx(raw / f"{stem}-images-idx3-ubyte", images)
+        write_idx(raw / f"{stem}-labels-idx1-ubyte", np.arange(9, dtype=np.uint8))
+    data = load_dataset(name, tmp_path)
+    assert np.array_equal(data.train.images[..., 0].numpy(), images)
+    assert data.test.labels.tolist() == list(range(9))
+    assert len(data.classes) == 10
+
+
+def test_cifar10_is_read_through_torchvision(tmp_path, monkeypatch):
+    """Files of the real layout; torchvision checks their MD5 before it opens them."""
+    import hashlib
+
+    from torchvision.datasets import CIFAR10
+
+    base = tmp_path / "cifar10" / CIFAR10.base_folder
+    base.mkdir(parents=True)
+    pixels = np.arange(2 * 3072, dtype=np.uint32).astype(np.uint8).reshape(2, 3072)
+    content = pickle.dumps({"data": pixels, "labels": [3, 4]})
+    names = pickle.dumps({"label_names": [f"class {i}" for i in range(10)]})
+    lists = {"train_list": ["data_batch_1"], "test_list": ["test_batch"]}
+    for attribute, files in lists.items():
+        for file in files:
+            (base / file).write_bytes(content)
+        sums = [[file, hashlib.md5(content).hexdigest()] for file in files]
+        monkeypatch.setattr(CIFAR10, attribute, sums)
+    (base / "batches.meta").write_bytes(names)
+    meta = {"filename": "batches.meta", "key": "label_names", "md5": hashlib.md5(names).hexdigest()}
+    monkeypatch.setattr(CIFAR10, "meta", meta)
+
+    data = load_dataset("cifar10", tmp_path)
+    expected = pixels.reshape(2, 3, 32, 32).transpose(0, 2, 3, 1)
+    assert np.array_equal(data.train.images.numpy(), expected)
+    assert data.train.labels.tolist() == [3, 4]
+    assert (data.mean, data.std) == CIFAR10_STATISTICS
+
+    (base / "data_batch_1").write_bytes(content + b"tampered")
+    with pytest.raises(UserError, match=r"cifar10.*--download"):
+        load_dataset("cifar10", tmp_path)
+
+
+def test_tiny_imagenet_uses_its_annotations(tmp_path):
+    base = tmp_path / "tiny-imagenet" / "tiny-imagenet-200"
+    image = Image.new("RGB", (64, 64), (10, 20, 30))
+    for name in ("n02", "n01"):
+        (base / "train" / name / "images").mkdir(parents=True)
+        image.save(base / "train" / name / "images" / f"{name}_0.JPEG")
+    (base / "val" / "images").mkdir(parents=True)
+    for index in range(2):
+        image.save(base / "val" / "images" / f"val_{index}.JPEG")
+    lines = "val_0.JPEG\tn02\t0\t0\t9\t9\nval_1.JPEG\tn01\t0\t0\t9\t9\n"
+    (base / "val" / "val_annotations.txt").write_text(lines)
+    data = load_dataset("tiny-imagenet", tmp_path)
+    assert data.classes == ("n01", "n02")
+    assert data.test.labels.tolist() == [1, 0]
+    assert data.train.images.shape == (2, 64, 64, 3)
+
+
+def test_imagenet_is_streamed_from_class_folders(image_folder):
+    root = image_folder(size=(90, 70), name="imagenet")
+    data = load_dataset("imagenet", root.parent)
+    assert not data.resident
+    assert data.image_size == 224
+    assert len(data.train.files) == 12
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cifar", ["'cifar'", "image folder", "'cifar10'"]),
+        ("cifar10", ["--download", "--data-root"]),
+        ("mnist", ["--download", "--data-root"]),
+        ("tiny-imagenet", ["--download", "--data-root"]),
+        ("imagenet", ["image-net.org", "--data-root"]),
+    ],
+)
+def test_missing_data_says_how_to_get_it(tmp_path, name, words):
+    with pytest.raises(UserError) as refused:
+        load_dataset(name, tmp_path)
+    for word in words:
+        assert word in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def remove_train(root):
+    (root / "train").rename(root / "training")
+
+
+def empty_train(root):
+    for folder in (root / "train").iterdir():
+        folder.rename(root / f"away-{folder.name}")
+
+
+def add_empty_class(root):
+    for split in ("train", "test"):
+        (root / split / "eel").mkdir()
+
+
+def lose_a_test_class(root):
+    (root / "test" / "dog").rename(root / "dog")
+
+
+def corrupt(root):
+    (root / "train" / "dog" / "02.png").write_bytes(b"not an image")
+
+
+def truncate(root):
+    path = root / "train" / "cat" / "03.png"
+    path.write_bytes(path.read_bytes()[:60])
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (remove_train, "train/<class>"),
+        (empty_train, "no class folders"),
+        (add_empty_class, "eel: class without images"),
+        (lose_a_test_class, "different classes, first 'dog'"),
+        (corrupt, "train/dog/02.png: not a readable image"),
+        (truncate, "train/cat/03.png: not a readable image"),
+    ],
+)
+def test_bad_image_folders_are_named(image_folder, damage, words):
+    root = image_folder()
+    damage(root)
+    with pytest.raises(UserError, match=words.replace("(", r"\(")):
+        load_dataset(str(root))
+
+
+def test_large_images_need_a_size(image_folder):
+    root = image_folder(size=(100, 80))
+    with pytest.raises(UserError, match="--image-size"):
+        load_dataset(str(root))
+
+
+def test_idx_files_of_any_rank_are_read(tmp_path):
+    """The script that made the sample; checked against the format's definition."""
+    array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    write_idx(tmp_path / "plain", array)
+    (tmp_path / "a.gz").write_bytes(gzip.compress((tmp_path / "plain").read_bytes()))
+    assert np.array_equal(read_idx(tmp_path / "a.gz"), array)

@@ -1,0 +1,52 @@
+"""The learning rate as a function of the step."""
+
+from dataclasses import replace
+
+import pytest
+from scotoma.train.config import parse
+from scotoma.train.schedule import learning_rate
+
+BASE = parse([])[0]
+
+
+def rates(steps_per_epoch=10, **changes):
+    config = replace(BASE, **changes)
+    return [
+        learning_rate(config, step, steps_per_epoch)
+        for step in range(config.epochs * steps_per_epoch)
+    ]
+
+
+def test_steps_fall_after_completed_epochs():
+    """Paper appendix D, spec 7.18: epochs 0-149 at 0.1, 150-249 at 0.01, 250-349 at 0.001."""
+    values = rates(2, schedule="step", epochs=350, lr=0.1, milestones=[150, 250])
+    assert values[: 2 * 150] == [0.1] * 300
+    assert values[2 * 150 : 2 * 250] == pytest.approx([0.01] * 200)
+    assert values[2 * 250 :] == pytest.approx([0.001] * 200)
+
+
+def test_one_cycle_rises_to_its_peak_and_falls_to_nearly_nothing():
+    values = rates(schedule="one-cycle", epochs=10, lr=0.4, warmup=0.2)
+    peak = values.index(max(values))
+    assert peak in (19, 20)
+    assert max(values) == pytest.approx(0.4, rel=0.05)
+    assert values[:20] == sorted(values[:20])
+    assert values[20:] == sorted(values[20:], reverse=True)
+    assert 0 < values[0] < 0.02
+    assert 0 < values[-1] < 0.01
+
+
+def test_one_cycle_without_warmup_only_falls():
+    values = rates(schedule="one-cycle", epochs=3, warmup=0.0)
+    assert values == sorted(values, reverse=True)
+
+
+def test_cosine_is_half_way_down_in_the_middle():
+    values = rates(schedule="cosine", epochs=10, lr=0.2)
+    assert values[0] == 0.2
+    assert values[50] == pytest.approx(0.1)
+    assert values == sorted(values, reverse=True)
+
+
+def test_constant_is_constant():
+    assert set(rates(schedule="constant", lr=0.3)) == {0.3}

@@ -1,0 +1,176 @@
+"""Whole runs: they learn, in every precision and variant, and stop when they diverge."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from scotoma.defective import UserError, load_model, mask_sites
+from scotoma.train import loop
+from scotoma.train.batches import ResidentBatches
+from scotoma.train.commands.train import train
+from scotoma.train.datasets import load_dataset
+from scotoma.train.distributed import World
+from scotoma.train.engine import Engine
+from scotoma.train.loop import NonFiniteLoss
+from scotoma.train.setup import build_model, load_data, make_batches, resolve
+
+
+def history(folder):
+    lines = (folder.path / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_a_run_learns(tiny):
+    """Chance is 10 %."""
+    config = tiny(width=8, train_limit=2000, epochs=2, test_limit=500)
+    outcome, folder = train(config)
+    assert outcome.summary["test/acc1"] > 0.6
+    assert outcome.summary["test/acc1"] == history(folder)[-1]["test/acc1"]
+    assert history(folder)[1]["train/loss"] < history(folder)[0]["train/loss"]
+
+
+def test_training_loss_and_accuracy_are_means_over_images(tiny):
+    """With a learning rate of nearly zero and no augmentation, the epoch's mean is computable."""
+    config = tiny(lr=1e-12, epochs=1, augment="none", weight_decay=0.0, train_limit=150)
+    _, folder = train(config)
+    record = history(folder)[0]
+    resolved = resolve(config, torch.device("cpu"))
+    data = load_data(resolved)
+    model = build_model(resolved, data).train()
+    total = correct = 0.0
+    for images, labels in ResidentBatches(data.train, torch.device("cpu")).epoch(0, 0, 64):
+        logits = model(images)
+        total += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+        correct += float((logits.argmax(1) == labels).sum())
+    assert record["train/loss"] == pytest.approx(total / 150, rel=1e-4)
+    assert record["train/acc1"] == pytest.approx(correct / 150)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "bfloat16", "channels_last": True},
+        {"precision": "float16"},
+        {"arch": "wrn32_4", "defects": "0.1-Bottom", "regularizer": "dropblock"},
+        {"defects": "standard", "regularizer": "spatial-dropout", "label_smoothing": 0.1},
+        {"defects": "0.3-BottomDC", "clip_norm": 0.5, "schedule": "cosine"},
+        {"defects": "0.3-Bottomx2", "mask_sampling": "bernoulli", "nesterov": False},
+        {"adversarial_eps": 0.03, "adversarial_steps": 2},
+        {"ema": 0.9},
+    ],
+    ids=lambda c: "-".join(map(str, c.values())),
+)
+def test_every_setting_trains(tiny, changes):
+    """One step's worth of progress: the loss of the second epoch is below that of the first."""
+    outcome, folder = train(tiny(train_limit=400, test_limit=50, **changes))
+    records = history(folder)
+    assert len(records) == 2
+    assert records[1]["train/loss"] < records[0]["train/loss"]
+    saved = load_model(folder.path / "last.safetensors")
+    expected = 0 if changes.get("defects") in ("standard", "0.3-BottomDC") else 10
+    expected = 11 if changes.get("arch") == "wrn32_4" else expected
+    assert len(mask_sites(saved)) == expected
+    assert outcome.summary["precision"] == changes.get("precision", "float32")
+
+
+def test_the_saved_model_has_the_reported_accuracy(tiny):
+    """load_model(path) needs nothing else, and pixels are all it wants."""
+    config = tiny(epochs=1)
+    outcome, folder = train(config)
+    model = load_model(folder.path / "last.safetensors")
+    test = load_dataset("sample").limited(None, config.test_limit, config.seed).test
+    with torch.no_grad():
+        logits = model(test.images.permute(0, 3, 1, 2).float() / 255)
+    accuracy = (logits.argmax(1) == test.labels).double().mean()
+    assert float(accuracy) == outcome.summary["test/acc1"]
+
+
+def test_the_last_epoch_is_reported_and_the_best_is_kept(tiny):
+    outcome, folder = train(tiny(epochs=3))
+    accuracies = [record["test/acc1"] for record in history(folder)]
+    assert outcome.summary["test/acc1"] == accuracies[-1]
+    best = outcome.summary["best"]
+    assert best["acc1"] == max(accuracies)
+    assert best["epoch"] == accuracies.index(max(accuracies)) + 1
+    assert best["on"] == "test"
+
+
+def test_validation_images_choose_and_the_test_set_is_used_once(tiny):
+    outcome, folder = train(tiny(evaluate_on="validation", validation_fraction=0.2))
+    assert "val/acc1" in history(folder)[0]
+    assert "test/acc1" not in history(folder)[0]
+    assert outcome.summary["best"]["on"] == "val"
+    assert 0 <= outcome.summary["test/acc1"] <= 1
+
+
+def test_averaged_weights_are_those_saved(tiny):
+    _, folder = train(tiny(epochs=1, ema=0.9))
+    state = torch.load(folder.path / "resume.pt", weights_only=True)["engine"]
+    saved = load_model(folder.path / "last.safetensors").state_dict()
+    for name, value in saved.items():
+        assert torch.equal(value, state["average"][f"module.{name}"]), name
+        if name.endswith("mask"):
+            assert torch.equal(value, state["model"][name])
+    assert not torch.equal(saved["head.weight"], state["model"]["head.weight"])
+
+
+def test_averaged_weights_follow_their_definition(tiny):
+    """After k steps: the first step's weights, then average += (1 - decay) (weights - average)."""
+    config = resolve(tiny(ema=0.75, train_limit=200), torch.device("cpu"))
+    data = load_data(config)
+    engine = Engine(build_model(config, data), config, torch.device("cpu"), World())
+    batches = make_batches(config, data, data.train, torch.device("cpu"), training=True)
+    expected = None
+    for number, batch in enumerate(batches.epoch(0, 0, 64)):
+        engine.step(batch, number, 0.1, 64)
+        now = engine.model.head.weight.detach()
+        expected = now.clone() if expected is None else expected + 0.25 * (now - expected)
+    assert torch.allclose(engine.result.head.weight, expected, atol=1e-6)
+
+
+def test_half_precision_takes_as_many_optimiser_steps(tiny, monkeypatch):
+    """A step skipped by the gradient scaler, or taken twice, changes the count."""
+    counts = {}
+    original = torch.optim.SGD.step
+
+    def counted(self, *args, **kwargs):
+        counts[precision] = counts.get(precision, 0) + 1
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", counted)
+    for precision in ("float32", "bfloat16"):
+        train(tiny(precision=precision, epochs=1, name=precision))
+    assert counts == {"float32": 5, "bfloat16": 5}  # 300 images, batch 64
+
+
+def test_compiled_training_equals_eager(tiny):
+    losses = {}
+    for mode in ("off", "default"):
+        config = tiny(compile=mode, name=mode, epochs=1, train_limit=128, test_limit=20)
+        losses[mode] = history(train(config)[1])[0]["train/loss"]
+    assert losses["default"] == pytest.approx(losses["off"], rel=1e-3)
+
+
+def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(tiny, monkeypatch):
+    """Epoch 1 is good; in epoch 2 the learning rate explodes."""
+    original = loop.learning_rate
+    monkeypatch.setattr(
+        loop,
+        "learning_rate",
+        lambda config, step, steps: original(config, step, steps) if step < steps else 1e30,
+    )
+    config = tiny(epochs=3)
+    with pytest.raises(NonFiniteLoss) as stopped:
+        train(config)
+    message = str(stopped.value)
+    for word in ("step", "epoch 2", "learning rate 1e+30", "--lr", "checkpoint of epoch 1"):
+        assert word in message
+    (folder,) = Path(config.out).iterdir()
+    weights = load_model(folder / "last.safetensors").state_dict()
+    assert all(bool(v.isfinite().all()) for v in weights.values() if v.is_floating_point())
+
+
+def test_too_few_images_for_a_step(tiny):
+    with pytest.raises(UserError, match="too few"):
+        train(tiny(train_limit=1))
