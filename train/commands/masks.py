@@ -58,7 +58,9 @@ def draw_masks(model: Network, path: Path, channels: int = 6) -> None:
             cell.set_xticks([])
             cell.set_yticks([])
             if index < mask.shape[0]:
-                cell.imshow(mask[index], cmap=colours, vmin=0, vmax=1, interpolation="nearest")
+                cell.imshow(
+                    mask[index].numpy(), cmap=colours, vmin=0, vmax=1, interpolation="nearest"
+                )
             else:
                 cell.axis("off")
         shape = "x".join(map(str, mask.shape))

@@ -1,0 +1,275 @@
+"""The command line: what it leaves, and that bad input is one line, status 2, nothing changed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from scotoma.train.cli import VERBS, main
+
+TINY = ["--width", "4", "--epochs", "1", "--train-limit", "200", "--test-limit", "50"]
+
+
+@pytest.fixture
+def out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "runs"
+
+
+def refused(capsys, argv) -> str:
+    """The one line on stderr."""
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith(f"scotoma {argv[0]}: error: ")
+    return lines[0]
+
+
+def test_a_run_leaves_every_artefact(out, capsys):
+    assert main(["train", "--name", "first", *TINY]) == 0
+    printed = capsys.readouterr().out
+    assert "test accuracy" in printed
+    assert "runs/first" in printed
+    folder = out / "first"
+    names = {p.name for p in folder.iterdir()}
+    assert names == {
+        "config.yaml",
+        "metrics.jsonl",
+        "tensorboard",
+        "curves.png",
+        "best.safetensors",
+        "last.safetensors",
+        "resume.pt",
+        "summary.json",
+    }
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["recipe"] == "quick"
+    assert config["defects"] == "0.5-Bottom"
+    for key in ("device", "precision", "mask_seed", "channels_last", "data_root", "name"):
+        assert config[key] not in (None, "auto"), key
+    (record,) = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
+    assert set(record) == {
+        "epoch",
+        "lr",
+        "train/loss",
+        "train/acc1",
+        "test/loss",
+        "test/acc1",
+        "epoch_s",
+        "img_per_s",
+    }
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["test/acc1"] == record["test/acc1"]
+    with Image.open(folder / "curves.png") as image:
+        image.verify()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    assert events.Scalars("test/acc1")[0].step == 1
+    assert events.Scalars("test/acc1")[0].value == pytest.approx(record["test/acc1"])
+
+
+def test_runs_without_a_name_get_one_each(out, capsys):
+    for _ in range(2):
+        assert main(["train", *TINY]) == 0
+    assert sorted(p.name for p in out.iterdir()) == [
+        "sample-resnet18-0.5-Bottom-s0",
+        "sample-resnet18-0.5-Bottom-s0-2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--arch", "resnet19"], ["'resnet19'", "'resnet18'"]),
+        (["--dataset", "cifra10"], ["'cifra10'", "'cifar10'"]),
+        (["--dataset", "cifar10", "--data-root", "nowhere"], ["--download", "nowhere"]),
+        (["--recipe", "quik"], ["'quik'", "'quick'"]),
+        (["--epoch", "1"], ["'--epoch'", "'--epochs'"]),
+        (["--defects", "0.3-Botom"], ["position 5", "Bottom, Top"]),
+        (["--defects", "1.3-Bottom"], ["position 1", "(0, 1]"]),
+        (["--defects", "0-Bottom"], ["position 1", "(0, 1]"]),
+        (["--arch", "vgg19", "--defects", "0.1-BottomDC"], ["vgg19", "no DC variant"]),
+        (["--arch", "senet18", "--defects", "0.1-{0}"], ["senet18", "block 0"]),
+        (["--arch", "vgg19", "--regularizer", "dropblock"], ["vgg19", "resnet18 and wrn32_4"]),
+        (["--device", "cuda:63"], ["cuda:63", "GPU", "--device cpu"]),
+        (["--device", "tpu"], ["'tpu'", "cuda:N"]),
+        (["--name", "a/b"], ["'a/b'", "slashes"]),
+        (["--image-size", "4"], ["image_size", "4"]),
+        (["--augment", "imagenet"], ["--augment imagenet", "crop-flip"]),
+        (["--stem", "7x7"], ["7x7", "128"]),
+        (["--resume", "nowhere"], ["nowhere", "no run to resume"]),
+    ],
+    ids=lambda value: " ".join(value) if value and value[0].startswith("--") else "",
+)
+def test_bad_training_input_is_refused_before_anything_is_made(out, capsys, argv, words):
+    message = refused(
+        capsys, ["train", *TINY, *argv] if "--resume" not in argv else ["train", *argv]
+    )
+    for word in words:
+        assert word in message
+    assert not out.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_no_gpu_where_one_was_asked_for(out, capsys):
+    message = refused(capsys, ["train", *TINY, "--device", "cuda"])
+    assert "no usable GPU" in message
+    assert "--device cpu" in message
+
+
+def test_a_folder_that_holds_another_run_is_left_alone(out, capsys):
+    (out / "mine").mkdir(parents=True)
+    (out / "mine" / "notes.txt").write_text("precious")
+    message = refused(capsys, ["train", *TINY, "--name", "mine"])
+    assert "holds another run" in message
+    assert "--resume" in message
+    assert [p.name for p in (out / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_an_image_folder_with_a_corrupt_file(out, capsys, image_folder):
+    root = image_folder(name="photos")
+    (root / "train" / "cat" / "00.png").write_bytes(b"broken")
+    message = refused(capsys, ["train", *TINY, "--dataset", str(root)])
+    assert "train/cat/00.png" in message
+    assert not out.exists()
+
+
+def test_an_image_folder_trains(out, capsys, image_folder):
+    """Grey or colour, of any size up to 64, with any number of classes."""
+    root = image_folder(size=(20, 20), classes=("a", "b", "c"), train=20, test=5)
+    assert main(["train", "--dataset", str(root), "--name", "f", "--batch-size", "16", *TINY]) == 0
+    config = yaml.safe_load((out / "f" / "config.yaml").read_text())
+    assert config["dataset"] == str(root.resolve())
+    assert config["recipe"] == "fast-cifar10"
+
+
+def test_large_images_train_from_workers(out, capsys, image_folder):
+    root = image_folder(size=(90, 80), train=8, test=3)
+    argv = ["--dataset", str(root), "--image-size", "72", "--augment", "imagenet"]
+    argv += [
+        "--workers",
+        "1",
+        "--batch-size",
+        "8",
+        "--width",
+        "4",
+        "--epochs",
+        "2",
+        "--name",
+        "big",
+    ]
+    assert main(["train", *argv]) == 0
+    assert (out / "big" / "last.safetensors").is_file()
+
+
+def test_a_full_disk_keeps_what_was_saved(tmp_path):
+    """A file size limit of 100 KB in a process of its own: the state does not fit any more."""
+    script = f"""
+import resource, signal, sys
+from scotoma.train.cli import main
+from scotoma.train import runfolder
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+save = runfolder.RunFolder.save_state
+def limited(self, state):
+    if state["epoch"] == 2:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+    save(self, state)
+runfolder.RunFolder.save_state = limited
+argv = {["train", "--out", str(tmp_path), "--name", "full", *TINY]!r}
+sys.exit(main([*argv, "--epochs", "3"]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    folder = tmp_path / "full"
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert f"could not save {folder / 'resume.pt'}" in line
+    assert f"scotoma train --resume {folder}" in line
+    assert torch.load(folder / "resume.pt", weights_only=True)["epoch"] == 1
+    assert not [p for p in folder.iterdir() if p.name.endswith(".tmp")]
+    assert main(["train", "--resume", str(folder)]) == 0
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_command_explains_itself(verb, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    assert ended.value.code == 0
+    assert f"scotoma {verb}" in capsys.readouterr().out
+
+
+def test_a_verb_imports_only_what_it_needs():
+    """scotoma --help loads no torch; scotoma train --help loads no other verb."""
+    script = (
+        "import sys; from scotoma.train.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print(' '.join(m for m in sys.modules if m.startswith('scotoma.train.commands.')))"
+    )
+    command = [sys.executable, "-c", script, "train", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = done.stdout.splitlines()[-1].split()
+    assert "scotoma.train.commands.train" in loaded
+    assert "scotoma.train.commands.masks" not in loaded
+
+
+def test_unknown_command_and_no_command(capsys):
+    assert "'train'" in refused(capsys, ["trian"])
+    assert main([]) == 0
+    assert "scotoma train" in capsys.readouterr().out
+
+
+def test_models_lists_counts_of_all_six(capsys):
+    assert main(["models", "--defects", "0.3-Bottom", "--all-sites"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("11,173,962", "23,520,842", "6,956,298", "11,260,354", "20,040,522", "7,400,026"):
+        assert words in printed
+    assert "block2.0.shortcut.bn" in printed
+    assert "30.00%" in printed
+
+
+def test_models_says_which_networks_lack_a_variant(capsys):
+    assert main(["models", "--defects", "0.1-BottomDC"]) == 0
+    printed = capsys.readouterr().out
+    assert "10,211,859" in printed
+    assert printed.count("not available") == 5
+
+
+def test_info_and_masks_of_a_run(out, capsys):
+    assert main(["train", "--name", "x", *TINY]) == 0
+    capsys.readouterr()
+    assert main(["info", str(out / "x")]) == 0
+    printed = capsys.readouterr().out
+    for words in ("resnet18, 0.5-Bottom, width 4", "stem.bn", "50.00%", "test/acc1"):
+        assert words in printed
+    assert main(["masks", str(out / "x" / "best.safetensors"), "--out", "m.png"]) == 0
+    assert "4x28x28" in capsys.readouterr().out
+    with Image.open("m.png") as image:
+        assert image.size[0] > 500
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["info", "missing.safetensors"], "no such checkpoint"),
+        (["info", "pickle.pt"], "pickle"),
+        (["info", "text.safetensors"], "damaged"),
+        (["info"], "checkpoint"),
+        (["masks", "--defects", "standard"], "no masks"),
+        (["masks", "--out", "no/such/m.png"], "does not exist"),
+        (["masks", "--channel", "3"], "'--channels'"),
+        (["models", "--defects", "0.3-Bottm"], "position 5"),
+    ],
+)
+def test_other_commands_refuse_bad_input(out, capsys, argv, words):
+    torch.save({"a": 1}, "pickle.pt")
+    Path("text.safetensors").write_text("hello")
+    before = sorted(Path().iterdir())
+    assert words in refused(capsys, argv)
+    assert sorted(Path().iterdir()) == before
