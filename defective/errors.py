@@ -8,6 +8,10 @@ class UserError(ValueError):
     """
 
 
+class RankError(UserError):
+    """Bad input that one of several processes met alone."""
+
+
 def nearest(word: str, known) -> str:
     """`` Did you mean 'x'?`` for the known word nearest to ``word``, or an empty string."""
     import difflib

@@ -51,7 +51,8 @@ class BNMaskReLU(nn.BatchNorm2d, MaskSite):
     ) -> Tensor:
         """Args are those of :func:`scotoma.kernels.bn_mask_add_relu`; all tensors [N,C,H,W].
 
-        ``projection`` is a pair (convolution output, its batch norm), added before ReLU.
+        ``projection`` is a pair (convolution output, its batch norm), added before ReLU. It is
+        normalised with this layer's eps, momentum and process group.
         """
         if projection is not None:
             branch, norm = projection

@@ -77,7 +77,10 @@ def place_masks(model: nn.Module) -> None:
         return
     shapes = _output_shapes(model, set(sites))
     for name, site in sites.items():
-        site.mask = _draw(model.spec, name, shapes[name], terms[site.block])
+        if model.mean.is_meta:  # a skeleton, to be filled from a checkpoint
+            site.mask = torch.empty(shapes[name], dtype=torch.bool, device="meta")
+        else:
+            site.mask = _draw(model.spec, name, shapes[name], terms[site.block])
 
 
 def mask_sites(model: nn.Module) -> dict[str, Tensor]:

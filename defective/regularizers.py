@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import DropBlock2d
+from torchvision.ops import drop_block2d
 
 from .spec import Regularizer
 
@@ -21,13 +21,26 @@ def make_regularizer(kind: Regularizer) -> nn.Module | None:
     the rate is constant and the output rescaled by numel/kept. The release computes that layer's
     rate with Python 2's integer division, which at 8x8 drops about half as much; ours divides.
 
-    Source: paper appendix A.1; spec of the release, section 1.3.
+    Source: paper sections 4.1.1 and A.3; spec of the release, section 1.3.
     """
     if kind == "spatial-dropout":
         return nn.Dropout2d(DROP_PROBABILITY)
     if kind == "dropblock":
-        return DropBlock2d(DROP_PROBABILITY, DROPBLOCK_SIZE)
+        return DropBlock()
     return None
+
+
+class DropBlock(nn.Module):
+    """torchvision's DropBlock, its mask drawn and summed in float32.
+
+    In float16 the count of kept positions would overflow, and the output be zero without a word.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        ones = torch.ones_like(x, dtype=torch.float32)
+        return x * drop_block2d(ones, DROP_PROBABILITY, DROPBLOCK_SIZE).to(x.dtype)
 
 
 def smoothed_cross_entropy(

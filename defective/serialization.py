@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,8 +25,8 @@ _KEY, _FORMAT = "scotoma", 1
 def atomic_path(path: str | os.PathLike):
     """A temporary path beside ``path``, renamed over it if the block ends without an error.
 
-    What was at ``path`` stays whole until then: a crash or a full disk leaves it untouched, and
-    leaves no temporary file behind.
+    What was at ``path`` stays whole until then: a crash or a full disk leaves it untouched. An
+    error leaves no temporary file; what a killed process leaves is named ``.NAME.*.tmp``.
     """
     path = Path(path)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -38,6 +39,11 @@ def atomic_path(path: str | os.PathLike):
         # mkstemp makes the file private; give it the mode that open() would have.
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name has to survive a power cut, too
+        finally:
+            os.close(folder)
     except BaseException:
         with suppress(FileNotFoundError):
             temporary.unlink()
@@ -61,8 +67,15 @@ def save_model(model: Network, path: str | os.PathLike, *, details: dict | None 
     Raises:
         OSError: the file cannot be written; what was at ``path`` is then untouched.
     """
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    record = {"format": _FORMAT, "spec": model.spec.as_dict(), "details": details or {}}
+    save_tensors(model.spec, model.state_dict(), path, details or {})
+
+
+def save_tensors(
+    spec: ModelSpec, state: Mapping[str, torch.Tensor], path: str | os.PathLike, details: dict
+) -> None:
+    """:func:`save_model` of a network that exists as a state dict only."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    record = {"format": _FORMAT, "spec": spec.as_dict(), "details": details}
     with atomic_path(path) as temporary:
         temporary.write_bytes(safetensors_bytes(tensors, metadata={_KEY: json.dumps(record)}))
 
@@ -70,52 +83,59 @@ def save_model(model: Network, path: str | os.PathLike, *, details: dict | None 
 def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> Network:
     """The network in a file that :func:`save_model` wrote, in evaluation mode.
 
-    Nothing in the file is executed.
+    Nothing in the file is executed, and no memory is taken for more than the file holds.
 
     Raises:
         UserError: no such file, not a scotoma checkpoint, truncated, or inconsistent.
     """
     record, tensors = _read(path, with_tensors=True)
-    model = build(_spec(record, path))
+    spec = _spec(record, path)
+    try:
+        # On the meta device a specification costs nothing, however large the network it claims.
+        with torch.device("meta"):
+            model = build(spec)
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise UserError(f"{path}: {_one_line(error)}") from None
     expected = {k: (v.shape, v.dtype) for k, v in model.state_dict().items()}
     found = {k: (v.shape, v.dtype) for k, v in tensors.items()}
     if expected != found:
         wrong = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
         raise UserError(
             f"{path}: {len(wrong)} tensors do not fit the specification in the file "
-            f"({model.spec.name}, {model.spec.defects}), first {wrong[0]!r}: the file is of "
-            "another model or was edited"
+            f"({spec.name}, {spec.defects}), first {wrong[0]!r}: the file is of another model or "
+            "was edited"
         )
-    model.load_state_dict(tensors)
+    model.load_state_dict(tensors, assign=True)
     return model.to(device).eval()
 
 
 def read_details(path: str | os.PathLike) -> tuple[ModelSpec, dict]:
     """Specification and details of a checkpoint, without its weights. Raises UserError."""
     record, _ = _read(path, with_tensors=False)
-    return _spec(record, path), record.get("details", {})
+    details = record.get("details", {})
+    return _spec(record, path), details if isinstance(details, dict) else {}
 
 
 def _read(path, with_tensors: bool):
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
-    with path.open("rb") as file:
-        head = file.read(4)
-    # torch.save writes a zip archive or, before 1.6, a bare pickle.
-    if head[:2] == b"PK" or head[:1] == b"\x80":
-        raise UserError(
-            f"{path}: this is a torch.save (pickle) file, which can run code when loaded; scotoma "
-            "reads its own .safetensors checkpoints only"
-        )
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {k: file.get_tensor(k) for k in file.keys()} if with_tensors else {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
+        # torch.save writes a zip archive or, before 1.6, a bare pickle.
+        with path.open("rb") as file:
+            head = file.read(2)
+        if head == b"PK" or head[:1] == b"\x80":
+            raise UserError(
+                f"{path}: this is a torch.save (pickle) file, which can run code when loaded; "
+                "scotoma reads its own .safetensors checkpoints only"
+            ) from None
         raise UserError(
-            f"{path}: truncated or damaged, or not a safetensors file ({error})"
-        ) from error
+            f"{path}: truncated or damaged, or not a safetensors file ({_one_line(error)})"
+        ) from None
     try:
         record = json.loads(metadata[_KEY])
         if record["format"] != _FORMAT:
@@ -123,15 +143,22 @@ def _read(path, with_tensors: bool):
                 f"{path}: checkpoint format {record['format']!r}; this version reads {_FORMAT}"
             )
         return record, tensors
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise UserError(
             f"{path}: a safetensors file without scotoma's model specification; only files "
             "written by scotoma.defective.save_model can be loaded"
-        ) from error
+        ) from None
 
 
 def _spec(record: dict, path) -> ModelSpec:
     try:
         return ModelSpec.from_dict(record["spec"])
-    except (UserError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        reason = _one_line(error)
+        raise UserError(f"{path}: bad model specification in the file: {reason}") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -58,7 +58,7 @@ def bn_mask_add_relu(
 def apply_mask(x: Tensor, mask: Tensor | None) -> Tensor:
     """``x * mask``, the mask broadcast over the batch.
 
-    A product, as in the paper's equation 3: a non-finite activation under a zero of the mask
+    A product, as in the paper's equation 5: a non-finite activation under a zero of the mask
     gives NaN. The mask follows ``x`` in the product, so that ``x`` decides the memory format.
     """
     return x if mask is None else x * mask

@@ -22,9 +22,12 @@ def derived_seed(*parts: object) -> int:
 
 
 def steps_per_epoch(images: int, batch_size: int, world_size: int = 1) -> int:
-    """Steps that see every image; a last batch with fewer images than ranks is left out."""
+    """Steps that see every image; a last batch of less than two images a rank is left out.
+
+    Batch norm has no variance of a single value.
+    """
     full, rest = divmod(images, batch_size)
-    return full + (rest >= max(world_size, 2))
+    return full + (rest >= 2 * world_size)
 
 
 def rank_share(start: int, stop: int, rank: int, world_size: int) -> slice:

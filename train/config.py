@@ -5,6 +5,7 @@ Later places win: defaults here < the recipe < YAML files (``--config``) < the c
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -18,7 +19,7 @@ from ..defective.spec import Regularizer, Sites, Stem
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Augmentation = Literal["none", "flip", "crop-flip", "imagenet"]
 Schedule = Literal["step", "one-cycle", "cosine", "constant"]
-CompileMode = Literal["off", "default", "reduce-overhead", "max-autotune"]
+CompileMode = Literal["none", "default", "reduce-overhead", "max-autotune"]
 
 
 def setting(default: Any, group: str, help: str):
@@ -40,6 +41,10 @@ class TrainConfig:
     seed: int = setting(0, "run", "seed of initial weights, batches and augmentation")
     device: str = setting(
         "auto", "run", "auto, cpu, cuda or cuda:N; auto takes a GPU if there is one"
+    )
+
+    save_seconds: float = setting(
+        30.0, "run", "least time between checkpoints, which are written at the ends of epochs"
     )
 
     arch: str = setting("resnet18", "network", "architecture; see 'scotoma models'")
@@ -110,14 +115,23 @@ class TrainConfig:
     )
     channels_last: bool | None = setting(None, "speed", "memory format; default: yes on a GPU")
     tf32: bool = setting(True, "speed", "TF32 for float32 matrix products on a GPU")
-    compile: CompileMode = setting("off", "speed", "torch.compile mode")
+    compile: CompileMode = setting("none", "speed", "torch.compile mode")
     sync_stats: bool = setting(
         True, "speed", "several processes: batch statistics over all of them, or local ones"
     )
 
     def __post_init__(self):
         _check(self.epochs >= 1, "epochs", self.epochs, "at least 1")
-        _check(self.batch_size >= 1, "batch-size", self.batch_size, "at least 1")
+        _check(self.batch_size >= 2, "batch-size", self.batch_size, "at least 2 (batch norm)")
+        _check(
+            self.adversarial_steps >= 1, "adversarial-steps", self.adversarial_steps, "1 or more"
+        )
+        _check(
+            0 < self.adversarial_step <= 1,
+            "adversarial-step",
+            self.adversarial_step,
+            "0 to 1, in units of pixels in [0,1]",
+        )
         _check(self.lr > 0, "lr", self.lr, "a positive number")
         _check(0 <= self.momentum < 1, "momentum", self.momentum, "0 <= momentum < 1")
         _check(self.weight_decay >= 0, "weight-decay", self.weight_decay, "0 or more")
@@ -143,6 +157,7 @@ class TrainConfig:
         for name in ("clip_norm", "train_limit", "test_limit", "image_size", "width"):
             value = getattr(self, name)
             _check(value is None or value > 0, name.replace("_", "-"), value, "a positive number")
+        _check(self.save_seconds >= 0, "save-seconds", self.save_seconds, "0 or more")
         _check(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "0 < decay < 1")
         for name in ("seed", "mask_seed", "workers"):
             value = getattr(self, name)
@@ -254,7 +269,7 @@ def _lay(parser: _Parser, layers: list[dict[str, Any]], argv: list[str]) -> Trai
         merged |= layer
     try:
         checked = parser.parse_object(merged).as_dict()
-        with parser_defaults(parser, {key: checked[key] for key in merged}):
+        with _defaults(parser, {key: checked[key] for key in merged}):
             values = parser.parse_args(argv).as_dict()
     except jsonargparse.ArgumentError as error:
         raise UserError(tidy(str(error), parser._option_string_actions)) from None
@@ -263,18 +278,13 @@ def _lay(parser: _Parser, layers: list[dict[str, Any]], argv: list[str]) -> Trai
     return TrainConfig(**values)
 
 
-class parser_defaults:
-    """The parser with other defaults, for the length of a ``with`` block."""
-
-    def __init__(self, parser: _Parser, values: dict[str, Any]):
-        self.parser, self.values = parser, values
-
-    def __enter__(self):
-        self.before = {key: self.parser.get_default(key) for key in self.values}
-        self.parser.set_defaults(self.values)
-
-    def __exit__(self, *_):
-        self.parser.set_defaults(self.before)
+@contextmanager
+def _defaults(parser: _Parser, values: dict[str, Any]):
+    """The parser with other defaults for a while."""
+    before = {key: parser.get_default(key) for key in values}
+    parser.set_defaults(values)
+    yield
+    parser.set_defaults(before)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -137,9 +137,8 @@ def load_folder(path: Path, image_size: int | None = None) -> DataSet:
     ImageNet's otherwise.
     """
     classes, train, test = folder.find_splits(path)
-    size, mode = folder.first_image_format(train[0][0])
+    size, _ = folder.image_format(train[0][0])
     side = image_size or size[0]
-    channels = 1 if mode == "L" else 3
     if side > RESIDENT_LIMIT:
         if image_size is None:
             raise UserError(
@@ -148,6 +147,7 @@ def load_folder(path: Path, image_size: int | None = None) -> DataSet:
             )
         return _from_files(path.resolve().name, classes, train, test, side)
     transform = _centre(side) if image_size else None
+    mode = folder.common_mode(train)
     splits = {}
     for name, files in (("train", train), ("test", test)):
         images, labels = folder.decode_all(
@@ -161,7 +161,7 @@ def load_folder(path: Path, image_size: int | None = None) -> DataSet:
         splits["train"],
         splits["test"],
         side,
-        channels,
+        1 if mode == "L" else 3,
         mean,
         std,
     )
@@ -193,6 +193,12 @@ def _from_files(name, classes, train, test, side) -> DataSet:
 
 
 def _resized(data: DataSet, side: int) -> DataSet:
+    if side > RESIDENT_LIMIT:
+        raise UserError(
+            f"--image-size is {side}; {data.name} is kept in memory, where {RESIDENT_LIMIT} is the "
+            "limit: use a data set of larger images"
+        )
+
     def resize(split: Split) -> Split:
         images = split.images.permute(0, 3, 1, 2)
         chunks = [
@@ -275,7 +281,7 @@ def _tiny_imagenet(root: Path, download: bool, image_size: int | None) -> DataSe
         fetch([TINY_URL], archive, TINY_MD5)
         unpacked = root / "unpacking"
         shutil.rmtree(unpacked, ignore_errors=True)
-        with zipfile.ZipFile(archive) as file:
+        with zipfile.ZipFile(archive) as file:  # the checksum vouches for its content
             file.extractall(unpacked)
         (unpacked / base.name).rename(base)
         unpacked.rmdir()
@@ -291,7 +297,9 @@ def _tiny_imagenet(root: Path, download: bool, image_size: int | None) -> DataSe
     ]
     test = []
     for line in annotations.read_text().splitlines():
-        image, name = line.split("\t")[:2]
+        image, name, *_ = [*line.split("\t"), "", ""]
+        if name not in number:
+            raise _missing("tiny-imagenet", root, f"{annotations} has a line {line[:40]!r}")
         test.append((base / "val" / "images" / image, number[name]))
     side = image_size or 64
     if side > RESIDENT_LIMIT:

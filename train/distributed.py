@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,6 +23,7 @@ class World:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -44,16 +48,42 @@ class World:
         if self.size > 1:
             dist.barrier()
 
+    def from_main(self, make: Callable[[], Any]) -> Any:
+        """What ``make`` returns on rank 0, given to every rank.
+
+        Raises:
+            UserError: ``make`` raised it on rank 0; every rank raises the same.
+        """
+        if self.size == 1:
+            return make()
+        answer: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                answer[0] = make()
+            except UserError as error:
+                answer[1] = str(error)
+        dist.broadcast_object_list(answer)
+        if answer[1] is not None:
+            raise UserError(answer[1])
+        return answer[0]
+
 
 def world_from_environment() -> World:
     """Rank and size as torchrun sets them. Joins nothing yet."""
     get = os.environ.get
-    return World(int(get("RANK", 0)), int(get("WORLD_SIZE", 1)), int(get("LOCAL_RANK", 0)))
+    return World(
+        int(get("RANK", 0)),
+        int(get("WORLD_SIZE", 1)),
+        int(get("LOCAL_RANK", 0)),
+        int(get("LOCAL_WORLD_SIZE", 1)),
+    )
 
 
 def join(world: World, device: torch.device) -> None:
     """Form the process group: NCCL on GPUs, Gloo on CPUs."""
     if world.size > 1:
+        # Said of every 1x1 convolution, whose strides may be written in two ways.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -81,14 +111,15 @@ def choose_device(asked: str, world: World) -> torch.device:
     if device.type == "cpu":
         return device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    index = world.local_rank if device.index is None else device.index
-    if index >= count:
+    # Every rank asks for the last one's GPU too, so that all refuse alike.
+    needed = world.local_size if device.index is None else device.index + 1
+    if needed > count:
         raise UserError(
             f"--device {asked}: this machine has {count or 'no'} usable GPU{'s' * (count != 1)}"
-            f"{f' and {world.size} processes were started' if world.size > 1 else ''}; use "
+            f"{f' for {world.local_size} processes' if world.local_size > 1 else ''}; use "
             "--device cpu, or check the driver with nvidia-smi"
         )
-    return torch.device("cuda", index)
+    return torch.device("cuda", world.local_rank if device.index is None else device.index)
 
 
 def synchronise_statistics(model: nn.Module, group: dist.ProcessGroup) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +17,10 @@ from ..defective.regularizers import smoothed_cross_entropy
 from .batches import Batch, derived_seed
 from .config import TrainConfig
 from .distributed import World, share_buffers, synchronise_statistics
+
+# Buffers are the batch norms' business, not DDP's; torch 2.14 renames the option.
+_RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+_KEEP_BUFFERS = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -40,14 +44,16 @@ class Engine:
         self.dtype = DTYPES[config.precision]
         # float16 alone needs its gradients scaled; bfloat16 has float32's range.
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
-        self.optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=config.lr,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            weight_decay=config.weight_decay,
-            # One kernel, and no host synchronisation under the gradient scaler.
-            fused=device.type == "cuda" or None,
+        self.optimizer = _zeroed(
+            torch.optim.SGD(
+                model.parameters(),
+                lr=config.lr,
+                momentum=config.momentum,
+                nesterov=config.nesterov,
+                weight_decay=config.weight_decay,
+                # One kernel, and no host synchronisation under the gradient scaler.
+                fused=device.type == "cuda" or None,
+            )
         )
         self.average = None
         if config.ema is not None:
@@ -61,11 +67,13 @@ class Engine:
             self.network = DistributedDataParallel(
                 self.model,
                 device_ids=[device] if device.type == "cuda" else None,
-                broadcast_buffers=False,
+                **_KEEP_BUFFERS,
             )
-        if config.compile != "off":
+        if config.compile != "none":
             mode = None if config.compile == "default" else config.compile
-            self.network = torch.compile(self.network, mode=mode)
+            # Static shapes: a graph for each batch size, whichever comes first, so that a resumed
+            # run computes what an uninterrupted one does.
+            self.network = torch.compile(self.network, mode=mode, dynamic=False)
 
     def autocast(self) -> torch.autocast:
         enabled = self.dtype != torch.float32
@@ -87,12 +95,11 @@ class Engine:
         if self.stochastic:
             # Random numbers are a function of the step, so that resuming needs no generator state.
             torch.manual_seed(derived_seed(self.config.seed, "step", number, self.world.rank))
-        if self.config.compile != "off":
+        if self.config.compile != "none":
             torch.compiler.cudagraph_mark_step_begin()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         images, labels = batch
-        self.model.train()
         with self.autocast():
             if self.config.adversarial_eps > 0:
                 images = self._attacked(images, labels)
@@ -129,6 +136,7 @@ class Engine:
             config.adversarial_step,
             config.adversarial_steps,
             random_start=True,
+            loss_scale=512.0 if self.dtype == torch.float16 else 1.0,
         )
         self.model.train()
         return attacked
@@ -146,14 +154,18 @@ class Engine:
         """
         model = self.result.eval()
         if not self.config.sync_stats:
+            share_buffers(self.model, self.world)
             share_buffers(model, self.world)
         totals = torch.zeros(3, dtype=torch.float64, device=self.device)
+        count = 0
         for images, labels in batches:
             with self.autocast():
                 logits = model(images)
             loss = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
-            correct = (logits.argmax(1) == labels).sum()
-            totals += torch.stack([loss.double(), correct.double(), loss.new_tensor(len(labels))])
+            totals[0] += loss
+            totals[1] += (logits.argmax(1) == labels).sum()
+            count += len(labels)
+        totals[2] = count
         loss, correct, count = self.world.sum(totals).tolist()
         return loss / count, correct / count
 
@@ -168,7 +180,20 @@ class Engine:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+
+
+def _zeroed(optimizer: torch.optim.SGD) -> torch.optim.SGD:
+    """The optimiser with momentum buffers of zero, which is how momentum begins anyway.
+
+    Otherwise the fused step allocates them uninitialised, and keeps them so when the gradient
+    scaler skips the first step.
+    """
+    for group in optimizer.param_groups:
+        if group["momentum"]:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
@@ -59,24 +61,50 @@ def _files(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
     return found
 
 
+# Formats that Pillow decodes by itself: an EPS file in disguise would start Ghostscript.
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
+_GREY = ("1", "L", "I", "I;16", "I;16B", "I;16L")
+
+
+@contextmanager
+def _reading(path: Path):
+    """An opened image; whatever is wrong with it becomes a UserError that names the file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=_FORMATS) as image:
+                yield image
+    except UserError:
+        raise
+    except Exception as error:  # Pillow raises many types for damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: not a readable image ({reason}); remove or replace it") from None
+
+
 def open_image(path: Path, mode: str = "RGB") -> Image.Image:
-    """A decoded image. Raises UserError that names a corrupt or unreadable file."""
-    try:
-        with Image.open(path) as image:
-            return image.convert(mode)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: not a readable image ({error}); remove or replace it") from None
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{path}: {error}") from None
+    """A decoded image in mode "RGB" or "L"; 16-bit grey keeps its upper 8 bits.
+
+    Raises:
+        UserError: the file is corrupt, unreadable, of another format, or of float pixels.
+    """
+    with _reading(path) as image:
+        if image.mode == "F":
+            raise UserError(f"{path}: float pixels have no fixed range; convert it to 8 bits")
+        if image.mode.startswith("I"):
+            levels = np.asarray(image).astype(np.int64) >> 8
+            return Image.fromarray(levels.clip(0, 255).astype(np.uint8)).convert(mode)
+        return image.convert(mode)
 
 
-def first_image_format(path: Path) -> tuple[tuple[int, int], str]:
-    """((width, height), "L" for grey or "RGB") of a file."""
-    try:
-        with Image.open(path) as image:
-            return image.size, "L" if image.mode in ("1", "L", "I", "I;16") else "RGB"
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UserError(f"{path}: not a readable image ({error}); remove or replace it") from None
+def image_format(path: Path) -> tuple[tuple[int, int], str]:
+    """((width, height), "L" for grey or "RGB") from a file's header. Raises UserError."""
+    with _reading(path) as image:
+        return image.size, "L" if image.mode in _GREY else "RGB"
+
+
+def common_mode(files: list[tuple[Path, int]]) -> str:
+    """ "L" if every file is grey, else "RGB"; reads headers until the first colour image."""
+    return "L" if all(image_format(path)[1] == "L" for path, _ in files) else "RGB"
 
 
 def decode_all(

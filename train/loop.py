@@ -7,8 +7,7 @@ import platform
 import signal
 import threading
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -21,14 +20,14 @@ from .datasets import DataSet
 from .distributed import World
 from .engine import Engine
 from .report import Report
-from .runfolder import RunFolder
+from .runfolder import STATE, RunFolder
 from .schedule import learning_rate
 from .setup import make_batches
 
 REPORT_SECONDS = 1.0
 """How often a loss is fetched from the device, for the bar and to notice a broken run."""
-AGREE_STEPS = 20
-"""How often several ranks ask each other whether one was told to stop."""
+AGREE_STEPS = 50
+"""How often several ranks look at their losses together, and ask whether one was told to stop."""
 
 
 class NonFiniteLoss(UserError):
@@ -69,9 +68,8 @@ class StopRequest:
 class Trainer:
     """Trains one network on one data set, from wherever its run folder says it is.
 
-    The state after every epoch is on disk before the next begins, and batches, augmentation and
-    learning rate are functions of (seed, epoch, step). So a run that was killed and resumed ends
-    with the same weights as one that never was.
+    Batches, augmentation and learning rate are functions of (seed, epoch, step), so a run that was
+    killed and resumed from an earlier state ends with the same weights as one that never was.
     """
 
     def __init__(
@@ -89,42 +87,48 @@ class Trainer:
         held = data.test if data.validation is None else data.validation
         self.held = make_batches(config, data, held, self.device, training=False)
         self.steps = steps_per_epoch(len(data.train), config.batch_size, world.size)
-        if self.steps == 0:
+        if self.steps == 0 or config.batch_size < 2 * world.size:
             raise UserError(
-                f"{data.name}: {len(data.train)} training images are too few for a step"
+                f"{data.name}: {len(data.train)} training images and --batch-size "
+                f"{config.batch_size} are too few: each of {world.size} processes needs two images "
+                "in a step"
             )
         self.epoch = self.first_step = 0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {"epoch": 0, "acc1": -1.0}
+        self._unsaved_best: tuple[dict[str, torch.Tensor], dict[str, Any]] | None = None
+        self._last_details: dict[str, Any] = {}
+        self._saved_at, self._saved_epoch = -math.inf, 0
         self._start_epoch()
 
     def _start_epoch(self) -> None:
         self.losses = torch.zeros(self.steps, device=self.device)
         self.correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.seconds = 0.0
 
     # The loop
 
     def run(self) -> Outcome:
         """Train to the end, or until a signal. Raises NonFiniteLoss or UserError."""
-        state = self.folder.load_state()
+        state = self.world.from_main(self.folder.load_state)
         if state is not None:
             self._restore(state)
         total = self.config.epochs * self.steps
         with StopRequest() as stop, Report(self.config.epochs, total, self.world.is_main) as report:
             while self.epoch < self.config.epochs:
-                started, first = time.perf_counter(), self.first_step
-                if not self._train_epoch(report, stop):
+                if self._told_to_stop(stop) or not self.train_epoch(report, stop):
                     self._save_state()
                     return Outcome(None, stop.signal or signal.SIGINT)
-                record = self._finish_epoch(time.perf_counter() - started, self.steps - first)
-                report.epoch(record, self.evaluated)
+                report.epoch(self._finish_epoch(), self.evaluated)
         return Outcome(self._summarise())
 
-    def _train_epoch(self, report: Report, stop: StopRequest) -> bool:
-        """The rest of this epoch; False if it was interrupted."""
+    def train_epoch(self, report: Report, stop: StopRequest) -> bool:
+        """The rest of this epoch; False if it was interrupted. Waits for the device at the end."""
         config, world = self.config, self.world
         count, batch_size = len(self.data.train), config.batch_size
-        shown_at, shown_step = time.perf_counter(), self.first_step
+        self.engine.model.train()
+        started = shown_at = time.perf_counter()
+        shown_step, cut = self.first_step, False
         batches = self.batches.epoch(
             config.seed, self.epoch, batch_size, self.first_step, world.rank, world.size
         )
@@ -137,22 +141,25 @@ class Trainer:
             self.correct += correct
             self.first_step = step + 1
             now = time.perf_counter()
-            if now - shown_at > REPORT_SECONDS:
-                if world.size == 1:  # several ranks have to look at the same step: at the end
-                    self._check_losses()
+            if world.is_main and now - shown_at > REPORT_SECONDS:
                 speed = (step - shown_step) * batch_size / (now - shown_at)
                 report.step(self.epoch, number, speed, float(loss) * world.size)
                 shown_at, shown_step = now, step
-            if self._told_to_stop(stop, step) and self.first_step < self.steps:
+                if world.size == 1:
+                    self._check_losses()
+            if world.size > 1 and number % AGREE_STEPS == 0:
                 self._check_losses()
-                return False
-        return True
+            if world.size == 1 or number % AGREE_STEPS == 0:
+                cut = self.first_step < self.steps and self._told_to_stop(stop)
+                if cut:
+                    break
+        self._check_losses()
+        self.seconds += time.perf_counter() - started
+        return not cut
 
-    def _told_to_stop(self, stop: StopRequest, step: int) -> bool:
-        told = stop.signal is not None
-        if self.world.size == 1:
-            return told
-        return step % AGREE_STEPS == 0 and self.world.any(told, self.device)
+    def _told_to_stop(self, stop: StopRequest) -> bool:
+        """Whether any rank was; all ranks ask at the same steps."""
+        return self.world.any(stop.signal is not None, self.device)
 
     def _check_losses(self) -> None:
         """Raise if any loss of this epoch is not finite. Waits for the device."""
@@ -169,14 +176,15 @@ class Trainer:
         )
 
     def _kept(self) -> str:
-        if not self.history:
+        if self._saved_epoch == 0:
             return "No epoch was finished, so no checkpoint was written"
-        return f"The checkpoint of epoch {len(self.history)} is kept in {self.folder.path}"
+        return f"The checkpoint of epoch {self._saved_epoch} is kept in {self.folder.path}"
 
-    def _finish_epoch(self, seconds: float, steps: int) -> dict[str, Any]:
+    def _finish_epoch(self) -> dict[str, Any]:
         """Evaluate, record, save; everything of an epoch but its steps."""
         config, images = self.config, len(self.data.train)
-        self._check_losses()
+        if not self.data.resident:
+            self._save_state()  # a long epoch is not to be lost to a bad file among the held-out
         used = min(images, self.steps * config.batch_size)
         sizes = torch.full_like(self.losses, config.batch_size)
         sizes[-1] = used - (self.steps - 1) * config.batch_size
@@ -188,8 +196,8 @@ class Trainer:
             "lr": learning_rate(config, last_step, self.steps),
             "train/loss": train_loss / used,
             "train/acc1": correct / used,
-            "epoch_s": seconds,
-            "img_per_s": steps * config.batch_size / seconds,
+            "epoch_s": self.seconds,
+            "img_per_s": used / self.seconds,
         }
         loss, accuracy = self._evaluate(self.held)
         if not math.isfinite(loss):
@@ -206,14 +214,22 @@ class Trainer:
         self.epoch, self.first_step = self.epoch + 1, 0
         self._start_epoch()
         if self.world.is_main:
-            details = {"dataset": self.data.name, "classes": list(self.data.classes), **record}
-            if improved:
-                self.folder.save_model("best.safetensors", self.engine.result, details)
-            self.folder.save_model("last.safetensors", self.engine.result, details)
-            self.folder.write_history(self.history, self.config.name)
-            self.folder.write_events(record)
-        self._save_state()
+            self._keep(record, improved)
+        # A killed run repeats the epochs since its last state, with the same result.
+        due = time.perf_counter() - self._saved_at >= config.save_seconds
+        if self.world.any(due, self.device) or self.epoch == config.epochs:
+            self._save_state()
         return record
+
+    def _keep(self, record: dict[str, Any], improved: bool) -> None:
+        """Write this epoch's line at once; its weights wait in memory for :meth:`_save_state`."""
+        details = {"dataset": self.data.name, "classes": list(self.data.classes), **record}
+        self._last_details = details
+        if improved:
+            tensors = {k: v.clone() for k, v in self.engine.result.state_dict().items()}
+            self._unsaved_best = tensors, details
+        self.folder.write_metrics(self.history)
+        self.folder.write_events(record)
 
     def _evaluate(self, batches) -> tuple[float, float]:
         size = max(self.config.batch_size, 250)
@@ -222,36 +238,72 @@ class Trainer:
     # Saving and going on
 
     def _save_state(self) -> None:
-        """Everything that :meth:`_restore` needs; partial sums count when an epoch is cut."""
+        """Weights and curves for people, and everything that :meth:`_restore` needs.
+
+        The state comes last: whatever is older than it is made again after a crash. Partial sums
+        count when an epoch is cut.
+        """
         losses = self.world.sum(self.losses.clone())
         correct = self.world.sum(self.correct.clone())
         if self.world.is_main:
+            spec = self.engine.model.spec
+            if self._unsaved_best is not None:
+                self.folder.save_model("best.safetensors", spec, *self._unsaved_best)
+                self._unsaved_best = None
+            if self.history and self.first_step == 0:
+                tensors = self.engine.result.state_dict()
+                self.folder.save_model("last.safetensors", spec, tensors, self._last_details)
+                self.folder.write_curves(self.history, self.config.name)
             self.folder.save_state(
                 {
+                    "settings": self._settings(),
                     "engine": self.engine.state_dict(),
                     "epoch": self.epoch,
                     "step": self.first_step,
                     "losses": losses,
                     "correct": correct,
+                    "seconds": self.seconds,
                     "history": self.history,
                     "best": self.best,
                 }
             )
+        self._saved_at, self._saved_epoch = time.perf_counter(), self.epoch
         self.world.barrier()
 
+    def _settings(self) -> dict[str, Any]:
+        """The settings that decide the weights; a state goes on under the same ones only."""
+        own = asdict(self.config)
+        for free in ("out", "name", "device", "data_root", "download", "workers", "save_seconds"):
+            own.pop(free)
+        return own
+
     def _restore(self, state: dict[str, Any]) -> None:
+        where = self.folder.path / STATE
         try:
+            saved, now = state["settings"], self._settings()
+            for key in sorted(saved.keys() | now.keys()):
+                if saved.get(key) != now.get(key):
+                    raise UserError(
+                        f"{where}: saved under {key} = {saved.get(key)!r}, but config.yaml says "
+                        f"{now.get(key)!r}; change it back, or start a new run"
+                    )
             self.engine.load_state_dict(state["engine"])
-            self.epoch, self.first_step = state["epoch"], state["step"]
-            self.history, self.best = state["history"], state["best"]
+            self.epoch, self.first_step = int(state["epoch"]), int(state["step"])
+            self.history, self.best = list(state["history"]), dict(state["best"])
+            self.seconds = float(state["seconds"])
+            if not (0 <= self.first_step <= self.steps and len(self.history) == self.epoch):
+                raise ValueError(f"step {self.first_step} of epoch {self.epoch}")
+            if state["losses"].shape != self.losses.shape:
+                raise ValueError(f"{len(state['losses'])} losses of {self.steps} steps")
+            self._saved_epoch = self.epoch
             if self.world.is_main:  # the sums are of all ranks
                 self.losses.copy_(state["losses"])
                 self.correct.copy_(state["correct"])
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            raise UserError(
-                f"{self.folder.path}: the saved state does not fit this run's settings "
-                f"({str(error).splitlines()[0]}); was its config.yaml edited?"
-            ) from None
+        except UserError:
+            raise
+        except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise UserError(f"{where}: damaged, or of another version ({reason})") from None
 
     def _summarise(self) -> dict[str, Any]:
         """The run's result: the last epoch, and the best as a labelled extra (spec 7.17)."""
@@ -298,7 +350,3 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-
-
-def resume_hint(path: Path) -> str:
-    return f"scotoma train --resume {path}"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..defective import save_model
 from ..defective.errors import UserError
-from ..defective.models.base import Network
-from ..defective.serialization import atomic_path
+from ..defective.serialization import atomic_path, save_tensors
+from ..defective.spec import ModelSpec
 from .config import TrainConfig
 from .curves import draw_curves
 
@@ -40,36 +41,37 @@ class RunFolder:
         self.path = path
         self._events = None
 
-    @classmethod
-    def create(cls, config: TrainConfig) -> RunFolder:
+    def create(self, config: TrainConfig) -> None:
         """Make the folder of a new run and write its settings.
 
         Raises:
             UserError: the folder holds something already, or cannot be made.
         """
-        path = Path(config.out) / config.name
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._clear_leftovers()
+            if any(self.path.iterdir()):
                 raise UserError(
-                    f"{path} holds another run; choose another --name, or continue it with "
-                    f"--resume {path}"
+                    f"{self.path} holds another run; choose another --name, or continue it with "
+                    f"--resume {self.path}"
                 )
-            folder = cls(path)
-            with atomic_path(path / CONFIG) as temporary:
+            with atomic_path(self.path / CONFIG) as temporary:
                 config.save(temporary)
         except OSError as error:
             raise UserError(
-                f"cannot create {path}: {error.strerror}; choose another --out"
+                f"cannot create {self.path}: {error.strerror}; choose another --out"
             ) from None
-        return folder
 
-    @classmethod
-    def open(cls, path: Path) -> RunFolder:
-        """An existing run's folder. Raises UserError if there is none."""
-        if not (path / CONFIG).is_file():
-            raise UserError(f"{path}: no run to resume here ({CONFIG} is missing)")
-        return cls(path)
+    def reopen(self) -> None:
+        """Check that there is a run to continue. Raises UserError if there is none."""
+        if not (self.path / CONFIG).is_file():
+            raise UserError(f"{self.path}: no run to resume here ({CONFIG} is missing)")
+        self._clear_leftovers()
+
+    def _clear_leftovers(self) -> None:
+        """Remove what a killed process was just writing; the names are ``atomic_path``'s."""
+        for path in self.path.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write what :meth:`load_state` returns.
@@ -77,7 +79,9 @@ class RunFolder:
         Raises:
             UserError: the disk is full or the folder not writable; the state saved before is whole.
         """
-        self._write(STATE, lambda path: torch.save(state, path))
+        content = io.BytesIO()  # torch.save to a file reports a full disk in words of its own
+        torch.save(state, content)
+        self._replace(STATE, lambda path: path.write_bytes(content.getbuffer()))
 
     def load_state(self) -> dict[str, Any] | None:
         """The saved state, or None if the run was stopped before it saved one.
@@ -98,48 +102,51 @@ class RunFolder:
                 f"last finished epoch's weights are in {self.path / 'last.safetensors'}"
             ) from None
 
-    def save_model(self, file: str, model: Network, details: Mapping[str, Any]) -> None:
-        self._write(file, lambda path: save_model(model, path, details=dict(details)), atomic=True)
+    def save_model(self, file: str, spec: ModelSpec, tensors, details: Mapping[str, Any]) -> None:
+        with self._saving(file):
+            save_tensors(spec, tensors, self.path / file, dict(details))
 
-    def write_history(self, history: list[dict[str, Any]], title: str) -> None:
-        """metrics.jsonl and curves.png, from all epochs so far."""
+    def write_metrics(self, history: list[dict[str, Any]]) -> None:
+        """All epochs so far, so that a resumed run replaces what it repeats."""
         lines = "".join(json.dumps(record) + "\n" for record in history)
-        self._write("metrics.jsonl", lambda path: path.write_text(lines))
-        if history:
-            self._write("curves.png", lambda path: draw_curves(history, path, title))
+        self._replace("metrics.jsonl", lambda path: path.write_text(lines))
+
+    def write_curves(self, history: list[dict[str, Any]], title: str) -> None:
+        self._replace("curves.png", lambda path: draw_curves(history, path, title))
 
     def write_events(self, record: Mapping[str, Any]) -> None:
         """One epoch to TensorBoard; a resumed run overwrites the epochs it repeats."""
-        if self._events is None:
-            from torch.utils.tensorboard import SummaryWriter
+        with self._saving("tensorboard"):
+            if self._events is None:
+                from torch.utils.tensorboard import SummaryWriter
 
-            self._events = SummaryWriter(self.path / "tensorboard", purge_step=record["epoch"])
-        for key, value in record.items():
-            if key != "epoch":
-                self._events.add_scalar(key, value, record["epoch"])
-        self._events.flush()
+                self._events = SummaryWriter(self.path / "tensorboard", purge_step=record["epoch"])
+            for key, value in record.items():
+                if key != "epoch":
+                    self._events.add_scalar(key, value, record["epoch"])
+            self._events.flush()
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         text = json.dumps(summary, indent=2) + "\n"
-        self._write(SUMMARY, lambda path: path.write_text(text))
+        self._replace(SUMMARY, lambda path: path.write_text(text))
 
     def close(self) -> None:
         if self._events is not None:
             self._events.close()
 
-    def _write(self, file: str, write, atomic: bool = False) -> None:
-        target = self.path / file
+    def _replace(self, file: str, write) -> None:
+        with self._saving(file), atomic_path(self.path / file) as temporary:
+            write(temporary)
+
+    @contextmanager
+    def _saving(self, file: str):
         try:
-            if atomic:
-                write(target)
-            else:
-                with atomic_path(target) as temporary:
-                    write(temporary)
-        except (OSError, RuntimeError) as error:  # torch.save turns a full disk into RuntimeError
-            reason = getattr(error, "strerror", None) or _first_line(error)
+            yield
+        except OSError as error:
             raise UserError(
-                f"could not save {target}: {reason}; what was saved before is whole. Free some "
-                f"space, then continue with: scotoma train --resume {self.path}"
+                f"could not save {self.path / file}: {error.strerror or error}; what was saved "
+                "before is whole. Free some space, then continue with: scotoma train --resume "
+                f"{self.path}"
             ) from error
 
 

@@ -12,7 +12,7 @@ from ..defective.errors import UserError
 from ..defective.models.base import Network
 from .batches import ResidentBatches
 from .config import TrainConfig
-from .datasets import DataSet, default_root, load_dataset
+from .datasets import DATASETS, DataSet, default_root, load_dataset
 from .runfolder import free_name
 from .stream import StreamedBatches
 
@@ -29,7 +29,7 @@ def resolve(config: TrainConfig, device: torch.device) -> TrainConfig:
         if device.type == "cuda":
             precision = "bfloat16" if torch.cuda.is_bf16_supported(False) else "float16"
     dataset = config.dataset
-    if Path(dataset).is_dir():
+    if dataset not in DATASETS and Path(dataset).is_dir():
         dataset = str(Path(dataset).resolve())
     resolved = replace(
         config,
@@ -43,8 +43,9 @@ def resolve(config: TrainConfig, device: torch.device) -> TrainConfig:
             device.type == "cuda" if config.channels_last is None else config.channels_last
         ),
     )
-    if config.name is not None and (Path(config.name).name != config.name or config.name == ".."):
-        raise UserError(f"--name {config.name!r}: expected a folder name without slashes")
+    name = config.name
+    if name is not None and (not name or Path(name).name != name or name == ".."):
+        raise UserError(f"--name {name!r}: expected a folder name without slashes")
     if config.name is None:
         data = Path(dataset).name
         parts = [data, config.arch, resolved.defects.replace(",", "+"), f"s{config.seed}"]
@@ -62,6 +63,12 @@ def load_data(config: TrainConfig) -> DataSet:
         raise UserError(
             f"--augment imagenet is for images over 64 pixels; {data.name} has {data.image_size}: "
             "use crop-flip"
+        )
+    limit = 1 - 1 / len(data.classes)
+    if config.label_smoothing > limit:
+        raise UserError(
+            f"--label-smoothing is {config.label_smoothing}; with {len(data.classes)} classes at "
+            f"most {limit:g}, where all classes get the same share"
         )
     return data
 

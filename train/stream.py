@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2 as transforms
 
-from ..defective.errors import UserError
+from ..defective.errors import RankError, UserError
 from .batches import Batch, derived_seed, rank_share, steps_per_epoch
 from .config import Augmentation
 from .datasets import Split
@@ -96,17 +97,23 @@ class StreamedBatches:
             num_workers=self.workers,
             collate_fn=_collate,
             generator=torch.Generator(),  # the loader would draw from the global one
+            worker_init_fn=_ignore_interrupt,
             pin_memory=self.device.type == "cuda",
         )
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         for loaded in loader:
             if isinstance(loaded, str):
-                raise UserError(loaded)
+                raise RankError(loaded)
             images, labels, tints = (t.to(self.device, non_blocking=True) for t in loaded)
             pixels = images.permute(0, 3, 1, 2).contiguous(memory_format=layout).float().div_(255)
             if self.augment == "imagenet":
                 pixels = pixels.add_(tints[:, :, None, None]).clamp_(0, 1)
             yield pixels, labels
+
+
+def _ignore_interrupt(_worker: int) -> None:
+    """Ctrl-C reaches workers too; the main process decides when they end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Files(Dataset):

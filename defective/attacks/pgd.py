@@ -18,6 +18,7 @@ def pgd(
     steps: int,
     random_start: bool = False,
     generator: torch.Generator | None = None,
+    loss_scale: float = 1.0,
 ) -> Tensor:
     """Untargeted PGD: step along the gradient's sign, project on the ball, clip to [0,1].
 
@@ -33,6 +34,8 @@ def pgd(
         random_start: begin at a uniform point of the ball (Madry et al., 2018) instead of at the
             image (Kurakin et al., 2017; the paper's PGD, appendix E).
         generator: for the random start, on the images' device; None for torch's global one.
+        loss_scale: factor on the loss, against underflow of the gradient under float16 autocast;
+            a power of two changes no sign.
 
     Returns:
         Adversarial images, like ``images``, without gradient.
@@ -56,7 +59,7 @@ def pgd(
         adversarial = (images + eps * (2 * noise - 1)).clamp_(0, 1)
     for _ in range(steps):
         adversarial.requires_grad_()
-        loss = F.cross_entropy(model(adversarial), labels, reduction="sum")
+        loss = F.cross_entropy(model(adversarial), labels, reduction="sum") * loss_scale
         (gradient,) = torch.autograd.grad(loss, adversarial)
         with torch.no_grad():
             moved = adversarial + step * gradient.sign()

@@ -9,7 +9,7 @@ from ..regularizers import drop_then_relu, make_regularizer
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut; paper figure 8.
+    """Two 3x3 convolutions and a shortcut; paper figures 8 and 13.
 
     ::
 

@@ -1,4 +1,5 @@
-"""VGG-19 (Simonyan and Zisserman, 2014) with batch norm and one Linear; paper section C.5."""
+"""VGG-19 (Simonyan and Zisserman, 2014) with batch norm and one Linear; paper section C.5,
+figure 12."""
 
 from __future__ import annotations
 

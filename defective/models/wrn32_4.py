@@ -1,4 +1,5 @@
-"""WideResNet-32 of width factor 4, post-activation as in the release; paper section C.6."""
+"""WideResNet-32 of width factor 4, post-activation as in the release; paper section C.6,
+figure 13."""
 
 from __future__ import annotations
 

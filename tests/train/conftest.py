@@ -28,6 +28,7 @@ def tiny(tmp_path):
             "batch_size": 64,
             "epochs": 2,
             "device": "cpu",
+            "save_seconds": 0.0,
         }
         return replace(config, **small | changes)
 

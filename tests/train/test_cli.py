@@ -11,7 +11,18 @@ import yaml
 from PIL import Image
 from scotoma.train.cli import VERBS, main
 
-TINY = ["--width", "4", "--epochs", "1", "--train-limit", "200", "--test-limit", "50"]
+TINY = [
+    "--save-seconds",
+    "0",
+    "--width",
+    "4",
+    "--epochs",
+    "1",
+    "--train-limit",
+    "200",
+    "--test-limit",
+    "50",
+]
 
 
 @pytest.fixture
@@ -104,6 +115,11 @@ def test_runs_without_a_name_get_one_each(out, capsys):
         (["--image-size", "4"], ["image_size", "4"]),
         (["--augment", "imagenet"], ["--augment imagenet", "crop-flip"]),
         (["--stem", "7x7"], ["7x7", "128"]),
+        (["--image-size", "224"], ["--image-size is 224", "64"]),
+        (["--label-smoothing", "0.95"], ["--label-smoothing is 0.95", "0.9"]),
+        (["--adversarial-eps", "0.1", "--adversarial-steps", "0"], ["--adversarial-steps", "0"]),
+        (["--batch-size", "1"], ["--batch-size is 1", "at least 2"]),
+        (["--name", ""], ["--name ''"]),
         (["--resume", "nowhere"], ["nowhere", "no run to resume"]),
     ],
     ids=lambda value: " ".join(value) if value and value[0].startswith("--") else "",
@@ -260,6 +276,7 @@ def test_info_and_masks_of_a_run(out, capsys):
         (["info", "missing.safetensors"], "no such checkpoint"),
         (["info", "pickle.pt"], "pickle"),
         (["info", "text.safetensors"], "damaged"),
+        (["masks", "--out", "."], "directory"),
         (["info"], "checkpoint"),
         (["masks", "--defects", "standard"], "no masks"),
         (["masks", "--out", "no/such/m.png"], "does not exist"),

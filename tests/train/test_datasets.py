@@ -220,6 +220,63 @@ def test_bad_image_folders_are_named(image_folder, damage, words):
         load_dataset(str(root))
 
 
+def test_sixteen_bit_images_keep_their_upper_bits(image_folder):
+    root = image_folder(mode="L")
+    levels = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+    Image.fromarray(levels).save(root / "train" / "cat" / "00.png")
+    first = load_dataset(str(root)).train.images[0, ..., 0]
+    assert np.array_equal(first.numpy(), np.arange(256).reshape(16, 16))
+
+
+def test_a_colour_folder_stays_coloured_whatever_its_first_file(image_folder):
+    root = image_folder()
+    Image.new("L", (16, 16), 77).save(root / "train" / "cat" / "00.png")
+    data = load_dataset(str(root))
+    assert data.in_channels == 3
+    assert data.train.images[0, 0, 0].tolist() == [77, 77, 77]
+
+
+def test_only_formats_that_pillow_decodes_itself(image_folder):
+    """An EPS in disguise would start Ghostscript."""
+    root = image_folder()
+    path = root / "train" / "cat" / "00.png"
+    Image.new("RGB", (16, 16)).save(root / "a.eps")
+    path.write_bytes((root / "a.eps").read_bytes())
+    with pytest.raises(UserError, match=r"cat/00\.png: not a readable image"):
+        load_dataset(str(root))
+
+
+def test_a_decompression_bomb_is_refused(image_folder, monkeypatch):
+    root = image_folder()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
+    with pytest.raises(UserError, match="not a readable image"):
+        load_dataset(str(root))
+
+
+def test_large_sizes_are_not_kept_in_memory():
+    with pytest.raises(UserError, match=r"--image-size is 224.*64"):
+        load_dataset("sample", image_size=224)
+
+
+def test_a_folder_named_like_a_data_set_does_not_hide_it(tmp_path, monkeypatch, tiny):
+    from scotoma.train.setup import resolve
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sample").mkdir()
+    config = resolve(tiny(), torch.device("cpu"))
+    assert config.dataset == "sample"
+    assert len(load_dataset(config.dataset).train) == 6000
+
+
+def test_bad_annotations_of_tiny_imagenet(tmp_path):
+    base = tmp_path / "tiny-imagenet" / "tiny-imagenet-200"
+    (base / "train" / "n01").mkdir(parents=True)
+    (base / "val").mkdir()
+    (base / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn99\n")
+    with pytest.raises(UserError, match=r"val_annotations.*n99"):
+        load_dataset("tiny-imagenet", tmp_path)
+
+
 def test_large_images_need_a_size(image_folder):
     root = image_folder(size=(100, 80))
     with pytest.raises(UserError, match="--image-size"):

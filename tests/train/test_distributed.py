@@ -2,12 +2,14 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from scotoma.train.commands.train import train
+from scotoma.train.engine import Engine
 
 SETTINGS = {"width": 4, "train_limit": 290, "test_limit": 101, "batch_size": 64, "epochs": 2}
 
@@ -54,8 +56,48 @@ def test_local_statistics_are_another_training(tiny, tmp_path):
     assert two["train/loss"] < 2.5
 
 
-def test_bad_input_under_torchrun_is_said(tmp_path):
+def test_bad_input_under_torchrun_is_said_once(tmp_path):
     done = torchrun(tmp_path, "bad", "--arch", "resnet19")
     assert done.returncode != 0
-    assert "scotoma train: error: architecture 'resnet19' is unknown" in done.stderr
+    assert done.stderr.count("scotoma train: error: architecture 'resnet19' is unknown") == 1
     assert not (tmp_path / "bad").exists()
+
+
+def test_an_occupied_folder_stops_all_ranks_with_one_line(tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "notes.txt").write_text("precious")
+    done = torchrun(tmp_path, "taken")
+    assert done.returncode != 0
+    assert done.stderr.count("holds another run") == 1
+    assert "scotoma/" not in done.stderr  # no traceback of ours
+    assert [p.name for p in (tmp_path / "taken").iterdir()] == ["notes.txt"]
+
+
+def test_two_processes_resume_what_one_began(tiny, tmp_path):
+    """Also the other way round: a state belongs to a run, not to a number of processes."""
+    config = tiny(**SETTINGS, name="began", out=str(tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "step", stop_in_step(7, Engine.step))
+        outcome, folder = train(config)
+    assert outcome.stopped_by
+    done = torchrun_resume(folder.path)
+    assert done.returncode == 0, done.stderr
+    _, whole = train(tiny(**SETTINGS, name="whole"))
+    for one, two in zip(history(whole.path), history(folder.path), strict=True):
+        assert two["train/loss"] == pytest.approx(one["train/loss"], rel=2e-3)
+
+
+def stop_in_step(number: int, original):
+    def step(self, batch, current, *rest):
+        if current == number:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, batch, current, *rest)
+
+    return step
+
+
+def torchrun_resume(folder: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    command += ["2", "-m", "scotoma.train", "--resume", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)

@@ -47,13 +47,23 @@ def stop_after(monkeypatch, steps):
         {"ema": 0.9, "schedule": "step", "milestones": [1]},
         {"regularizer": "dropblock", "defects": "standard"},
         {"adversarial_eps": 0.03, "adversarial_steps": 1},
-        {"precision": "float16"},
+        {"evaluate_on": "validation", "validation_fraction": 0.05},
     ],
-    ids=["plain", "ema", "dropblock", "adversarial", "float16"],
+    ids=["plain", "ema", "dropblock", "adversarial", "validation"],
 )
 @pytest.mark.parametrize("stop", [3, 7])
 def test_ctrl_c_then_resume_is_bit_equal(tiny, monkeypatch, changes, stop):
     """5 steps an epoch: step 3 is in the first epoch, step 7 in the second."""
+    compare_cut_and_whole(tiny, monkeypatch, changes, stop)
+
+
+def test_the_gradient_scaler_resumes_too(tiny, monkeypatch):
+    """float16 is slow on a CPU, so the run is smaller."""
+    changes = {"precision": "float16", "train_limit": 160, "test_limit": 20}
+    compare_cut_and_whole(tiny, monkeypatch, changes, stop=5)
+
+
+def compare_cut_and_whole(tiny, monkeypatch, changes, stop):
     config = tiny(name="whole", **changes)
     _, whole = train(config)
     with monkeypatch.context() as patch:
@@ -83,6 +93,7 @@ def test_a_killed_process_resumes_bit_equal(tiny, moment, tmp_path):
     script.write_text(
         f"""
 import os, signal, sys, torch
+from pathlib import Path
 torch.set_num_threads(2)
 from scotoma.train import engine, runfolder
 from scotoma.train.commands.train import train
@@ -97,13 +108,15 @@ if moment == "in the first epoch":
 elif moment == "between epochs":
     runfolder.RunFolder.write_events = lambda self, record: die()
 else:
-    save = torch.save
-    def patched(state, path):
-        if state["epoch"] == 2:
-            path.write_bytes(b"half of a state")
-            die()
-        save(state, path)
-    torch.save = patched
+    write, states = Path.write_bytes, []
+    def patched(self, content):
+        if self.name.startswith(".resume.pt"):
+            states.append(self)
+            if len(states) == 2:
+                write(self, bytes(content)[:1000])
+                die()
+        return write(self, content)
+    Path.write_bytes = patched
 train(TrainConfig(**{ {**vars(config), "name": "killed"}!r}))
 """
     )
@@ -115,11 +128,23 @@ train(TrainConfig(**{ {**vars(config), "name": "killed"}!r}))
     assert_same_weights(whole.path, killed)
     lines = (killed / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 2
+    assert not list(killed.glob(".*"))  # half-written files are cleared away
 
 
 def test_sigterm_saves_too_and_the_command_says_how_to_go_on(tiny, tmp_path):
     command = [sys.executable, "-m", "scotoma.train", "--out", str(tmp_path), "--name", "long"]
-    command += ["--width", "4", "--epochs", "500", "--train-limit", "300", "--test-limit", "20"]
+    command += [
+        "--save-seconds",
+        "0",
+        "--width",
+        "4",
+        "--epochs",
+        "500",
+        "--train-limit",
+        "300",
+        "--test-limit",
+        "20",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (tmp_path / "long" / "resume.pt").exists() and time.monotonic() < deadline:
@@ -128,6 +153,33 @@ def test_sigterm_saves_too_and_the_command_says_how_to_go_on(tiny, tmp_path):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert f"scotoma train --resume {tmp_path / 'long'}" in output
+
+
+def test_epochs_since_the_last_checkpoint_are_repeated(tiny, monkeypatch):
+    """Checkpoints are rare here, and the process dies in epoch 3: only its metrics are there."""
+    config = tiny(epochs=3, name="whole")
+    _, whole = train(config)
+
+    class Death(BaseException):
+        pass
+
+    def die(self, batch, number, *rest):
+        if number == 12:
+            raise Death
+        return original(self, batch, number, *rest)
+
+    original = Engine.step
+    with monkeypatch.context() as patch, pytest.raises(Death):
+        patch.setattr(Engine, "step", die)
+        train(replace(config, name="cut", save_seconds=1e6))
+    cut = whole.path.with_name("cut")
+    assert len((cut / "metrics.jsonl").read_text().splitlines()) == 2
+    assert torch.load(cut / "resume.pt", weights_only=True)["epoch"] == 1
+    train(config, resume=cut)
+    assert len((cut / "metrics.jsonl").read_text().splitlines()) == 3
+    assert_same_weights(whole.path, cut)
+    best = [load_model(f / "best.safetensors").state_dict() for f in (whole.path, cut)]
+    assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
 
 
 def test_a_finished_run_resumes_to_its_result(tiny):
@@ -182,8 +234,49 @@ def test_an_edited_config_does_not_fit_the_state(tiny):
     _, folder = train(config)
     file = folder.path / "config.yaml"
     file.write_text(file.read_text().replace("width: 4", "width: 8"))
-    with pytest.raises(UserError, match="does not fit"):
+    with pytest.raises(UserError, match=r"saved under width = 4, but config\.yaml says 8"):
         train(config, resume=folder.path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("epoch", "x"), ("step", 99), ("history", None), ("best", None), ("engine", 5), ("losses", 1)],
+)
+def test_a_state_with_wrong_content_is_refused(tiny, key, value):
+    config = tiny(epochs=1)
+    _, folder = train(config)
+    state = torch.load(folder.path / "resume.pt", weights_only=True)
+    torch.save(state | {key: value}, folder.path / "resume.pt")
+    with pytest.raises(UserError, match=r"resume\.pt: damaged"):
+        train(config, resume=folder.path)
+
+
+def test_ctrl_c_stops_a_run_of_one_step_an_epoch(tiny, monkeypatch):
+    stop_after(monkeypatch, 3)
+    outcome, folder = train(tiny(train_limit=60, epochs=50))
+    assert outcome.stopped_by == signal.SIGINT
+    assert len((folder.path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_run_killed_before_its_settings_were_written_can_start_again(tiny):
+    config = tiny(epochs=1, name="x")
+    (Path(config.out) / "x").mkdir(parents=True)
+    (Path(config.out) / "x" / ".config.yaml.abc.tmp").write_text("epo")
+    train(config)
+
+
+@pytest.mark.slow
+def test_compiled_runs_resume_bit_equal(tiny, monkeypatch):
+    """The resumed process meets the short last batch first; shapes must not become dynamic."""
+    config = tiny(name="whole", compile="default", train_limit=172, epochs=1)
+    _, whole = train(config)
+    torch.compiler.reset()
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        _, cut = train(replace(config, name="cut"))
+    torch.compiler.reset()
+    train(config, resume=cut.path)
+    assert_same_weights(whole.path, cut.path)
 
 
 def test_a_second_ctrl_c_ends_at_once():

@@ -17,7 +17,7 @@ def main(argv: list[str]) -> int:
     spec, details = read_details(path)
     model = load_model(path)
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     facts = Table.grid(padding=(0, 2))
     facts.add_row("file", str(path))
     facts.add_row("network", f"{spec.name}, {spec.defects}, width {spec.width}")
@@ -32,8 +32,8 @@ def main(argv: list[str]) -> int:
     if spec.regularizer != "none":
         facts.add_row("regulariser", spec.regularizer)
     for key, value in details.items():
-        if key == "classes":
-            value = ", ".join(value)
+        if isinstance(value, list):
+            value = ", ".join(map(str, value))
         elif isinstance(value, float):
             value = f"{value:.2%}" if key.endswith("acc1") else f"{value:.4g}"
         facts.add_row(key, str(value))

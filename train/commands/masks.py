@@ -28,6 +28,8 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--channels is {arguments.channels}; expected at least 1")
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: the folder {out.parent} does not exist")
+    if out.is_dir():
+        raise UserError(f"--out {out} is a directory; give the name of a PNG file")
     model = network_from(arguments)
     masks = mask_sites(model)
     if not masks:
@@ -54,13 +56,12 @@ def draw_masks(model: Network, path: Path, channels: int = 6) -> None:
         len(masks), channels + 1, squeeze=False, width_ratios=[1] * channels + [1.6]
     )
     for row, (name, mask) in zip(axes, masks.items(), strict=True):
+        patterns = mask.numpy()
         for index, cell in enumerate(row[:-1]):
             cell.set_xticks([])
             cell.set_yticks([])
             if index < mask.shape[0]:
-                cell.imshow(
-                    mask[index].numpy(), cmap=colours, vmin=0, vmax=1, interpolation="nearest"
-                )
+                cell.imshow(patterns[index], cmap=colours, vmin=0, vmax=1, interpolation="nearest")
             else:
                 cell.axis("off")
         shape = "x".join(map(str, mask.shape))

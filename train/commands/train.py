@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 
 from ...defective import mask_sites
+from ...defective.errors import RankError, UserError
 from ..config import TrainConfig, load_resolved, parse
+from ..datasets import DataSet
 from ..distributed import World, choose_device, join, leave, world_from_environment
 from ..engine import Engine
-from ..loop import Outcome, Trainer, device_name, resume_hint
+from ..loop import NonFiniteLoss, Outcome, Trainer, device_name
 from ..runfolder import CONFIG, RunFolder
 from ..setup import build_model, load_data, resolve
-
-SUMMARY = "train a network and leave a run folder"
 
 
 def main(argv: list[str]) -> int:
@@ -24,7 +24,9 @@ def main(argv: list[str]) -> int:
     outcome, folder = train(config, Path(resume) if resume else None, world)
     if outcome.stopped_by is not None:
         if world.is_main:
-            print(f"stopped; everything is saved. Continue with: {resume_hint(folder.path)}")
+            print(
+                f"stopped; everything is saved. Continue with: scotoma train --resume {folder.path}"
+            )
         return 128 + outcome.stopped_by
     if world.is_main:
         _print_result(outcome, folder)
@@ -42,13 +44,13 @@ def train(
         world: this process among several; None for one alone.
 
     Raises:
-        UserError: bad settings, data or files, a diverged run, a full disk.
+        UserError: bad settings, data or files, a diverged run, a full disk or device memory.
     """
     world = world or World()
-    folder = None
     if resume is not None:
-        folder = RunFolder.open(resume)
-        asked, config = config.device, load_resolved(resume / CONFIG)
+        asked = config.device
+        RunFolder(resume).reopen()
+        config = load_resolved(resume / CONFIG)
         # The folder may have been moved or renamed since.
         config = replace(config, out=str(resume.parent), name=resume.resolve().name)
         device = choose_device(config.device if asked == "auto" else asked, world)
@@ -59,24 +61,46 @@ def train(
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = config.tf32
         torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
-    # Everything that can be wrong with the settings is found before a folder is made.
-    data = load_data(config)
-    model = build_model(config, data)
     join(world, device)
     try:
-        if folder is None:
-            folder = RunFolder.create(config) if world.is_main else _main_folder(config)
-        world.barrier()
-        trainer = Trainer(config, data, Engine(model, config, device, world), folder, world)
-        if world.is_main:
-            _print_plan(trainer, resumed=resume is not None)
-        return trainer.run(), folder
+        return _run(config, device, world, new=resume is None)
+    except torch.OutOfMemoryError:
+        raise RankError(
+            f"{device} is out of memory; try a --batch-size below {config.batch_size}, or "
+            "--precision bfloat16"
+        ) from None
+    except UserError as error:
+        # What is wrong on another machine may not be wrong on the first, which does the talking.
+        if world.rank and world.local_rank == 0 and not isinstance(error, NonFiniteLoss):
+            raise RankError(str(error)) from error
+        raise
     finally:
         leave(world)
 
 
-def _main_folder(config: TrainConfig) -> RunFolder:
-    return RunFolder(Path(config.out) / config.name)
+def _run(
+    config: TrainConfig, device: torch.device, world: World, new: bool
+) -> tuple[Outcome, RunFolder]:
+    # The names of runs depend on what exists, so that ranks have to agree on one.
+    config = world.from_main(lambda: config)
+    folder = RunFolder(Path(config.out) / config.name)
+    data = _load_data(config, world)
+    engine = Engine(build_model(config, data), config, device, world)
+    trainer = Trainer(config, data, engine, folder, world)
+    # Everything that can be wrong with the settings is found by now.
+    world.from_main(lambda: folder.create(config) if new else None)
+    if world.is_main:
+        _print_plan(trainer, resumed=not new)
+    return trainer.run(), folder
+
+
+def _load_data(config: TrainConfig, world: World) -> DataSet:
+    """The data set; with several processes one on each machine fetches what is missing."""
+    if world.size == 1 or not config.download:
+        return load_data(config)
+    data = load_data(config) if world.local_rank == 0 else None
+    world.barrier()
+    return data or load_data(config)
 
 
 def _print_plan(trainer: Trainer, resumed: bool) -> None:

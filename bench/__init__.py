@@ -1,0 +1,1 @@
+"""Measurements: of speed so far; the paper's tables are to come."""

@@ -1,0 +1,153 @@
+"""Every refused argument: the message names it, says what came and what was expected."""
+
+import pytest
+import torch
+from scotoma.kernels import Projection, apply_mask, bn_mask_add_relu
+
+X = torch.zeros(2, 3, 4, 5)
+VECTOR = torch.ones(3)
+MASK = torch.ones(3, 4, 5, dtype=torch.bool)
+GOOD = {
+    "x": X,
+    "weight": VECTOR,
+    "bias": VECTOR,
+    "running_mean": VECTOR,
+    "running_var": VECTOR,
+    "training": True,
+}
+
+
+def call(**changes):
+    return bn_mask_add_relu(**GOOD | changes)
+
+
+def projection(**changes):
+    fields = {"x": X, "weight": None, "bias": None, "running_mean": VECTOR, "running_var": VECTOR}
+    return Projection(**fields | changes)
+
+
+VECTORS = ["weight", "bias", "running_mean", "running_var"]
+
+# arguments -> what the message must contain: the name first, then what came, then what is right
+REFUSED = {
+    "integer x": (dict(x=X.long()), ["x has dtype torch.int64", "floating", "x.float()"]),
+    "bool x": (dict(x=X.bool()), ["x has dtype torch.bool", "floating"]),
+    "3-d x": (dict(x=X[0]), ["x has shape [3, 4, 5]", "[N,C,H,W]"]),
+    "5-d x": (dict(x=X[None]), ["x has shape [1, 2, 3, 4, 5]", "[N,C,H,W]"]),
+    **{
+        f"longer {name}": ({name: torch.ones(4)}, [f"{name} has shape [4]", "[3]"])
+        for name in VECTORS
+    },
+    **{
+        f"2-d {name}": ({name: torch.ones(3, 1)}, [f"{name} has shape [3, 1]", "[3]"])
+        for name in VECTORS
+    },
+    "float mask": (dict(mask=MASK.float()), ["mask has dtype torch.float32", "bool or uint8"]),
+    "int64 mask": (dict(mask=MASK.long()), ["mask has dtype torch.int64", "bool or uint8"]),
+    "mask of another size": (
+        dict(mask=MASK[:, :3]),
+        ["mask has shape [3, 3, 5]", "[2, 3, 4, 5]", "expected [3, 4, 5]"],
+    ),
+    "mask with a batch axis": (
+        dict(mask=MASK[None]),
+        ["mask has shape [1, 3, 4, 5]", "expected [3, 4, 5]"],
+    ),
+    # It would broadcast silently.
+    "mask of one channel": (
+        dict(mask=MASK[:1]),
+        ["mask has shape [1, 4, 5]", "expected [3, 4, 5]"],
+    ),
+    "residual of another shape": (
+        dict(residual=X[:1]),
+        ["residual has shape [1, 3, 4, 5]", "[2, 3, 4, 5]"],
+    ),
+    "residual and projection": (
+        dict(residual=X, projection=projection()),
+        ["residual", "projection", "both", "one of them"],
+    ),
+    "only a running mean": (dict(running_var=None), ["running_mean", "running_var", "both"]),
+    "only a running variance": (dict(running_mean=None), ["running_mean", "running_var", "both"]),
+    "evaluation without statistics": (
+        dict(running_mean=None, running_var=None, training=False),
+        ["running_mean is None", "training is False", "training=True"],
+    ),
+    "unknown backend": (dict(backend="cuda"), ["backend is 'cuda'", "'eager'"]),
+    "projection of another shape": (
+        dict(projection=projection(x=X[..., :4])),
+        ["projection.x has shape [2, 3, 4, 4]", "[2, 3, 4, 5]"],
+    ),
+    "projection's vector": (
+        dict(projection=projection(weight=torch.ones(2))),
+        ["projection.weight has shape [2]", "[3]"],
+    ),
+    "projection's float mask": (
+        dict(projection=projection(mask=MASK.float())),
+        ["projection.mask has dtype torch.float32", "bool or uint8"],
+    ),
+    "projection's mask of another size": (
+        dict(projection=projection(mask=MASK[1:])),
+        ["projection.mask has shape [2, 4, 5]", "expected [3, 4, 5]"],
+    ),
+    "projection's one statistic": (
+        dict(projection=projection(running_var=None)),
+        ["projection.running_mean", "projection.running_var", "both"],
+    ),
+    "projection in evaluation without statistics": (
+        dict(projection=projection(running_mean=None, running_var=None), training=False),
+        ["projection.running_mean is None", "training=True"],
+    ),
+    "integer projection": (
+        dict(projection=projection(x=X.int())),
+        ["projection.x has dtype torch.int32", "floating"],
+    ),
+}
+
+
+@pytest.mark.parametrize("changes, words", REFUSED.values(), ids=REFUSED)
+def test_refused(changes, words):
+    with pytest.raises(ValueError) as error:
+        call(**changes)
+    message = str(error.value)
+    for word in words:
+        assert word in message
+    positions = [message.index(word) for word in words]
+    assert positions[0] == min(positions)
+
+
+def test_a_refused_call_changes_nothing():
+    """Checks come before the first write, the check of the second branch too."""
+    mean, variance = torch.zeros(3), torch.ones(3)
+    with pytest.raises(ValueError):
+        call(
+            x=torch.randn(2, 3, 4, 5),
+            running_mean=mean,
+            running_var=variance,
+            projection=projection(mask=MASK.float()),
+        )
+    assert torch.equal(mean, torch.zeros(3)) and torch.equal(variance, torch.ones(3))
+
+
+def test_accepted():
+    """The base of the cases above, so that none is refused for another reason."""
+    assert call().shape == X.shape
+    assert call(projection=projection()).shape == X.shape
+    assert call(residual=X, mask=MASK, backend="eager").shape == X.shape
+
+
+def test_one_value_per_channel_has_no_variance():
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        call(x=torch.zeros(1, 3, 1, 1))
+
+
+@pytest.mark.parametrize(
+    "mask, words",
+    [
+        (MASK.float(), ["mask has dtype torch.float32", "bool or uint8"]),
+        (MASK[:2], ["mask has shape [2, 4, 5]", "expected [3, 4, 5]"]),
+    ],
+)
+def test_apply_mask_refuses(mask, words):
+    with pytest.raises(ValueError) as error:
+        apply_mask(X, mask)
+    for word in words:
+        assert word in str(error.value)
