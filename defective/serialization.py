@@ -39,15 +39,21 @@ def atomic_path(path: str | os.PathLike):
         # mkstemp makes the file private; give it the mode that open() would have.
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name has to survive a power cut, too
-        finally:
-            os.close(folder)
+        _sync_folder(path.parent)
     except BaseException:
         with suppress(FileNotFoundError):
             temporary.unlink()
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let a new name survive a power cut, where the file system can promise that."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _umask() -> int:

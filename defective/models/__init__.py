@@ -84,8 +84,7 @@ def create_model(
         UserError: an argument is unknown, out of range, or not available in this network.
     """
     architecture = _architecture(name)
-    if mean is None or std is None:
-        mean, std = default_statistics(in_channels, image_size)
+    usual_mean, usual_std = default_statistics(in_channels, image_size)
     spec = ModelSpec(
         name=name,
         defects=str(Defects.parse(defects)),
@@ -98,8 +97,8 @@ def create_model(
         exact_masks=exact_masks,
         regularizer=regularizer,
         stem=stem,
-        mean=mean,
-        std=std,
+        mean=usual_mean if mean is None else mean,
+        std=usual_std if std is None else std,
     )
     return build(spec)
 

@@ -116,7 +116,7 @@ def test_runs_without_a_name_get_one_each(out, capsys):
         (["--augment", "imagenet"], ["--augment imagenet", "crop-flip"]),
         (["--stem", "7x7"], ["7x7", "128"]),
         (["--image-size", "224"], ["--image-size is 224", "64"]),
-        (["--label-smoothing", "0.95"], ["--label-smoothing is 0.95", "0.9"]),
+        (["--label-smoothing", "1"], ["--label-smoothing is 1.0", "0 <= eps < 1"]),
         (["--adversarial-eps", "0.1", "--adversarial-steps", "0"], ["--adversarial-steps", "0"]),
         (["--batch-size", "1"], ["--batch-size is 1", "at least 2"]),
         (["--name", ""], ["--name ''"]),

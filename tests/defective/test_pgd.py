@@ -1,0 +1,184 @@
+"""PGD: what its result must satisfy, and its exact value where one is known."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scotoma.defective import UserError
+from scotoma.defective.attacks import pgd
+
+EPS, STEP = 8 / 255, 2 / 255
+ROUNDING = 1e-6  # the ball in float32
+
+
+@pytest.fixture
+def model(small_model, randomise):
+    return randomise(small_model("resnet18"))
+
+
+@pytest.fixture
+def batch():
+    """Images with many pixels at the borders of the box, so that clipping matters."""
+    generator = torch.Generator().manual_seed(0)
+    images = (torch.rand(8, 3, 32, 32, generator=generator) * 1.5 - 0.25).clamp(0, 1)
+    return images, torch.randint(10, (8,), generator=generator)
+
+
+@pytest.mark.parametrize("random_start", [False, True])
+@pytest.mark.parametrize("eps, step, steps", [(EPS, STEP, 7), (EPS, 1.0, 2), (1.0, 0.3, 3)])
+def test_stays_in_the_ball_and_the_box(model, batch, eps, step, steps, random_start):
+    images, labels = batch
+    found = pgd(model, images, labels, eps, step, steps, random_start)
+    assert found.shape == images.shape and found.dtype == images.dtype
+    assert (found - images).abs().max() <= eps + ROUNDING
+    assert found.min() >= 0 and found.max() <= 1
+    # Much of the ball is used.
+    assert (found - images).abs().max() > 0.9 * min(eps, step * steps)
+
+
+def test_increases_the_loss_of_every_image(model, batch):
+    images, labels = batch
+    before = F.cross_entropy(model(images), labels, reduction="none")
+    after = F.cross_entropy(
+        model(pgd(model, images, labels, EPS, STEP, 7)), labels, reduction="none"
+    )
+    assert (after > before).all()
+    random = (images + EPS * (2 * torch.rand_like(images) - 1)).clamp(0, 1)
+    noise = F.cross_entropy(model(random), labels, reduction="none")
+    assert after.sum() - before.sum() > 5 * (noise.sum() - before.sum()).abs()
+
+
+class Linear(torch.nn.Module):
+    """Two classes, logits linear in the pixels: the gradient's sign is the same everywhere."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.weight = torch.nn.Parameter(torch.randn(2, 3 * 4 * 4, generator=generator))
+
+    def forward(self, pixels):
+        return pixels.flatten(1) @ self.weight.T
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10])
+def test_exact_result_on_a_linear_model(steps):
+    """min(steps * step, eps) along sign(w_other - w_true), clipped to [0,1]."""
+    model, generator = Linear(), torch.Generator().manual_seed(0)
+    images = torch.rand(4, 3, 4, 4, generator=generator)
+    labels = torch.tensor([0, 1, 1, 0])
+    weight = model.weight.detach()
+    direction = (weight[1 - labels] - weight[labels]).sign().view_as(images)
+    expected = (images + min(steps * 0.02, 0.1) * direction).clamp(0, 1)
+    found = pgd(model, images, labels, 0.1, 0.02, steps)
+    torch.testing.assert_close(found, expected, rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_an_image_does_not_depend_on_its_batch(model, batch, size):
+    """Bit for bit on a CPU: the loss is a sum, so no gradient is scaled by the batch's size."""
+    images, labels = batch
+    model = model.double()
+    images = images.double()
+    together = pgd(model, images, labels, EPS, STEP, 5)
+    parts = [
+        pgd(model, images[i : i + size], labels[i : i + size], EPS, STEP, 5)
+        for i in range(0, 8, size)
+    ]
+    assert torch.equal(torch.cat(parts), together)
+
+
+@pytest.mark.parametrize("scale", [2.0**10, 2.0**-10])
+def test_loss_scale_by_a_power_of_two_changes_nothing(model, batch, scale):
+    expected = pgd(model, *batch, EPS, STEP, 3)
+    assert torch.equal(pgd(model, *batch, EPS, STEP, 3, loss_scale=scale), expected)
+
+
+def test_result_is_plain_and_inputs_are_untouched(model, batch):
+    images, labels = batch
+    copies = images.clone(), labels.clone()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    found = pgd(model, images, labels, EPS, STEP, 2)
+    assert not found.requires_grad and not images.requires_grad and images.grad is None
+    assert found.data_ptr() != images.data_ptr()
+    assert torch.equal(images, copies[0]) and torch.equal(labels, copies[1])
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name])
+    assert not model.training
+
+
+def test_parameters_collect_no_gradient(model, batch):
+    images, labels = batch
+    pgd(model, images, labels, EPS, STEP, 2)
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    pgd(model, images, labels, EPS, STEP, 2)
+    assert all((p.grad == 1).all() for p in model.parameters())
+
+
+def test_images_that_require_gradients(model, batch):
+    images, labels = batch
+    expected = pgd(model, images, labels, EPS, STEP, 2)
+    leaf = images.clone().requires_grad_()
+    found = pgd(model, leaf, labels, EPS, STEP, 2)
+    assert torch.equal(found, expected) and leaf.grad is None and not found.requires_grad
+
+
+def test_without_random_start_nothing_is_random(model, batch):
+    images, labels = batch
+    before = torch.get_rng_state()
+    first = pgd(model, images, labels, EPS, STEP, 3)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(pgd(model, images, labels, EPS, STEP, 3), first)
+
+
+def test_random_start_follows_its_generator(model, batch):
+    images, labels = batch
+
+    def run(seed):
+        generator = torch.Generator().manual_seed(seed)
+        return pgd(model, images, labels, EPS, STEP, 2, random_start=True, generator=generator)
+
+    before = torch.get_rng_state()
+    assert torch.equal(run(0), run(0))
+    assert not torch.equal(run(0), run(1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_random_start_is_uniform_in_the_ball(model):
+    """One step too small to matter shows the start: mean 0, variance eps^2 / 3."""
+    images = torch.full((8, 3, 32, 32), 0.5)
+    found = pgd(model, images, torch.zeros(8, dtype=torch.int64), 0.1, 1e-7, 1, random_start=True)
+    delta = (found - images).double() / 0.1
+    n = delta.numel()
+    assert delta.abs().max() <= 1 + 1e-4
+    assert delta.abs().max() > 0.99
+    assert abs(delta.mean().item()) < 5 * (1 / 3 / n) ** 0.5
+    assert abs(delta.square().mean().item() - 1 / 3) < 5 * (4 / 45 / n) ** 0.5
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_every_step_is_taken(model, batch, steps):
+    calls = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    pgd(model, *batch, EPS, STEP, steps)
+    assert len(calls) == steps
+
+
+@pytest.mark.parametrize(
+    "eps, step, steps, words",
+    [
+        (8, 2 / 255, 7, ["eps is 8", "(0, 1]", "8/255"]),
+        (8 / 255, 2, 7, ["step is 2", "(0, 1]", "8/255"]),
+        (16.0, 1.0, 7, ["eps is 16.0", "(0, 1]"]),
+        (0, 2 / 255, 7, ["eps is 0", "(0, 1]"]),
+        (-8 / 255, 2 / 255, 7, ["eps is -0.03", "(0, 1]"]),
+        (8 / 255, 0, 7, ["step is 0", "(0, 1]"]),
+        (float("nan"), 2 / 255, 7, ["eps is nan", "(0, 1]"]),
+        (8 / 255, 2 / 255, 0, ["steps is 0", "at least 1"]),
+    ],
+)
+def test_refused(model, batch, eps, step, steps, words):
+    with pytest.raises(UserError) as error:
+        pgd(model, *batch, eps, step, steps)
+    for word in words:
+        assert word in str(error.value)
