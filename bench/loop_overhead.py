@@ -21,14 +21,17 @@ from pathlib import Path
 
 import torch
 
+from ..defective.models import CIFAR10_STATISTICS
 from ..train.config import TrainConfig, parse
-from ..train.datasets import CIFAR10_STATISTICS, DataSet, Split
+from ..train.dataset import DataSet, Split
 from ..train.distributed import World, choose_device
 from ..train.engine import Engine
-from ..train.loop import StopRequest, Trainer, device_name
+from ..train.loop import Trainer
 from ..train.report import Report
 from ..train.runfolder import RunFolder
 from ..train.setup import build_model, resolve
+from ..train.stop import StopRequest
+from ..train.summary import device_name
 
 DEFAULTS = ["--defects", "0.3-Bottom", "--width", "64", "--batch-size", "128"]
 DEFAULTS += ["--augment", "crop-flip", "--name", "overhead"]

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .datasets import Split
+from .dataset import Split
 
 Batch = tuple[Tensor, Tensor]
 """Images [B,C,H,W], float32, pixels in [0,1], and labels int64 [B], both on the device."""

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import math
-import platform
 import signal
-import threading
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from .. import __version__
 from ..defective.errors import UserError
 from .batches import steps_per_epoch
 from .config import TrainConfig
-from .datasets import DataSet
+from .dataset import DataSet
 from .distributed import World
 from .engine import Engine
 from .report import Report
 from .runfolder import STATE, RunFolder
 from .schedule import learning_rate
 from .setup import make_batches
+from .stop import StopRequest
+from .summary import summarise
 
 REPORT_SECONDS = 1.0
 """How often a loss is fetched from the device, for the bar and to notice a broken run."""
@@ -40,29 +39,6 @@ class Outcome:
 
     summary: dict[str, Any] | None
     stopped_by: int | None = None
-
-
-class StopRequest:
-    """Notes Ctrl-C and SIGTERM instead of dying; a second Ctrl-C dies at once."""
-
-    def __init__(self):
-        self.signal: int | None = None
-
-    def __enter__(self) -> StopRequest:
-        self._before = {}
-        if threading.current_thread() is threading.main_thread():  # others may not set handlers
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number, _frame) -> None:
-        if self.signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal = number
 
 
 class Trainer:
@@ -120,7 +96,31 @@ class Trainer:
                     self._save_state()
                     return Outcome(None, stop.signal or signal.SIGINT)
                 report.epoch(self._finish_epoch(), self.evaluated)
-        return Outcome(self._summarise())
+        return Outcome(self._finish())
+
+    def _finish(self) -> dict[str, Any]:
+        """Write and return the summary; with validation, this is where the test set is used."""
+        last = self.history[-1]
+        test = last.get("test/loss"), last.get("test/acc1")
+        if self.data.validation is not None:
+            batches = make_batches(
+                self.config, self.data, self.data.test, self.device, training=False
+            )
+            test = self._evaluate(batches)
+        summary = summarise(
+            self.config,
+            self.data,
+            self.engine.model,
+            self.history,
+            self.best,
+            *test,
+            device=self.device,
+            processes=self.world.size,
+        )
+        if self.world.is_main:
+            self.folder.write_summary(summary)
+            self.folder.close()
+        return summary
 
     def train_epoch(self, report: Report, stop: StopRequest) -> bool:
         """The rest of this epoch; False if it was interrupted. Waits for the device at the end."""
@@ -304,49 +304,3 @@ class Trainer:
         except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(f"{where}: damaged, or of another version ({reason})") from None
-
-    def _summarise(self) -> dict[str, Any]:
-        """The run's result: the last epoch, and the best as a labelled extra (spec 7.17)."""
-        last, config = self.history[-1], self.config
-        test_loss, test_accuracy = last.get("test/loss"), last.get("test/acc1")
-        if self.data.validation is not None:
-            test = make_batches(config, self.data, self.data.test, self.device, training=False)
-            test_loss, test_accuracy = self._evaluate(test)
-        speeds = sorted(record["img_per_s"] for record in self.history)
-        summary = {
-            "name": config.name,
-            "dataset": self.data.name,
-            "arch": config.arch,
-            "defects": config.defects,
-            "recipe": config.recipe,
-            "seed": config.seed,
-            "parameters": sum(p.numel() for p in self.engine.model.parameters()),
-            "train_images": len(self.data.train),
-            "test_images": len(self.data.test),
-            "epochs": len(self.history),
-            "test/loss": test_loss,
-            "test/acc1": test_accuracy,
-            "best": self.best,
-            "train/acc1": last["train/acc1"],
-            "train_s": sum(record["epoch_s"] for record in self.history),
-            "img_per_s_median": speeds[len(speeds) // 2],
-            "precision": config.precision,
-            "device": device_name(self.device),
-            "processes": self.world.size,
-            "versions": {
-                "scotoma": __version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
-            "checkpoint": "last.safetensors",
-        }
-        if self.world.is_main:
-            self.folder.write_summary(summary)
-            self.folder.close()
-        return summary
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

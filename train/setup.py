@@ -12,7 +12,8 @@ from ..defective.errors import UserError
 from ..defective.models.base import Network
 from .batches import ResidentBatches
 from .config import TrainConfig
-from .datasets import DATASETS, DataSet, default_root, load_dataset
+from .dataset import DataSet
+from .datasets import DATASETS, default_root, load_dataset
 from .runfolder import free_name
 from .stream import StreamedBatches
 

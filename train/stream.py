@@ -14,7 +14,7 @@ from torchvision.transforms import v2 as transforms
 from ..defective.errors import RankError, UserError
 from .batches import Batch, derived_seed, rank_share, steps_per_epoch
 from .config import Augmentation
-from .datasets import Split
+from .dataset import Split
 from .folder import open_image
 
 # Principal components of ImageNet's RGB values, in [0,1] (Krizhevsky et al., 2012, section 4.1):

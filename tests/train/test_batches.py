@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scotoma.train.batches import ResidentBatches, rank_share, steps_per_epoch
-from scotoma.train.datasets import Split
+from scotoma.train.dataset import Split
 
 CPU = torch.device("cpu")
 

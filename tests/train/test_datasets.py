@@ -8,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 from scotoma.defective import UserError
-from scotoma.train.datasets import CIFAR10_STATISTICS, load_dataset, measured_statistics
+from scotoma.defective.models import CIFAR10_STATISTICS
+from scotoma.train.dataset import measured_statistics
+from scotoma.train.datasets import load_dataset
 from scotoma.train.sample.build import read_idx
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from scotoma.defective import UserError, load_model
-from scotoma.train import loop
 from scotoma.train.commands.train import train
 from scotoma.train.engine import Engine
+from scotoma.train.stop import StopRequest
 
 
 def weights(folder: Path):
@@ -280,7 +280,7 @@ def test_compiled_runs_resume_bit_equal(tiny, monkeypatch):
 
 
 def test_a_second_ctrl_c_ends_at_once():
-    with loop.StopRequest() as stop:
+    with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.signal == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):

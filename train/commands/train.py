@@ -10,12 +10,13 @@ import torch
 from ...defective import mask_sites
 from ...defective.errors import RankError, UserError
 from ..config import TrainConfig, load_resolved, parse
-from ..datasets import DataSet
+from ..dataset import DataSet
 from ..distributed import World, choose_device, join, leave, world_from_environment
 from ..engine import Engine
-from ..loop import NonFiniteLoss, Outcome, Trainer, device_name
+from ..loop import NonFiniteLoss, Outcome, Trainer
 from ..runfolder import CONFIG, RunFolder
 from ..setup import build_model, load_data, resolve
+from ..summary import device_name
 
 
 def main(argv: list[str]) -> int:

@@ -1,0 +1,94 @@
+"""What a data set is, wherever it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..defective.errors import UserError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled images, either in memory or as files.
+
+    Attributes:
+        labels: int64 [N].
+        images: uint8 [N,H,W,C], or None.
+        files: N paths where ``images`` is None.
+    """
+
+    labels: Tensor
+    images: Tensor | None = None
+    files: tuple[Path, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Tensor) -> Split:
+        return Split(
+            self.labels[indices],
+            None if self.images is None else self.images[indices],
+            None if self.files is None else tuple(self.files[i] for i in indices.tolist()),
+        )
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set, ready to train on.
+
+    Attributes:
+        name: for run names and figures. classes: names in the order of the labels.
+        train, test: the splits. validation: images held out of train, or None.
+        image_size, in_channels: of the images that a network gets.
+        mean, std: per-channel statistics of pixels in [0,1], for the network's normalisation.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    image_size: int
+    in_channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    validation: Split | None = None
+
+    @property
+    def resident(self) -> bool:
+        return self.train.images is not None
+
+    def hold_out(self, fraction: float, seed: int) -> DataSet:
+        """Move a random share of the training images to ``validation``."""
+        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
+        count = max(1, round(fraction * len(self.train)))
+        if count >= len(self.train):
+            raise UserError(f"--validation-fraction {fraction}: no training image would be left")
+        held, kept = order[:count].sort().values, order[count:].sort().values
+        return replace(self, train=self.train.subset(kept), validation=self.train.subset(held))
+
+    def limited(self, train: int | None, test: int | None, seed: int) -> DataSet:
+        """Keep a random ``train`` and ``test`` images; None keeps all."""
+
+        def limit(split: Split, count: int | None) -> Split:
+            if count is None or count >= len(split):
+                return split
+            order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+            return split.subset(order[:count].sort().values)
+
+        return replace(self, train=limit(self.train, train), test=limit(self.test, test))
+
+
+def measured_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) per channel of uint8 images [N,H,W,C], as pixels in [0,1]; std at least 1/255."""
+    counts = torch.stack(
+        [torch.bincount(images[..., c].flatten(), minlength=256) for c in range(images.shape[-1])]
+    ).double()
+    counts /= counts.sum(1, keepdim=True)
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    mean = counts @ levels
+    std = ((levels - mean[:, None]).square() * counts).sum(1).sqrt().clamp_min(1 / 255)
+    return tuple(mean.tolist()), tuple(std.tolist())
