@@ -24,7 +24,7 @@ from .errors import UserError
 Region = Literal["Bottom", "Top"] | tuple[int, ...]
 Kind = Literal["neuron", "DC", "SM", "CM"]
 
-_NUMBER = re.compile(r"\d*\.?\d+|\d+\.")
+_NUMBER = re.compile(r"\d+\.?\d*|\.\d+")
 _REGION = re.compile(r"bottom|top", re.IGNORECASE)
 _BLOCKS = re.compile(r"\{\s*\d+(\s*,\s*\d+)*\s*\}")
 _SUFFIX = re.compile(r"(dc|sm|cm)|[x×](\d+)", re.IGNORECASE)

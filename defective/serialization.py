@@ -48,12 +48,12 @@ def atomic_path(path: str | os.PathLike):
 
 def _sync_folder(folder: Path) -> None:
     """Let a new name survive a power cut, where the file system can promise that."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
             os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _umask() -> int:
@@ -102,6 +102,10 @@ def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> N
             model = build(spec)
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise UserError(f"{path}: {_one_line(error)}") from None
+    # A network may have been saved after .half() or .double(): all of it, then.
+    mean = tensors.get("mean")
+    if mean is not None and mean.is_floating_point():
+        model.to(mean.dtype)
     expected = {k: (v.shape, v.dtype) for k, v in model.state_dict().items()}
     found = {k: (v.shape, v.dtype) for k, v in tensors.items()}
     if expected != found:

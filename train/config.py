@@ -5,6 +5,7 @@ Later places win: defaults here < the recipe < YAML files (``--config``) < the c
 
 from __future__ import annotations
 
+import argparse
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -33,7 +34,7 @@ def setting(default: Any, group: str, help: str):
 class TrainConfig:
     """Every setting of ``scotoma train``. The help texts are the documentation."""
 
-    recipe: str = setting("auto", "run", "preset for everything below; auto: the data set's own")
+    recipe: str = setting("auto", "run", "preset of settings; auto: the data set's own")
     out: str = setting("runs", "run", "folder that holds run folders")
     name: str | None = setting(
         None, "run", "name of this run's folder; default: made from data, network and seed"
@@ -179,7 +180,21 @@ class _Parser(jsonargparse.ArgumentParser):
         raise UserError(tidy(message, self._option_string_actions))
 
 
-class _HelpFormatter(jsonargparse.DefaultHelpFormatter):
+_DESCRIPTION = """\
+Train a network on images and leave a run folder with curves, metrics and checkpoints.
+
+  scotoma train                                          the sample, in half a minute
+  scotoma train --defects 0.1-Bottom --epochs 10         another network on it
+  scotoma train --dataset cifar10 --download --defects 0.3-Bottom
+  scotoma train --dataset path/to/images --arch vgg19    train/<class>/*, test/<class>/*
+  scotoma train --resume runs/NAME                       go on where a run stopped
+
+A recipe is a preset; the defaults shown below are those without one. A --config file overrides the
+recipe, and the command line overrides both.
+Recipes: {recipes}."""
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, jsonargparse.DefaultHelpFormatter):
     """Help texts with the default value, without the Python types."""
 
     def _get_help_string(self, action):
@@ -199,11 +214,11 @@ def tidy(message: str, options) -> str:
     return line
 
 
-def build_parser(prog: str = "scotoma train", description: str | None = None) -> _Parser:
+def build_parser() -> _Parser:
     parser = _Parser(
-        prog=prog,
-        usage=f"{prog} [--config FILE] [--option VALUE ...]",
-        description=description,
+        prog="scotoma train",
+        usage="scotoma train [--config FILE] [--option VALUE ...]",
+        description=_DESCRIPTION.format(recipes=", ".join(recipe_names())),
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )

@@ -129,7 +129,9 @@ class _Files(Dataset):
         except UserError as error:
             return str(error)  # raised in the main process, without a worker's traceback
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derived_seed(self.seed, "augment", self.epoch, index))
+            torch.default_generator.manual_seed(
+                derived_seed(self.seed, "augment", self.epoch, index)
+            )
             pixels = transforms.functional.pil_to_tensor(self.transform(image))
             tint = torch.zeros(3)
             if self.tint:

@@ -59,7 +59,8 @@ def pgd(
         adversarial = (images + eps * (2 * noise - 1)).clamp_(0, 1)
     for _ in range(steps):
         adversarial.requires_grad_()
-        loss = F.cross_entropy(model(adversarial), labels, reduction="sum") * loss_scale
+        with torch.enable_grad():
+            loss = F.cross_entropy(model(adversarial), labels, reduction="sum") * loss_scale
         (gradient,) = torch.autograd.grad(loss, adversarial)
         with torch.no_grad():
             moved = adversarial + step * gradient.sign()

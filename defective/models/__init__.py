@@ -126,7 +126,7 @@ def reset_weights(model: Network, seed: int) -> None:
     that ``torch.manual_seed(seed)`` and then :func:`create_model` would give.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # the CPU's alone
         fresh = build(model.spec).state_dict()
     masks = {f"{site}.mask" for site in mask_sites(model)}
     with torch.no_grad():

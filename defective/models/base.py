@@ -51,12 +51,20 @@ class Network(nn.Module):
         """Images [N,C,H,W], float, pixels in [0,1] -> logits [N,num_classes].
 
         Raises:
-            ValueError: the images have another number of channels, or another size than the masks.
+            ValueError: the images are of another shape than the network was made for, or not
+                floating.
         """
-        if pixels.dim() != 4 or pixels.shape[1] != self.spec.in_channels:
+        size = self.spec.image_size
+        if pixels.shape[1:] != (self.spec.in_channels, size, size):
             raise ValueError(
                 f"pixels has shape {list(pixels.shape)}; expected "
-                f"[N,{self.spec.in_channels},{self.spec.image_size},{self.spec.image_size}]"
+                f"[N,{self.spec.in_channels},{size},{size}]: masks fit one image size, so create "
+                "the network for this one"
+            )
+        if not pixels.is_floating_point():
+            raise ValueError(
+                f"pixels has dtype {pixels.dtype}; expected floating pixels in [0,1]: "
+                "write pixels.float() / 255"
             )
         features = self.features((pixels - self.mean) / self.std)
         return self.head(features.mean((2, 3)))

@@ -15,8 +15,9 @@ class ResNet18(Network):
     """Stem and four blocks of two basic blocks; widths 64, 64, 128, 256, 512.
 
     "Bottom" is blocks 0, 1, 2 with the masked projection of block 2: 10 sites. "Top" is blocks
-    3, 4: 10 sites. Variants DC and xN change widths, and then the first basic block of block 1
-    has an unmasked projection although the shapes match, as in the release (spec 1.3).
+    3, 4: 10 sites. Variants DC and xN change widths; where block 1's is changed, its
+    first basic block has an unmasked projection although the shapes match, as in the release
+    (spec 1.3).
     """
 
     name = "resnet18"
@@ -32,7 +33,7 @@ class ResNet18(Network):
         super().__init__(spec)
         self.stem = Stem(spec, widths[0])
         in_channels = widths[0]
-        changed = widths != self.block_widths(spec.width)
+        changed = widths[1] != self.block_widths(spec.width)[1]
         for number in (1, 2, 3, 4):
             channels, stride = widths[number], 1 if number == 1 else 2
             regularizer = spec.regularizer if number in self.regularized_blocks else "none"

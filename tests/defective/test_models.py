@@ -44,12 +44,18 @@ def test_channels_last_changes_nothing(small_model, randomise, name):
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("defects", ["0.5-Bottom", "0.5-Bottom@paper"])
+@pytest.mark.parametrize("defects", ["standard", "0.5-Bottom", "0.5-Bottom@paper"])
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("size", [28, 64])
+@pytest.mark.parametrize("size", [28, 31, 64])
 def test_another_image_size_is_refused(small_model, name, size, defects):
-    with pytest.raises(ValueError, match="Masks are fixed to one image size"):
+    with pytest.raises(ValueError, match="masks fit one image size"):
         small_model(name, defects)(torch.rand(2, 3, size, size))
+
+
+def test_bytes_are_not_pixels(small_model):
+    """uint8 images would be taken for pixels of 0 to 255."""
+    with pytest.raises(ValueError, match=r"uint8.*pixels\.float\(\) / 255"):
+        small_model("vgg19")(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("defects", ["standard", "0.5-Bottom"])

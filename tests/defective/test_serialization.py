@@ -321,6 +321,15 @@ def test_tensors_of_another_model(saved, change, name):
     assert "1 tensors do not fit" in message and repr(name) in message
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_a_converted_network_keeps_its_dtype(small_model, tmp_path, dtype):
+    model = small_model("vgg19", "0.5-Bottom").to(dtype)
+    save_model(model, tmp_path / "m.safetensors")
+    loaded = load_model(tmp_path / "m.safetensors").state_dict()
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded[name], value) and loaded[name].dtype == value.dtype
+
+
 def test_missing_file(tmp_path):
     assert "no such checkpoint file" in refused(tmp_path / "missing.safetensors")
     assert "no such checkpoint file" in refused(tmp_path)  # a folder
@@ -350,21 +359,28 @@ def test_a_failing_write_leaves_the_old_file(saved, small_model, monkeypatch, wh
     assert names(path.parent) == [path.name]
 
 
-def test_an_error_after_the_rename_is_none(saved, small_model, monkeypatch):
-    """Once the new file is in place the write has succeeded: some file systems cannot sync folders.
+@pytest.mark.parametrize("call", ["fsync", "open"])
+def test_an_error_after_the_rename_is_none(saved, small_model, monkeypatch, call):
+    """Once the new file is in place the write has succeeded.
 
-    "OSError: the file cannot be written; what was at path is then untouched" leaves no third way.
+    Some file systems cannot sync a folder, and a folder that one may write to but not list (mode
+    wx) cannot be opened. "OSError: the file cannot be written; what was at path is then
+    untouched" leaves no third way.
     """
     _, path = saved
     other = small_model("vgg19")
-    sync = os.fsync
+    original = getattr(os, call)
 
-    def files_only(descriptor):
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+    def files_only(target, *arguments, **options):
+        if isinstance(target, int):
+            folder = stat.S_ISDIR(os.fstat(target).st_mode)
+        else:
+            folder = Path(target).is_dir()
+        if folder:
             raise OSError(22, "Invalid argument")
-        sync(descriptor)
+        return original(target, *arguments, **options)
 
-    monkeypatch.setattr(os, "fsync", files_only)
+    monkeypatch.setattr(os, call, files_only)
     before = path.read_bytes()
     try:
         save_model(other, path)
@@ -372,6 +388,7 @@ def test_an_error_after_the_rename_is_none(saved, small_model, monkeypatch):
         assert path.read_bytes() == before
     else:
         assert load_model(path).spec == other.spec
+    monkeypatch.undo()
     assert names(path.parent) == [path.name]
 
 
