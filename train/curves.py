@@ -35,7 +35,13 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str) ->
         axes.grid(alpha=0.3)
         axes.legend()
         below = figure.add_subplot(grid[1, column], sharex=axes)
-        below.plot(epochs, [record["lr"] for record in history], color="#777777", marker=marker)
+        below.plot(
+            epochs,
+            [record["lr"] for record in history],
+            color="#777777",
+            marker=marker,
+            markersize=3,
+        )
         below.set_xlabel("epoch")
         below.set_ylabel("lr")
         below.grid(alpha=0.3)

@@ -253,7 +253,8 @@ class Trainer:
             if self.history and self.first_step == 0:
                 tensors = self.engine.result.state_dict()
                 self.folder.save_model("last.safetensors", spec, tensors, self._last_details)
-                self.folder.write_curves(self.history, self.config.name)
+                title = f"{self.config.arch} {self.config.defects} on {self.data.name}"
+                self.folder.write_curves(self.history, title)
             self.folder.save_state(
                 {
                     "settings": self._settings(),
