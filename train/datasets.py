@@ -153,7 +153,8 @@ def _from_torchvision(name: str, root: Path, download: bool, _size) -> DataSet:
         try:
             stored = source(root, train=train, download=download)
         except (RuntimeError, OSError, ValueError, EOFError) as error:
-            raise _missing(name, root, str(error)) from None
+            # torchvision goes on to advise an argument of its own.
+            raise _missing(name, root, str(error).split(". ")[0]) from None
         images = torch.as_tensor(stored.data)
         images = images[..., None] if images.dim() == 3 else images
         splits.append(Split(torch.as_tensor(stored.targets, dtype=torch.int64), images))
