@@ -44,6 +44,12 @@ class ModelSpec:
         object.__setattr__(self, "mean", tuple(float(m) for m in self.mean))
         object.__setattr__(self, "std", tuple(float(s) for s in self.std))
         object.__setattr__(self, "defects", str(Defects.parse(self.defects)))
+        written = Defects.parse(self.defects).sites
+        if written not in (None, self.sites):
+            raise UserError(
+                f"defects {self.defects!r} ask for the {written} placement, but sites is "
+                f"{self.sites!r}"
+            )
         for name in ("num_classes", "in_channels", "width"):
             _check_integer(name, getattr(self, name), least=1)
         _check_integer("image_size", self.image_size, least=8)

@@ -2,6 +2,11 @@
 
 import pytest
 import torch
+from hypothesis import settings
+
+# No time limit for an example: a busy machine is not a bug.
+settings.register_profile("scotoma", deadline=None)
+settings.load_profile("scotoma")
 
 
 def pytest_runtest_setup(item):

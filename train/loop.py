@@ -73,7 +73,6 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {"epoch": 0, "acc1": -1.0}
         self._unsaved_best: tuple[dict[str, torch.Tensor], dict[str, Any]] | None = None
-        self._last_details: dict[str, Any] = {}
         self._saved_at, self._saved_epoch = -math.inf, 0
         self._start_epoch()
 
@@ -223,13 +222,15 @@ class Trainer:
 
     def _keep(self, record: dict[str, Any], improved: bool) -> None:
         """Write this epoch's line at once; its weights wait in memory for :meth:`_save_state`."""
-        details = {"dataset": self.data.name, "classes": list(self.data.classes), **record}
-        self._last_details = details
         if improved:
             tensors = {k: v.clone() for k, v in self.engine.result.state_dict().items()}
-            self._unsaved_best = tensors, details
+            self._unsaved_best = tensors, self._details(record)
         self.folder.write_metrics(self.history)
         self.folder.write_events(record)
+
+    def _details(self, record: dict[str, Any]) -> dict[str, Any]:
+        """What a checkpoint says of itself, beside the network."""
+        return {"dataset": self.data.name, "classes": list(self.data.classes), **record}
 
     def _evaluate(self, batches) -> tuple[float, float]:
         size = max(self.config.batch_size, 250)
@@ -251,8 +252,8 @@ class Trainer:
                 self.folder.save_model("best.safetensors", spec, *self._unsaved_best)
                 self._unsaved_best = None
             if self.history and self.first_step == 0:
-                tensors = self.engine.result.state_dict()
-                self.folder.save_model("last.safetensors", spec, tensors, self._last_details)
+                tensors, details = self.engine.result.state_dict(), self._details(self.history[-1])
+                self.folder.save_model("last.safetensors", spec, tensors, details)
                 title = f"{self.config.arch} {self.config.defects} on {self.data.name}"
                 self.folder.write_curves(self.history, title)
             self.folder.save_state(

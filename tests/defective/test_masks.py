@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scotoma.defective import UserError, create_model, mask_sites, sample_mask
 from scotoma.defective.masks import kept_count, site_generator
@@ -61,7 +61,6 @@ def test_neuron_mask_differs_between_channels():
     assert len({tuple(channel.flatten().tolist()) for channel in mask}) == 8
 
 
-@settings(deadline=None)
 @given(
     st.tuples(*[st.integers(1, 12)] * 3),
     st.one_of(st.decimals("0.001", "1", places=3).map(float), st.floats(1e-6, 1, exclude_min=True)),

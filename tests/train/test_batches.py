@@ -39,7 +39,7 @@ def test_an_epoch_holds_every_image_once_in_another_order():
 
 
 @given(seed=st.integers(0, 99), epoch=st.integers(0, 9), first_step=st.integers(0, 3))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_batches_are_a_function_of_seed_and_epoch(seed, epoch, first_step):
     """Also when an epoch is entered in its middle, as a resumed run does."""
     batches = ResidentBatches(split_of(), CPU, "crop-flip")
@@ -91,7 +91,6 @@ def test_flip_alone_neither_crops_nor_pads():
     batch_size=st.integers(1, 20),
     world_size=st.integers(1, 4),
 )
-@settings(deadline=None)
 def test_ranks_divide_the_very_batches_of_one_process(count, batch_size, world_size):
     batches = ResidentBatches(split_of(count, 4, 1), CPU, "crop-flip")
     steps = steps_per_epoch(count, batch_size, world_size)

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from scotoma.defective import UserError, load_model
+from scotoma.defective.serialization import read_details
 from scotoma.train.commands.train import train
 from scotoma.train.engine import Engine
+from scotoma.train.loop import Trainer
 from scotoma.train.stop import StopRequest
 
 
@@ -189,6 +191,21 @@ def test_a_finished_run_resumes_to_its_result(tiny):
     again, _ = train(config, resume=folder.path)
     assert again.summary["test/acc1"] == outcome.summary["test/acc1"]
     assert (folder.path / "last.safetensors").read_bytes() == before
+
+
+def test_stopping_right_after_resuming_loses_nothing(tiny, monkeypatch):
+    """Ctrl-C again, before the resumed run took a step: details of the checkpoint stay, too."""
+    config = tiny(name="whole", epochs=3)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 10)  # the last step of epoch 2 is finished with its epoch
+        _, folder = train(config)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_told_to_stop", lambda self, stop: True)
+        outcome, _ = train(config, resume=folder.path)
+    assert outcome.summary is None
+    assert read_details(folder.path / "last.safetensors")[1]["epoch"] == 2
+    outcome, _ = train(config, resume=folder.path)
+    assert outcome.summary["epochs"] == 3
 
 
 def test_a_moved_run_resumes_where_it_is(tiny, monkeypatch):
