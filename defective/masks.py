@@ -40,7 +40,7 @@ def sample_mask(
     Raises:
         UserError: shape, keep_probability or kind is out of range.
 
-    Source: paper section 3.1; spec of the release, section 2.
+    Source: paper section 3.1; docs/reference.md, section 2.
     """
     shape = tuple(int(n) for n in shape)
     if len(shape) != 3 or min(shape) < 1:

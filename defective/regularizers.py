@@ -21,7 +21,7 @@ def make_regularizer(kind: Regularizer) -> nn.Module | None:
     the rate is constant and the output rescaled by numel/kept. The release computes that layer's
     rate with Python 2's integer division, which at 8x8 drops about half as much; ours divides.
 
-    Source: paper sections 4.1.1 and A.3; spec of the release, section 1.3.
+    Source: paper sections 4.1.1 and A.3; docs/reference.md, section 1.
     """
     if kind == "spatial-dropout":
         return nn.Dropout2d(DROP_PROBABILITY)

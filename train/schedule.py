@@ -11,7 +11,7 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float
     """The learning rate of one step.
 
     - "step": ``lr`` divided by 10 after each of ``milestones`` completed epochs (paper,
-      appendix D; spec 7.18 says how epochs are counted).
+      appendix D).
     - "one-cycle": linear from 0 up to ``lr`` in the share ``warmup`` of the run, then linear
       down to 0 (Smith and Topin, 2018, without the momentum cycle).
     - "cosine": half a cosine from ``lr`` to 0.

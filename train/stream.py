@@ -25,7 +25,7 @@ _PCA_VECTORS = torch.tensor(
 )
 _PCA_SIGMA = 0.1
 PLAIN_EPOCHS = 5
-"""The release's ImageNet runs end with so many epochs of plain centre crops (spec section 3)."""
+"""The release's ImageNet runs end with so many epochs of plain centre crops."""
 
 
 class StreamedBatches:

@@ -27,7 +27,7 @@ def summarise(
     device: torch.device,
     processes: int,
 ) -> dict[str, Any]:
-    """The last epoch is the result; the best is a labelled extra (spec 7.17).
+    """The last epoch is the result; the best is a labelled extra.
 
     Args:
         history: the lines of metrics.jsonl. best: epoch, accuracy and what it was chosen on.

@@ -138,7 +138,7 @@ def reset_weights(model: Network, seed: int) -> None:
 def default_statistics(
     in_channels: int, image_size: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) of the data set that such images most likely come from; spec section 1.4."""
+    """(mean, std) of the data set that such images most likely come from."""
     if in_channels == 1:
         return MNIST_STATISTICS
     if in_channels == 3:

@@ -16,8 +16,8 @@ class BasicBlock(nn.Module):
         x -> conv1 -> BN -> mask -> ReLU -> conv2 -> BN -> mask -> (+ shortcut) -> ReLU
 
     The identity shortcut is never masked, so an output is constant only where the branch's mask
-    and the shortcut's support are both zero (spec 1.0). Regularisers drop after the first BN
-    and before the second (spec 1.3).
+    and the shortcut's support are both zero. Regularisers drop after the first BN and before the
+    second (docs/reference.md, section 1).
 
     Args:
         in_channels, channels, stride: of the block.

@@ -20,7 +20,8 @@ class DenseLayer(nn.Module):
 
         x -> BN -> mask -> ReLU -> 1x1 -> BN -> ReLU -> 3x3 [-> mask]; output [new, x]
 
-    The release masks the concatenated input, the paper's text the 3x3 output (spec 1.2, 1.4).
+    The release masks the concatenated input, the paper's text the 3x3 output
+    (docs/reference.md, section 1).
     """
 
     def __init__(self, in_channels: int, growth: int, block: int, sites: str):

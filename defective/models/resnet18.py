@@ -17,7 +17,7 @@ class ResNet18(Network):
     "Bottom" is blocks 0, 1, 2 with the masked projection of block 2: 10 sites. "Top" is blocks
     3, 4: 10 sites. Variants DC and xN change widths; where block 1's is changed, its
     first basic block has an unmasked projection although the shapes match, as in the release
-    (spec 1.3).
+    (docs/reference.md, section 1).
     """
 
     name = "resnet18"

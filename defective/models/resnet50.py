@@ -18,7 +18,7 @@ class Bottleneck(nn.Module):
 
         x -> 1x1 -> BN -> ReLU -> 3x3 -> BN -> mask -> ReLU -> 1x1 -> BN -> (+ shortcut) -> ReLU
 
-    So the wide residual stream is never masked (spec 1.2).
+    So the wide residual stream is never masked (docs/reference.md, section 1).
     """
 
     expansion = 4

@@ -36,7 +36,7 @@ class PreActivationBlock(nn.Module):
         x -> BN -> mask -> ReLU -> 3x3 -> BN -> mask -> ReLU -> 3x3 -> gate -> (+ shortcut)
 
     The shortcut is x itself, or, where the shape changes, a 1x1 convolution without BN that reads
-    the masked pre-activation (spec 1.2). In the paper's placement the masks sit on the outputs
+    the masked pre-activation. In the paper's placement the masks sit on the outputs
     of the two 3x3 convolutions instead.
     """
 

@@ -17,7 +17,7 @@ class WideResNet32(Network):
     """Stem of ``width`` = 16 channels and basic blocks [5,5,5] of 64, 128, 256 channels.
 
     Not the pre-activation network of Zagoruyko and Komodakis (2016): the release orders its
-    blocks as the CIFAR ResNet does (spec 1.1). "Bottom" is blocks 0 and 1 without the projection
+    blocks as the CIFAR ResNet does. "Bottom" is blocks 0 and 1 without the projection
     of block 1: 11 sites.
     """
 

@@ -1,4 +1,4 @@
-"""Which outputs carry a mask, in forward order, and its shape: specification, section 1.2.
+"""Which outputs carry a mask, in forward order, and its shape: docs/reference.md, 1.
 
 Full-width networks on the meta device: shapes are exact and nothing is computed.
 """

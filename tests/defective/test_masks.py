@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scotoma.defective import UserError, create_model, mask_sites, sample_mask
 from scotoma.defective.masks import kept_count, site_generator
 
-# Kept neurons of the authors' generators, N - floor(N (1 - p)); specification, section 2.
+# Kept neurons of the authors' generators, N - floor(N (1 - p)); docs/reference.md, 2.
 KEPT = [
     ((64, 32, 32), 0.7, 45876),
     ((64, 32, 32), 0.5, 32768),

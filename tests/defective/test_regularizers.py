@@ -1,4 +1,4 @@
-"""SpatialDropout, DropBlock and label smoothing as the release has them: specification, 1.3."""
+"""SpatialDropout, DropBlock and label smoothing as the release has them: docs/reference.md, 1."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Where ResNet-18 features can be non-zero at all: specification, section 1.0.
+"""Where ResNet-18 features can be non-zero at all: docs/reference.md, 1.
 
 A branch is masked before the shortcut is added, so a block's output is silent only where every
 summand is. Silence is observed from outside: a position that stays zero for random images under

@@ -18,7 +18,7 @@ def rates(steps_per_epoch=10, **changes):
 
 
 def test_steps_fall_after_completed_epochs():
-    """Paper appendix D, spec 7.18: epochs 0-149 at 0.1, 150-249 at 0.01, 250-349 at 0.001."""
+    """Paper appendix D: epochs 0-149 at 0.1, 150-249 at 0.01, 250-349 at 0.001."""
     values = rates(2, schedule="step", epochs=350, lr=0.1, milestones=[150, 250])
     assert values[: 2 * 150] == [0.1] * 300
     assert values[2 * 150 : 2 * 250] == pytest.approx([0.01] * 200)
