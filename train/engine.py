@@ -155,7 +155,8 @@ class Engine:
         model = self.result.eval()
         if not self.config.sync_stats:
             share_buffers(self.model, self.world)
-            share_buffers(model, self.world)
+            if self.average is not None:
+                share_buffers(model, self.world)
         totals = torch.zeros(3, dtype=torch.float64, device=self.device)
         count = 0
         for images, labels in batches:

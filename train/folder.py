@@ -65,15 +65,19 @@ def _files(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
 _GREY = ("1", "L", "I", "I;16", "I;16B", "I;16L")
 
+# Threads read images, and catching a warning is not safe in threads: _reading looks by itself.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
 
 @contextmanager
 def _reading(path: Path):
     """An opened image; whatever is wrong with it becomes a UserError that names the file."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as image:
-                yield image
+        with Image.open(path, formats=_FORMATS) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise ValueError(f"{image.width}x{image.height} is over {limit} pixels")
+            yield image
     except UserError:
         raise
     except Exception as error:  # Pillow raises many types for damaged files

@@ -7,15 +7,6 @@ from scotoma.defective import create_model
 SMALL_WIDTH = {"densenet121": 4, "wrn32_4": 2}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """These networks are too small to share out; waiting threads would take most of the time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def small_model():
     """``create_model`` with a small width and weights from a fixed seed."""

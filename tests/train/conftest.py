@@ -4,15 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from scotoma.train.config import parse
-
-
-@pytest.fixture(autouse=True)
-def two_threads():
-    """Runs are compared bit for bit; the number of threads decides the order of sums."""
-    torch.set_num_threads(2)
 
 
 @pytest.fixture

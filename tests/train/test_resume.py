@@ -65,6 +65,21 @@ def test_the_gradient_scaler_resumes_too(tiny, monkeypatch):
     compare_cut_and_whole(tiny, monkeypatch, changes, stop=5)
 
 
+@pytest.mark.parametrize(
+    ("size", "changes"),
+    [
+        ((20, 20), {"augment": "crop-flip"}),
+        ((90, 80), {"augment": "imagenet", "image_size": 72, "workers": 1}),
+    ],
+    ids=["in memory", "streamed"],
+)
+def test_image_folders_resume_bit_equal(tiny, monkeypatch, image_folder, size, changes):
+    """Two steps an epoch; the settings that the run resolved read the same images again."""
+    root = image_folder(size=size, train=12, test=4)
+    changes |= {"dataset": str(root), "batch_size": 16}
+    compare_cut_and_whole(tiny, monkeypatch, changes, stop=3)
+
+
 def compare_cut_and_whole(tiny, monkeypatch, changes, stop):
     config = tiny(name="whole", **changes)
     _, whole = train(config)

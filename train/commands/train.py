@@ -86,7 +86,9 @@ def _run(
     config = world.from_main(lambda: config)
     folder = RunFolder(Path(config.out) / config.name)
     data = _load_data(config, world)
-    engine = Engine(build_model(config, data), config, device, world)
+    model = build_model(config, data)
+    config = replace(config, width=model.spec.width, image_size=data.image_size)
+    engine = Engine(model, config, device, world)
     trainer = Trainer(config, data, engine, folder, world)
     # Everything that can be wrong with the settings is found by now.
     world.from_main(lambda: folder.create(config) if new else None)
