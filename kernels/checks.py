@@ -39,6 +39,26 @@ def check_branch(x, weight, bias, running_mean, running_var, mask, training, pre
         check_mask(x, mask, f"{prefix}mask")
 
 
+def check_statistics(x: Tensor, training: bool, momentum, eps: float, group) -> None:
+    if momentum is None:
+        raise ValueError(
+            "momentum is None; expected a float, or a tensor with one value. For a cumulative "
+            "average pass 1 / num_batches_tracked"
+        )
+    if isinstance(momentum, Tensor) and momentum.numel() != 1:
+        raise ValueError(
+            f"momentum has shape {list(momentum.shape)}; expected a float, or a tensor with one "
+            "value"
+        )
+    if eps < 0:
+        raise ValueError(f"eps is {eps}; expected a number that is not negative, such as 1e-5")
+    if training and group is None and x.numel() == x.shape[1]:
+        raise ValueError(
+            f"x has shape {list(x.shape)}: batch statistics need more than 1 value per channel; "
+            "use a larger batch, or training=False"
+        )
+
+
 def check_mask(x: Tensor, mask: Tensor, name: str) -> None:
     if mask.dtype not in MASK_DTYPES:
         raise ValueError(

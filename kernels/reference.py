@@ -40,17 +40,17 @@ def bn_mask_add_relu(
     projection: Projection | None,
     relu: bool,
     training: bool,
-    momentum: float,
+    momentum: float | Tensor,
     eps: float,
     group: dist.ProcessGroup | None,
 ) -> Tensor:
     """``relu(mask * BN(x) + residual)``; see :func:`scotoma.kernels.bn_mask_add_relu`."""
-    out = _batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps, group)
+    out = batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps, group)
     out = apply_mask(out, mask)
     if residual is not None:
         out = out + residual
     if projection is not None:
-        branch = _batch_norm(*projection[:5], training, momentum, eps, group)
+        branch = batch_norm(*projection[:5], training, momentum, eps, group)
         out = out + apply_mask(branch, projection.mask)
     return F.relu(out) if relu else out
 
@@ -64,33 +64,43 @@ def apply_mask(x: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else x * mask
 
 
-def _batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps, group):
+def batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps, group):
     if training and group is not None and dist.get_world_size(group) > 1:
         return _synchronised_batch_norm(
             x, weight, bias, running_mean, running_var, momentum, eps, group
         )
+    if training and isinstance(momentum, Tensor) and running_mean is not None:
+        count = x.numel() // x.shape[1]
+        with torch.no_grad():
+            wide = x if x.dtype == torch.float64 else x.float()
+            var, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
+            unbiased = var * (count / (count - 1))
+            update_running_statistics(running_mean, running_var, mean, unbiased, momentum)
+        running_mean = running_var = None
+    if isinstance(momentum, Tensor):
+        momentum = 0.0
     return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
 def _synchronised_batch_norm(x, weight, bias, running_mean, running_var, momentum, eps, group):
     """Batch norm over the union of all ranks' batches, which may differ in size.
 
-    Two passes (the mean, then squares about it) keep the variance exact where mean >> std.
+    Each rank contributes its own mean and M2 = sum (x - mean)^2, so that the variance stays exact
+    where mean >> std; one collective carries them, and all ranks merge them in rank order, to the
+    same bits.
     """
     wide = x if x.dtype == torch.float64 else x.float()
-    count = wide.new_full((1,), x.numel() / x.shape[1])
-    totals = _AllReduceSum.apply(torch.cat([wide.sum((0, 2, 3)), count]), group)
-    count = totals[-1].detach()
-    mean = totals[:-1] / count
-    centred = wide - mean.view(-1, 1, 1)
-    variance = _AllReduceSum.apply(centred.square().sum((0, 2, 3)), group) / count
+    count = x.numel() // x.shape[1]
+    variance, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
+    packed = torch.cat([wide.new_full((1,), count), mean, variance * count])
+    gathered = _AllGather.apply(packed, group)
+    counts, means, m2s = gathered.split([1, x.shape[1], x.shape[1]], dim=1)
+    counts = counts.detach()
+    total = counts.sum()
+    mean, m2 = merge_moments(means, m2s, counts)
     if running_mean is not None and running_var is not None:
-        with torch.no_grad():
-            # The running variance is unbiased, the one that normalises is not (as in torch).
-            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-            unbiased = variance * (count / (count - 1))
-            running_var.lerp_(unbiased.to(running_var.dtype), momentum)
-    out = centred * torch.rsqrt(variance + eps).view(-1, 1, 1)
+        update_running_statistics(running_mean, running_var, mean, m2 / (total - 1), momentum)
+    out = (wide - mean.view(-1, 1, 1)) * torch.rsqrt(m2 / total + eps).view(-1, 1, 1)
     if weight is not None:
         out = out * weight.view(-1, 1, 1)
     if bias is not None:
@@ -98,16 +108,56 @@ def _synchronised_batch_norm(x, weight, bias, running_mean, running_var, momentu
     return out.to(x.dtype)
 
 
-class _AllReduceSum(torch.autograd.Function):
-    """Sum over ranks. Its gradient is the same sum, so it can be differentiated twice."""
+def merge_moments(means: Tensor, m2s: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and M2 [C] of a union of parts, from means and M2s [parts,C] and counts [parts,1].
+
+    Chan, Golub and LeVeque's formula for all parts at once.
+    """
+    mean = (means * counts).sum(0) / counts.sum()
+    return mean, (m2s + counts * (means - mean).square()).sum(0)
+
+
+@torch.no_grad()
+def update_running_statistics(running_mean, running_var, mean, unbiased_var, momentum) -> None:
+    """``running = (1 - momentum) * running + momentum * batch``, in place.
+
+    The running variance is unbiased, the one that normalises is not (as in torch).
+    """
+    for running, batch in ((running_mean, mean), (running_var, unbiased_var)):
+        running.mul_(1 - momentum).add_(batch.to(running.dtype) * momentum)
+
+
+class _AllGather(torch.autograd.Function):
+    """[K] of each rank -> [ranks,K] on all. Its gradient is :class:`_ReduceScatter`."""
 
     @staticmethod
     def forward(ctx, x: Tensor, group: dist.ProcessGroup) -> Tensor:
         ctx.group = group
-        total = x.clone()
-        dist.all_reduce(total, group=group)
-        return total
+        return all_gather(x, group)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        return _AllReduceSum.apply(grad.contiguous(), ctx.group), None
+        return _ReduceScatter.apply(grad, ctx.group), None
+
+
+class _ReduceScatter(torch.autograd.Function):
+    """[ranks,K] on all -> the sum over ranks of each rank's own row."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        total = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=group)
+        return total[dist.get_rank(group)].clone()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return _AllGather.apply(grad, ctx.group), None
+
+
+def all_gather(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """[K] of each rank -> [ranks,K], in rank order."""
+    ranks = dist.get_world_size(group)
+    out = x.new_empty(ranks * x.numel())
+    dist.all_gather_into_tensor(out, x.contiguous(), group=group)
+    return out.view(ranks, -1)

@@ -1,0 +1,93 @@
+"""Which backend runs a call: the fused Triton kernels, or the eager definition.
+
+By default Triton on an NVIDIA GPU that it supports and eager everywhere else. The argument
+``backend=`` of every operator decides for one call, the environment variable ``SCOTOMA_BACKEND``
+(read once, at import) for all the others.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from functools import cache
+
+import torch
+from torch import Tensor
+
+NAMES = ("eager", "triton")
+VARIABLE = "SCOTOMA_BACKEND"
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# bfloat16 arithmetic and asynchronous copies came with Ampere.
+CAPABILITY = (8, 0)
+
+_default = os.environ.get(VARIABLE) or None
+
+
+def use_triton(backend: str | None, *activations: Tensor | None) -> bool:
+    """Whether the fused kernels run a call on these activations [N,C,H,W].
+
+    Raises:
+        ValueError: the backend is unknown, or "triton" was demanded and cannot run this call.
+    """
+    source = "backend"
+    if backend is None and _default is not None:
+        backend, source = _default, VARIABLE
+    if backend == "eager":
+        return False
+    if backend not in (None, *NAMES):
+        raise ValueError(
+            f"{source} is {backend!r}; expected 'eager' or 'triton', or none to choose"
+        )
+    if backend is None and not activations[0].is_cuda:
+        return False  # the common case on a CPU, decided without looking further
+    refusal = why_not_triton(*activations)
+    if refusal and backend == "triton":
+        raise ValueError(f"{source} is 'triton', but {refusal}; use backend='eager'")
+    return not refusal
+
+
+def why_not_triton(*activations: Tensor | None) -> str | None:
+    """The reason why the fused kernels cannot run these activations; None if they can."""
+    x = activations[0]
+    refusal = device_refusal(x.device.type, x.device.index or 0)
+    if refusal:
+        return refusal
+    if x.dtype not in DTYPES:
+        return f"x has dtype {x.dtype}, and the kernels know float32, float16 and bfloat16"
+    for other in activations[1:]:
+        if other is not None and (other.dtype != x.dtype or other.device != x.device):
+            return (
+                f"activations differ: {x.dtype} on {x.device} beside {other.dtype} on "
+                f"{other.device}"
+            )
+    if x.numel() == 0:
+        return f"x {list(x.shape)} is empty"
+    if x.shape[1] * x.shape[2] * x.shape[3] >= 2**31:
+        return f"one image of x {list(x.shape)} has more than 2^31 elements"
+    return None
+
+
+@torch.compiler.assume_constant_result
+def device_refusal(kind: str, index: int) -> str | None:
+    return _device_refusal(kind, index)
+
+
+@cache
+def _device_refusal(kind: str, index: int) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if kind == "cuda" and torch.version.hip is None:
+        capability = torch.cuda.get_device_capability(index)
+        if capability < CAPABILITY:
+            name = torch.cuda.get_device_name(index)
+            return f"{name} has compute capability {capability}; the kernels need {CAPABILITY}"
+        return None
+    if kind == "cpu" and interpreting():
+        return None
+    return f"x is on {kind}; the kernels run on NVIDIA GPUs (and on a CPU in Triton's interpreter)"
+
+
+@cache
+def interpreting() -> bool:
+    """Whether Triton's kernels run in its interpreter (TRITON_INTERPRET=1), on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on")

@@ -1,0 +1,266 @@
+"""``bn_mask_add_relu`` by the Triton kernels: forward, backward, and the eager autograd path.
+
+Saved for backward: the convolution outputs ``x`` (and ``x2``), the per-channel vectors, the masks,
+and where a residual tensor was added one bit for each element. The output is not saved, nor is the
+residual: without one, the side of ReLU that a value was on is computed again from ``x``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from . import launch, reference
+from .launch import Branch
+
+
+class Settings(NamedTuple):
+    """What is neither a tensor nor differentiable."""
+
+    relu: bool
+    training: bool
+    momentum: float | Tensor
+    eps: float
+    group: dist.ProcessGroup | None = None
+
+    @property
+    def synchronised(self) -> bool:
+        return self.training and self.group is not None and dist.get_world_size(self.group) > 1
+
+
+def bn_mask_add_relu(
+    main: Branch, other: Branch | None, residual: Tensor | None, settings: Settings
+) -> Tensor:
+    """The fused operator, its arguments checked. A branch's mean and var are the running ones."""
+    main, other, residual = laid_out(main, other, residual)
+    second = other or launch.NO_BRANCH
+    inputs = (main.x, main.weight, main.bias, residual, second.x, second.weight, second.bias)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
+        return _BNMaskAddReLU.apply(*inputs, main, other, settings)
+    return forward(main, other, residual, settings, save_bits=False).out
+
+
+def laid_out(main: Branch, other: Branch | None, residual: Tensor | None):
+    """Every activation in the memory format of ``x``, vectors dense. Copies only what differs."""
+    layout = launch.memory_format(main.x)
+
+    def branch(b: Branch) -> Branch:
+        vectors = [v if v is None or v.is_contiguous() else v.contiguous() for v in b[1:3]]
+        return b._replace(
+            x=b.x.contiguous(memory_format=layout), weight=vectors[0], bias=vectors[1]
+        )
+
+    residual = None if residual is None else residual.contiguous(memory_format=layout)
+    return branch(main), None if other is None else branch(other), residual
+
+
+class Forward(NamedTuple):
+    out: Tensor
+    main: Branch  # with the statistics that normalised
+    other: Branch | None
+    bits: Tensor | None
+    count: Tensor | None  # rows of all ranks, where statistics were synchronised
+
+
+def forward(main, other, residual, settings: Settings, *, save_bits: bool) -> Forward:
+    """Statistics (training only), then one pass. Updates the running statistics."""
+    count = None
+    if settings.training:
+        branches = [main] if other is None else [main, other]
+        if settings.synchronised:
+            statistics, count = _synchronised_statistics(branches, settings)
+        else:
+            statistics = [_local_statistics(b, settings.momentum) for b in branches]
+        main = main._replace(mean=statistics[0][0], var=statistics[0][1])
+        if other is not None:
+            other = other._replace(mean=statistics[1][0], var=statistics[1][1])
+    out, bits = launch.apply_forward(
+        main,
+        other,
+        residual,
+        relu=settings.relu,
+        eps=settings.eps,
+        save_bits=save_bits,
+        reverse=settings.training,
+    )
+    return Forward(out, main, other, bits, count)
+
+
+def _local_statistics(branch: Branch, momentum: float | Tensor) -> Tensor:
+    if not isinstance(momentum, Tensor):
+        return launch.batch_statistics(branch.x, branch.mean, branch.var, momentum)
+    statistics = launch.batch_statistics(branch.x, None, None, 0.0)
+    if branch.mean is not None:
+        count = branch.x.numel() // branch.x.shape[1]
+        reference.update_running_statistics(
+            branch.mean, branch.var, statistics[0], statistics[1] * (count / (count - 1)), momentum
+        )
+    return statistics
+
+
+def _synchronised_statistics(branches, settings: Settings):
+    """Statistics over all ranks' batches, by one collective for all branches."""
+    local = [launch.batch_statistics(b.x, None, None, 0.0) for b in branches]
+    x = branches[0].x
+    count = x.numel() // x.shape[1]
+    packed = torch.cat([local[0].new_full((1,), count), *(s.reshape(-1) for s in local)])
+    gathered = reference.all_gather(packed, settings.group)
+    counts, total = gathered[:, :1], gathered[:, 0].sum()
+    merged = []
+    for branch, s in zip(branches, gathered[:, 1:].chunk(len(branches), dim=1), strict=True):
+        means, variances = s.chunk(2, dim=1)
+        mean, m2 = reference.merge_moments(means, variances * counts, counts)
+        merged.append((mean, m2 / total))
+        if branch.mean is not None:
+            reference.update_running_statistics(
+                branch.mean, branch.var, mean, m2 / (total - 1), settings.momentum
+            )
+    return merged, total
+
+
+class Gradients(NamedTuple):
+    x: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    residual: Tensor | None
+    x2: Tensor | None
+    weight2: Tensor | None
+    bias2: Tensor | None
+
+
+def backward(
+    grad_out: Tensor,
+    main: Branch,
+    other: Branch | None,
+    bits: Tensor | None,
+    settings: Settings,
+    wanted: Gradients,
+    count: Tensor | None = None,
+) -> Gradients:
+    """Gradients of all inputs that are ``wanted``.
+
+    count: rows of all ranks, where statistics were synchronised.
+    """
+    grad_out = grad_out.contiguous(memory_format=launch.memory_format(main.x)).to(main.x.dtype)
+    vectors = (wanted.weight, wanted.bias, wanted.weight2, wanted.bias2)
+    through_statistics = settings.training and (wanted.x or wanted.x2)
+    sums, vector_grads, rows = None, (None,) * 4, main.x.numel() // main.x.shape[1]
+    if through_statistics or any(vectors):
+        reduced = launch.reduce_gradients(
+            grad_out, main, other, bits, relu=settings.relu, eps=settings.eps, wanted=vectors
+        )
+        vector_grads = reduced[1:]
+    if through_statistics:
+        sums = reduced.sums
+        if settings.synchronised:
+            dist.all_reduce(sums, group=settings.group)
+            sums, rows = sums / count, 1
+    if not settings.relu and wanted.residual and not (wanted.x or wanted.x2):
+        grad_x, grad_residual, grad_x2 = None, grad_out, None
+    elif wanted.x or wanted.residual or wanted.x2:
+        grad_x, grad_residual, grad_x2 = launch.apply_backward(
+            grad_out,
+            main,
+            other,
+            bits,
+            sums,
+            count=rows,
+            relu=settings.relu,
+            eps=settings.eps,
+            wanted=(wanted.x, wanted.residual and settings.relu, wanted.x2),
+        )
+        if wanted.residual and not settings.relu:
+            grad_residual = grad_out
+    else:
+        grad_x = grad_residual = grad_x2 = None
+    return Gradients(grad_x, *vector_grads[:2], grad_residual, grad_x2, *vector_grads[2:])
+
+
+class _BNMaskAddReLU(torch.autograd.Function):
+    """The plain autograd path: in eager mode it costs less per call than a registered operator."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, residual, x2, weight2, bias2, main, other, settings):
+        result = forward(
+            main,
+            other,
+            residual,
+            settings,
+            save_bits=settings.relu and residual is not None,
+        )
+        second = result.other or launch.NO_BRANCH
+        ctx.save_for_backward(*result.main, *second, result.bits)
+        ctx.settings, ctx.count, ctx.projected = settings, result.count, other is not None
+        return result.out
+
+    @staticmethod
+    def backward(ctx, grad_out):
+        saved = ctx.saved_tensors
+        main, other, bits = Branch(*saved[:6]), Branch(*saved[6:12]), saved[12]
+        other = other if ctx.projected else None
+        wanted = Gradients(*ctx.needs_input_grad[:7])
+        if torch.is_grad_enabled():
+            grads = _differentiable_backward(grad_out, main, other, bits, ctx.settings, wanted)
+        else:
+            grads = backward(grad_out, main, other, bits, ctx.settings, wanted, ctx.count)
+        return (*grads, None, None, None)
+
+
+def _differentiable_backward(grad_out, main, other, bits, settings: Settings, wanted: Gradients):
+    """``backward`` in plain torch operations, for ``create_graph=True``.
+
+    The gradient of each branch is autograd's of the eager definition; ReLU is a constant 0/1
+    factor, whose own derivative is 0.
+    """
+    branches = [main] if other is None else [main, other]
+    values = []
+    for b in branches:
+        running = (None, None) if settings.training else (b.mean, b.var)
+        value = reference.batch_norm(
+            b.x,
+            b.weight,
+            b.bias,
+            *running,
+            settings.training,
+            settings.momentum,
+            settings.eps,
+            settings.group,
+        )
+        values.append(reference.apply_mask(value, b.mask))
+    grad = grad_out
+    if settings.relu:
+        alive = ~(sum(values).detach() <= 0) if bits is None else unpack_bits(bits, main.x)
+        grad = grad_out * alive
+    names = [n for n in ("x", "weight", "bias", "x2", "weight2", "bias2") if getattr(wanted, n)]
+    inputs = [_input(branches, name) for name in names]
+    found = {}
+    if inputs:
+        grads = torch.autograd.grad(values, inputs, [grad] * len(values), create_graph=True)
+        found = dict(zip(names, grads, strict=True))
+    if wanted.residual:
+        found["residual"] = grad
+    return Gradients(*(found.get(name) for name in Gradients._fields))
+
+
+def _input(branches, name: str) -> Tensor:
+    return getattr(branches[1], name[:-1]) if name.endswith("2") else getattr(branches[0], name)
+
+
+def unpack_bits(bits: Tensor, like: Tensor) -> Tensor:
+    """Saved bits [N*H*W, ceil(C/8)] as a bool tensor of the shape of ``like`` [N,C,H,W]."""
+    n, channels, height, width = like.shape
+    shifts = torch.arange(8, device=bits.device, dtype=torch.uint8)
+    flags = (bits.unsqueeze(-1) >> shifts) & 1
+    flags = flags.reshape(n, height, width, -1)[..., :channels]
+    return flags.bool().permute(0, 3, 1, 2)
+
+
+def pack_bits(flags: Tensor) -> Tensor:
+    """The inverse of :func:`unpack_bits`."""
+    rows = flags.permute(0, 2, 3, 1).reshape(-1, flags.shape[1])
+    padded = torch.nn.functional.pad(rows.to(torch.uint8), (0, -rows.shape[1] % 8))
+    weights = 1 << torch.arange(8, device=flags.device, dtype=torch.uint8)
+    return (padded.reshape(rows.shape[0], -1, 8) * weights).sum(-1).to(torch.uint8)

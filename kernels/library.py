@@ -1,0 +1,253 @@
+"""The fused operator as torch sees it under ``torch.compile`` and ``torch.export``.
+
+Two functional operators, forward and backward, opaque to the compiler. The forward one returns
+the batch statistics, and running statistics are updated outside it: an operator that mutates has
+no derivative in torch.library, and mutated inputs keep Inductor from using CUDA graphs. In eager
+mode ``fused.py`` is used instead, which costs less per call.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import backends, fused, launch, reference
+from .fused import Gradients, Settings
+from .launch import Branch
+
+OptTensor = Tensor | None
+
+
+def bn_mask_add_relu(main: Branch, other, residual, settings: Settings) -> Tensor:
+    """``fused.bn_mask_add_relu`` by way of the registered operators."""
+    second = other or launch.NO_BRANCH
+    inputs = (main.x, main.weight, main.bias, residual, second.x, second.weight, second.bias)
+    save_bits = (
+        settings.relu
+        and residual is not None
+        and torch.is_grad_enabled()
+        and any(t is not None and t.requires_grad for t in inputs)
+    )
+    out, statistics, _ = torch.ops.scotoma.bn_mask_add_relu(
+        *main, *second, residual, settings.relu, settings.training, settings.eps, save_bits
+    )
+    if settings.training:
+        count = main.x.numel() // main.x.shape[1]
+        for branch, (mean, var) in zip((main, other), statistics.detach(), strict=False):
+            if branch.mean is not None:
+                reference.update_running_statistics(
+                    branch.mean, branch.var, mean, var * (count / (count - 1)), settings.momentum
+                )
+    return out
+
+
+@torch.library.custom_op("scotoma::bn_mask_add_relu", mutates_args=())
+def _forward(
+    x: Tensor,
+    weight: OptTensor,
+    bias: OptTensor,
+    running_mean: OptTensor,
+    running_var: OptTensor,
+    mask: OptTensor,
+    x2: OptTensor,
+    weight2: OptTensor,
+    bias2: OptTensor,
+    running_mean2: OptTensor,
+    running_var2: OptTensor,
+    mask2: OptTensor,
+    residual: OptTensor,
+    relu: bool,
+    training: bool,
+    eps: float,
+    save_bits: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Output, statistics [branches,2,C] (empty in evaluation) and bits (empty unless asked for)."""
+    main = Branch(x, weight, bias, running_mean, running_var, mask)
+    other = None
+    if x2 is not None:
+        other = Branch(x2, weight2, bias2, running_mean2, running_var2, mask2)
+    if training:  # running statistics are not this operator's
+        main = main._replace(mean=None, var=None)
+        other = None if other is None else other._replace(mean=None, var=None)
+    settings = Settings(relu, training, 0.0, eps)
+    if backends.why_not_triton(x):
+        return eager_forward(main, other, residual, settings, save_bits)
+    main, other, residual = fused.laid_out(main, other, residual)
+    result = fused.forward(main, other, residual, settings, save_bits=save_bits)
+    return (
+        result.out,
+        _stack_statistics(result.main, result.other) if training else x.new_empty(0),
+        x.new_empty(0, dtype=torch.uint8) if result.bits is None else result.bits,
+    )
+
+
+@_forward.register_fake
+def _(x, weight, bias, running_mean, running_var, mask, x2, weight2, bias2, running_mean2,
+      running_var2, mask2, residual, relu, training, eps, save_bits):  # fmt: skip
+    n, channels, height, width = x.shape
+    statistics = x.new_empty(0)
+    if training:
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        statistics = x.new_empty((1 if x2 is None else 2, 2, channels), dtype=dtype)
+    rows = (n * height * width, (channels + 7) // 8)
+    bits = x.new_empty(rows if save_bits else 0, dtype=torch.uint8)
+    return torch.empty_like(x), statistics, bits
+
+
+def _stack_statistics(main: Branch, other: Branch | None) -> Tensor:
+    branches = [main] if other is None else [main, other]
+    return torch.stack([torch.stack([b.mean, b.var]) for b in branches])
+
+
+@torch.library.custom_op("scotoma::bn_mask_add_relu_backward", mutates_args=())
+def _backward(
+    grad_out: Tensor,
+    x: Tensor,
+    weight: OptTensor,
+    bias: OptTensor,
+    mean: Tensor,
+    var: Tensor,
+    mask: OptTensor,
+    x2: OptTensor,
+    weight2: OptTensor,
+    bias2: OptTensor,
+    mean2: OptTensor,
+    var2: OptTensor,
+    mask2: OptTensor,
+    bits: OptTensor,
+    relu: bool,
+    training: bool,
+    eps: float,
+    wanted: list[bool],
+) -> list[Tensor]:
+    """Gradients of x, weight, bias, residual, x2, weight2, bias2; empty where not wanted."""
+    main = Branch(x, weight, bias, mean, var, mask)
+    other = None if x2 is None else Branch(x2, weight2, bias2, mean2, var2, mask2)
+    settings = Settings(relu, training, 0.0, eps)
+    if backends.why_not_triton(x):
+        grads = eager_backward(grad_out, main, other, bits, settings, Gradients(*wanted))
+    else:
+        main, other, _ = fused.laid_out(main, other, None)
+        grads = fused.backward(grad_out, main, other, bits, settings, Gradients(*wanted))
+    # An operator may not return its own input, which grad_out is where there is no ReLU.
+    return [x.new_empty(0) if g is None else g.clone() if g is grad_out else g for g in grads]
+
+
+@_backward.register_fake
+def _(grad_out, x, weight, bias, mean, var, mask, x2, weight2, bias2, mean2, var2, mask2, bits,
+      relu, training, eps, wanted):  # fmt: skip
+    like = (x, weight, bias, x, x2, weight2, bias2)
+    return [
+        torch.empty_like(t) if wants else x.new_empty(0)
+        for t, wants in zip(like, wanted, strict=True)
+    ]
+
+
+def _save(ctx, inputs, output):
+    x, weight, bias, mean, var, mask, x2, weight2, bias2, mean2, var2, mask2 = inputs[:12]
+    _, _, relu, training, eps, save_bits = inputs[11:17]
+    statistics, bits = output[1:]
+    if training:
+        mean, var = statistics[0]
+        mean2, var2 = statistics[1] if x2 is not None else (None, None)
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(statistics, bits)
+    ctx.save_for_backward(
+        x, weight, bias, mean, var, mask, x2, weight2, bias2, mean2, var2, mask2,
+        bits if save_bits else None,
+    )  # fmt: skip
+    ctx.flags = relu, training, eps
+
+
+def _differentiate(ctx, grad_out, *_):
+    # Operator order: 12 of the two branches, then the residual, then flags.
+    needs = ctx.needs_input_grad
+    wanted = [needs[i] for i in (0, 1, 2, 12, 6, 7, 8)]
+    none = [None] * 17
+    if grad_out is None:
+        return tuple(none)
+    grads = torch.ops.scotoma.bn_mask_add_relu_backward(
+        grad_out, *ctx.saved_tensors, *ctx.flags, wanted
+    )
+    for i, grad, wants in zip((0, 1, 2, 12, 6, 7, 8), grads, wanted, strict=True):
+        none[i] = grad if wants else None
+    return tuple(none)
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)
+
+
+def _no_second_derivative(ctx, *grads):
+    raise RuntimeError(
+        "scotoma::bn_mask_add_relu has no second derivative inside a compiled or exported graph; "
+        "call the model without torch.compile, or pass backend='eager'"
+    )
+
+
+_backward.register_autograd(_no_second_derivative, setup_context=lambda ctx, inputs, output: None)
+
+
+def eager_forward(main: Branch, other, residual, settings: Settings, save_bits: bool):
+    """The forward operator in plain torch: where a graph made on a GPU runs without one."""
+    branches = [main] if other is None else [main, other]
+    if settings.training:
+        for i, b in enumerate(branches):
+            wide = b.x if b.x.dtype == torch.float64 else b.x.float()
+            var, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
+            branches[i] = b._replace(mean=mean, var=var)
+    total = sum(_eager_branch(b, settings.eps) for b in branches)
+    out = (total if residual is None else total + residual).to(main.x.dtype)
+    statistics, bits = main.x.new_empty(0), main.x.new_empty(0, dtype=torch.uint8)
+    if save_bits:
+        bits = fused.pack_bits(~(out <= 0))
+    if settings.relu:
+        out = torch.relu(out)
+    if settings.training:
+        statistics = torch.stack([torch.stack([b.mean, b.var]) for b in branches])
+    return torch.empty_like(main.x).copy_(out), statistics, bits
+
+
+def _eager_branch(b: Branch, eps: float) -> Tensor:
+    """``mask * BN(x)`` by given statistics, in their precision."""
+    mean, inverse = _columns(b.mean, (b.var + eps).rsqrt())
+    weight, bias = _columns(b.weight, b.bias)
+    value = (b.x - mean) * inverse
+    value = value if weight is None else value * weight
+    value = value if bias is None else value + bias
+    return reference.apply_mask(value, b.mask)
+
+
+def _columns(*vectors):
+    return [None if v is None else v.view(-1, 1, 1) for v in vectors]
+
+
+def eager_backward(grad_out, main: Branch, other, bits, settings: Settings, wanted: Gradients):
+    """The backward operator in plain torch: the formulas of ``device/backward.py`` once more."""
+    branches = [main] if other is None else [main, other]
+    grad = grad_out.to(torch.promote_types(grad_out.dtype, main.var.dtype))
+    if settings.relu:
+        if bits is not None:
+            alive = fused.unpack_bits(bits, main.x)
+        else:
+            total = sum(_eager_branch(b, settings.eps) for b in branches)
+            alive = ~(total.to(main.x.dtype) <= 0)
+        grad = grad * alive
+    found = []
+    for b in branches:
+        mean, inverse = _columns(b.mean, (b.var + settings.eps).rsqrt())
+        scale = inverse if b.weight is None else inverse * b.weight.view(-1, 1, 1)
+        normalised = (b.x - mean) * inverse
+        value = reference.apply_mask(grad, b.mask)
+        grad_bias, grad_weight = value.sum((0, 2, 3)), (value * normalised).sum((0, 2, 3))
+        if settings.training:
+            rows = b.x.numel() // b.x.shape[1]
+            bias_column, weight_column = _columns(grad_bias / rows, grad_weight / rows)
+            value = value - bias_column - normalised * weight_column
+        found += [value * scale, grad_weight, grad_bias]
+    found += [None] * (6 - len(found))
+    grads = Gradients(*found[:3], grad, *found[3:])
+    like = (main.x, main.weight, main.bias, main.x, *(other or (None,) * 3)[:3])
+    return [
+        torch.empty_like(t).copy_(g) if wants else None
+        for t, g, wants in zip(like, grads, wanted, strict=True)
+    ]
