@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +31,7 @@ from ..train.runfolder import RunFolder
 from ..train.setup import build_model, resolve
 from ..train.stop import StopRequest
 from ..train.summary import device_name
+from .machine import commit
 
 DEFAULTS = ["--defects", "0.3-Bottom", "--width", "64", "--batch-size", "128"]
 DEFAULTS += ["--augment", "crop-flip", "--name", "overhead"]
@@ -122,16 +122,6 @@ def timed(run, device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
-
-
-def commit() -> str | None:
-    """The commit of the source tree, where it is a checkout."""
-    here = Path(__file__).parent
-    try:
-        command = ["git", "-C", str(here), "describe", "--always", "--dirty"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..kernels import Projection, apply_mask, bn_mask_add_relu
+from ..kernels import Projection, apply_mask, bn_mask_add_relu, conv_bn_mask_add_relu
+from ..kernels.choice import active as convolutions_may_fuse
 
 
 class MaskSite(nn.Module):
@@ -13,7 +14,8 @@ class MaskSite(nn.Module):
     Attributes:
         block: the paper's number of the block it belongs to, or None if no placement masks it.
         mask: bool buffer [C,H,W], True where a neuron is kept; None where nothing is defective.
-            A persistent buffer: it follows ``.to()`` and is saved in checkpoints.
+            A persistent buffer: it follows ``.to()``, its memory format included, and is saved in
+            checkpoints.
     """
 
     block: int | None
@@ -22,6 +24,17 @@ class MaskSite(nn.Module):
     def place(self, block: int | None) -> None:
         self.block = block
         self.register_buffer("mask", None)
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        if self.mask is not None:
+            # ``.to(memory_format=...)`` means tensors of four dimensions: the mask is one image,
+            # and kernels read it fastest in the order of the activations. (unsqueeze would give
+            # the new dimension a stride that torch takes for no format at all.)
+            mask = self.mask
+            image = mask.as_strided((1, *mask.shape), (mask.numel(), *mask.stride()))
+            self.mask = fn(image).squeeze(0)
+        return self
 
 
 class BNMaskReLU(nn.BatchNorm2d, MaskSite):
@@ -48,37 +61,44 @@ class BNMaskReLU(nn.BatchNorm2d, MaskSite):
         residual: Tensor | None = None,
         projection: tuple[Tensor, BNMaskReLU] | None = None,
         relu: bool = True,
+        conv: nn.Conv2d | None = None,
     ) -> Tensor:
         """Args are those of :func:`scotoma.kernels.bn_mask_add_relu`; all tensors [N,C,H,W].
 
         ``projection`` is a pair (convolution output, its batch norm), added before ReLU. It is
-        normalised with this layer's eps, momentum and process group.
+        normalised with this layer's eps, momentum and process group. ``conv`` is the convolution
+        in front, to be computed here: ``x`` is then its input, and both are one kernel where that
+        was measured to be faster (:func:`scotoma.kernels.measure_convolutions`).
         """
         if projection is not None:
             branch, norm = projection
             projection = Projection(branch, *norm._vectors(), norm.mask)
-        return bn_mask_add_relu(
-            x,
-            *self._vectors(),
+        options = dict(
             mask=self.mask,
             residual=residual,
             projection=projection,
             relu=relu,
             training=self.training or self.running_mean is None,
-            momentum=self._count_batch(),
+            momentum=self._momentum(),
             eps=self.eps,
             group=self.process_group,
         )
+        if conv is not None and convolutions_may_fuse() and conv.padding_mode == "zeros":
+            options |= {k: getattr(conv, k) for k in ("stride", "padding", "dilation", "groups")}
+            return conv_bn_mask_add_relu(x, conv.weight, conv.bias, *self._vectors(), **options)
+        # The module, not its function, so that hooks on it run.
+        return bn_mask_add_relu(x if conv is None else conv(x), *self._vectors(), **options)
 
     def _vectors(self):
         return self.weight, self.bias, self.running_mean, self.running_var
 
-    def _count_batch(self) -> float:
+    def _momentum(self) -> float | Tensor:
+        """The weight of this batch; counts it where that decides."""
         if self.momentum is not None:
             return self.momentum
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-            return 1.0 / float(self.num_batches_tracked)
+            return 1.0 / self.num_batches_tracked  # on the device: nobody waits for it
         return 0.0
 
 
@@ -117,7 +137,7 @@ class ConvBNMaskReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N,in_channels,H,W] -> [N,out_channels,H',W']."""
-        return self.bn(self.conv(x))
+        return self.bn(x, conv=self.conv)
 
 
 class ProjectionShortcut(nn.Module):

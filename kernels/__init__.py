@@ -1,9 +1,19 @@
 """Fused operators for batch norm, fixed neuron masks, residual addition and ReLU.
 
-This floor stands alone: it imports torch and nothing else of scotoma.
+This floor stands alone: it imports torch, and Triton at the first call that uses it, and nothing
+else of scotoma.
 """
 
-from .operator import apply_mask, bn_mask_add_relu
+from .choice import measure_convolutions
+from .convolution import conv_bn_mask_add_relu
+from .masking import apply_mask
+from .operator import bn_mask_add_relu
 from .reference import Projection
 
-__all__ = ["Projection", "apply_mask", "bn_mask_add_relu"]
+__all__ = [
+    "Projection",
+    "apply_mask",
+    "bn_mask_add_relu",
+    "conv_bn_mask_add_relu",
+    "measure_convolutions",
+]

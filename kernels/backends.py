@@ -29,28 +29,35 @@ def use_triton(backend: str | None, *activations: Tensor | None) -> bool:
     Raises:
         ValueError: the backend is unknown, or "triton" was demanded and cannot run this call.
     """
-    source = "backend"
-    if backend is None and _default is not None:
-        backend, source = _default, VARIABLE
+    backend = checked(backend)
     if backend == "eager":
         return False
-    if backend not in (None, *NAMES):
-        raise ValueError(
-            f"{source} is {backend!r}; expected 'eager' or 'triton', or none to choose"
-        )
     if backend is None and not activations[0].is_cuda:
         return False  # the common case on a CPU, decided without looking further
     refusal = why_not_triton(*activations)
     if refusal and backend == "triton":
-        raise ValueError(f"{source} is 'triton', but {refusal}; use backend='eager'")
+        raise ValueError(f"backend is 'triton', but {refusal}; use backend='eager'")
     return not refusal
+
+
+def checked(backend: str | None) -> str | None:
+    """The backend demanded by argument, else by the environment, else None.
+
+    Raises:
+        ValueError: there is no such backend.
+    """
+    source = "backend" if backend is not None else VARIABLE
+    backend = backend if backend is not None else _default
+    if backend not in (None, *NAMES):
+        raise ValueError(f"{source} is {backend!r}; expected 'eager' or 'triton'")
+    return backend
 
 
 def why_not_triton(*activations: Tensor | None) -> str | None:
     """The reason why the fused kernels cannot run these activations; None if they can."""
     x = activations[0]
-    refusal = device_refusal(x.device.type, x.device.index or 0)
-    if refusal:
+    refusal = device_refusal(x.device)
+    if refusal is not None:
         return refusal
     if x.dtype not in DTYPES:
         return f"x has dtype {x.dtype}, and the kernels know float32, float16 and bfloat16"
@@ -62,29 +69,35 @@ def why_not_triton(*activations: Tensor | None) -> str | None:
             )
     if x.numel() == 0:
         return f"x {list(x.shape)} is empty"
-    if x.shape[1] * x.shape[2] * x.shape[3] >= 2**31:
+    if x.numel() >= 2**31 and x[0].numel() >= 2**31:
         return f"one image of x {list(x.shape)} has more than 2^31 elements"
     return None
 
 
-@torch.compiler.assume_constant_result
-def device_refusal(kind: str, index: int) -> str | None:
-    return _device_refusal(kind, index)
+def device_refusal(device: torch.device) -> str | None:
+    """The reason why no kernel runs on a device; None if some do."""
+    return _device_refusal(device)
+
+
+# What torch.compiler.assume_constant_result does, which would import all of Dynamo, and Triton.
+device_refusal._dynamo_marked_constant = True
 
 
 @cache
-def _device_refusal(kind: str, index: int) -> str | None:
+def _device_refusal(device: torch.device) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
-    if kind == "cuda" and torch.version.hip is None:
-        capability = torch.cuda.get_device_capability(index)
+    if device.type == "cuda" and torch.version.hip is None:
+        capability = torch.cuda.get_device_capability(device)
         if capability < CAPABILITY:
-            name = torch.cuda.get_device_name(index)
+            name = torch.cuda.get_device_name(device)
             return f"{name} has compute capability {capability}; the kernels need {CAPABILITY}"
         return None
-    if kind == "cpu" and interpreting():
+    if device.type == "cpu" and interpreting():
         return None
-    return f"x is on {kind}; the kernels run on NVIDIA GPUs (and on a CPU in Triton's interpreter)"
+    return (
+        f"x is on {device}; the kernels run on NVIDIA GPUs (and on a CPU in Triton's interpreter)"
+    )
 
 
 @cache

@@ -8,6 +8,34 @@ from torch import Tensor
 MASK_DTYPES = (torch.bool, torch.uint8)
 
 
+def check_call(
+    x, weight, bias, running_mean, running_var, mask, residual, projection, settings
+) -> None:
+    """All arguments of ``bn_mask_add_relu``; ``settings`` is its NamedTuple of the same names."""
+    training = settings.training
+    check_branch(x, weight, bias, running_mean, running_var, mask, training)
+    check_statistics(x, training, settings.momentum, settings.eps, settings.group)
+    if residual is not None:
+        check_residual(x, residual, projection)
+    if projection is not None:
+        check_projection(x, projection, training)
+
+
+def check_convolution(x: Tensor, conv_weight: Tensor, conv_bias: Tensor | None, groups) -> None:
+    if x.dim() != 4:
+        raise ValueError(f"x has shape {list(x.shape)}; expected four dimensions [N,C,H,W]")
+    if conv_weight.dim() != 4 or conv_weight.shape[1] * groups != x.shape[1]:
+        raise ValueError(
+            f"conv_weight has shape {list(conv_weight.shape)}, but x is {list(x.shape)} with "
+            f"groups {groups}; expected [C_out,{x.shape[1] // groups},KH,KW]"
+        )
+    if conv_bias is not None and conv_bias.shape != conv_weight.shape[:1]:
+        raise ValueError(
+            f"conv_bias has shape {list(conv_bias.shape)}; expected [{conv_weight.shape[0]}], one "
+            "value for each output channel"
+        )
+
+
 def check_branch(x, weight, bias, running_mean, running_var, mask, training, prefix="") -> None:
     """One batch norm branch: ``x`` [N,C,H,W], per-channel vectors [C], mask [C,H,W]."""
     if x.dim() != 4:

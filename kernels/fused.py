@@ -31,30 +31,49 @@ class Settings(NamedTuple):
         return self.training and self.group is not None and dist.get_world_size(self.group) > 1
 
 
+class Partials(NamedTuple):
+    """Partial statistics of the main branch that its convolution left behind."""
+
+    values: Tensor  # [2, chunks, C]
+    chunk: int  # rows
+
+
 def bn_mask_add_relu(
-    main: Branch, other: Branch | None, residual: Tensor | None, settings: Settings
+    main: Branch,
+    other: Branch | None,
+    residual: Tensor | None,
+    settings: Settings,
+    partials: Partials | None = None,
 ) -> Tensor:
     """The fused operator, its arguments checked. A branch's mean and var are the running ones."""
     main, other, residual = laid_out(main, other, residual)
+    if not torch.is_grad_enabled():
+        with launch.on_device(main.x):
+            return forward(main, other, residual, settings, partials, save_bits=False).out
     second = other or launch.NO_BRANCH
     inputs = (main.x, main.weight, main.bias, residual, second.x, second.weight, second.bias)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
-        return _BNMaskAddReLU.apply(*inputs, main, other, settings)
-    return forward(main, other, residual, settings, save_bits=False).out
+    return _BNMaskAddReLU.apply(*inputs, main, other, settings, partials)
 
 
 def laid_out(main: Branch, other: Branch | None, residual: Tensor | None):
     """Every activation in the memory format of ``x``, vectors dense. Copies only what differs."""
     layout = launch.memory_format(main.x)
 
-    def branch(b: Branch) -> Branch:
-        vectors = [v if v is None or v.is_contiguous() else v.contiguous() for v in b[1:3]]
-        return b._replace(
-            x=b.x.contiguous(memory_format=layout), weight=vectors[0], bias=vectors[1]
-        )
+    if residual is not None:
+        residual = residual.contiguous(memory_format=layout)
+    return _dense(main, layout), None if other is None else _dense(other, layout), residual
 
-    residual = None if residual is None else residual.contiguous(memory_format=layout)
-    return branch(main), None if other is None else branch(other), residual
+
+def _dense(branch: Branch, layout: torch.memory_format) -> Branch:
+    x, weight, bias = branch[:3]
+    if (
+        x.is_contiguous(memory_format=layout)
+        and (weight is None or weight.is_contiguous())
+        and (bias is None or bias.is_contiguous())
+    ):
+        return branch
+    vectors = [v if v is None else v.contiguous() for v in (weight, bias)]
+    return Branch(x.contiguous(memory_format=layout), *vectors, *branch[3:])
 
 
 class Forward(NamedTuple):
@@ -65,7 +84,9 @@ class Forward(NamedTuple):
     count: Tensor | None  # rows of all ranks, where statistics were synchronised
 
 
-def forward(main, other, residual, settings: Settings, *, save_bits: bool) -> Forward:
+def forward(
+    main, other, residual, settings: Settings, partials: Partials | None = None, *, save_bits: bool
+) -> Forward:
     """Statistics (training only), then one pass. Updates the running statistics."""
     count = None
     if settings.training:
@@ -73,10 +94,12 @@ def forward(main, other, residual, settings: Settings, *, save_bits: bool) -> Fo
         if settings.synchronised:
             statistics, count = _synchronised_statistics(branches, settings)
         else:
-            statistics = [_local_statistics(b, settings.momentum) for b in branches]
-        main = main._replace(mean=statistics[0][0], var=statistics[0][1])
+            statistics = _local_statistics(branches, settings.momentum, partials)
+        main = Branch(*main[:3], *statistics[0], main.mask)
         if other is not None:
-            other = other._replace(mean=statistics[1][0], var=statistics[1][1])
+            other = Branch(*other[:3], *statistics[1], other.mask)
+    else:
+        main, other = _dense_statistics(main), other and _dense_statistics(other)
     out, bits = launch.apply_forward(
         main,
         other,
@@ -89,24 +112,50 @@ def forward(main, other, residual, settings: Settings, *, save_bits: bool) -> Fo
     return Forward(out, main, other, bits, count)
 
 
-def _local_statistics(branch: Branch, momentum: float | Tensor) -> Tensor:
-    if not isinstance(momentum, Tensor):
-        return launch.batch_statistics(branch.x, branch.mean, branch.var, momentum)
-    statistics = launch.batch_statistics(branch.x, None, None, 0.0)
-    if branch.mean is not None:
-        count = branch.x.numel() // branch.x.shape[1]
-        reference.update_running_statistics(
-            branch.mean, branch.var, statistics[0], statistics[1] * (count / (count - 1)), momentum
-        )
+def _dense_statistics(branch: Branch) -> Branch:
+    if branch.mean.is_contiguous() and branch.var.is_contiguous():
+        return branch
+    return branch._replace(mean=branch.mean.contiguous(), var=branch.var.contiguous())
+
+
+def _local_statistics(branches: list[Branch], momentum, partials: Partials | None):
+    """Mean and biased variance [C] of each branch in this process; updates the running ones."""
+    # A momentum that only the device knows cannot be a kernel's argument, and kernels take vectors
+    # to be dense: then update outside.
+    dense = all(
+        b.mean is None or (b.mean.is_contiguous() and b.var.is_contiguous()) for b in branches
+    )
+    inside = dense and not isinstance(momentum, Tensor)
+    counted = branches if inside else _without_running(branches)
+    factor = momentum if inside else 0.0
+    rows = branches[0].x.numel() // branches[0].x.shape[1]
+    if partials is None:
+        statistics = launch.batch_statistics(counted, factor)
+    else:
+        running = [(counted[0].mean, counted[0].var)]
+        statistics = launch.merge_statistics(partials.values, rows, partials.chunk, running, factor)
+        if len(counted) > 1:
+            statistics += launch.batch_statistics(counted[1:], factor)
+    if not inside:
+        for branch, (mean, var) in zip(branches, statistics, strict=True):
+            if branch.mean is not None:
+                unbiased = var * (rows / (rows - 1))
+                reference.update_running_statistics(
+                    branch.mean, branch.var, mean, unbiased, momentum
+                )
     return statistics
+
+
+def _without_running(branches: list[Branch]) -> list[Branch]:
+    return [b._replace(mean=None, var=None) for b in branches]
 
 
 def _synchronised_statistics(branches, settings: Settings):
     """Statistics over all ranks' batches, by one collective for all branches."""
-    local = [launch.batch_statistics(b.x, None, None, 0.0) for b in branches]
+    local = launch.batch_statistics(_without_running(branches), 0.0)
     x = branches[0].x
     count = x.numel() // x.shape[1]
-    packed = torch.cat([local[0].new_full((1,), count), *(s.reshape(-1) for s in local)])
+    packed = torch.cat([local[0][0].new_full((1,), count), *(v for s in local for v in s)])
     gathered = reference.all_gather(packed, settings.group)
     counts, total = gathered[:, :1], gathered[:, 0].sum()
     merged = []
@@ -183,14 +232,12 @@ class _BNMaskAddReLU(torch.autograd.Function):
     """The plain autograd path: in eager mode it costs less per call than a registered operator."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, residual, x2, weight2, bias2, main, other, settings):
-        result = forward(
-            main,
-            other,
-            residual,
-            settings,
-            save_bits=settings.relu and residual is not None,
-        )
+    def forward(
+        ctx, x, weight, bias, residual, x2, weight2, bias2, main, other, settings, partials
+    ):
+        save_bits = settings.relu and residual is not None and any(ctx.needs_input_grad)
+        with launch.on_device(x):
+            result = forward(main, other, residual, settings, partials, save_bits=save_bits)
         second = result.other or launch.NO_BRANCH
         ctx.save_for_backward(*result.main, *second, result.bits)
         ctx.settings, ctx.count, ctx.projected = settings, result.count, other is not None
@@ -205,8 +252,9 @@ class _BNMaskAddReLU(torch.autograd.Function):
         if torch.is_grad_enabled():
             grads = _differentiable_backward(grad_out, main, other, bits, ctx.settings, wanted)
         else:
-            grads = backward(grad_out, main, other, bits, ctx.settings, wanted, ctx.count)
-        return (*grads, None, None, None)
+            with launch.on_device(main.x):
+                grads = backward(grad_out, main, other, bits, ctx.settings, wanted, ctx.count)
+        return (*grads, None, None, None, None)
 
 
 def _differentiable_backward(grad_out, main, other, bits, settings: Settings, wanted: Gradients):
@@ -215,7 +263,9 @@ def _differentiable_backward(grad_out, main, other, bits, settings: Settings, wa
     The gradient of each branch is autograd's of the eager definition; ReLU is a constant 0/1
     factor, whose own derivative is 0.
     """
-    branches = [main] if other is None else [main, other]
+    # Inputs may depend on each other (one tensor in both branches, shared parameters). Each gets a
+    # name of its own in the graph, so that its gradient counts no path through another.
+    branches = [_named(b) for b in ([main] if other is None else [main, other])]
     values = []
     for b in branches:
         running = (None, None) if settings.training else (b.mean, b.var)
@@ -243,6 +293,11 @@ def _differentiable_backward(grad_out, main, other, bits, settings: Settings, wa
     if wanted.residual:
         found["residual"] = grad
     return Gradients(*(found.get(name) for name in Gradients._fields))
+
+
+def _named(branch: Branch) -> Branch:
+    own = [None if t is None else t.view_as(t) for t in branch[:3]]
+    return Branch(*own, *branch[3:])
 
 
 def _input(branches, name: str) -> Tensor:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 WARPS = 4
-# Eight values a thread: 16 bytes of a half-precision tensor, so one load, and the eight mask
-# bytes beside it are one load too, in the same register layout. Larger tiles make Triton convert
+# One 16-byte load a thread of each activation. In half precision that is eight values, whose eight
+# mask bytes are one load as well, in the same register layout: larger tiles make Triton convert
 # the mask's layout through shared memory.
-TILE = WARPS * 32 * 8
+TILE_BYTES = WARPS * 32 * 16
 # A row segment of 64 half-precision channels is one 128-byte cache line.
 MAX_BLOCK_C = 64
 # Row tiles that a program of an elementwise pass walks through, so that it reads the per-channel
@@ -36,6 +36,7 @@ class Tiling(NamedTuple):
     positions: int
     channels_last: bool
     channel_unit: int
+    row_unit: int
     block_m: int
     block_c: int
 
@@ -64,13 +65,9 @@ class Tiling(NamedTuple):
     def chunks(self) -> int:
         return -(-self.rows // self.chunk)
 
-    @property
-    def merge_chunks(self) -> int:
-        """Chunks that a merging program holds at once, a power of two."""
-        return min(MERGE_CHUNKS, power_of_two(self.chunks))
 
-
-def tiling(shape, channels_last: bool) -> Tiling:
+def tiling(shape, channels_last: bool, itemsize: int = 2) -> Tiling:
+    """How to cut an activation [N,C,H,W] of elements of ``itemsize`` bytes."""
     n, channels, height, width = shape
     # The largest of 8, 4, 2 that divides C: tells the compiler how wide a load may be.
     unit = next(u for u in (8, 4, 2, 1) if channels % u == 0)
@@ -81,15 +78,24 @@ def tiling(shape, channels_last: bool) -> Tiling:
     else:
         # Rows are contiguous here, so a tile is longer than wide.
         block_c = 8 if channels <= 8 else 16
+    block_m = TILE_BYTES // itemsize // block_c
+    # The largest that divides rows and chunks, for the format in which rows are contiguous.
+    aligned = not channels_last and height * width % 16 == 0 and block_m % 16 == 0
     return Tiling(
         rows=n * height * width,
         channels=channels,
         positions=height * width,
         channels_last=channels_last,
         channel_unit=unit,
-        block_m=TILE // block_c,
+        row_unit=16 if aligned else 1,
+        block_m=block_m,
         block_c=block_c,
     )
+
+
+def merge_chunks(chunks: int) -> int:
+    """Chunks that a merging program holds at once, a power of two."""
+    return min(MERGE_CHUNKS, power_of_two(chunks))
 
 
 def power_of_two(n: int) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from functools import cache
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -34,10 +35,21 @@ NO_BRANCH = Branch(None, None, None, None, None, None)
 
 
 @cache
-def device_kernels():
-    from .device import backward, forward, statistics
+def device_kernels() -> SimpleNamespace:
+    """Every kernel by name. Imports Triton."""
+    from .device import backward, convolution, forward, masking, statistics
 
-    return statistics, forward, backward
+    kernels = (
+        statistics.partial_statistics,
+        statistics.merge_statistics,
+        forward.apply_forward,
+        backward.partial_gradients,
+        backward.merge_gradients,
+        backward.apply_backward,
+        masking.multiply_mask,
+        convolution.convolve,
+    )
+    return SimpleNamespace(**{kernel.__name__: kernel for kernel in kernels})
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
@@ -49,6 +61,12 @@ def memory_format(x: Tensor) -> torch.memory_format:
     return torch.channels_last
 
 
+def tiling_of(x: Tensor) -> Tiling:
+    """The tiling of an activation that is dense in one of the two memory formats."""
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    return tiling(x.shape, last, x.element_size())
+
+
 def on_device(x: Tensor):
     """Triton launches on the current device: make it the tensor's."""
     if x.is_cuda and x.device.index != torch.cuda.current_device():
@@ -56,9 +74,13 @@ def on_device(x: Tensor):
     return nullcontext()
 
 
-def mask_bytes(branches, channels_last: bool) -> tuple[list[Tensor | None], bool]:
-    """The masks as bytes, and whether their memory order is that of channels_last images."""
-    masks = [None if b.mask is None else b.mask.view(torch.uint8) for b in branches]
+def mask_bytes(*masks: Tensor | None) -> tuple[list[Tensor | None], bool]:
+    """The masks as bytes, and whether their memory order is that of channels_last images.
+
+    Read as they lie, if they all lie alike in one of the two orders. A network that runs in
+    channels_last should keep its masks in that order: then eight mask bytes are one load.
+    """
+    masks = [None if m is None else m.view(torch.uint8) for m in masks]
     given = [m for m in masks if m is not None]
     if all(_ordered_like_channels_last(m) for m in given):
         return masks, True
@@ -72,29 +94,27 @@ def _ordered_like_channels_last(mask: Tensor) -> bool:
     return mask.permute(1, 2, 0).is_contiguous()
 
 
-def partial_buffer(x: Tensor, tiles: Tiling, sums: int) -> Tensor:
-    return x.new_empty((sums, tiles.chunks, tiles.channels), dtype=torch.float32)
+def batch_statistics(branches: list[Branch], momentum: float) -> list[tuple[Tensor, Tensor]]:
+    """Mean and biased variance [C] in float32 of one branch or two.
 
-
-def batch_statistics(
-    x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, momentum: float
-) -> Tensor:
-    """Mean and biased variance [2,C] in float32; running statistics are updated in place.
-
-    Two launches; reads ``x`` once.
+    A branch's ``mean`` and ``var`` are its running statistics, updated in place unless None.
+    Two launches, whatever the number of branches; reads each activation once.
     """
-    tiles = tiling(x.shape, x.is_contiguous(memory_format=torch.channels_last))
+    x = branches[0].x
+    tiles = tiling_of(x)
     # No mask is read here, so the tile may be larger: more loads are under way at once.
     tiles = tiles._replace(block_m=2 * tiles.block_m)
-    partials = partial_buffer(x, tiles, 2)
-    device_kernels()[0].partial_statistics[(tiles.chunks * tiles.channel_blocks,)](
+    partials = _partial_buffer(x, 2 * len(branches), tiles)
+    device_kernels().partial_statistics[(tiles.chunks * tiles.channel_blocks, len(branches))](
         x,
+        branches[1].x if len(branches) > 1 else None,
         partials,
-        tiles.rows,
+        tiles.rows // tiles.row_unit,
         tiles.channels // tiles.channel_unit,
         tiles.positions,
-        tiles.chunk,
+        tiles.chunk // tiles.row_unit,
         tiles.chunks,
+        M_UNIT=tiles.row_unit,
         C_UNIT=tiles.channel_unit,
         CHANNELS_LAST=tiles.channels_last,
         WIDE=tiles.wide,
@@ -103,31 +123,49 @@ def batch_statistics(
         STAGES=geometry.STAGES,
         num_warps=geometry.WARPS,
     )
-    return merge_statistics(partials, tiles, running_mean, running_var, momentum)
+    running = [(branch.mean, branch.var) for branch in branches]
+    return merge_statistics(partials, tiles.rows, tiles.chunk, running, momentum)
 
 
-def merge_statistics(partials, tiles, running_mean, running_var, momentum) -> Tensor:
-    """Merge partial statistics [2,chunks,C] of ``tiles.chunk`` rows each, the last one shorter."""
-    statistics = partials.new_empty((2, tiles.channels))
-    device_kernels()[0].merge_statistics[(-(-tiles.channels // geometry.MERGE_CHANNELS),)](
+def _partial_buffer(x: Tensor, sums: int, tiles: Tiling) -> Tensor:
+    return x.new_empty((sums, tiles.chunks, tiles.channels), dtype=torch.float32)
+
+
+def merge_statistics(
+    partials: Tensor,
+    rows: int,
+    chunk: int,
+    running: list[tuple[Tensor | None, Tensor | None]],
+    momentum: float,
+) -> list[tuple[Tensor, Tensor]]:
+    """Merge partial statistics [2 * branches,chunks,C] of ``chunk`` rows each, the last shorter.
+
+    Mean and biased variance [C] of each branch; its running statistics are updated in place
+    unless they are None. One launch.
+    """
+    _, chunks, channels = partials.shape
+    merged = [(partials.new_empty(channels), partials.new_empty(channels)) for _ in running]
+    outputs = []
+    for new, old in zip(merged, running, strict=True):
+        outputs += [*new, *old]
+    outputs += [None] * (8 - len(outputs))
+    device_kernels().merge_statistics[(-(-channels // geometry.MERGE_CHANNELS), len(running))](
         partials,
-        statistics,
-        running_mean,
-        running_var,
-        momentum,
-        tiles.rows,
-        tiles.channels,
-        tiles.chunk,
-        tiles.chunks,
-        BLOCK_S=tiles.merge_chunks,
+        *outputs,
+        float(momentum),  # an integer would be another kernel
+        rows,
+        channels,
+        chunk,
+        chunks,
+        BLOCK_S=geometry.merge_chunks(chunks),
         BLOCK_C=geometry.MERGE_CHANNELS,
         num_warps=geometry.WARPS,
     )
-    for tensor in (running_mean, running_var):
-        if tensor is not None:
-            # Autograd must notice that a tensor saved before has changed.
-            torch.autograd.graph.increment_version(tensor)
-    return statistics
+    for pair in running:
+        if pair[0] is not None:
+            # Autograd must notice that tensors which it saved before have changed.
+            torch.autograd.graph.increment_version(pair)
+    return merged
 
 
 def apply_forward(
@@ -146,12 +184,12 @@ def apply_forward(
     """
     second = other or NO_BRANCH
     out = torch.empty_like(main.x)
-    tiles = tiling(out.shape, out.is_contiguous(memory_format=torch.channels_last))
-    masks, masks_last = mask_bytes([main, second], tiles.channels_last)
+    tiles = tiling_of(out)
+    masks, masks_last = mask_bytes(main.mask, second.mask)
     bits = None
     if save_bits:
         bits = out.new_empty((tiles.rows, -(-tiles.channels // 8)), dtype=torch.uint8)
-    device_kernels()[1].apply_forward[(tiles.programs,)](
+    device_kernels().apply_forward[(tiles.programs,)](
         main.x,
         *main.vectors(),
         masks[0],
@@ -161,10 +199,11 @@ def apply_forward(
         masks[1],
         out,
         bits,
-        eps,
-        tiles.rows,
+        float(eps),
+        tiles.rows // tiles.row_unit,
         tiles.channels // tiles.channel_unit,
         tiles.positions,
+        M_UNIT=tiles.row_unit,
         C_UNIT=tiles.channel_unit,
         CHANNELS_LAST=tiles.channels_last,
         MASK_CHANNELS_LAST=masks_last,
@@ -205,10 +244,10 @@ def reduce_gradients(
     """
     second = other or NO_BRANCH
     branches = 1 if other is None else 2
-    tiles = tiling(main.x.shape, main.x.is_contiguous(memory_format=torch.channels_last))
-    masks, masks_last = mask_bytes([main, second], tiles.channels_last)
-    partials = partial_buffer(main.x, tiles, 2 * branches)
-    kernels = device_kernels()[2]
+    tiles = tiling_of(main.x)
+    masks, masks_last = mask_bytes(main.mask, second.mask)
+    partials = _partial_buffer(main.x, 2 * branches, tiles)
+    kernels = device_kernels()
     kernels.partial_gradients[(tiles.chunks * tiles.channel_blocks,)](
         grad_out,
         main.x,
@@ -219,12 +258,13 @@ def reduce_gradients(
         masks[1],
         bits,
         partials,
-        eps,
-        tiles.rows,
+        float(eps),
+        tiles.rows // tiles.row_unit,
         tiles.channels // tiles.channel_unit,
         tiles.positions,
-        tiles.chunk,
+        tiles.chunk // tiles.row_unit,
         tiles.chunks,
+        M_UNIT=tiles.row_unit,
         C_UNIT=tiles.channel_unit,
         CHANNELS_LAST=tiles.channels_last,
         MASK_CHANNELS_LAST=masks_last,
@@ -247,10 +287,10 @@ def reduce_gradients(
         *grads[:2],
         second.var,
         *grads[2:],
-        eps,
+        float(eps),
         tiles.channels,
         tiles.chunks,
-        BLOCK_S=tiles.merge_chunks,
+        BLOCK_S=geometry.merge_chunks(tiles.chunks),
         BLOCK_C=geometry.MERGE_CHANNELS,
         num_warps=geometry.WARPS,
     )
@@ -275,10 +315,10 @@ def apply_backward(
     constants.
     """
     second = other or NO_BRANCH
-    tiles = tiling(main.x.shape, main.x.is_contiguous(memory_format=torch.channels_last))
-    masks, masks_last = mask_bytes([main, second], tiles.channels_last)
+    tiles = tiling_of(main.x)
+    masks, masks_last = mask_bytes(main.mask, second.mask)
     grads = [torch.empty_like(main.x) if wants else None for wants in wanted]
-    device_kernels()[2].apply_backward[(tiles.programs,)](
+    device_kernels().apply_backward[(tiles.programs,)](
         grad_out,
         main.x,
         *main.vectors(),
@@ -289,11 +329,12 @@ def apply_backward(
         bits,
         sums,
         *grads,
-        eps,
+        float(eps),
         1.0 / count,
-        tiles.rows,
+        tiles.rows // tiles.row_unit,
         tiles.channels // tiles.channel_unit,
         tiles.positions,
+        M_UNIT=tiles.row_unit,
         C_UNIT=tiles.channel_unit,
         CHANNELS_LAST=tiles.channels_last,
         MASK_CHANNELS_LAST=masks_last,

@@ -73,7 +73,8 @@ def _forward(
     if backends.why_not_triton(x):
         return eager_forward(main, other, residual, settings, save_bits)
     main, other, residual = fused.laid_out(main, other, residual)
-    result = fused.forward(main, other, residual, settings, save_bits=save_bits)
+    with launch.on_device(x):
+        result = fused.forward(main, other, residual, settings, save_bits=save_bits)
     return (
         result.out,
         _stack_statistics(result.main, result.other) if training else x.new_empty(0),
@@ -128,7 +129,8 @@ def _backward(
         grads = eager_backward(grad_out, main, other, bits, settings, Gradients(*wanted))
     else:
         main, other, _ = fused.laid_out(main, other, None)
-        grads = fused.backward(grad_out, main, other, bits, settings, Gradients(*wanted))
+        with launch.on_device(x):
+            grads = fused.backward(grad_out, main, other, bits, settings, Gradients(*wanted))
     # An operator may not return its own input, which grad_out is where there is no ReLU.
     return [x.new_empty(0) if g is None else g.clone() if g is grad_out else g for g in grads]
 

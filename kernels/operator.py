@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from . import backends, checks, fused, library, reference
+from .fused import Settings
 from .launch import Branch
 from .reference import Projection
 
@@ -70,29 +71,20 @@ def bn_mask_add_relu(
         ValueError: an argument has the wrong shape, dtype or combination, or ``backend`` is
             "triton" and cannot run this call. The message names it.
     """
-    checks.check_branch(x, weight, bias, running_mean, running_var, mask, training)
-    checks.check_statistics(x, training, momentum, eps, group)
-    if residual is not None:
-        checks.check_residual(x, residual, projection)
-    if projection is not None:
-        checks.check_projection(x, projection, training)
+    settings = Settings(relu, training, momentum, eps, group)
+    checks.check_call(
+        x, weight, bias, running_mean, running_var, mask, residual, projection, settings
+    )
     others = (residual, None if projection is None else projection.x)
     # Collectives are not inside the registered operator: compiled, synchronised statistics are
     # those of the eager definition.
-    synchronised = training and group is not None and dist.get_world_size(group) > 1
     compiling = torch.compiler.is_compiling()
-    if backends.use_triton(backend, x, *others) and not (compiling and synchronised):
-        return _fused(
-            x,
-            weight,
-            bias,
-            running_mean,
-            running_var,
-            mask,
-            residual,
-            projection,
-            (relu, training, momentum, eps, group),
-        )
+    if backends.use_triton(backend, x, *others) and not (compiling and settings.synchronised):
+        main = Branch(x, weight, bias, running_mean, running_var, mask)
+        other = None if projection is None else Branch(*projection)
+        # The compiler sees registered operators; eager mode takes the shorter way.
+        run = library.bn_mask_add_relu if compiling else fused.bn_mask_add_relu
+        return run(main, other, residual, settings)
     return reference.bn_mask_add_relu(
         x,
         weight,
@@ -102,34 +94,5 @@ def bn_mask_add_relu(
         mask=mask,
         residual=residual,
         projection=projection,
-        relu=relu,
-        training=training,
-        momentum=momentum,
-        eps=eps,
-        group=group,
+        **settings._asdict(),
     )
-
-
-def _fused(x, weight, bias, running_mean, running_var, mask, residual, projection, settings):
-    settings = fused.Settings(*settings)
-    main = Branch(x, weight, bias, running_mean, running_var, mask)
-    other = None if projection is None else Branch(*projection)
-    # The compiler sees registered operators; eager mode takes the shorter way.
-    if torch.compiler.is_compiling():
-        return library.bn_mask_add_relu(main, other, residual, settings)
-    return fused.bn_mask_add_relu(main, other, residual, settings)
-
-
-def apply_mask(x: Tensor, mask: Tensor | None) -> Tensor:
-    """``x * mask``: the mask on a bare convolution output (the paper's placement in DenseNet).
-
-    Args:
-        x: [N,C,H,W].
-        mask: 0/1 mask [C,H,W], bool or uint8; None returns ``x`` itself.
-
-    Raises:
-        ValueError: ``mask`` does not fit ``x``.
-    """
-    if mask is not None:
-        checks.check_mask(x, mask, "mask")
-    return reference.apply_mask(x, mask)

@@ -1,8 +1,18 @@
-"""Shared by all tests: GPU tests are skipped, with a reason, where there is no GPU."""
+"""Shared by all tests: where kernels run, and how many threads torch has.
+
+GPU tests are skipped, with a reason, where there is no GPU. There the Triton kernels run in
+Triton's interpreter instead, on CPU tensors.
+"""
+
+import os
 
 import pytest
 import torch
 from hypothesis import settings
+
+# Triton reads it when a kernel is defined, so it must be set before scotoma's are imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # No time limit for an example: a busy machine is not a bug.
 settings.register_profile("scotoma", deadline=None)

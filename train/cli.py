@@ -17,6 +17,7 @@ VERBS = {
     "models": ("scotoma.train.commands.models", "list the architectures, their sizes and sites"),
     "info": ("scotoma.train.commands.info", "describe a checkpoint"),
     "masks": ("scotoma.train.commands.masks", "draw the masks of a network or a checkpoint"),
+    "bench": ("scotoma.bench.commands", "measure: what the kernels compile to, and more"),
 }
 
 BAD_INPUT, INTERRUPTED = 2, 130

@@ -51,10 +51,10 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.drop is None:
-            out = self.conv2(self.bn1(self.conv1(x)))
+            out, last = self.bn1(x, conv=self.conv1), self.conv2
         else:
-            out = drop_then_relu(self.bn1(self.conv1(x), relu=False), self.drop)
-            out = self.drop(self.conv2(out))
+            out = drop_then_relu(self.bn1(x, conv=self.conv1, relu=False), self.drop)
+            out, last = self.drop(self.conv2(out)), None
         if self.shortcut is None:
-            return self.bn2(out, residual=x)
-        return self.bn2(out, projection=self.shortcut.branch(x))
+            return self.bn2(out, residual=x, conv=last)
+        return self.bn2(out, projection=self.shortcut.branch(x), conv=last)

@@ -34,7 +34,7 @@ class DenseLayer(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        new = self.conv2(self.bn2(self.conv1(self.bn1(x))))
+        new = self.conv2(self.bn2(self.bn1(x), conv=self.conv1))
         return torch.cat([new, x], 1)
 
 

@@ -35,10 +35,10 @@ class Bottleneck(nn.Module):
             self.shortcut = ProjectionShortcut(in_channels, out_channels, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.expand(self.spatial(self.reduce(x)))
+        out = self.spatial(self.reduce(x))
         if self.shortcut is None:
-            return self.bn(out, residual=x)
-        return self.bn(out, projection=self.shortcut.branch(x))
+            return self.bn(out, residual=x, conv=self.expand)
+        return self.bn(out, projection=self.shortcut.branch(x), conv=self.expand)
 
 
 class ResNet50(Network):

@@ -73,7 +73,7 @@ def gradient_past_relu(
     return grad
 
 
-@triton.jit(do_not_specialize=["M", "CHUNK", "CHUNKS"])
+@triton.jit(do_not_specialize=["M_UNITS", "CHUNK_UNITS", "CHUNKS"])
 def partial_gradients(
     grad_out,
     x,
@@ -91,11 +91,12 @@ def partial_gradients(
     bits,
     partials,
     eps,
-    M,
+    M_UNITS,
     C_UNITS,
     HW,
-    CHUNK,
+    CHUNK_UNITS,
     CHUNKS,
+    M_UNIT: tl.constexpr,
     C_UNIT: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     MASK_CHANNELS_LAST: tl.constexpr,
@@ -110,6 +111,7 @@ def partial_gradients(
     partials: float32 [2 or 4, CHUNKS, C]. Reads grad_out, x, x2 and bits once.
     Grid: CHUNKS * ceil(C / BLOCK_C).
     """
+    M = M_UNITS.to(tl.int64) * M_UNIT
     C = C_UNITS * C_UNIT
     c_blocks = tl.cdiv(C, BLOCK_C)
     chunk = tl.program_id(0) // c_blocks
@@ -120,6 +122,7 @@ def partial_gradients(
     mean2_c, scale2_c, bias2_c = mean_c, scale_c, bias_c
     if x2 is not None:
         mean2_c, scale2_c, bias2_c, _ = channel_affine(weight2, bias2, mean2, var2, c, C, eps)
+    CHUNK = CHUNK_UNITS * M_UNIT
     start = chunk.to(tl.int64) * CHUNK
     rows = tl.minimum(M - start, CHUNK).to(tl.int32)
 
@@ -219,7 +222,7 @@ def statistics_terms(sums, branch: tl.constexpr, inverse, inverse_count, c, C):
     return constant, slope * inverse * inverse
 
 
-@triton.jit(do_not_specialize=["M"])
+@triton.jit(do_not_specialize=["M_UNITS"])
 def apply_backward(
     grad_out,
     x,
@@ -241,9 +244,10 @@ def apply_backward(
     grad_x2,
     eps,
     inverse_count,
-    M,
+    M_UNITS,
     C_UNITS,
     HW,
+    M_UNIT: tl.constexpr,
     C_UNIT: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     MASK_CHANNELS_LAST: tl.constexpr,
@@ -260,6 +264,7 @@ def apply_backward(
     statistics, None for running statistics. Reads every activation once, and x, x2 only where
     their values matter. Grid: ceil(M / (BLOCK_M * TILES)) * ceil(C / BLOCK_C).
     """
+    M = M_UNITS.to(tl.int64) * M_UNIT
     C = C_UNITS * C_UNIT
     c_blocks = tl.cdiv(C, BLOCK_C)
     program = tl.program_id(0)

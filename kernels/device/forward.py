@@ -13,7 +13,7 @@ from .tiles import (
 )
 
 
-@triton.jit(do_not_specialize=["M"])
+@triton.jit(do_not_specialize=["M_UNITS"])
 def apply_forward(
     x,
     weight,
@@ -31,9 +31,10 @@ def apply_forward(
     out,
     bits,
     eps,
-    M,
+    M_UNITS,
     C_UNITS,
     HW,
+    M_UNIT: tl.constexpr,
     C_UNIT: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     MASK_CHANNELS_LAST: tl.constexpr,
@@ -50,6 +51,7 @@ def apply_forward(
     once, writes out (and bits) once. REVERSE starts at the end, which the pass for the statistics
     has left in the cache. Grid: ceil(M / (BLOCK_M * TILES)) * ceil(C / BLOCK_C).
     """
+    M = M_UNITS.to(tl.int64) * M_UNIT
     C = C_UNITS * C_UNIT
     c_blocks = tl.cdiv(C, BLOCK_C)
     program = tl.program_id(0)

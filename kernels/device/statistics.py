@@ -12,15 +12,17 @@ import triton.language as tl
 from .tiles import load_channel, load_tile
 
 
-@triton.jit(do_not_specialize=["M", "CHUNK", "CHUNKS"])
+@triton.jit(do_not_specialize=["M_UNITS", "CHUNK_UNITS", "CHUNKS"])
 def partial_statistics(
     x,
+    x2,
     partials,
-    M,
+    M_UNITS,
     C_UNITS,
     HW,
-    CHUNK,
+    CHUNK_UNITS,
     CHUNKS,
+    M_UNIT: tl.constexpr,
     C_UNIT: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     WIDE: tl.constexpr,
@@ -30,14 +32,21 @@ def partial_statistics(
 ):
     """Mean and M2 = sum (x - mean)^2 of each channel over chunks of CHUNK rows.
 
-    x: activation of M rows and C channels. partials: float32 [2, CHUNKS, C], means then M2.
-    Reads x once. Grid: CHUNKS * ceil(C / BLOCK_C).
+    x, x2: activations of M rows and C channels; x2 may be None. partials: float32
+    [branches, 2, CHUNKS, C], means then M2. Reads each activation once.
+    Grid: (CHUNKS * ceil(C / BLOCK_C), branches).
     """
+    M = M_UNITS.to(tl.int64) * M_UNIT
     C = C_UNITS * C_UNIT
+    branch = tl.program_id(1)
+    if x2 is not None:
+        if branch == 1:
+            x = x2
     c_blocks = tl.cdiv(C, BLOCK_C)
     chunk = tl.program_id(0) // c_blocks
     c = (tl.program_id(0) % c_blocks) * BLOCK_C + tl.arange(0, BLOCK_C)
     r = tl.arange(0, BLOCK_M)
+    CHUNK = CHUNK_UNITS * M_UNIT
     start = chunk.to(tl.int64) * CHUNK
     rows = tl.minimum(M - start, CHUNK).to(tl.int32)
     channels = (c < C)[None, :]
@@ -57,18 +66,24 @@ def partial_statistics(
         squares += deviation * deviation
     drift = tl.sum(total, axis=0) / rows.to(tl.float32)
     m2 = tl.sum(squares, axis=0) - drift * tl.sum(total, axis=0)
-    out = partials + chunk.to(tl.int64) * C + c
+    step = CHUNKS.to(tl.int64) * C
+    out = partials + 2 * branch * step + chunk.to(tl.int64) * C + c
     tl.store(out, centre + drift, mask=c < C)
     # Rounding could leave a tiny negative sum where all values are equal; NaN must stay.
-    tl.store(out + CHUNKS.to(tl.int64) * C, tl.where(m2 < 0, 0.0, m2), mask=c < C)
+    tl.store(out + step, tl.where(m2 < 0, 0.0, m2), mask=c < C)
 
 
 @triton.jit(do_not_specialize=["M", "CHUNK", "CHUNKS"])
 def merge_statistics(
     partials,
-    statistics,
+    mean,
+    var,
     running_mean,
     running_var,
+    mean2,
+    var2,
+    running_mean2,
+    running_var2,
     momentum,
     M,
     C,
@@ -77,12 +92,28 @@ def merge_statistics(
     BLOCK_S: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Merge the chunks; update the running statistics in place unless they are None.
+    """Merge the chunks of each branch; update its running statistics unless they are None.
 
-    statistics: float32 [2, C], mean and biased variance. The running variance is unbiased, as in
-    torch. Grid: ceil(C / BLOCK_C).
+    mean, var: float32 [C], written; the variance is biased, the running one unbiased, as in
+    torch. Grid: (ceil(C / BLOCK_C), branches).
     """
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    if mean2 is None:
+        merge_branch(partials, mean, var, running_mean, running_var, momentum, M, C, CHUNK, CHUNKS,
+                     c, BLOCK_S, BLOCK_C)  # fmt: skip
+    elif tl.program_id(1) == 0:
+        merge_branch(partials, mean, var, running_mean, running_var, momentum, M, C, CHUNK, CHUNKS,
+                     c, BLOCK_S, BLOCK_C)  # fmt: skip
+    else:
+        second = partials + 2 * CHUNKS.to(tl.int64) * C
+        merge_branch(second, mean2, var2, running_mean2, running_var2, momentum, M, C, CHUNK,
+                     CHUNKS, c, BLOCK_S, BLOCK_C)  # fmt: skip
+
+
+@triton.jit
+def merge_branch(partials, mean_out, var_out, running_mean, running_var, momentum, M, C, CHUNK,
+                 CHUNKS, c, BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr):  # fmt: skip
+    """The channels ``c`` of one branch, partials float32 [2, CHUNKS, C]."""
     s = tl.arange(0, BLOCK_S)
     channels = c < C
     m2_start = CHUNKS.to(tl.int64) * C
@@ -113,8 +144,8 @@ def merge_statistics(
     mean = first + drift
     m2 = tl.sum(sums, axis=0)
 
-    tl.store(statistics + c, mean, mask=channels)
-    tl.store(statistics + C + c, m2 / count, mask=channels)
+    tl.store(mean_out + c, mean, mask=channels)
+    tl.store(var_out + c, m2 / count, mask=channels)
     if running_mean is not None:
         old = load_channel(running_mean, c, C, 0.0)
         new = (1 - momentum) * old + momentum * mean

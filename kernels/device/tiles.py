@@ -46,7 +46,7 @@ def load_channel(ptr, c, C, DEFAULT: tl.constexpr):
     """A per-channel vector [C] in float32; DEFAULT where there is none."""
     if ptr is None:
         return tl.full(c.shape, DEFAULT, tl.float32)
-    return tl.load(ptr + c, mask=c < C, other=0.0).to(tl.float32)
+    return tl.load(ptr + c, mask=c < C, other=DEFAULT).to(tl.float32)
 
 
 @triton.jit

@@ -71,6 +71,10 @@ REFUSED = {
         dict(running_mean=None, running_var=None, training=False),
         ["running_mean is None", "training is False", "training=True"],
     ),
+    # torch.nn.BatchNorm2d takes it for a cumulative average; here the caller knows the count.
+    "no momentum": (dict(momentum=None), ["momentum is None", "1 / num_batches_tracked"]),
+    "momentum for each channel": (dict(momentum=torch.ones(3)), ["momentum has shape [3]", "one"]),
+    "negative eps": (dict(eps=-1e-5), ["eps is -1e-05", "not negative"]),
     "unknown backend": (dict(backend="cuda"), ["backend is 'cuda'", "'eager'"]),
     "projection of another shape": (
         dict(projection=projection(x=X[..., :4])),

@@ -1,8 +1,10 @@
 """Two processes with ``group=`` equal one process on the concatenated batch.
 
-The processes run this file as a script: the tests are no package that a child could import.
+The processes run this file as a script: the tests are no package that a child could import. They
+have no GPU, so Triton's kernels run in its interpreter there.
 """
 
+import os
 import subprocess
 import sys
 
@@ -36,7 +38,23 @@ def problem(dtype):
     }
 
 
-def run(values, images, projected, group):
+# One process has torch's batch norm, two have the synchronised sums: in float64 they differ by
+# roundings. In bfloat16 the output is rounded several times (4 ulp of values up to 8), by the
+# kernels in float16 as well.
+TOLERANCE = {
+    torch.float64: 1e-12,
+    torch.float32: 1e-4,
+    torch.bfloat16: 4 * 2**-8 * 8,
+    torch.float16: 4 * 2**-11 * 8,
+}
+DTYPES = {
+    "eager": (torch.float64, torch.float32, torch.bfloat16),
+    "triton": (torch.float32, torch.float16),
+}
+RUNS = [(backend, dtype) for backend, dtypes in DTYPES.items() for dtype in dtypes]
+
+
+def run(values, images, projected, group, backend, momentum=MOMENTUM):
     """Outputs, gradients and running statistics for a slice of the batch."""
     x, shortcut, residual = (
         values[k][images].clone().requires_grad_() for k in ("x", "shortcut", "residual")
@@ -54,8 +72,9 @@ def run(values, images, projected, group):
         mask=masks[0],
         **addend,
         training=True,
-        momentum=MOMENTUM,
+        momentum=momentum,
         group=group,
+        backend=backend,
     )
     leaves = [x, shortcut, *vectors] if projected else [x, residual, *vectors[:2]]
     gradients = torch.autograd.grad(out, leaves, values["upstream"][images])
@@ -67,32 +86,50 @@ def run(values, images, projected, group):
     }
 
 
+class Collectives:
+    """Counts them, and the values that they carry."""
+
+    def __init__(self):
+        self.calls = []
+        for name in ("all_gather_into_tensor", "all_reduce"):
+            setattr(dist, name, self.counted(name, getattr(dist, name)))
+
+    def counted(self, name, function):
+        def call(first, *others, **options):
+            self.calls.append((name, (others or (first,))[0].numel()))
+            return function(first, *others, **options)
+
+        return call
+
+
 def worker(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    collectives = Collectives()
     start = sum(SPLIT[:rank])
     images = slice(start, start + SPLIT[rank])
-    results = {
-        (dtype, projected): run(problem(dtype), images, projected, dist.group.WORLD)
-        for dtype in TOLERANCE
-        for projected in (False, True)
-    }
+    results = {}
+    for backend, dtype in RUNS:
+        for projected in (False, True):
+            collectives.calls.clear()
+            found = run(problem(dtype), images, projected, dist.group.WORLD, backend)
+            results[backend, dtype, projected] = found | {"collectives": list(collectives.calls)}
+    momentum = torch.tensor(MOMENTUM)
+    results["momentum"] = run(
+        problem(torch.float32), images, True, dist.group.WORLD, "triton", momentum
+    )
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
-
-
-# One process has torch's batch norm, two have the synchronised sums: in float64 they differ by
-# roundings. In bfloat16 the output is rounded several times (4 ulp of values up to 8).
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-4, torch.bfloat16: 4 * 2**-8 * 8}
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     commands = [[sys.executable, __file__, str(rank), str(folder)] for rank in (0, 1)]
-    processes = [subprocess.Popen(command) for command in commands]
+    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    processes = [subprocess.Popen(command, env=environment) for command in commands]
     try:
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+        assert [process.wait(timeout=240) for process in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()
@@ -100,10 +137,10 @@ def ranks(tmp_path_factory):
 
 
 @pytest.mark.parametrize("projected", [False, True], ids=["residual", "projection"])
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-def test_two_processes_equal_one(ranks, dtype, projected):
-    first, second = (results[dtype, projected] for results in ranks)
-    whole = run(problem(dtype), slice(None), projected, None)
+@pytest.mark.parametrize("backend, dtype", RUNS, ids=str)
+def test_two_processes_equal_one(ranks, backend, dtype, projected):
+    first, second = (results[backend, dtype, projected] for results in ranks)
+    whole = run(problem(dtype), slice(None), projected, None, "eager")
 
     def close(found, expected):
         assert found.dtype == expected.dtype
@@ -126,10 +163,28 @@ def test_two_processes_equal_one(ranks, dtype, projected):
 
 def test_ranks_would_differ_without_the_group(ranks):
     """The test above can fail: alone, a rank's output is far from the synchronised one."""
-    alone = run(problem(torch.float64), slice(0, SPLIT[0]), False, None)
-    together = ranks[0][torch.float64, False]
+    alone = run(problem(torch.float64), slice(0, SPLIT[0]), False, None, "eager")
+    together = ranks[0]["eager", torch.float64, False]
     assert (alone["out"] - together["out"]).abs().max() > 0.1
     assert (alone["running"][0] - together["running"][0]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("projected", [False, True], ids=["residual", "projection"])
+def test_the_kernels_use_one_collective_each_way(ranks, projected):
+    """A count, means and M2s of all branches forward; the sums of all branches backward."""
+    channels, branches = SHAPE[1], 2 if projected else 1
+    for results in ranks:
+        assert results["triton", torch.float32, projected]["collectives"] == [
+            ("all_gather_into_tensor", 1 + 2 * branches * channels),
+            ("all_reduce", 2 * branches * channels),
+        ]
+
+
+def test_momentum_as_a_tensor(ranks):
+    for results in ranks:
+        expected = results["triton", torch.float32, True]["running"]
+        for one, other in zip(results["momentum"]["running"], expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=4 * 2**-23, atol=4 * 2**-23)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,238 @@
+"""Time the operator ``relu(mask * BN(x) + residual)`` where the six networks use it.
+
+    scotoma bench layers [options]          or: python -m scotoma.bench.layers [options]
+
+The fused kernels against eager (in bfloat16, and in float16 with cuDNN's batch norm) and
+torch.compile: forward, backward and both, with cold and hot caches, by Python's clock and under
+CUDA graph replay, in turns. Each result is first compared with float64. Rows of results, with the
+device, versions, commit and clocks, are appended to a file of JSON lines; a table follows, and the
+cases in which the fused kernels are the slower ones.
+
+Exit status: 0; 1 if a contestant failed or computed something else; 130 if interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch._functorch import config as compiler_config
+
+from ..defective.errors import UserError, nearest
+from ..defective.models import model_names
+from ..kernels import backends
+from . import layer_table, machine, results, timing
+from .contestants import CONTESTANTS
+from .layer_row import Plan, measure_site
+from .sites import SMALL_SHAPES, Site, headline_sites, network_sites
+
+DTYPES = ("bfloat16", "float16", "float32")
+INTERRUPTED = 130
+
+
+def main(argv: list[str]) -> int:
+    """Measure, print, and return the exit status. Raises UserError for bad options."""
+    options = parse(argv)
+    sites = chosen_sites(options)
+    if options.list:
+        for site in sites:
+            print(f"{site}  ({site.users})")
+        return 0
+    device = torch.device("cpu") if options.cpu else torch.device("cuda", 0)
+    names = contestants(options, device)
+    if device.type == "cuda":
+        # Graphs are captured on a stream that is not the default one.
+        torch.cuda.set_stream(torch.cuda.Stream(device))
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    rows, left, interrupted = run(options, names, sites, device, console)
+    report(rows, left, console)
+    if interrupted:
+        return INTERRUPTED
+    return 1 if layer_table.failures(rows) else 0
+
+
+def run(options, names, sites: list[Site], device: torch.device, console: Console):
+    """Measure sites until all are done or the time is up.
+
+    Returns: the rows, the sites left over, and whether the run was interrupted.
+    """
+    end = time.monotonic() + options.budget_seconds
+    path = options.out or results.default_path(machine.device_name(device), "layers")
+    copy = timing.copy_bandwidth(device)
+    head = {
+        "benchmark": "layers",
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine.describe(device),
+        "copy_gb_per_s": round(copy / 1e9, 1),
+        "settings": {"repeats": options.repeats, "cold_l2_sizes": timing.COLD_L2_SIZES},
+    }
+    plan = Plan(names, getattr(torch, options.dtype), device, options.repeats, copy)
+    console.print(f"{head['machine']['device']}, copies at {head['copy_gb_per_s']} GB/s -> {path}")
+    rows, longest = [], 0.0
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    done, interrupted = 0, False
+    with (
+        terminated_like_interrupted(),
+        # A backward is timed many times over one forward, which donated buffers forbid.
+        compiler_config.patch(donated_buffer=False),
+        Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar,
+    ):
+        task = bar.add_task("sites", total=len(sites))
+        for site in sites:
+            start = time.monotonic()
+            # What the longest site took, the next may take.
+            if done and start + longest > end:
+                break
+            bar.update(task, description=str(site))
+            try:
+                new = measure_site(site, plan)
+            except KeyboardInterrupt:
+                interrupted = True
+                break
+            new = [head | row for row in new]
+            results.append(path, new)
+            rows += new
+            done += 1
+            bar.advance(task)
+            seconds = time.monotonic() - start
+            longest = max(longest, seconds)
+            console.print(
+                f"{site}: {brief(new)} ({seconds:.0f} s)", highlight=False, soft_wrap=True
+            )
+    return rows, sites[done:], interrupted
+
+
+def brief(rows: list[dict]) -> str:
+    """Forward and backward of each contestant, cold, in microseconds."""
+    parts = []
+    for row in rows:
+        clock = "graph" if "graph" in row["times"].get("cold", {}) else "wall"
+        times = [layer_table.median(row, "cold", clock, step) for step in ("forward", "backward")]
+        text = "failed" if None in times else f"{times[0]:.1f}+{times[1]:.1f}"
+        parts.append(f"{row['contestant']} {text}")
+    return ", ".join(parts)
+
+
+def report(rows: list[dict], left: list[Site], console: Console) -> None:
+    if rows:
+        console.print(layer_table.table(rows))
+    for title, lines in (
+        ("failures:", layer_table.failures(rows)),
+        ("losses:", layer_table.losses(rows)),
+        ("not measured, for lack of time:", [str(site) for site in left]),
+    ):
+        if lines:
+            console.print(title)
+            for line in lines:
+                console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+    ours = any(row["contestant"] == layer_table.OURS and row["times"] for row in rows)
+    if ours and not layer_table.losses(rows):
+        console.print("no losses")
+
+
+def chosen_sites(options) -> list[Site]:
+    shapes = {"shapes": SMALL_SHAPES} if options.cpu else {}
+    sites = headline_sites(**shapes) if options.sites != "networks" else []
+    if options.sites != "headline":
+        # A network's site that is a headline as well is measured once.
+        known = {(s.kind, s.relu, s.shape) for s in sites}
+        networks = network_sites(options.networks, options.batch, options.image_size)
+        sites += [s for s in networks if (s.kind, s.relu, s.shape) not in known]
+    return sites[: options.max_sites]
+
+
+def contestants(options, device: torch.device) -> tuple[str, ...]:
+    """The names asked for, or the usual ones that can run here."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("no NVIDIA GPU on this machine; --cpu measures small shapes on the CPU")
+    names = options.contestants
+    can_run = device.type == "cuda" or backends.interpreting()
+    if names is None:
+        names = ["eager", "compile"]
+        if device.type == "cuda":
+            names = ["ours", "eager", "eager-fp16", "compile"]
+            if options.dtype == "float16":
+                names.remove("eager-fp16")  # which eager is already
+    for name in names:
+        if name not in CONTESTANTS:
+            raise UserError(
+                f"contestants has {name!r}; expected some of {', '.join(CONTESTANTS)}."
+                f"{nearest(name, CONTESTANTS)}"
+            )
+        if name == "ours" and not can_run:
+            raise UserError(
+                "contestants has 'ours', whose kernels run on a GPU; leave it out with --cpu, or "
+                "set TRITON_INTERPRET=1 (which times the interpreter, not the kernels)"
+            )
+    return tuple(dict.fromkeys(names))
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "scotoma bench layers",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--sites", choices=("all", "headline", "networks"), default="all")
+    add("--networks", nargs="+", metavar="NAME", default=model_names(), help="default: all six")
+    add("--batch", type=positive, default=128, help="of the networks' sites (128)")
+    add("--image-size", type=positive, default=32, help="of the networks' images (32)")
+    add("--max-sites", type=positive, help="measure the first so many alone")
+    add("--dtype", choices=DTYPES, help="of activations (bfloat16; float32 with --cpu)")
+    add("--contestants", nargs="+", metavar="NAME", help=", ".join(CONTESTANTS))
+    add("--repeats", type=positive, default=20, help="rounds of each timing (20)")
+    add("--budget-seconds", type=positive, default=3600, help="start no site later (3600)")
+    add("--out", type=Path, help="file to append to (bench/results/DEVICE/layers.jsonl)")
+    add("--cpu", action="store_true", help="small shapes on the CPU: a test of this command")
+    add("--list", action="store_true", help="print the sites and stop")
+    options = parser.parse_args(argv)
+    options.dtype = options.dtype or ("float32" if options.cpu else "bfloat16")
+    for name in options.networks:
+        if name not in model_names():
+            raise UserError(
+                f"networks has {name!r}; expected some of {', '.join(model_names())}."
+                f"{nearest(name, model_names())}"
+            )
+    return options
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+@contextmanager
+def terminated_like_interrupted():
+    """A polite end of the process (as by 'timeout') still prints what was measured."""
+
+    def stop(number, frame):
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as error:
+        print(f"scotoma bench layers: error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,181 @@
+"""Which backend runs: the argument, the environment, and what each refuses."""
+
+import ast
+import os
+import subprocess
+import sys
+from functools import cache
+
+import pytest
+import torch
+from layouts import DENSE
+from scotoma.kernels import Projection, backends, bn_mask_add_relu
+from targets import EAGER, GPU, everywhere, on_triton
+
+SCRIPT = """
+import sys
+import torch
+import scotoma.kernels
+
+DEVICE = "scotoma.kernels.device.forward"
+found = {"import": "triton" in sys.modules}
+x = torch.ones(2, 1, 1, 2, requires_grad=True)
+for backend in (None, "eager", "triton"):
+    try:
+        out = scotoma.kernels.bn_mask_add_relu(
+            x, None, None, None, None, training=True, backend=backend
+        )
+        found[backend] = "triton" if "BNMaskAddReLU" in out.grad_fn.name() else "eager"
+    except ValueError as error:
+        found[backend] = str(error)
+    if backend == "eager":
+        found["eager call"] = DEVICE in sys.modules
+print(found)
+"""
+
+
+@cache
+def choices(**environment):
+    """What each ``backend=`` leads to in a fresh process without a GPU, with these variables."""
+    hidden = ("SCOTOMA_BACKEND", "TRITON_INTERPRET")
+    clean = {k: v for k, v in os.environ.items() if k not in hidden}
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        env=clean | {"CUDA_VISIBLE_DEVICES": ""} | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=240,
+    )
+    return ast.literal_eval(result.stdout.strip().split("\n")[-1])
+
+
+def test_without_the_interpreter():
+    """An empty variable is none. On a CPU the default is eager, and Triton a clear error."""
+    found = choices(SCOTOMA_BACKEND="")
+    assert found[None] == found["eager"] == "eager"
+    for word in ("backend is 'triton'", "cpu", "NVIDIA", "'eager'"):
+        assert word in found["triton"]
+
+
+def test_the_environment_decides_where_no_argument_does():
+    found = choices(SCOTOMA_BACKEND="triton", TRITON_INTERPRET="1")
+    assert (found[None], found["eager"], found["triton"]) == ("triton", "eager", "triton")
+
+
+def test_a_wrong_environment_is_named():
+    found = choices(SCOTOMA_BACKEND="cuda", TRITON_INTERPRET="1")
+    for word in ("SCOTOMA_BACKEND is 'cuda'", "'eager'", "'triton'"):
+        assert word in found[None]
+    assert (found["eager"], found["triton"]) == ("eager", "triton")  # not read: the argument wins
+
+
+def test_triton_is_imported_at_the_first_use():
+    """Importing the package must stay quick, and possible where Triton is not installed."""
+    found = choices(SCOTOMA_BACKEND="")
+    assert not found["import"] and not found["eager call"]
+
+
+@pytest.mark.skipif(not backends.interpreting(), reason="the interpreter is for machines without")
+def test_the_interpreter_is_never_chosen_by_default():
+    """It is thousands of times slower than eager, and only for tests."""
+    assert "BNMaskAddReLU" not in call(EAGER, torch.ones(2, 1, 1, 2, requires_grad=True),
+                                       backend=None).grad_fn.name()  # fmt: skip
+
+
+def call(target, x, **options):
+    return bn_mask_add_relu(
+        x, None, None, None, None, training=True, **{"backend": target.backend} | options
+    )
+
+
+@on_triton
+def test_float64_is_refused(target):
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, device=target.device)
+    with pytest.raises(ValueError, match="float64") as error:
+        call(target, x)
+    assert "backend" in str(error.value) and "'eager'" in str(error.value)
+    assert call(target, x, backend=None).dtype == torch.float64
+
+
+@on_triton
+@pytest.mark.parametrize("addend", ["residual", "projection"])
+def test_mixed_dtypes_are_refused(target, addend):
+    """With backend=None they fall back to eager, which promotes."""
+    x = torch.randn(2, 3, 4, 5, device=target.device)
+    other = x.half()
+    options = {"residual": other}
+    if addend == "projection":
+        options = {"projection": Projection(other, None, None, None, None)}
+    with pytest.raises(ValueError) as error:
+        call(target, x, **options)
+    for word in ("float32", "float16", "backend", "'eager'"):
+        assert word in str(error.value)
+    assert call(target, x, backend=None, **options).dtype == torch.float32
+
+
+@on_triton
+def test_empty_batches_are_refused(target):
+    x = torch.ones(0, 3, 4, 5, device=target.device)
+    with pytest.raises(ValueError, match="empty"):
+        bn_mask_add_relu(
+            x, None, None, torch.zeros(3), torch.ones(3), training=False, backend="triton"
+        )
+
+
+@pytest.mark.gpu
+def test_default_on_a_gpu():
+    x = torch.randn(2, 3, 4, 5, device="cuda", requires_grad=True)
+    assert "BNMaskAddReLU" in call(GPU, x, backend=None).grad_fn.name()
+    assert "Relu" in call(GPU, x, backend="eager").grad_fn.name()
+    assert backends.why_not_triton(x.double()) and not backends.why_not_triton(x.bfloat16())
+
+
+def special(target, value, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(2, 3, 2, 2, generator=generator).to(target.device)
+    x[1, 2, 0, 1] = value
+    return x
+
+
+def evaluated(target, x, **options):
+    statistics = [f(3, device=target.device) for f in (torch.zeros, torch.ones)]
+    return bn_mask_add_relu(
+        x, None, None, *statistics, training=False, backend=target.backend, **options
+    )
+
+
+@everywhere
+@pytest.mark.parametrize("layout", DENSE)
+@pytest.mark.parametrize("where", ["x", "residual", "projection"])
+def test_nan_passes_through_relu(target, where, layout):
+    """A diverged run must show: max(NaN, 0) is NaN, not 0. So does its gradient."""
+    nan = special(target, float("nan"), 1).contiguous(memory_format=DENSE[layout])
+    x = nan if where == "x" else special(target, 1.0).contiguous(memory_format=DENSE[layout])
+    options = {"residual": nan} if where == "residual" else {}
+    if where == "projection":
+        statistics = [f(3, device=target.device) for f in (torch.zeros, torch.ones)]
+        options = {"projection": Projection(nan, None, None, *statistics)}
+    x.requires_grad_()
+    out = evaluated(target, x, **options)
+    assert out.isnan().nonzero().tolist() == [[1, 2, 0, 1]]
+    (gradient,) = torch.autograd.grad(out, x, torch.ones_like(out))
+    assert gradient[1, 2, 0, 1] == torch.tensor(1.0 + 1e-5).rsqrt()
+
+
+@everywhere
+@pytest.mark.filterwarnings("ignore:invalid value encountered")  # numpy's, in the interpreter
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_non_finite_values_under_the_mask(target, value):
+    """The mask is a factor, as in the paper: 0 * inf is NaN, on every backend."""
+    mask = torch.ones(3, 2, 2, dtype=torch.bool, device=target.device)
+    mask[2, 0, 1] = False
+    out = evaluated(target, special(target, value), mask=mask)
+    assert out.isnan().nonzero().tolist() == [[1, 2, 0, 1]]
+
+
+@everywhere
+def test_infinities_without_a_mask(target):
+    for value, right in ((float("inf"), float("inf")), (float("-inf"), 0.0)):
+        out = evaluated(target, special(target, value))
+        assert out[1, 2, 0, 1] == right and out.isfinite().sum() >= out.numel() - 1

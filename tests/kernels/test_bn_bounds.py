@@ -1,0 +1,65 @@
+"""No kernel writes beside its tensors, or reads what it has not written.
+
+The interpreter does not check addresses: a store past the end changes another tensor, or crashes.
+"""
+
+import pytest
+import torch
+from bn_blocks import gradients
+from guards import guarded
+from layouts import DENSE
+from scotoma.kernels import Projection, bn_mask_add_relu
+from targets import on_triton
+from tilings import tiling
+
+# Rows and channels that end inside a tile, a byte of bits, a chunk; one value; one pixel.
+SHAPES = [(2, 13, 5, 7), (1, 3, 1, 2), (3, 70, 1, 1)]
+
+
+def run(target, shape, addend, layout, tiles):
+    generator = torch.Generator().manual_seed(0)
+
+    def branch():
+        x = torch.randn(shape, generator=generator).to(target.device)
+        vectors = [torch.rand(shape[1], generator=generator).to(target.device) for _ in range(4)]
+        mask = torch.rand(shape[1:], generator=generator).to(target.device) < 0.6
+        x = x.contiguous(memory_format=DENSE[layout])
+        return [*(t.requires_grad_() for t in (x, *vectors[:2])), *vectors[2:], mask]
+
+    main, other = branch(), branch()
+    results = []
+    for training in (True, False):
+        with tiling(tiles):
+            out = bn_mask_add_relu(
+                *main[:5],
+                mask=main[5],
+                residual=other[0] if addend == "residual" else None,
+                projection=Projection(*other) if addend == "projection" else None,
+                training=training,
+                backend=target.backend,
+            )
+            grads = gradients(out, [*main[:3], *other[:3]], grad_outputs=out.detach())
+        results += [out.detach(), *(g for g in grads if g is not None), *main[3:5], *other[3:5]]
+    return results
+
+
+@on_triton
+@pytest.mark.parametrize("layout", DENSE)
+@pytest.mark.parametrize("addend", ["residual", "projection"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_writes_stay_inside(target, shape, addend, layout):
+    for tiles in ("real", "many chunks") if shape == SHAPES[0] else ("real",):
+        with guarded() as buffers:
+            found = run(target, shape, addend, layout, tiles)
+        plain = run(target, shape, addend, layout, tiles)
+        assert len(buffers) >= 10
+        for one, other in zip(found, plain, strict=True):
+            assert torch.equal(one, other)  # had memory been read unwritten, the canary would show
+
+
+@pytest.mark.parametrize("place", [-1, 6])
+def test_the_guard_can_fail(place):
+    with pytest.raises(AssertionError, match="beside"), guarded():
+        tensor = torch.zeros(2, 3).new_empty(2, 3)
+        tensor.fill_(1)
+        tensor.as_strided((1,), (1,), tensor.storage_offset() + place).fill_(1)

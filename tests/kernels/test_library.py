@@ -1,0 +1,271 @@
+"""The registered operators: torch's own checks of them, and graphs that contain them."""
+
+import copy
+
+import pytest
+import torch
+from bn_blocks import SHAPE, Block, close, gradients, inputs, leaves, pair
+from scotoma.kernels import bn_mask_add_relu, library
+from targets import on_triton
+from torch import nn
+
+OPS = torch.ops.scotoma
+ADDEND = pytest.mark.parametrize("addend", ["none", "residual", "projection"])
+TRAINING = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+
+
+def arguments(target, addend, training, relu=True, dtype=torch.float32, layout=None):
+    """Of the forward operator, in its order."""
+    layout = layout or torch.channels_last
+    generator = torch.Generator().manual_seed(0)
+
+    def branch():
+        x = torch.randn(2, 5, 3, 4, generator=generator).to(target.device, dtype)
+        vectors = [torch.rand(5, generator=generator).to(target.device) + 0.5 for _ in range(4)]
+        mask = torch.rand(5, 3, 4, generator=generator).to(target.device) < 0.6
+        leaves = [x.contiguous(memory_format=layout), *vectors[:2]]
+        return [*(t.requires_grad_() for t in leaves), *vectors[2:], mask]
+
+    main, other = branch(), branch()
+    residual = other[0] if addend == "residual" else None
+    other = other if addend == "projection" else [None] * 6
+    save_bits = relu and addend == "residual"
+    return (*main, *other, residual, relu, training, 1e-5, save_bits)
+
+
+# What differs between the combinations is which tensors exist, and so what is registered.
+COMBINATIONS = [
+    ("none", True, True),
+    ("residual", True, True),
+    ("projection", True, True),
+    ("residual", False, False),
+    ("projection", False, True),
+]
+
+
+@on_triton
+@pytest.mark.parametrize("addend, training, relu", COMBINATIONS, ids=str)
+def test_opcheck_forward(target, addend, training, relu):
+    torch.library.opcheck(OPS.bn_mask_add_relu.default, arguments(target, addend, training, relu))
+
+
+@on_triton
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_opcheck_half(target, layout):
+    torch.library.opcheck(
+        OPS.bn_mask_add_relu.default,
+        arguments(target, "residual", True, dtype=target.half, layout=layout),
+    )
+
+
+def backward_arguments(target, addend, training, relu, wanted):
+    given = arguments(target, addend, training, relu)
+    detached = [t.detach() if isinstance(t, torch.Tensor) else t for t in given]
+    out, statistics, bits = OPS.bn_mask_add_relu(*detached)
+    main, other = detached[:6], detached[6:12]
+    if training:
+        main[3:5] = statistics[0].unbind()
+        if addend == "projection":
+            other[3:5] = statistics[1].unbind()
+    bits = bits if given[-1] else None
+    return (torch.randn_like(out), *main, *other, bits, relu, training, 1e-5, wanted)
+
+
+@on_triton
+@pytest.mark.parametrize("addend, training, relu", COMBINATIONS, ids=str)
+def test_opcheck_backward(target, addend, training, relu):
+    """It has no derivative, so autograd's own part is that it says so: see the last test."""
+    wanted = [True] * 7 if addend == "projection" else [True, True, True, addend != "none"]
+    wanted += [False] * (7 - len(wanted))
+    if not relu:
+        wanted[1] = False
+    torch.library.opcheck(
+        OPS.bn_mask_add_relu_backward.default,
+        backward_arguments(target, addend, training, relu, wanted),
+    )
+
+
+@on_triton
+@TRAINING
+@ADDEND
+def test_plain_torch_twins(target, addend, training):
+    """Where a graph made on a GPU runs without one: the same operators in plain torch."""
+    for relu in (True, False):
+        given = [
+            t.detach() if isinstance(t, torch.Tensor) else t
+            for t in arguments(target, addend, training, relu)
+        ]
+        out, statistics, bits = OPS.bn_mask_add_relu(*given)
+        main, other = library.Branch(*given[:6]), library.Branch(*given[6:12])
+        other = other if addend == "projection" else None
+        options = library.Settings(relu, training, 0.0, 1e-5)
+        twin = library.eager_forward(main, other, given[12], options, given[-1])
+        close([out, statistics], [t.double() for t in twin[:2]], roundings=64)
+        assert torch.equal(bits, twin[2])
+        assert out.stride() == twin[0].stride()
+
+        wanted = [True, True, True, addend == "residual", *[addend == "projection"] * 3]
+        backward = backward_arguments(target, addend, training, relu, wanted)
+        grads = OPS.bn_mask_add_relu_backward(*backward)
+        main, other = library.Branch(*backward[1:7]), library.Branch(*backward[7:13])
+        twins = library.eager_backward(
+            backward[0],
+            main,
+            other if addend == "projection" else None,
+            backward[13],
+            options,
+            library.Gradients(*wanted),
+        )
+        for grad, twin, wants in zip(grads, twins, wanted, strict=True):
+            assert (twin is not None) == wants
+            if wants:
+                close([grad], [twin.double()], roundings=256)
+                assert grad.stride() == twin.stride()
+
+
+def results(block, x, y, function=None):
+    """Output, gradients and running statistics of one step."""
+    out = (block if function is None else function)(x, y)
+    grads = gradients(out.sin().sum(), leaves(block, x, y))
+    return [out.detach(), *grads, *block.running()]
+
+
+def same(found, expected):
+    """The very kernels ran on the very values, so bit for bit; a gradient may be zeros or None.
+
+    Running statistics are updated outside the operator, by other roundings.
+    """
+    for value, right in zip(found[:-4], expected[:-4], strict=True):
+        if value is None or right is None:
+            assert (value is None or not value.any()) and (right is None or not right.any())
+        else:
+            assert torch.equal(value, right)
+    close(found[-4:], [t.double() for t in expected[-4:]], roundings=4)
+
+
+@on_triton
+@TRAINING
+@ADDEND
+def test_compiled(target, addend, training):
+    """One graph, forward and backward, in the compiler's own front ends (no code generated)."""
+    torch.compiler.reset()
+    for relu in (True, False):
+        block, _ = pair(target, training, addend, relu=relu)
+        eager = copy.deepcopy(block)
+        (x, y), _ = inputs(target)
+        compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
+        same(results(block, x, y, compiled), results(eager, x, y))
+
+
+@on_triton
+@ADDEND
+def test_compiled_by_inductor(target, addend):
+    torch.compiler.reset()
+    block, _ = pair(target, True, addend)
+    eager = copy.deepcopy(block)
+    (x, y), _ = inputs(target)
+    same(results(block, x, y, torch.compile(block, fullgraph=True)), results(eager, x, y))
+
+
+class Network(nn.Module):
+    """A convolution before and after: what Inductor really sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 5, 3, padding=1, bias=False)
+        self.block = Block("residual")
+        self.last = nn.Conv2d(5, 4, 1)
+
+    def forward(self, x):
+        y = self.first(x)
+        return self.last(self.block(y, y)).mean((2, 3))
+
+
+def network(target):
+    torch.manual_seed(0)
+    net = Network().to(target.device)
+    net.block.backend = target.backend
+    x = torch.randn(3, 3, *SHAPE[2:]).to(target.device)
+    return net, x
+
+
+@on_triton
+def test_a_network_compiled_by_inductor(target):
+    """A step of training: loss, gradients and running statistics as without the compiler."""
+    torch.compiler.reset()
+    net, x = network(target)
+    plain = copy.deepcopy(net)
+    found, expected = [], []
+    for module, call, kept in ((net, torch.compile(net, fullgraph=True), found),
+                               (plain, plain, expected)):  # fmt: skip
+        loss = call(x).square().sum()
+        loss.backward()
+        kept += [loss.detach(), *(p.grad for p in module.parameters()), *module.block.running()]
+    close(found, [None if t is None else t.double() for t in expected])
+
+
+@on_triton
+@pytest.mark.parametrize("shape", [(1, 5, 4, 4), (7, 5, 4, 4)], ids=str)
+def test_compiled_for_another_batch_size(target, shape):
+    torch.compiler.reset()
+    block, _ = pair(target, True)
+    compiled = torch.compile(block, fullgraph=True, backend="aot_eager", dynamic=True)
+    compiled(inputs(target, count=1)[0][0])
+    eager = copy.deepcopy(block)
+    x = torch.randn(shape, device=target.device)
+    assert torch.equal(compiled(x), eager(x))
+
+
+@on_triton
+@TRAINING
+def test_exported(target, training):
+    """An exported program contains the operator and updates the buffers."""
+    net, x = network(target)
+    net.train(training)
+    plain = copy.deepcopy(net)
+    before = net.block.mean0.clone()
+    program = torch.export.export(net, (x,))
+    assert "scotoma.bn_mask_add_relu" in str(program.graph)
+    module = program.module()
+    with torch.no_grad():
+        found, expected = module(x), plain(x)
+    close([found], [expected.double()])
+    buffers = dict(module.named_buffers())
+    found = [buffers[f"block.{name}"] for name in ("mean0", "var0")]
+    close(found, [b.double() for b in plain.block.running()[:2]], roundings=4)
+    assert torch.equal(found[0], before) != training
+
+
+@on_triton
+def test_no_second_derivative_in_a_graph(target):
+    """A clear error, not a silent zero."""
+    given = arguments(target, "none", True)
+    out = OPS.bn_mask_add_relu(*given)[0]
+    (grad,) = torch.autograd.grad(out.square().sum(), given[0], create_graph=True)
+    with pytest.raises(RuntimeError, match="backend='eager'"):
+        grad.sum().backward()
+
+
+@on_triton
+def test_autocast(target):
+    """After a half-precision convolution the parameters stay float32, as beside torch's."""
+    net, x = network(target)
+    with torch.autocast(target.device, dtype=target.half):
+        y = net.first(x)
+        assert y.dtype == target.half
+        out = net.block(y, y)
+        assert out.dtype == target.half
+        loss = net.last(out).float().square().sum()
+    loss.backward()
+    assert all(p.grad.dtype == torch.float32 for p in net.parameters() if p.grad is not None)
+    double = bn_mask_add_relu(
+        y.double(),
+        *(v.double() for v in (net.block.weight0, net.block.bias0)),
+        None,
+        None,
+        mask=net.block.mask0,
+        residual=y.double(),
+        training=True,
+        backend="eager",
+    )
+    close([out], [double], roundings=4 * 2**23 * torch.finfo(target.half).eps)

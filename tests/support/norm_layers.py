@@ -1,0 +1,101 @@
+"""A layer around the operator, run on whatever device there is, and comparisons of its steps."""
+
+import copy
+
+import torch
+from scotoma.kernels import Projection, bn_mask_add_relu
+from torch import nn
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class Norm(nn.Module):
+    """The operator with its parameters, statistics and masks."""
+
+    def __init__(self, addend, channels=24, size=9, backend="triton"):
+        super().__init__()
+        generator = torch.Generator().manual_seed(4)
+        self.addend, self.backend, self.relu = addend, backend, True
+        for i in range(2):
+            self.register_parameter(f"weight{i}", nn.Parameter(torch.rand(channels) + 0.5))
+            self.register_parameter(f"bias{i}", nn.Parameter(torch.randn(channels) / 4))
+            self.register_buffer(f"mean{i}", torch.zeros(channels))
+            self.register_buffer(f"var{i}", torch.ones(channels))
+            mask = torch.rand(channels, size, size, generator=generator) < 0.6
+            self.register_buffer(f"mask{i}", mask)
+
+    def branch(self, i):
+        return [getattr(self, f"{name}{i}") for name in ("weight", "bias", "mean", "var", "mask")]
+
+    def forward(self, x, other):
+        *vectors, mask = self.branch(0)
+        return bn_mask_add_relu(
+            x,
+            *vectors,
+            mask=mask,
+            residual=other if self.addend == "residual" else None,
+            projection=Projection(other, *self.branch(1)) if self.addend == "projection" else None,
+            relu=self.relu,
+            training=self.training,
+            backend=self.backend,
+        )
+
+
+class Layer(nn.Module):
+    """Two convolutions and the operator over both, as in a residual block."""
+
+    def __init__(self, addend, channels=24, size=9, backend="triton"):
+        super().__init__()
+        self.main = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.other = nn.Conv2d(channels, channels, 1, bias=False)
+        self.norm = Norm(addend, channels, size, backend)
+
+    def forward(self, x):
+        return self.norm(self.main(x), self.other(x))
+
+
+def layer(addend, **options):
+    torch.manual_seed(0)
+    return Layer(addend, **options).to(DEVICE, memory_format=torch.channels_last)
+
+
+def activation(seed, dtype=torch.float32, shape=(8, 24, 9, 9)):
+    generator = torch.Generator(DEVICE).manual_seed(seed)
+    x = torch.randn(shape, device=DEVICE, generator=generator).to(dtype)
+    return x.contiguous(memory_format=torch.channels_last).requires_grad_()
+
+
+def step(module, inputs, upstream):
+    """Output, gradients of the inputs and of all parameters (None where there is none)."""
+    out = module(*inputs)
+    leaves = [*inputs, *module.parameters()]
+    return [out.detach(), *torch.autograd.grad(out, leaves, upstream, allow_unused=True)]
+
+
+def away_from_relus_corner(module, x, upstream, width):
+    """``upstream``, 0 where rounding may take a value of the layer to the other side of ReLU."""
+    linear = copy.deepcopy(module)
+    linear.norm.relu = False
+    with torch.no_grad():
+        return upstream.masked_fill(linear(x).abs() < width, 0)
+
+
+def same(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.equal(one, other)
+
+
+def close(found, expected, tolerance):
+    """Relative error of every tensor in the 2-norm."""
+    for index, (one, other) in enumerate(zip(found, expected, strict=True)):
+        if other is None or one is None:
+            # The compiler gives zeros for what takes no part.
+            assert all(t is None or not t.any() for t in (one, other))
+            continue
+        error = (one.double() - other.double()).norm() / other.double().norm().clamp_min(1e-30)
+        assert error <= tolerance, f"tensor {index}: {float(error):.3g}"
+
+
+def buffers(module):
+    return [b.clone() for b in module.buffers()]
