@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .call import Branch
 from .geometry import power_of_two
-from .launch import Branch, device_kernels, mask_bytes
+from .launch import device_kernels, mask_bytes
 
 
 class ConvTile(NamedTuple):

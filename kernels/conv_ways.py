@@ -11,9 +11,9 @@ from torch import Tensor
 
 from . import backends, checks, conv_launch
 from . import fused as fused_norm
+from .call import Branch, Settings
 from .conv_launch import CONV_TILES, ConvTile, Window
-from .fused import Settings
-from .launch import Branch, on_device
+from .launch import on_device
 from .operator import bn_mask_add_relu
 from .reference import Projection
 

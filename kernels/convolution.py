@@ -14,9 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from . import backends, checks, choice, conv_launch, conv_ways
+from .call import Branch, Settings
 from .conv_ways import Call
-from .fused import Settings
-from .launch import Branch
 from .reference import Projection
 
 

@@ -14,21 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from . import launch, reference
-from .launch import Branch
-
-
-class Settings(NamedTuple):
-    """What is neither a tensor nor differentiable."""
-
-    relu: bool
-    training: bool
-    momentum: float | Tensor
-    eps: float
-    group: dist.ProcessGroup | None = None
-
-    @property
-    def synchronised(self) -> bool:
-        return self.training and self.group is not None and dist.get_world_size(self.group) > 1
+from .call import NO_BRANCH, Branch, Gradients, Settings
+from .second_order import differentiable_backward
 
 
 class Partials(NamedTuple):
@@ -50,7 +37,7 @@ def bn_mask_add_relu(
     if not torch.is_grad_enabled():
         with launch.on_device(main.x):
             return forward(main, other, residual, settings, partials, save_bits=False).out
-    second = other or launch.NO_BRANCH
+    second = other or NO_BRANCH
     inputs = (main.x, main.weight, main.bias, residual, second.x, second.weight, second.bias)
     return _BNMaskAddReLU.apply(*inputs, main, other, settings, partials)
 
@@ -170,16 +157,6 @@ def _synchronised_statistics(branches, settings: Settings):
     return merged, total
 
 
-class Gradients(NamedTuple):
-    x: Tensor | None
-    weight: Tensor | None
-    bias: Tensor | None
-    residual: Tensor | None
-    x2: Tensor | None
-    weight2: Tensor | None
-    bias2: Tensor | None
-
-
 def backward(
     grad_out: Tensor,
     main: Branch,
@@ -238,7 +215,7 @@ class _BNMaskAddReLU(torch.autograd.Function):
         save_bits = settings.relu and residual is not None and any(ctx.needs_input_grad)
         with launch.on_device(x):
             result = forward(main, other, residual, settings, partials, save_bits=save_bits)
-        second = result.other or launch.NO_BRANCH
+        second = result.other or NO_BRANCH
         ctx.save_for_backward(*result.main, *second, result.bits)
         ctx.settings, ctx.count, ctx.projected = settings, result.count, other is not None
         return result.out
@@ -250,72 +227,8 @@ class _BNMaskAddReLU(torch.autograd.Function):
         other = other if ctx.projected else None
         wanted = Gradients(*ctx.needs_input_grad[:7])
         if torch.is_grad_enabled():
-            grads = _differentiable_backward(grad_out, main, other, bits, ctx.settings, wanted)
+            grads = differentiable_backward(grad_out, main, other, bits, ctx.settings, wanted)
         else:
             with launch.on_device(main.x):
                 grads = backward(grad_out, main, other, bits, ctx.settings, wanted, ctx.count)
         return (*grads, None, None, None, None)
-
-
-def _differentiable_backward(grad_out, main, other, bits, settings: Settings, wanted: Gradients):
-    """``backward`` in plain torch operations, for ``create_graph=True``.
-
-    The gradient of each branch is autograd's of the eager definition; ReLU is a constant 0/1
-    factor, whose own derivative is 0.
-    """
-    # Inputs may depend on each other (one tensor in both branches, shared parameters). Each gets a
-    # name of its own in the graph, so that its gradient counts no path through another.
-    branches = [_named(b) for b in ([main] if other is None else [main, other])]
-    values = []
-    for b in branches:
-        running = (None, None) if settings.training else (b.mean, b.var)
-        value = reference.batch_norm(
-            b.x,
-            b.weight,
-            b.bias,
-            *running,
-            settings.training,
-            settings.momentum,
-            settings.eps,
-            settings.group,
-        )
-        values.append(reference.apply_mask(value, b.mask))
-    grad = grad_out
-    if settings.relu:
-        alive = ~(sum(values).detach() <= 0) if bits is None else unpack_bits(bits, main.x)
-        grad = grad_out * alive
-    names = [n for n in ("x", "weight", "bias", "x2", "weight2", "bias2") if getattr(wanted, n)]
-    inputs = [_input(branches, name) for name in names]
-    found = {}
-    if inputs:
-        grads = torch.autograd.grad(values, inputs, [grad] * len(values), create_graph=True)
-        found = dict(zip(names, grads, strict=True))
-    if wanted.residual:
-        found["residual"] = grad
-    return Gradients(*(found.get(name) for name in Gradients._fields))
-
-
-def _named(branch: Branch) -> Branch:
-    own = [None if t is None else t.view_as(t) for t in branch[:3]]
-    return Branch(*own, *branch[3:])
-
-
-def _input(branches, name: str) -> Tensor:
-    return getattr(branches[1], name[:-1]) if name.endswith("2") else getattr(branches[0], name)
-
-
-def unpack_bits(bits: Tensor, like: Tensor) -> Tensor:
-    """Saved bits [N*H*W, ceil(C/8)] as a bool tensor of the shape of ``like`` [N,C,H,W]."""
-    n, channels, height, width = like.shape
-    shifts = torch.arange(8, device=bits.device, dtype=torch.uint8)
-    flags = (bits.unsqueeze(-1) >> shifts) & 1
-    flags = flags.reshape(n, height, width, -1)[..., :channels]
-    return flags.bool().permute(0, 3, 1, 2)
-
-
-def pack_bits(flags: Tensor) -> Tensor:
-    """The inverse of :func:`unpack_bits`."""
-    rows = flags.permute(0, 2, 3, 1).reshape(-1, flags.shape[1])
-    padded = torch.nn.functional.pad(rows.to(torch.uint8), (0, -rows.shape[1] % 8))
-    weights = 1 << torch.arange(8, device=flags.device, dtype=torch.uint8)
-    return (padded.reshape(rows.shape[0], -1, 8) * weights).sum(-1).to(torch.uint8)

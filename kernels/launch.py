@@ -14,24 +14,8 @@ import torch
 from torch import Tensor
 
 from . import geometry
+from .call import NO_BRANCH, Branch
 from .geometry import Tiling, tiling
-
-
-class Branch(NamedTuple):
-    """One batch norm branch. ``mean`` and ``var`` are the statistics that normalise, once known."""
-
-    x: Tensor
-    weight: Tensor | None
-    bias: Tensor | None
-    mean: Tensor | None
-    var: Tensor | None
-    mask: Tensor | None
-
-    def vectors(self):
-        return self.weight, self.bias, self.mean, self.var
-
-
-NO_BRANCH = Branch(None, None, None, None, None, None)
 
 
 @cache

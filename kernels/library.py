@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from . import backends, fused, launch, reference
-from .fused import Gradients, Settings
-from .launch import Branch
+from .bits import pack_bits, unpack_bits
+from .call import NO_BRANCH, Branch, Gradients, Settings
 
 OptTensor = Tensor | None
 
 
 def bn_mask_add_relu(main: Branch, other, residual, settings: Settings) -> Tensor:
     """``fused.bn_mask_add_relu`` by way of the registered operators."""
-    second = other or launch.NO_BRANCH
+    second = other or NO_BRANCH
     inputs = (main.x, main.weight, main.bias, residual, second.x, second.weight, second.bias)
     save_bits = (
         settings.relu
@@ -28,8 +28,11 @@ def bn_mask_add_relu(main: Branch, other, residual, settings: Settings) -> Tenso
         and torch.is_grad_enabled()
         and any(t is not None and t.requires_grad for t in inputs)
     )
+    # In training the operator has no use for the running statistics; leaving them out tells the
+    # compiler that their update need not wait for it.
+    reads = [b._replace(mean=None, var=None) if settings.training else b for b in (main, second)]
     out, statistics, _ = torch.ops.scotoma.bn_mask_add_relu(
-        *main, *second, residual, settings.relu, settings.training, settings.eps, save_bits
+        *reads[0], *reads[1], residual, settings.relu, settings.training, settings.eps, save_bits
     )
     if settings.training:
         count = main.x.numel() // main.x.shape[1]
@@ -201,7 +204,7 @@ def eager_forward(main: Branch, other, residual, settings: Settings, save_bits: 
     out = (total if residual is None else total + residual).to(main.x.dtype)
     statistics, bits = main.x.new_empty(0), main.x.new_empty(0, dtype=torch.uint8)
     if save_bits:
-        bits = fused.pack_bits(~(out <= 0))
+        bits = pack_bits(~(out <= 0))
     if settings.relu:
         out = torch.relu(out)
     if settings.training:
@@ -229,7 +232,7 @@ def eager_backward(grad_out, main: Branch, other, bits, settings: Settings, want
     grad = grad_out.to(torch.promote_types(grad_out.dtype, main.var.dtype))
     if settings.relu:
         if bits is not None:
-            alive = fused.unpack_bits(bits, main.x)
+            alive = unpack_bits(bits, main.x)
         else:
             total = sum(_eager_branch(b, settings.eps) for b in branches)
             alive = ~(total.to(main.x.dtype) <= 0)

@@ -9,8 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from . import backends, checks, fused, library, reference
-from .fused import Settings
-from .launch import Branch
+from .call import Branch, Settings
 from .reference import Projection
 
 
@@ -62,9 +61,9 @@ def bn_mask_add_relu(
     masks, and with ``residual`` and ``relu`` one bit for each element (a row of channels is padded
     to whole bytes). Never the output, never the residual.
 
-    Speed: forward in training launches three kernels for a branch (partial sums, their merge, one
-    pass over the activations), backward three for all branches. In bfloat16 without a residual
-    they move 6 and 10 bytes an element. Activations that are neither channels_last nor contiguous,
+    Speed: in training forward and backward launch three kernels each (partial sums, their merge,
+    one pass over the activations). In bfloat16 without a residual they move 6 and 10 bytes an
+    element. Activations that are neither channels_last nor contiguous,
     or whose formats differ, are copied first.
 
     Raises:

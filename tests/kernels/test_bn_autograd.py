@@ -82,6 +82,26 @@ def test_saved_bits_say_what_is_recomputed(target, training, relu):
 
 
 @everywhere
+@pytest.mark.parametrize("addend", ["none", "residual"])
+def test_sign_is_that_of_the_stored_value(target, addend):
+    """A positive value that float16 rounds to 0 is 0 to ReLU, and lets no gradient pass."""
+    shape = (2, 2, 2, 2)
+    weight = torch.tensor([2.0**-28, 1.0], device=target.device).requires_grad_()
+    bias, mean = (torch.zeros(2, device=target.device) for _ in range(2))
+    x = torch.ones(shape, device=target.device, dtype=torch.float16)
+    residual = torch.zeros_like(x).requires_grad_() if addend == "residual" else None
+    out = bn_mask_add_relu(
+        x, weight, bias.requires_grad_(), mean, torch.ones_like(mean), residual=residual,
+        training=False, eps=0.0, backend=target.backend,
+    )  # fmt: skip
+    assert torch.equal(out, torch.tensor([0.0, 1.0]).view(2, 1, 1).expand(shape).to(out))
+    wanted = [bias] if residual is None else [bias, residual]
+    grads = torch.autograd.grad(out, wanted, torch.ones_like(out))
+    assert grads[0].tolist() == [0.0, 8.0]
+    assert residual is None or torch.equal(grads[1], out.detach())
+
+
+@everywhere
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_checkpointing(target, reentrant):
     """Forward runs again in backward, and as in torch the running statistics move twice."""
