@@ -79,6 +79,8 @@ def batch_norm(x, weight, bias, running_mean, running_var, training, momentum, e
         running_mean = running_var = None
     if isinstance(momentum, Tensor):
         momentum = 0.0
+    if weight is not None:
+        weight = weight.contiguous()  # torch's own backward on a CPU reads a strided one as dense
     return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
 
 

@@ -108,6 +108,11 @@ def _divisors(n):
     return [d for d in range(1, n + 1) if n % d == 0]
 
 
+def layouts(target):
+    """Torch's own backward on a CPU reads a permuted tensor of one image in the wrong order."""
+    return st.sampled_from([x for x in LAYOUTS if target.backend == "triton" or x != "permuted"])
+
+
 @st.composite
 def masks(draw, shape, generator, device):
     kind = draw(st.sampled_from(["none", "random", "random", "ones", "zeros"]))
@@ -134,12 +139,12 @@ def branches(draw, shape, dtype, target, running):
         if not draw(st.booleans()):
             return None
         values = normal(channels).to(target.device, vector)
-        return values if draw(st.booleans()) else values.repeat_interleave(2)[::2]
+        # Torch's own backward on a CPU reads strided weights as dense ones.
+        strided = target.backend == "triton" and draw(st.booleans())
+        return values.repeat_interleave(2)[::2] if strided else values
 
     scale, offset = draw(st.sampled_from([(1.0, 0.0), (0.1, 1.0), (5.0, -20.0)]))
-    x = laid_out(
-        normal(*shape) * scale + offset, draw(st.sampled_from(LAYOUTS)), dtype, target.device
-    )
+    x = laid_out(normal(*shape) * scale + offset, draw(layouts(target)), dtype, target.device)
     weight, bias = parameter(), parameter()
     mean = normal(channels).to(target.device, vector) if running else None
     variance = (normal(channels).square() + 0.1).to(target.device, vector) if running else None
@@ -165,7 +170,7 @@ def cases(draw, target, most=2000):
         momentum = momentum.to(target.device)
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     upstream = torch.randn(shape, dtype=torch.float64, generator=generator)
-    upstream_layout = draw(st.sampled_from(LAYOUTS))
+    upstream_layout = draw(layouts(target))
     case = Case(
         main=main,
         residual=other[0] if addend == "residual" else None,

@@ -38,7 +38,8 @@ def test_two_processes_have_the_loss_curve_of_one(tiny, tmp_path):
     for one, two in zip(history(alone.path), history(tmp_path / "two"), strict=True):
         assert two["train/loss"] == pytest.approx(one["train/loss"], rel=2e-3)
         assert two["test/loss"] == pytest.approx(one["test/loss"], rel=2e-2)
-        assert two["train/acc1"] == pytest.approx(one["train/acc1"], abs=0.01)
+        # A rounding decides where two logits tie: six of the 290 images at most.
+        assert two["train/acc1"] == pytest.approx(one["train/acc1"], abs=0.021)
     # Only rank 0 speaks and writes.
     assert done.stdout.count("run folder") == 1
     summary = json.loads((tmp_path / "two" / "summary.json").read_text())
