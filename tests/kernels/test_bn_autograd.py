@@ -91,8 +91,8 @@ def test_sign_is_that_of_the_stored_value(target, addend):
     x = torch.ones(shape, device=target.device, dtype=torch.float16)
     residual = torch.zeros_like(x).requires_grad_() if addend == "residual" else None
     out = bn_mask_add_relu(
-        x, weight, bias.requires_grad_(), mean, torch.ones_like(mean), residual=residual,
-        training=False, eps=0.0, backend=target.backend,
+        x, weight, bias.requires_grad_(), mean, torch.ones_like(mean) - 2.0**-10,
+        residual=residual, training=False, eps=2.0**-10, backend=target.backend,
     )  # fmt: skip
     assert torch.equal(out, torch.tensor([0.0, 1.0]).view(2, 1, 1).expand(shape).to(out))
     wanted = [bias] if residual is None else [bias, residual]
