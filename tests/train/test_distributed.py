@@ -35,8 +35,10 @@ def test_two_processes_have_the_loss_curve_of_one(tiny, tmp_path):
     _, alone = train(tiny(**SETTINGS))
     done = torchrun(tmp_path, "two")
     assert done.returncode == 0, done.stderr
-    for one, two in zip(history(alone.path), history(tmp_path / "two"), strict=True):
-        assert two["train/loss"] == pytest.approx(one["train/loss"], rel=2e-3)
+    # Training magnifies a rounding: closest in the first epoch.
+    curves = zip(history(alone.path), history(tmp_path / "two"), (5e-4, 5e-3), strict=True)
+    for one, two, apart in curves:
+        assert two["train/loss"] == pytest.approx(one["train/loss"], rel=apart)
         assert two["test/loss"] == pytest.approx(one["test/loss"], rel=2e-2)
         # A rounding decides where two logits tie: six of the 290 images at most.
         assert two["train/acc1"] == pytest.approx(one["train/acc1"], abs=0.021)
