@@ -12,6 +12,8 @@ from scotoma.train.commands.train import train
 from scotoma.train.engine import Engine
 
 SETTINGS = {"width": 4, "train_limit": 290, "test_limit": 101, "batch_size": 64, "epochs": 2}
+# A slow training magnifies roundings least, so that runs can be compared closely.
+SETTINGS["lr"] = 0.02
 
 
 def torchrun(out: Path, name: str, *extra: str) -> subprocess.CompletedProcess:
@@ -35,13 +37,10 @@ def test_two_processes_have_the_loss_curve_of_one(tiny, tmp_path):
     _, alone = train(tiny(**SETTINGS))
     done = torchrun(tmp_path, "two")
     assert done.returncode == 0, done.stderr
-    # Training magnifies a rounding: closest in the first epoch.
-    curves = zip(history(alone.path), history(tmp_path / "two"), (5e-4, 5e-3), strict=True)
-    for one, two, apart in curves:
-        assert two["train/loss"] == pytest.approx(one["train/loss"], rel=apart)
-        assert two["test/loss"] == pytest.approx(one["test/loss"], rel=2e-2)
-        # A rounding decides where two logits tie: six of the 290 images at most.
-        assert two["train/acc1"] == pytest.approx(one["train/acc1"], abs=0.021)
+    for one, two in zip(history(alone.path), history(tmp_path / "two"), strict=True):
+        assert two["train/loss"] == pytest.approx(one["train/loss"], rel=5e-4)
+        assert two["test/loss"] == pytest.approx(one["test/loss"], rel=2e-3)
+        assert two["train/acc1"] == pytest.approx(one["train/acc1"], abs=0.01)
     # Only rank 0 speaks and writes.
     assert done.stdout.count("run folder") == 1
     summary = json.loads((tmp_path / "two" / "summary.json").read_text())
