@@ -42,6 +42,24 @@ class Tiling(NamedTuple):
     block_c: int
 
     @property
+    def sizes(self) -> tuple[int, int, int]:
+        """M_UNITS, C_UNITS and HW, in the kernels' order of arguments."""
+        return self.rows // self.row_unit, self.channels // self.channel_unit, self.positions
+
+    @property
+    def constants(self) -> dict[str, int | bool]:
+        """The compile-time arguments that every kernel over activations has."""
+        return {
+            "M_UNIT": self.row_unit,
+            "C_UNIT": self.channel_unit,
+            "CHANNELS_LAST": self.channels_last,
+            "WIDE": self.wide,
+            "BLOCK_M": self.block_m,
+            "BLOCK_C": self.block_c,
+            "num_warps": WARPS,
+        }
+
+    @property
     def wide(self) -> bool:
         """Row numbers exceed int32."""
         return self.rows + self.block_m * TILES >= 2**31

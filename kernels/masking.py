@@ -44,18 +44,10 @@ def _launch(x: Tensor, mask: Tensor) -> Tensor:
             x,
             as_bytes,
             out,
-            tiles.rows // tiles.row_unit,
-            tiles.channels // tiles.channel_unit,
-            tiles.positions,
-            M_UNIT=tiles.row_unit,
-            C_UNIT=tiles.channel_unit,
-            CHANNELS_LAST=tiles.channels_last,
+            *tiles.sizes,
+            **tiles.constants,
             MASK_CHANNELS_LAST=masks_last,
-            WIDE=tiles.wide,
-            BLOCK_M=tiles.block_m,
-            BLOCK_C=tiles.block_c,
             TILES=geometry.TILES,
-            num_warps=geometry.WARPS,
         )
     return out
 
