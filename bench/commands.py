@@ -11,7 +11,10 @@ BENCHMARKS = {
         "scotoma.bench.aot.command",
         "compile every kernel, report registers and widths; no GPU",
     ),
-    "layers": ("scotoma.bench.layers", "time the fused operators against eager and torch.compile"),
+    "layers": (
+        "scotoma.bench.layers.command",
+        "time the fused operators against eager and torch.compile",
+    ),
 }
 
 

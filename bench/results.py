@@ -6,15 +6,29 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
+import torch
+
 from ..defective.errors import UserError
+from . import machine
 
 
 def default_path(device_name: str, benchmark: str) -> Path:
     """Where results of a device go: devices are never mixed in one file."""
     folder = re.sub(r"[^a-z0-9]+", "-", device_name.lower()).strip("-")
     return Path("bench") / "results" / folder / f"{benchmark}.jsonl"
+
+
+def head(benchmark: str, device: torch.device, settings: dict) -> dict:
+    """What every row of a run begins with: what was measured, when, on what, and how."""
+    return {
+        "benchmark": benchmark,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine.describe(device),
+        "settings": settings,
+    }
 
 
 def append(path: Path, rows: Iterable[dict]) -> None:

@@ -5,9 +5,10 @@ import math
 
 import pytest
 import torch
-from scotoma.bench import accuracy, contestants, layer_table, layers, memory, results, timing
-from scotoma.bench.sites import Site, headline_sites, network_sites
-from scotoma.bench.traffic import minimum_bytes
+from scotoma.bench import results, timing
+from scotoma.bench.layers import accuracy, command, contestants, memory, sweep, table
+from scotoma.bench.layers.sites import Site, headline_sites, network_sites
+from scotoma.bench.layers.traffic import minimum_bytes
 from scotoma.defective import UserError, model_names
 
 CPU = torch.device("cpu")
@@ -17,7 +18,7 @@ SHAPE = (2, 12, 5, 5)
 def test_command_leaves_rows_and_a_table(tmp_path, capsys):
     out = tmp_path / "new" / "layers.jsonl"
     options = ["--cpu", "--max-sites", "1", "--repeats", "2", "--out", str(out)]
-    assert layers.main(options) == 0
+    assert command.main(options) == 0
     rows = list(results.read(out))
     assert [row["contestant"] for row in rows] == ["eager", "compile"]
     for row in rows:
@@ -48,11 +49,11 @@ def test_a_wrong_contestant_gets_no_times(tmp_path, monkeypatch, capsys):
         player.name = name
         return player
 
-    monkeypatch.setattr("scotoma.bench.layer_row.contestant", one_is_wrong)
+    monkeypatch.setattr("scotoma.bench.layers.row.contestant", one_is_wrong)
     out = tmp_path / "layers.jsonl"
     names = ["--contestants", "eager", "max-autotune"]
     options = ["--cpu", "--max-sites", "1", "--repeats", "1", "--out", str(out), *names]
-    assert layers.main(options) == 1
+    assert command.main(options) == 1
     right, wrong_row = results.read(out)
     assert right["problems"] == [] and right["times"]
     assert wrong_row["times"] == {}
@@ -69,14 +70,14 @@ def test_a_wrong_contestant_gets_no_times(tmp_path, monkeypatch, capsys):
 )
 def test_bad_options(options, words):
     with pytest.raises(UserError) as error:
-        layers.main(options)
+        command.main(options)
     assert all(word in str(error.value) for word in words)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_no_gpu_is_said():
     with pytest.raises(UserError, match="--cpu"):
-        layers.main([])
+        command.main([])
 
 
 def test_sites_are_those_of_the_networks():
@@ -165,9 +166,9 @@ def test_turns_rotate():
 
 
 def test_cold_sets_exceed_the_cache():
-    assert timing.cold_sets(10 * 2**20, 50 * 2**20) == 15
-    assert timing.cold_sets(2**30, 50 * 2**20) == timing.COLD_SETS[0]
-    assert timing.cold_sets(1, 50 * 2**20) == timing.COLD_SETS[1]
+    assert sweep.cold_sets(10 * 2**20, 50 * 2**20) == 15
+    assert sweep.cold_sets(2**30, 50 * 2**20) == sweep.COLD_SETS[0]
+    assert sweep.cold_sets(1, 50 * 2**20) == sweep.COLD_SETS[1]
 
 
 def test_interrupted_files_stay_readable(tmp_path):
@@ -187,6 +188,6 @@ def test_losses_are_listed():
         return {"site": {"name": "S"}, "contestant": name, "times": times, "problems": []}
 
     rows = [row("ours", 3.0), row("eager", 6.0), row("compile", 2.0)]
-    assert layer_table.losses(rows) == ["S: slower than compile: cold graph forward 1.50x"]
-    assert layer_table.table(rows).row_count == 1
+    assert table.losses(rows) == ["S: slower than compile: cold graph forward 1.50x"]
+    assert table.table(rows).row_count == 1
     assert json.dumps(rows)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..defective import sample_mask
-from ..kernels import Projection, bn_mask_add_relu
+from ...defective import sample_mask
+from ...kernels import Projection, bn_mask_add_relu
 from .sites import Site
 
 KEEP = 0.3

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ..defective import create_model
-from ..defective.layers import BNMaskReLU
-from ..defective.models import ARCHITECTURES
+from ...defective import create_model
+from ...defective.layers import BNMaskReLU
+from ...defective.models import ARCHITECTURES
 
 KINDS = ("none", "residual", "projection")
 HEADLINE_SHAPES = ((128, 64, 32, 32), (512, 64, 32, 32), (128, 128, 16, 16), (64, 256, 56, 56))

@@ -7,9 +7,11 @@ from math import isfinite
 
 import torch
 
-from . import accuracy, machine, memory, timing
+from .. import machine, timing
+from . import accuracy, memory
 from .contestants import Call, Contestant, batch_norm_library, contestant, draw
 from .sites import Site
+from .sweep import CPU_CALLS, Sweep, cold_sets
 from .traffic import PASSES, minimum_bytes
 
 
@@ -106,10 +108,10 @@ def _time(site: Site, plan: Plan, players, first: Call, rows: dict, cache: str) 
         # The residual or second branch is read, the output written.
         tensors = 2 + (site.kind != "none")
         touched = tensors * site.elements * dtype.itemsize
-        count = 1 if hot else timing.cold_sets(touched, machine.l2_bytes(plan.device))
+        count = 1 if hot else cold_sets(touched, machine.l2_bytes(plan.device))
         operands[dtype] = [first.copy(dtype) for _ in range(count)]
-    calls = None if on_gpu else timing.CPU_CALLS
-    sweeps = {p.name: timing.Sweep(p.run, operands[p.dtype], hot=hot, calls=calls) for p in players}
+    calls = None if on_gpu else CPU_CALLS
+    sweeps = {p.name: Sweep(p.run, operands[p.dtype], hot=hot, calls=calls) for p in players}
     clocks = {"wall": lambda work: timing.wall_seconds(work, plan.device)}
     if on_gpu:
         clocks["graph"] = timing.device_seconds

@@ -14,11 +14,8 @@ Exit status: 0; 1 if a contestant failed or computed something else; 130 if inte
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -26,16 +23,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch._functorch import config as compiler_config
 
-from ..defective.errors import UserError, nearest
-from ..defective.models import model_names
-from ..kernels import backends
-from . import layer_table, machine, results, timing
+from ...defective.errors import UserError
+from ...defective.models import model_names
+from ...kernels import backends
+from .. import machine, results, timing
+from ..options import (
+    INTERRUPTED,
+    check_names,
+    chosen_device,
+    positive,
+    terminated_like_interrupted,
+)
+from . import sweep, table
 from .contestants import CONTESTANTS
-from .layer_row import Plan, measure_site
+from .row import Plan, measure_site
 from .sites import SMALL_SHAPES, Site, headline_sites, network_sites
 
 DTYPES = ("bfloat16", "float16", "float32")
-INTERRUPTED = 130
 
 
 def main(argv: list[str]) -> int:
@@ -46,7 +50,7 @@ def main(argv: list[str]) -> int:
         for site in sites:
             print(f"{site}  ({site.users})")
         return 0
-    device = torch.device("cpu") if options.cpu else torch.device("cuda", 0)
+    device = chosen_device(options.cpu)
     names = contestants(options, device)
     if device.type == "cuda":
         # Graphs are captured on a stream that is not the default one.
@@ -56,7 +60,7 @@ def main(argv: list[str]) -> int:
     report(rows, left, console)
     if interrupted:
         return INTERRUPTED
-    return 1 if layer_table.failures(rows) else 0
+    return 1 if table.failures(rows) else 0
 
 
 def run(options, names, sites: list[Site], device: torch.device, console: Console):
@@ -67,13 +71,8 @@ def run(options, names, sites: list[Site], device: torch.device, console: Consol
     end = time.monotonic() + options.budget_seconds
     path = options.out or results.default_path(machine.device_name(device), "layers")
     copy = timing.copy_bandwidth(device)
-    head = {
-        "benchmark": "layers",
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine.describe(device),
-        "copy_gb_per_s": round(copy / 1e9, 1),
-        "settings": {"repeats": options.repeats, "cold_l2_sizes": timing.COLD_L2_SIZES},
-    }
+    settings = {"repeats": options.repeats, "cold_l2_sizes": sweep.COLD_L2_SIZES}
+    head = results.head("layers", device, settings) | {"copy_gb_per_s": round(copy / 1e9, 1)}
     plan = Plan(names, getattr(torch, options.dtype), device, options.repeats, copy)
     console.print(f"{head['machine']['device']}, copies at {head['copy_gb_per_s']} GB/s -> {path}")
     rows, longest = [], 0.0
@@ -115,7 +114,7 @@ def brief(rows: list[dict]) -> str:
     parts = []
     for row in rows:
         clock = "graph" if "graph" in row["times"].get("cold", {}) else "wall"
-        times = [layer_table.median(row, "cold", clock, step) for step in ("forward", "backward")]
+        times = [table.median(row, "cold", clock, step) for step in ("forward", "backward")]
         text = "failed" if None in times else f"{times[0]:.1f}+{times[1]:.1f}"
         parts.append(f"{row['contestant']} {text}")
     return ", ".join(parts)
@@ -123,18 +122,18 @@ def brief(rows: list[dict]) -> str:
 
 def report(rows: list[dict], left: list[Site], console: Console) -> None:
     if rows:
-        console.print(layer_table.table(rows))
+        console.print(table.table(rows))
     for title, lines in (
-        ("failures:", layer_table.failures(rows)),
-        ("losses:", layer_table.losses(rows)),
+        ("failures:", table.failures(rows)),
+        ("losses:", table.losses(rows)),
         ("not measured, for lack of time:", [str(site) for site in left]),
     ):
         if lines:
             console.print(title)
             for line in lines:
                 console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
-    ours = any(row["contestant"] == layer_table.OURS and row["times"] for row in rows)
-    if ours and not layer_table.losses(rows):
+    ours = any(row["contestant"] == table.OURS and row["times"] for row in rows)
+    if ours and not table.losses(rows):
         console.print("no losses")
 
 
@@ -151,8 +150,6 @@ def chosen_sites(options) -> list[Site]:
 
 def contestants(options, device: torch.device) -> tuple[str, ...]:
     """The names asked for, or the usual ones that can run here."""
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("no NVIDIA GPU on this machine; --cpu measures small shapes on the CPU")
     names = options.contestants
     can_run = device.type == "cuda" or backends.interpreting()
     if names is None:
@@ -161,17 +158,11 @@ def contestants(options, device: torch.device) -> tuple[str, ...]:
             names = ["ours", "eager", "eager-fp16", "compile"]
             if options.dtype == "float16":
                 names.remove("eager-fp16")  # which eager is already
-    for name in names:
-        if name not in CONTESTANTS:
-            raise UserError(
-                f"contestants has {name!r}; expected some of {', '.join(CONTESTANTS)}."
-                f"{nearest(name, CONTESTANTS)}"
-            )
-        if name == "ours" and not can_run:
-            raise UserError(
-                "contestants has 'ours', whose kernels run on a GPU; leave it out with --cpu, or "
-                "set TRITON_INTERPRET=1 (which times the interpreter, not the kernels)"
-            )
+    if "ours" in check_names("contestants", names, CONTESTANTS) and not can_run:
+        raise UserError(
+            "contestants has 'ours', whose kernels run on a GPU; leave it out with --cpu, or set "
+            "TRITON_INTERPRET=1 (which times the interpreter, not the kernels)"
+        )
     return tuple(dict.fromkeys(names))
 
 
@@ -196,43 +187,5 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--list", action="store_true", help="print the sites and stop")
     options = parser.parse_args(argv)
     options.dtype = options.dtype or ("float32" if options.cpu else "bfloat16")
-    for name in options.networks:
-        if name not in model_names():
-            raise UserError(
-                f"networks has {name!r}; expected some of {', '.join(model_names())}."
-                f"{nearest(name, model_names())}"
-            )
+    check_names("networks", options.networks, model_names())
     return options
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-@contextmanager
-def terminated_like_interrupted():
-    """A polite end of the process (as by 'timeout') still prints what was measured."""
-
-    def stop(number, frame):
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        print(f"scotoma bench layers: error: {error}", file=sys.stderr)
-        sys.exit(2)
