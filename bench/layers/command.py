@@ -15,25 +15,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch._functorch import config as compiler_config
 
 from ...defective.errors import UserError
 from ...defective.models import model_names
 from ...kernels import backends
 from .. import machine, results, timing
-from ..options import (
-    INTERRUPTED,
-    check_names,
-    chosen_device,
-    positive,
-    terminated_like_interrupted,
-)
+from ..options import INTERRUPTED, check_names, chosen_device, positive
+from ..runner import Outcome, measure_all
 from . import sweep, table
 from .contestants import CONTESTANTS
 from .row import Plan, measure_site
@@ -56,57 +49,32 @@ def main(argv: list[str]) -> int:
         # Graphs are captured on a stream that is not the default one.
         torch.cuda.set_stream(torch.cuda.Stream(device))
     console = Console(width=None if sys.stdout.isatty() else 140)
-    rows, left, interrupted = run(options, names, sites, device, console)
-    report(rows, left, console)
-    if interrupted:
+    outcome = run(options, names, sites, device, console)
+    report(outcome.rows, outcome.left, console)
+    if outcome.interrupted:
         return INTERRUPTED
-    return 1 if table.failures(rows) else 0
+    return 1 if table.failures(outcome.rows) else 0
 
 
-def run(options, names, sites: list[Site], device: torch.device, console: Console):
-    """Measure sites until all are done or the time is up.
-
-    Returns: the rows, the sites left over, and whether the run was interrupted.
-    """
-    end = time.monotonic() + options.budget_seconds
+def run(options, names, sites: list[Site], device: torch.device, console: Console) -> Outcome:
+    """Measure the sites, keeping every row."""
     path = options.out or results.default_path(machine.device_name(device), "layers")
     copy = timing.copy_bandwidth(device)
     settings = {"repeats": options.repeats, "cold_l2_sizes": sweep.COLD_L2_SIZES}
     head = results.head("layers", device, settings) | {"copy_gb_per_s": round(copy / 1e9, 1)}
     plan = Plan(names, getattr(torch, options.dtype), device, options.repeats, copy)
     console.print(f"{head['machine']['device']}, copies at {head['copy_gb_per_s']} GB/s -> {path}")
-    rows, longest = [], 0.0
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    done, interrupted = 0, False
-    with (
-        terminated_like_interrupted(),
-        # A backward is timed many times over one forward, which donated buffers forbid.
-        compiler_config.patch(donated_buffer=False),
-        Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar,
-    ):
-        task = bar.add_task("sites", total=len(sites))
-        for site in sites:
-            start = time.monotonic()
-            # What the longest site took, the next may take.
-            if done and start + longest > end:
-                break
-            bar.update(task, description=str(site))
-            try:
-                new = measure_site(site, plan)
-            except KeyboardInterrupt:
-                interrupted = True
-                break
-            new = [head | row for row in new]
-            results.append(path, new)
-            rows += new
-            done += 1
-            bar.advance(task)
-            seconds = time.monotonic() - start
-            longest = max(longest, seconds)
-            console.print(
-                f"{site}: {brief(new)} ({seconds:.0f} s)", highlight=False, soft_wrap=True
-            )
-    return rows, sites[done:], interrupted
+    # A backward is timed many times over one forward, which donated buffers forbid.
+    with compiler_config.patch(donated_buffer=False):
+        return measure_all(
+            sites,
+            lambda site: measure_site(site, plan),
+            head=head,
+            path=path,
+            budget_seconds=options.budget_seconds,
+            console=console,
+            brief=brief,
+        )
 
 
 def brief(rows: list[dict]) -> str:

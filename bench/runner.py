@@ -1,0 +1,76 @@
+"""Measure one case after another, within a time, keeping every result as soon as it is there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from . import results
+from .options import terminated_like_interrupted
+
+
+@dataclass
+class Outcome:
+    """What was measured, and what was not.
+
+    Attributes:
+        rows: in the order of the cases.
+        left: cases that were not measured, for lack of time or by interruption.
+        interrupted: by Ctrl-C or a polite end of the process.
+    """
+
+    rows: list[dict] = field(default_factory=list)
+    left: list[Any] = field(default_factory=list)
+    interrupted: bool = False
+
+
+def measure_all(
+    cases: Sequence[Any],
+    measure: Callable[[Any], list[dict]],
+    *,
+    head: dict,
+    path: Path,
+    budget_seconds: float,
+    console: Console,
+    brief: Callable[[list[dict]], str],
+) -> Outcome:
+    """Measure cases until all are done or the time is up.
+
+    Args:
+        cases: their ``str`` is for people. measure: a case's rows.
+        head: what every row begins with. path: JSON lines file to append to.
+        budget_seconds: no case is started that would end later, if it took as long as the longest.
+        brief: a case's rows in one line.
+    """
+    outcome = Outcome(left=list(cases))
+    end, longest = time.monotonic() + budget_seconds, 0.0
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with (
+        terminated_like_interrupted(),
+        Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar,
+    ):
+        task = bar.add_task("", total=len(cases))
+        for case in cases:
+            start = time.monotonic()
+            if outcome.rows and start + longest > end:
+                break
+            bar.update(task, description=str(case))
+            try:
+                new = [head | row for row in measure(case)]
+            except KeyboardInterrupt:
+                outcome.interrupted = True
+                break
+            results.append(path, new)
+            outcome.rows += new
+            outcome.left.pop(0)
+            bar.advance(task)
+            seconds = time.monotonic() - start
+            longest = max(longest, seconds)
+            console.print(f"{case}: {brief(new)} ({seconds:.0f} s)", highlight=False, markup=False)
+    return outcome
