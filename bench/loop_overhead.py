@@ -21,11 +21,12 @@ from pathlib import Path
 import torch
 
 from ..defective.models import CIFAR10_STATISTICS
-from ..train.config import TrainConfig, parse
+from ..train.config import TrainConfig
 from ..train.dataset import DataSet, Split
 from ..train.distributed import World, choose_device
 from ..train.engine import Engine
 from ..train.loop import Trainer
+from ..train.parsing import parse
 from ..train.report import Report
 from ..train.runfolder import RunFolder
 from ..train.setup import build_model, resolve

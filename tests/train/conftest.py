@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from scotoma.train.config import parse
+from scotoma.train.parsing import parse
 
 
 @pytest.fixture

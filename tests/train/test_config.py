@@ -3,14 +3,9 @@
 import pytest
 import yaml
 from scotoma.defective import UserError
-from scotoma.train.config import (
-    TrainConfig,
-    build_parser,
-    load_resolved,
-    parse,
-    read_recipe,
-    recipe_names,
-)
+from scotoma.train.config import TrainConfig
+from scotoma.train.parsing import build_parser, load_resolved, parse
+from scotoma.train.presets import read_recipe, recipe_names
 
 
 def settings(*argv):

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from scotoma.train.config import parse
+from scotoma.train.parsing import parse
 from scotoma.train.schedule import learning_rate
 
 BASE = parse([])[0]

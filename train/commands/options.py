@@ -8,7 +8,7 @@ from pathlib import Path
 from ...defective import create_model, load_model, model_names
 from ...defective.errors import UserError
 from ...defective.models.base import Network
-from ..config import tidy
+from ..parsing import tidy
 
 
 class Parser(argparse.ArgumentParser):

@@ -9,11 +9,12 @@ import torch
 
 from ...defective import mask_sites
 from ...defective.errors import RankError, UserError
-from ..config import TrainConfig, load_resolved, parse
+from ..config import TrainConfig
 from ..dataset import DataSet
 from ..distributed import World, choose_device, join, leave, world_from_environment
 from ..engine import Engine
 from ..loop import NonFiniteLoss, Outcome, Trainer
+from ..parsing import load_resolved, parse
 from ..runfolder import CONFIG, RunFolder
 from ..setup import build_model, load_data, resolve
 from ..summary import device_name

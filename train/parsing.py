@@ -1,0 +1,153 @@
+"""Settings from the command line, and from several places at once.
+
+Later places win: defaults < the recipe < YAML files (``--config``) < the command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import contextmanager
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import jsonargparse
+
+from ..defective.errors import UserError, nearest
+from .config import TrainConfig
+from .presets import read_recipe, read_yaml, recipe_for, recipe_names
+
+
+class _Parser(jsonargparse.ArgumentParser):
+    """Errors as one line that names the nearest known option."""
+
+    def error(self, message: str, ex: Exception | None = None):
+        raise UserError(tidy(message, self._option_string_actions))
+
+
+_DESCRIPTION = """\
+Train a network on images and leave a run folder with curves, metrics and checkpoints.
+
+  scotoma train                                          the sample, in half a minute
+  scotoma train --defects 0.1-Bottom --epochs 10         another network on it
+  scotoma train --dataset cifar10 --download --defects 0.3-Bottom
+  scotoma train --dataset path/to/images --arch vgg19    train/<class>/*, test/<class>/*
+  scotoma train --resume runs/NAME                       go on where a run stopped
+
+A recipe is a preset; the defaults shown below are those without one. A --config file overrides the
+recipe, and the command line overrides both.
+Recipes: {recipes}."""
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, jsonargparse.DefaultHelpFormatter):
+    """Help texts with the default value, without the Python types."""
+
+    def _get_help_string(self, action):
+        text = action.help or ""
+        if action.default in (None, [], "==SUPPRESS==") or "default:" in text:
+            return text
+        return f"{text} (default: %(default)s)"
+
+
+def tidy(message: str, options) -> str:
+    """One line of an argument parser's message, with the option that was perhaps meant."""
+    line = " ".join(str(message).split()).replace("typing.", "").replace("Parser key", "setting")
+    if "nrecognized arguments:" in line:
+        word = line.split("nrecognized arguments:")[1].split()[0].split("=")[0]
+        known = [option for option in options if option.startswith("--") and "+" not in option]
+        return f"unknown option {word!r}.{nearest(word, known)}"
+    return line
+
+
+def build_parser() -> _Parser:
+    parser = _Parser(
+        prog="scotoma train",
+        usage="scotoma train [--config FILE] [--option VALUE ...]",
+        description=_DESCRIPTION.format(recipes=", ".join(recipe_names())),
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="YAML file of settings below"
+    )
+    parser.add_argument(
+        "--resume",
+        type=str | None,
+        default=None,
+        metavar="RUN",
+        help="continue the run in this folder, with its own settings",
+    )
+    groups, types = {}, get_type_hints(TrainConfig)
+    for item in fields(TrainConfig):
+        name = item.metadata["group"]
+        group = groups.get(name) or groups.setdefault(name, parser.add_argument_group(name))
+        flag = "--" + item.name.replace("_", "-")
+        default = item.default if item.default_factory is MISSING else item.default_factory()
+        kind = types[item.name]
+        if kind is bool:
+            action = jsonargparse.ActionYesNo(no_prefix="no-")
+            group.add_argument(flag, action=action, default=default, help=item.metadata["help"])
+        else:
+            group.add_argument(flag, type=kind, default=default, help=item.metadata["help"])
+    return parser
+
+
+def parse(argv: list[str]) -> tuple[TrainConfig, str | None]:
+    """Settings from command line arguments.
+
+    Returns:
+        The settings (recipe applied, but its name not yet resolved from "auto"), and the folder to
+        resume, if any.
+
+    Raises:
+        UserError: an unknown option or key, or a value of the wrong type or out of range.
+    """
+    parser = build_parser()
+    asked = parser.parse_args(argv)
+    if asked.resume is not None:
+        extra = [a for a in argv if a.startswith("--") and not a.startswith("--resume")]
+        allowed = [a for a in extra if a.split("=")[0] in ("--device",)]
+        if extra != allowed:
+            raise UserError(
+                f"--resume takes all settings from the run; leave out {extra[0]} (only --device "
+                "may be given)"
+            )
+        return TrainConfig(device=asked.device), asked.resume
+
+    layers = [read_yaml(Path(path)) for path in asked.config]
+    named = _lay(parser, layers, argv)
+    recipe = named.recipe if named.recipe != "auto" else recipe_for(named.dataset)
+    settings = _lay(parser, [read_recipe(recipe), *layers], argv)
+    settings.recipe = recipe
+    return settings, None
+
+
+def _lay(parser: _Parser, layers: list[dict[str, Any]], argv: list[str]) -> TrainConfig:
+    """Defaults, then each layer, then the command line; all through the parser's types."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged |= layer
+    try:
+        checked = parser.parse_object(merged).as_dict()
+        with _defaults(parser, {key: checked[key] for key in merged}):
+            values = parser.parse_args(argv).as_dict()
+    except jsonargparse.ArgumentError as error:
+        raise UserError(tidy(str(error), parser._option_string_actions)) from None
+    for extra in ("config", "resume"):
+        values.pop(extra)
+    return TrainConfig(**values)
+
+
+@contextmanager
+def _defaults(parser: _Parser, values: dict[str, Any]):
+    """The parser with other defaults for a while."""
+    before = {key: parser.get_default(key) for key in values}
+    parser.set_defaults(values)
+    yield
+    parser.set_defaults(before)
+
+
+def load_resolved(path: Path) -> TrainConfig:
+    """The settings that a run folder holds. Raises UserError."""
+    parser = build_parser()
+    return _lay(parser, [read_yaml(path)], [])
