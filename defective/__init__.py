@@ -1,7 +1,7 @@
 """Masks, the paper's notation, defective layers and the six networks."""
 
 from .errors import UserError
-from .layers import BNMaskReLU, ConvBNMaskReLU, ConvMask
+from .layers import BNMaskReLU, ConvBNMaskReLU, ConvMask, use_backend
 from .masks import sample_mask
 from .models import create_model, model_names, reset_weights
 from .notation import Defects
@@ -22,4 +22,5 @@ __all__ = [
     "reset_weights",
     "sample_mask",
     "save_model",
+    "use_backend",
 ]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..kernels import Projection, apply_mask, bn_mask_add_relu, conv_bn_mask_add_relu
+from ..kernels.backends import NAMES as BACKENDS
 from ..kernels.choice import active as convolutions_may_fuse
+from .errors import UserError
 
 
 class MaskSite(nn.Module):
@@ -16,10 +18,12 @@ class MaskSite(nn.Module):
         mask: bool buffer [C,H,W], True where a neuron is kept; None where nothing is defective.
             A persistent buffer: it follows ``.to()``, its memory format included, and is saved in
             checkpoints.
+        backend: as in :func:`scotoma.kernels.bn_mask_add_relu`; see :func:`use_backend`.
     """
 
     block: int | None
     mask: Tensor | None
+    backend: str | None = None
 
     def place(self, block: int | None) -> None:
         self.block = block
@@ -82,8 +86,10 @@ class BNMaskReLU(nn.BatchNorm2d, MaskSite):
             momentum=self._momentum(),
             eps=self.eps,
             group=self.process_group,
+            backend=self.backend,
         )
-        if conv is not None and convolutions_may_fuse() and conv.padding_mode == "zeros":
+        fused = self.backend is None and conv is not None and convolutions_may_fuse()
+        if fused and conv.padding_mode == "zeros":
             options |= {k: getattr(conv, k) for k in ("stride", "padding", "dilation", "groups")}
             return conv_bn_mask_add_relu(x, conv.weight, conv.bias, *self._vectors(), **options)
         # The module, not its function, so that hooks on it run.
@@ -117,7 +123,7 @@ class ConvMask(nn.Conv2d, MaskSite):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N,in_channels,H,W] -> [N,out_channels,H',W']."""
-        return apply_mask(super().forward(x), self.mask)
+        return apply_mask(super().forward(x), self.mask, backend=self.backend)
 
 
 class ConvBNMaskReLU(nn.Module):
@@ -154,3 +160,20 @@ class ProjectionShortcut(nn.Module):
 
     def branch(self, x: Tensor) -> tuple[Tensor, BNMaskReLU]:
         return self.conv(x), self.bn
+
+
+def use_backend(model: nn.Module, backend: str | None) -> None:
+    """Choose the backend of all defective layers of a model, in place.
+
+    Args:
+        model: any module. backend: "eager" for plain PyTorch, "triton" for the fused kernels or an
+            error where they cannot run, None for whichever runs.
+
+    Raises:
+        UserError: there is no such backend.
+    """
+    if backend not in (None, *BACKENDS):
+        raise UserError(f"backend is {backend!r}; expected None, 'eager' or 'triton'")
+    for module in model.modules():
+        if isinstance(module, MaskSite):
+            module.backend = backend

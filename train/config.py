@@ -14,7 +14,10 @@ from ..defective.spec import Regularizer, Sites, Stem
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Augmentation = Literal["none", "flip", "crop-flip", "imagenet"]
 Schedule = Literal["step", "one-cycle", "cosine", "constant"]
-CompileMode = Literal["none", "default", "reduce-overhead", "max-autotune"]
+CompileMode = Literal[
+    "none", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"
+]
+Backend = Literal["auto", "eager", "triton"]
 
 
 def setting(default: Any, group: str, help: str):
@@ -111,6 +114,15 @@ class TrainConfig:
     channels_last: bool | None = setting(None, "speed", "memory format; default: yes on a GPU")
     tf32: bool = setting(True, "speed", "TF32 for float32 matrix products on a GPU")
     compile: CompileMode = setting("none", "speed", "torch.compile mode")
+    cuda_graph: bool = setting(
+        False, "speed", "launch a whole training step at once; for small batches on a fast GPU"
+    )
+    backend: Backend = setting(
+        "auto",
+        "speed",
+        "auto: the fused kernels where they run, unless $SCOTOMA_BACKEND names another; eager: "
+        "plain PyTorch; triton: the fused kernels or an error",
+    )
     sync_stats: bool = setting(
         True, "speed", "several processes: batch statistics over all of them, or local ones"
     )

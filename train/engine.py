@@ -12,11 +12,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..defective.attacks import pgd
+from ..defective.layers import use_backend
 from ..defective.models.base import Network
 from ..defective.regularizers import smoothed_cross_entropy
 from .batches import Batch, derived_seed
 from .config import TrainConfig
 from .distributed import World, share_buffers, synchronise_statistics
+from .graph import GraphedStep, check_graph
 
 # Buffers are the batch norms' business, not DDP's; torch 2.14 renames the option.
 _RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
@@ -38,7 +40,9 @@ class Engine:
     """
 
     def __init__(self, model: Network, config: TrainConfig, device: torch.device, world: World):
+        check_graph(config, device, world.size)
         self.config, self.device, self.world = config, device, world
+        use_backend(model, None if config.backend == "auto" else config.backend)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model = model.to(device, memory_format=layout)
         self.dtype = DTYPES[config.precision]
@@ -74,6 +78,10 @@ class Engine:
             # Static shapes: a graph for each batch size, whichever comes first, so that a resumed
             # run computes what an uninterrupted one does.
             self.network = torch.compile(self.network, mode=mode, dynamic=False)
+        self.graph = None
+        if config.cuda_graph:
+            self.lr = torch.zeros((), device=device)  # a graph reads it when it runs
+            self.graph = GraphedStep(self._whole_batch, device)
 
     def autocast(self) -> torch.autocast:
         enabled = self.dtype != torch.float32
@@ -90,7 +98,8 @@ class Engine:
 
         Returns:
             This rank's part of the mean loss (the parts of all ranks add up to it), and its
-            number of correctly classified images; both detached, on the device.
+            number of correctly classified images; both detached, on the device. Under
+            ``cuda_graph`` the next step overwrites them.
         """
         if self.stochastic:
             # Random numbers are a function of the step, so that resuming needs no generator state.
@@ -98,8 +107,20 @@ class Engine:
         if self.config.compile != "none":
             torch.compiler.cudagraph_mark_step_begin()
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        images, labels = batch
+            group["lr"] = lr if self.graph is None else self.lr.fill_(lr)
+        if self.graph is not None and global_size == self.config.batch_size:
+            result = self.graph(*batch)
+        else:
+            result = self._update(*batch, global_size)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return result
+
+    def _whole_batch(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return self._update(images, labels, self.config.batch_size)
+
+    def _update(self, images: Tensor, labels: Tensor, global_size: int) -> tuple[Tensor, Tensor]:
+        """The part of a step that is the device's alone; see :meth:`step`."""
         with self.autocast():
             if self.config.adversarial_eps > 0:
                 images = self._attacked(images, labels)
@@ -116,8 +137,6 @@ class Engine:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self.average.update_parameters(self.model)
         correct = (logits.detach().argmax(1) == labels).sum()
         return part.detach(), correct
 

@@ -27,6 +27,9 @@ REPORT_SECONDS = 1.0
 """How often a loss is fetched from the device, for the bar and to notice a broken run."""
 AGREE_STEPS = 50
 """How often several ranks look at their losses together, and ask whether one was told to stop."""
+FREE = ("out", "name", "device", "data_root", "download", "workers", "save_seconds")
+FREE += ("cuda_graph", "backend")
+"""Settings that decide no weights (but for the order of sums); a run may go on with others."""
 
 
 class NonFiniteLoss(UserError):
@@ -275,7 +278,7 @@ class Trainer:
     def _settings(self) -> dict[str, Any]:
         """The settings that decide the weights; a state goes on under the same ones only."""
         own = asdict(self.config)
-        for free in ("out", "name", "device", "data_root", "download", "workers", "save_seconds"):
+        for free in FREE:
             own.pop(free)
         return own
 

@@ -10,6 +10,7 @@ import torch
 from ..defective import Defects, create_model
 from ..defective.errors import UserError
 from ..defective.models.base import Network
+from ..kernels.backends import device_refusal
 from .batches import ResidentBatches
 from .config import TrainConfig
 from .dataset import DataSet
@@ -29,6 +30,8 @@ def resolve(config: TrainConfig, device: torch.device) -> TrainConfig:
         precision = "float32"
         if device.type == "cuda":
             precision = "bfloat16" if torch.cuda.is_bf16_supported(False) else "float16"
+    if config.backend == "triton" and (refusal := device_refusal(device)):
+        raise UserError(f"--backend triton: {refusal}; take --backend auto")
     dataset = config.dataset
     if dataset not in DATASETS and Path(dataset).is_dir():
         dataset = str(Path(dataset).resolve())

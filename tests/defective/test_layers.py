@@ -1,12 +1,21 @@
 """Mask buffers follow their model, and a convolution handed to its batch norm changes nothing."""
 
 import copy
+from unittest import mock
 
 import pytest
 import torch
-from scotoma.defective import create_model, load_model, mask_sites, save_model
-from scotoma.defective.layers import BNMaskReLU, ConvBNMaskReLU
-from scotoma.kernels import measure_convolutions
+from norm_layers import DEVICE
+from scotoma.defective import (
+    UserError,
+    create_model,
+    load_model,
+    mask_sites,
+    save_model,
+    use_backend,
+)
+from scotoma.defective.layers import BNMaskReLU, ConvBNMaskReLU, MaskSite
+from scotoma.kernels import launch, measure_convolutions
 from torch import nn
 
 
@@ -85,3 +94,29 @@ def test_the_cumulative_average_needs_no_number_from_the_device():
     assert isinstance(ours._momentum(), torch.Tensor)
     torch.testing.assert_close(ours.running_mean, theirs.running_mean)
     torch.testing.assert_close(ours.running_var, theirs.running_var)
+
+
+def test_use_backend_reaches_every_layer():
+    model = create_model("densenet121", "0.5-Bottom", width=4)
+    use_backend(model, "triton")
+    sites = [m for m in model.modules() if isinstance(m, MaskSite)]
+    assert len(sites) > 100 and {m.backend for m in sites} == {"triton"}
+    use_backend(model, None)
+    assert {m.backend for m in sites} == {None}
+    with pytest.raises(UserError, match=r"backend is 'tritn'.*'eager' or 'triton'"):
+        use_backend(model, "tritn")
+
+
+def test_backends_of_a_network_agree():
+    """In Triton's interpreter on a CPU; the same weights, the same images."""
+    torch.manual_seed(0)
+    model = create_model("resnet18", "0.5-Bottom", width=4, image_size=32).train()
+    images, found = torch.rand(2, 3, 32, 32, device=DEVICE), {}
+    model.to(DEVICE)
+    for backend in ("eager", "triton"):
+        own = copy.deepcopy(model)
+        use_backend(own, backend)
+        with mock.patch.object(launch, "apply_forward", wraps=launch.apply_forward) as launched:
+            found[backend] = own(images)
+        assert bool(launched.call_count) == (backend == "triton")
+    torch.testing.assert_close(found["triton"], found["eager"], rtol=1e-3, atol=1e-4)

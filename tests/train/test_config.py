@@ -1,11 +1,13 @@
 """Settings: which place wins, and what is refused."""
 
 import pytest
+import torch
 import yaml
 from scotoma.defective import UserError
 from scotoma.train.config import TrainConfig
 from scotoma.train.parsing import build_parser, load_resolved, parse
 from scotoma.train.presets import read_recipe, recipe_names
+from scotoma.train.setup import resolve
 
 
 def settings(*argv):
@@ -112,3 +114,10 @@ def test_bad_config_files_are_refused(tmp_path, text, words):
         parse(["--config", str(file)])
     for word in words:
         assert word in str(refused.value)
+
+
+def test_a_backend_that_cannot_run_is_refused_before_any_work(monkeypatch):
+    monkeypatch.setattr("scotoma.train.setup.device_refusal", lambda device: f"no {device} here")
+    with pytest.raises(UserError, match=r"--backend triton: no cpu here; take --backend auto"):
+        resolve(settings("--backend", "triton"), torch.device("cpu"))
+    assert resolve(settings("--backend", "eager"), torch.device("cpu")).backend == "eager"

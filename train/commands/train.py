@@ -13,6 +13,7 @@ from ..config import TrainConfig
 from ..dataset import DataSet
 from ..distributed import World, choose_device, join, leave, world_from_environment
 from ..engine import Engine
+from ..graph import check_graph
 from ..loop import NonFiniteLoss, Outcome, Trainer
 from ..parsing import load_resolved, parse
 from ..runfolder import CONFIG, RunFolder
@@ -56,9 +57,12 @@ def train(
         # The folder may have been moved or renamed since.
         config = replace(config, out=str(resume.parent), name=resume.resolve().name)
         device = choose_device(config.device if asked == "auto" else asked, world)
+        if device.type != "cuda":  # another machine than before
+            config = replace(config, cuda_graph=False)
     else:
         device = choose_device(config.device, world)
         config = resolve(config, device)
+    check_graph(config, device, world.size)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = config.tf32

@@ -1,0 +1,230 @@
+"""Training steps from a graph: what the host may not know, and that nothing else changes.
+
+Without a GPU the graph is played by a function that repeats the captured step on the same tensors,
+which is what a CUDA graph does on the device.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from scotoma.defective import UserError
+from scotoma.train import engine as engine_module
+from scotoma.train.commands.train import train
+from scotoma.train.distributed import World
+from scotoma.train.engine import Engine
+from scotoma.train.graph import WARM_UP, GraphedStep, check_graph
+from scotoma.train.loop import Trainer
+from scotoma.train.setup import build_model, load_data, make_batches, resolve
+from torch.utils._python_dispatch import TorchDispatchMode
+
+CPU = torch.device("cpu")
+
+
+def repeat(work):
+    """A capture for the CPU: the step runs again, on its own tensors, whenever it is replayed."""
+
+    def replay():
+        work()
+
+    return replay
+
+
+@pytest.fixture
+def graphs_on_cpu(monkeypatch):
+    """``cuda_graph`` works on the CPU; returns the list of captures."""
+    captures = []
+
+    def capture(work):
+        captures.append(work)
+        return repeat(work)
+
+    monkeypatch.setattr(engine_module, "check_graph", lambda *_: None)
+    monkeypatch.setattr(
+        engine_module, "GraphedStep", lambda step, device: GraphedStep(step, device, capture)
+    )
+    monkeypatch.setattr("scotoma.train.commands.train.check_graph", lambda *_: None)
+    return captures
+
+
+def final_weights(config):
+    outcome, folder = train(config)
+    state = torch.load(folder.path / "resume.pt", weights_only=True)
+    return outcome.summary, state["engine"]["model"], state["engine"]["average"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"ema": 0.9, "clip_norm": 1.0, "nesterov": True, "label_smoothing": 0.1},
+        {"regularizer": "dropblock"},
+        {"adversarial_eps": 0.03, "adversarial_steps": 2, "train_limit": 200},
+        {"schedule": "step", "milestones": [1], "defects": "0.5-Bottom"},
+    ],
+    ids=lambda changes: "-".join(changes) or "plain",
+)
+def test_a_graphed_run_ends_with_the_same_weights(tiny, graphs_on_cpu, changes):
+    """Learning rates, random numbers, the short last batch and averaged weights included."""
+    config = tiny(train_limit=350, **changes) if "train_limit" not in changes else tiny(**changes)
+    plain = final_weights(replace(config, name="plain"))
+    graphed = final_weights(replace(config, name="graphed", cuda_graph=True))
+    assert len(graphs_on_cpu) == 1
+    assert plain[0]["test/loss"] == graphed[0]["test/loss"]
+    for mine, other in zip(plain[1:], graphed[1:], strict=True):
+        assert (mine is None) == (other is None)
+        for name, value in (mine or {}).items():
+            assert torch.equal(value, other[name]), name
+
+
+def test_every_batch_is_worked_on_once():
+    """Those before the capture as they are, the others from the graph."""
+    total, seen = torch.zeros(()), []
+
+    def step(images, labels):
+        seen.append(images.data_ptr())
+        return ((images.sum() + labels.sum()).clone(),)
+
+    graphed = GraphedStep(step, CPU, repeat)
+    for number in range(8):
+        images, labels = torch.full((2, 3), float(number)), torch.tensor([number, 0])
+        (result,) = graphed(images, labels)
+        assert float(result) == 7 * number
+        total += result
+    assert float(total) == 7 * sum(range(8))
+    # From the capture on, always the same memory.
+    assert len(seen) == 8 and len(set(seen[WARM_UP:])) == 1
+
+
+def test_runs_go_on_with_and_without_a_graph(tiny, graphs_on_cpu, monkeypatch):
+    """The weights do not depend on it, so a run may change its mind."""
+    config = tiny(epochs=3, name="whole")
+    whole = final_weights(config)
+    first = replace(config, name="halves", cuda_graph=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("scotoma.train.loop.Trainer._finish_epoch", interrupt_after(2))
+        with pytest.raises(KeyboardInterrupt):
+            train(first)
+    outcome, _ = train(config, Path(first.out) / "halves")
+    assert outcome.summary["test/loss"] == whole[0]["test/loss"]
+
+
+def interrupt_after(epochs):
+    real = Trainer._finish_epoch
+
+    def finish(self):
+        record = real(self)
+        if self.epoch == epochs:
+            raise KeyboardInterrupt
+        return record
+
+    return finish
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("changes", [{}, {"adversarial_eps": 0.03, "clip_norm": 1.0}], ids=str)
+def test_nothing_of_a_step_is_decided_by_the_host(tiny, precision, changes):
+    """No value is looked at, which would be an error during a capture."""
+    config = resolve(tiny(precision=precision, **changes), CPU)
+    data = load_data(config)
+    engine = Engine(build_model(config, data), config, CPU, World())
+    engine.lr = torch.full((), 0.1)
+    for group in engine.optimizer.param_groups:
+        group["lr"], group["fused"] = engine.lr, True  # as on a GPU
+    engine.optimizer._step_supports_amp_scaling = True
+    batches = make_batches(config, data, data.train, CPU, training=True).epoch(0, 0, 64)
+    first, second = next(batches), next(batches)
+    engine._update(*first, 64)  # what is done once
+    with NothingIsLookedAt():
+        loss, _ = engine._update(*second, 64)
+    with NothingIsLookedAt(), pytest.raises(AssertionError):
+        loss.item()
+
+
+class NothingIsLookedAt(TorchDispatchMode):
+    """Operators whose result the host waits for are errors."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function._overloadpacket not in (
+            torch.ops.aten._local_scalar_dense,
+            torch.ops.aten.nonzero,
+            torch.ops.aten.masked_select,
+        ), function
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "processes", "words"),
+    [
+        ({}, "cpu", 1, ["--cuda-graph", "cpu", "leave it out"]),
+        ({}, "cuda", 2, ["--cuda-graph", "2", "torchrun"]),
+        ({"compile": "reduce-overhead"}, "cuda", 1, ["reduce-overhead", "--compile default"]),
+        ({"compile": "max-autotune"}, "cuda", 1, ["max-autotune-no-cudagraphs"]),
+    ],
+)
+def test_what_a_graph_does_not_go_with(tiny, changes, device, processes, words):
+    config = tiny(cuda_graph=True, **changes)
+    with pytest.raises(UserError) as error:
+        check_graph(config, torch.device(device), processes)
+    assert all(word in str(error.value) for word in words)
+    check_graph(replace(config, cuda_graph=False), torch.device(device), processes)
+
+
+def test_a_step_that_cannot_be_captured_is_said():
+    def capture(work):
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+    graphed = GraphedStep(lambda images, labels: (images,), CPU, capture)
+    batch = torch.ones(2), torch.ones(2)
+    for _ in range(WARM_UP):
+        graphed(*batch)
+    with pytest.raises(UserError, match=r"not permitted.*without --cuda-graph"):
+        graphed(*batch)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"ema": 0.9, "clip_norm": 1.0},
+        {"regularizer": "dropblock"},
+        {"adversarial_eps": 0.03, "adversarial_steps": 2},
+        {"compile": "default"},
+        {"backend": "eager"},
+    ],
+    ids=str,
+)
+def test_a_cuda_graph_computes_the_same(tiny, precision, changes):
+    """Bit for bit: the same kernels on the same numbers, chosen and launched once."""
+    config = tiny(device="cuda", precision=precision, **changes)
+    config = resolve(config, torch.device("cuda", 0))
+    data = load_data(config)
+    torch.backends.cudnn.benchmark = False  # two engines could choose differently
+    torch.backends.cudnn.deterministic = True
+    losses = []
+    try:
+        for graph in (False, True):
+            own = replace(config, cuda_graph=graph)
+            device = torch.device("cuda", 0)
+            engine = Engine(build_model(own, data), own, device, World())
+            batches = make_batches(own, data, data.train, device, training=True)
+            seen = []
+            for epoch in range(2):
+                for number, batch in enumerate(batches.epoch(0, epoch, 64)):
+                    size = len(batch[1])
+                    loss, _ = engine.step(batch, 10 * epoch + number, 0.05 / (1 + number), size)
+                    seen.append(loss.clone())
+            losses.append(torch.stack(seen))
+    finally:
+        torch.backends.cudnn.deterministic = False
+    assert torch.equal(losses[0], losses[1])
+
+
+@pytest.mark.gpu
+def test_graphed_runs_learn(tiny):
+    config = tiny(device="cuda", width=8, train_limit=2000, test_limit=500, cuda_graph=True)
+    outcome, _ = train(config)
+    assert outcome.summary["test/acc1"] > 0.6
