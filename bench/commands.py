@@ -11,6 +11,10 @@ BENCHMARKS = {
         "scotoma.bench.aot.command",
         "compile every kernel, report registers and widths; no GPU",
     ),
+    "step": (
+        "scotoma.bench.step.command",
+        "time whole steps: training, evaluation, PGD; six networks, many ways",
+    ),
     "layers": (
         "scotoma.bench.layers.command",
         "time the fused operators against eager and torch.compile",

@@ -54,6 +54,17 @@ def append(path: Path, rows: Iterable[dict]) -> None:
         ) from error
 
 
+def measured(path: Path, head: dict) -> set[str]:
+    """The cases that a file has from the machine, the versions and the settings of ``head``."""
+    keys = ("benchmark", "machine", "settings")
+    rows = read(path) if path.is_file() else ()
+    return {
+        row["case"]
+        for row in rows
+        if "case" in row and all(row.get(key) == head[key] for key in keys)
+    }
+
+
 def _ends_a_line(file) -> bool:
     file.seek(-1, os.SEEK_END)
     return file.read(1) == b"\n"

@@ -39,6 +39,7 @@ def measure_all(
     budget_seconds: float,
     console: Console,
     brief: Callable[[list[dict]], str],
+    resume: bool = False,
 ) -> Outcome:
     """Measure cases until all are done or the time is up.
 
@@ -47,7 +48,10 @@ def measure_all(
         head: what every row begins with. path: JSON lines file to append to.
         budget_seconds: no case is started that would end later, if it took as long as the longest.
         brief: a case's rows in one line.
+        resume: leave out cases that the file has from the same machine, commit and settings.
     """
+    known = results.measured(path, head) if resume else set()
+    cases = [case for case in cases if str(case) not in known]
     outcome = Outcome(left=list(cases))
     end, longest = time.monotonic() + budget_seconds, 0.0
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
@@ -62,7 +66,7 @@ def measure_all(
                 break
             bar.update(task, description=str(case))
             try:
-                new = [head | row for row in measure(case)]
+                new = [head | {"case": str(case)} | row for row in measure(case)]
             except KeyboardInterrupt:
                 outcome.interrupted = True
                 break

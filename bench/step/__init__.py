@@ -1,0 +1,1 @@
+"""Whole steps of the six networks: training, evaluation and PGD, by different means."""
