@@ -15,6 +15,10 @@ BENCHMARKS = {
         "scotoma.bench.step.command",
         "time whole steps: training, evaluation, PGD; six networks, many ways",
     ),
+    "convergence": (
+        "scotoma.bench.convergence.command",
+        "seconds of training until a stated accuracy, over several seeds",
+    ),
     "layers": (
         "scotoma.bench.layers.command",
         "time the fused operators against eager and torch.compile",

@@ -1,0 +1,1 @@
+"""Seconds of training until a stated accuracy, over several seeds."""

@@ -1,0 +1,114 @@
+"""``scotoma bench convergence``: the clock, the target, and that it trains what training trains."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from scotoma.bench import results
+from scotoma.bench.convergence import command, measure
+from scotoma.bench.convergence.measure import Run
+from scotoma.bench.convergence.table import mean_and_error
+from scotoma.defective import UserError
+from scotoma.train.commands.train import train
+from scotoma.train.parsing import parse
+from scotoma.train.setup import load_data, resolve
+
+CPU = torch.device("cpu")
+SMALL = ["--width", "4", "--train-limit", "300", "--test-limit", "100", "--batch-size", "64"]
+SMALL += ["--epochs", "2", "--lr", "0.05"]
+
+
+@pytest.mark.parametrize("extra", [[], ["--ema", "0.9"]], ids=["plain", "ema"])
+def test_runs_are_those_of_training(tmp_path, extra):
+    """What is done once, before the clock runs, leaves no trace in the weights."""
+    config, _ = parse([*SMALL, *extra, "--out", str(tmp_path), "--seed", "1"])
+    outcome, _ = train(replace(config, device="cpu", backend="eager"))
+    config = resolve(config, CPU)
+    row = measure.measure_run(Run("eager", 1), config, load_data(config), CPU, 0.9)
+    assert row["accuracy"] == outcome.summary["test/acc1"]
+    assert [entry["accuracy"] for entry in row["history"]][-1] == row["accuracy"]
+    assert row["epochs"] == len(row["history"]) == 2 and row["problems"] == []
+
+
+def test_command(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "rows.jsonl"
+    options = ["--cpu", "--seeds", "2", "--target", "0.05", "--results", str(out), *SMALL]
+    assert command.main(options) == 0
+    rows = list(results.read(out))
+    assert [(row["contestant"], row["seed"]) for row in rows] == [("eager", 0), ("eager", 1)]
+    for row in rows:
+        first = next(e for e in row["history"] if e["accuracy"] >= 0.05)
+        assert row["seconds_to_target"] == first["seconds"]
+        assert row["epochs_to_target"] == first["epoch"]
+        assert row["history"][0]["seconds"] < row["history"][1]["seconds"] == row["train_s"]
+        assert row["settings"]["target"] == 0.05 and "out" not in row["settings"]
+    assert "2 of 2 at 5.00%" in capsys.readouterr().out
+    # Another seed joins; those that are there stay as they are.
+    options[2] = "3"
+    assert command.main([*options, "--resume"]) == 0
+    assert list(results.read(out))[:2] == rows and len(list(results.read(out))) == 3
+    # Other settings are another experiment.
+    assert command.main([*options[:2], "1", *options[3:], "--resume", "--lr", "0.01"]) == 0
+    assert len(list(results.read(out))) == 4
+
+
+def test_a_target_that_is_not_reached(tmp_path):
+    config = resolve(parse(SMALL)[0], CPU)
+    row = measure.measure_run(Run("eager", 0), config, load_data(config), CPU, 1.0)
+    assert row["seconds_to_target"] is None and row["epochs_to_target"] is None
+
+
+def test_evaluation_is_not_on_the_clock(monkeypatch):
+    """With a slow evaluation the seconds of training stay what they are."""
+    clock = {"now": 0.0}
+    monkeypatch.setattr(measure, "_now", lambda device: clock["now"])
+    step, evaluate = measure.Engine.step, measure.Engine.evaluate
+
+    def slow_step(self, *arguments):
+        clock["now"] += 1.0
+        return step(self, *arguments)
+
+    def slow_evaluate(self, *arguments):
+        clock["now"] += 100.0
+        return evaluate(self, *arguments)
+
+    monkeypatch.setattr(measure.Engine, "step", slow_step)
+    monkeypatch.setattr(measure.Engine, "evaluate", slow_evaluate)
+    config = resolve(parse(SMALL)[0], CPU)
+    row = measure.measure_run(Run("eager", 0), config, load_data(config), CPU, 0.0)
+    assert [e["seconds"] for e in row["history"]] == [5.0, 10.0]  # 300 images in batches of 64
+    assert row["seconds_to_target"] == 5.0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--target", "93"], ["target", "93", "0.93"]),
+        (["--seed", "4"], ["--seed", "leave it out"]),
+        (["--compile=default"], ["--compile", "contestants"]),
+        (["--epohcs", "4"], ["--epohcs", "--epochs"]),
+        (["--contestants", "fast"], ["contestants", "fast"]),
+        (["--contestants", "eager-graph"], ["--cuda-graph", "GPU"]),
+        (["--contestants", "reference"], ["reference", "bench step"]),
+        (["--evaluate-on", "validation"], ["evaluate-on", "test"]),
+    ],
+)
+def test_bad_options(options, words):
+    with pytest.raises(UserError) as error:
+        command.main(["--cpu", *options])
+    assert all(word in str(error.value) for word in words)
+
+
+def test_diverged_runs_are_said(tmp_path, capsys):
+    out = tmp_path / "rows.jsonl"
+    options = ["--cpu", "--seeds", "1", "--results", str(out), *SMALL, "--lr", "1e30"]
+    assert command.main(options) == 1
+    (row,) = results.read(out)
+    assert row["problems"] == ["training diverged"]
+    assert "diverged" in capsys.readouterr().out
+
+
+def test_mean_and_standard_error():
+    assert mean_and_error([2.0]) == (2.0, None)
+    mean, error = mean_and_error([1.0, 2.0, 3.0, 4.0])
+    assert mean == 2.5 and error == pytest.approx((5 / 3) ** 0.5 / 2)
