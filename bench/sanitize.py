@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,12 +45,13 @@ def main(argv: list[str]) -> int:
         raise UserError("no NVIDIA GPU on this machine; --cpu checks this program alone")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     half = torch.float32 if on_cpu else torch.bfloat16
-    launched, wrong = count_launches(), []
-    for name, (call, tensors, dtype) in calls(device, half).items():
-        error = worst_error(call, tensors)
-        verdict = "ok" if error <= tolerance(dtype) else "WRONG"
-        print(f"{name}: relative error {error:.2g} {verdict}", flush=True)
-        wrong += [name] if verdict != "ok" else []
+    wrong = []
+    with count_launches() as launched:
+        for case in cases(device, half):
+            error = worst_error(case)
+            verdict = "ok" if error <= tolerance(case.dtype) else "WRONG"
+            print(f"{case}: relative error {error:.2g} {verdict}", flush=True)
+            wrong += [case] if verdict != "ok" else []
     missing = [name for name, count in launched.items() if not count]
     print(f"launches: {launched}")
     if missing:
@@ -55,28 +59,42 @@ def main(argv: list[str]) -> int:
     return 1 if wrong or missing else 0
 
 
-def calls(device: torch.device, half: torch.dtype) -> dict:
-    """Name -> (function of (backend, *tensors), tensors, dtype)."""
+class Case(NamedTuple):
+    """One call of an operator. ``call`` is a function of (backend, *tensors)."""
+
+    operator: str
+    variant: str
+    call: Callable[..., Tensor]
+    tensors: list[Tensor]
+    dtype: torch.dtype
+
+    def __str__(self) -> str:
+        return f"{self.operator} {self.variant}"
+
+
+def cases(device: torch.device, half: torch.dtype) -> Iterator[Case]:
+    """Every operator in ``half``; ``bn_mask_add_relu`` in float32 too, on another shape."""
     generator = torch.Generator(device).manual_seed(0)
-    found = {}
     for layout in LAYOUTS:
         for kind in ("none", "residual", "projection"):
             for training in (True, False):
                 # Evaluation differs in what it omits; one layout tells.
                 if training or layout == "channels_last":
-                    name = f"bn_mask_add_relu {kind} {layout} {'train' if training else 'eval'}"
-                    found[name] = operator(kind, ODD, half, layout, training, generator)
+                    variant = f"{layout} {'train' if training else 'eval'}"
+                    call = operator(kind, ODD, half, layout, training, generator)
+                    yield Case(f"bn_mask_add_relu {kind}", variant, *call)
     for kind in ("none", "residual", "projection"):
-        found[f"bn_mask_add_relu {kind} {EVEN} float32"] = operator(
-            kind, EVEN, torch.float32, "channels_last", True, generator
-        )
+        call = operator(kind, EVEN, torch.float32, "channels_last", True, generator)
+        yield Case(f"bn_mask_add_relu {kind}", f"{EVEN} float32", *call)
     mask = torch.rand(ODD[1:], device=device, generator=generator) < 0.5
-    x = activation(ODD, half, "channels_last", generator)
-    found["apply_mask"] = (lambda backend, x: apply_mask(x, mask, backend=backend), [x], half)
+    for layout in LAYOUTS:
+        x = activation(ODD, half, layout, generator)
+        yield Case(
+            "apply_mask", layout, lambda backend, x: apply_mask(x, mask, backend=backend), [x], half
+        )
     for training in (True, False):
-        name = f"conv_bn_mask_add_relu {'train' if training else 'eval'}"
-        found[name] = convolution(half, training, generator)
-    return found
+        variant = "train" if training else "eval"
+        yield Case("conv_bn_mask_add_relu", variant, *convolution(half, training, generator))
 
 
 def activation(shape, dtype, layout: str, generator: torch.Generator) -> Tensor:
@@ -150,10 +168,10 @@ def convolution(dtype, training: bool, generator):
     return call, tensors, dtype
 
 
-def worst_error(call, tensors: list[Tensor]) -> float:
+def worst_error(case: Case, backend: str = "triton") -> float:
     """The largest relative error of the output and of all gradients, against float64."""
-    exact, upstream = results(call, "eager", [t.double() for t in tensors], None)
-    found, _ = results(call, "triton", tensors, upstream)
+    exact, upstream = results(case.call, "eager", [t.double() for t in case.tensors], None)
+    found, _ = results(case.call, backend, case.tensors, upstream)
     return max(errors(found, exact).values())
 
 
@@ -177,9 +195,11 @@ def format_of(x: Tensor) -> torch.memory_format:
     return next(f for f in LAYOUTS.values() if x.is_contiguous(memory_format=f))
 
 
-def count_launches() -> dict[str, int]:
-    """Count from now on how often each kernel is launched."""
+@contextmanager
+def count_launches() -> Iterator[dict[str, int]]:
+    """Count how often each kernel is launched inside."""
     kernels, counts = launch.device_kernels(), {}
+    originals = dict(vars(kernels))
 
     class Counted:
         def __init__(self, name, kernel):
@@ -190,9 +210,12 @@ def count_launches() -> dict[str, int]:
             counts[self.name] += 1
             return self.kernel[grid]
 
-    for name, kernel in list(vars(kernels).items()):
+    for name, kernel in originals.items():
         setattr(kernels, name, Counted(name, kernel))
-    return counts
+    try:
+        yield counts
+    finally:
+        vars(kernels).update(originals)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ VERBS = {
     "models": ("scotoma.train.commands.models", "list the architectures, their sizes and sites"),
     "info": ("scotoma.train.commands.info", "describe a checkpoint"),
     "masks": ("scotoma.train.commands.masks", "draw the masks of a network or a checkpoint"),
-    "bench": ("scotoma.bench.commands", "measure: what the kernels compile to, and more"),
+    "doctor": ("scotoma.bench.doctor.command", "say what works here, and how to mend the rest"),
+    "profile": ("scotoma.bench.profiling.command", "show where a step's time goes"),
+    "bench": ("scotoma.bench.commands", "measure: layers, whole steps, and more"),
 }
 
 BAD_INPUT, INTERRUPTED = 2, 130
