@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Everything that is measured on an NVIDIA GPU, most important first, as far as the time goes.
+#
+#   bench/gpu_bench.sh [RESULTS_FOLDER [IMAGE_FOLDER]]        default: bench/results/<device>
+#
+# With an image folder of CIFAR-10 (train/<class>/*, test/<class>/*) also training to an accuracy.
+#
+# Environment:
+#   PYTHON   interpreter that has scotoma's dependencies (python3)
+#   STAGES   which to run (as below, in this order); "others" and "works" are long
+#   BUDGET   seconds for all of them (3600); every measurement starts nothing that would end later
+#
+# Exit status: as gpu_check.sh.
+set -uo pipefail
+stages=${STAGES:-install doctor tests step profile max layers roofline loop convergence others works report}
+. "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
+images=${2:+$(cd "$2" && pwd)}
+begin gpu-bench "${1:-}" "${BUDGET:-3600}"
+
+# measure NAME SECONDS VERB OPTIONS...: a stage that stops by itself in time.
+measure() {
+    local title=$1 limit=$2 verb=$3 left
+    shift 3
+    left=$(remaining)
+    ((limit = limit < left - 20 ? limit : left - 20))
+    stage "$title" $((limit + 15)) "$python" -m "scotoma.bench.$verb" "$@" \
+        --budget-seconds $((limit > 1 ? limit : 1))
+}
+
+stage doctor 60 "$python" -m scotoma.bench.doctor
+stage tests 240 "$python" -m pytest -m "gpu and not slow" -rs tests/train tests/bench
+# ResNet-18 first: what the kernels and the graph gain, without the slow search for tiles.
+quick=(eager compile fused eager-graph compile-graph fused-graph fused-compile fused-compile-graph)
+measure step 420 step --networks resnet18 --work train --batch 512 128 \
+    --contestants "${quick[@]}" --out "$out/step.jsonl"
+for batch in 128 512; do
+    stage profile 90 "$python" -m scotoma.bench.profiling resnet18 --defects 0.3-Bottom \
+        --batch $batch --contestants eager fused fused-graph --out "$out/profile"
+done
+measure max 540 step --networks resnet18 --work train --batch 512 --out "$out/step.jsonl" \
+    --contestants eager max-autotune max-autotune-graph fused-graph fused-compile-graph
+measure layers 540 layers --sites networks --out "$out/layers.jsonl"
+measure roofline 240 roofline --out "$out/roofline.jsonl"
+for batch in 128 512; do
+    stage loop 60 "$python" -m scotoma.bench.loop_overhead --device cuda --batch-size $batch
+done
+if [ -n "$images" ]; then
+    for defects in standard 0.3-Bottom; do
+        measure convergence 540 convergence --dataset "$images" --recipe fast-cifar10 --seeds 3 \
+            --defects $defects --contestants eager fused-graph --results "$out/convergence.jsonl"
+    done
+fi
+measure others 1500 step --networks resnet50 densenet121 senet18 vgg19 wrn32_4 --work train \
+    --batch 512 --contestants eager compile fused fused-graph fused-compile-graph \
+    --out "$out/step.jsonl"
+measure works 1200 step --networks resnet18 --work evaluate pgd --batch 512 128 \
+    --contestants eager compile fused fused-conv fused-graph compile-graph --out "$out/step.jsonl"
+stage report 60 "$python" -m scotoma.bench.report "$out" --out "$out/report.md" \
+    --html "$out/report.html"
+finish
