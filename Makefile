@@ -1,14 +1,15 @@
 # Two commands do everything on a fresh machine:
 #   make train   set up, then train on the data set that ships with the package
 #   make test    set up, then lint and run the tests
-# A third needs an NVIDIA GPU, and Python packages that are there already:
-#   make gpu-check    GPU tests, compute-sanitizer and the layer benchmark, under ten minutes
-# PYTHON chooses the interpreter (3.11 or later); ARGS goes to 'scotoma train'.
+# Two more need an NVIDIA GPU, and Python packages that are there already:
+#   make gpu-check    GPU tests, compute-sanitizer and a first benchmark, under ten minutes
+#   make gpu-bench    all measurements, and a page of them, in an hour
+# PYTHON chooses the interpreter (3.11 or later); ARGS goes to the command.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: train test lint format gpu-check clean
+.PHONY: train test lint format gpu-check gpu-bench clean
 
 train: .venv/.installed
 	$(BIN)/scotoma train $(ARGS)
@@ -25,9 +26,12 @@ format: .venv/.installed-dev
 	$(BIN)/ruff format .
 
 # The environment of 'make test' if there is one, else PYTHON as it is. ARGS: a results folder.
-gpu-check: CHOSEN = $(if $(filter file,$(origin PYTHON)),$(firstword $(wildcard $(BIN)/python) $(PYTHON)),$(PYTHON))
+gpu-check gpu-bench: CHOSEN = $(if $(filter file,$(origin PYTHON)),$(firstword $(wildcard $(BIN)/python) $(PYTHON)),$(PYTHON))
 gpu-check:
 	PYTHON=$(CHOSEN) bench/gpu_check.sh $(ARGS)
+
+gpu-bench:
+	PYTHON=$(CHOSEN) bench/gpu_bench.sh $(ARGS)
 
 .venv/.installed: pyproject.toml constraints.txt
 	@echo "Setting up .venv (PyTorch and what it needs: a minute or two) ..."

@@ -15,6 +15,10 @@ BENCHMARKS = {
         "scotoma.bench.step.command",
         "time whole steps: training, evaluation, PGD; six networks, many ways",
     ),
+    "roofline": (
+        "scotoma.bench.roofline.command",
+        "time every operator against bandwidth and matrix ceilings",
+    ),
     "convergence": (
         "scotoma.bench.convergence.command",
         "seconds of training until a stated accuracy, over several seeds",

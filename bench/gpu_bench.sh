@@ -7,12 +7,12 @@
 #
 # Environment:
 #   PYTHON   interpreter that has scotoma's dependencies (python3)
-#   STAGES   which to run (as below, in this order); "others" and "works" are long
+#   STAGES   which to run (as below, in this order); those from "others" on are long
 #   BUDGET   seconds for all of them (3600); every measurement starts nothing that would end later
 #
 # Exit status: as gpu_check.sh.
 set -uo pipefail
-stages=${STAGES:-install doctor tests step profile max layers roofline loop convergence others works report}
+stages=${STAGES:-install doctor tests step profile max layers roofline loop convergence others works tuned report}
 . "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
 images=${2:+$(cd "$2" && pwd)}
 begin gpu-bench "${1:-}" "${BUDGET:-3600}"
@@ -39,7 +39,8 @@ for batch in 128 512; do
 done
 measure max 540 step --networks resnet18 --work train --batch 512 --out "$out/step.jsonl" \
     --contestants eager max-autotune max-autotune-graph fused-graph fused-compile-graph
-measure layers 540 layers --sites networks --out "$out/layers.jsonl"
+measure layers 540 layers --sites networks --out "$out/layers.jsonl" \
+    --contestants ours eager eager-fp16 compile released
 measure roofline 240 roofline --out "$out/roofline.jsonl"
 for batch in 128 512; do
     stage loop 60 "$python" -m scotoma.bench.loop_overhead --device cuda --batch-size $batch
@@ -55,6 +56,7 @@ measure others 1500 step --networks resnet50 densenet121 senet18 vgg19 wrn32_4 -
     --out "$out/step.jsonl"
 measure works 1200 step --networks resnet18 --work evaluate pgd --batch 512 128 \
     --contestants eager compile fused fused-conv fused-graph compile-graph --out "$out/step.jsonl"
+measure tuned 600 layers --sites headline --mode both --out "$out/layers.jsonl"
 stage report 60 "$python" -m scotoma.bench.report "$out" --out "$out/report.md" \
     --html "$out/report.html"
 finish

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from .contestants import Call, Operands, contestant
+from .contestants import contestant
+from .operands import Call
 from .sites import Site
 
 # Batch statistics, and sums over the batch, of float32 values.
@@ -22,36 +25,36 @@ def tolerance(dtype: torch.dtype) -> float:
 
 
 def exact_results(site: Site, call: Call) -> dict[str, Tensor]:
-    """Output and gradients in float64.
+    """Output and gradients in float64, by the names of :func:`results`.
 
     Also zeroes ``call.grad_out`` in place where the value before ReLU is so near zero that
     rounding alone decides on which side of ReLU it falls.
     """
-    wide = call.copy(torch.float64)
-    operands = Operands(*(_double(t) for t in wide.operands))
+    wide = call.double()
     run = contestant("eager", site, torch.float64).run
     if site.relu:
-        linear = Site(site.kind, site.shape, relu=False, masked=site.masked)
+        linear = contestant("eager", replace(site, relu=False), torch.float64).run
         with torch.no_grad():
-            value = contestant("eager", linear, torch.float64).run(*operands)
+            value = linear(*wide.operands)
             near = value.abs() < 16 * torch.finfo(call.grad_out.dtype).eps
             call.grad_out.masked_fill_(near, 0.0)
             wide.grad_out.masked_fill_(near, 0.0)
             del value, near
-    return results(run, Call(operands, wide.grad_out))
+    return results(run, wide, without_gradients=not site.training)
 
 
-def _double(tensor: Tensor | None) -> Tensor | None:
-    if tensor is None or not tensor.is_floating_point():
-        return tensor
-    return tensor.detach().double().requires_grad_(tensor.requires_grad)
+def results(run, call: Call, *, without_gradients: bool = False) -> dict[str, Tensor]:
+    """Output ("out") and gradients by name. Updates the running statistics of ``call``.
 
-
-def results(run, call: Call) -> dict[str, Tensor]:
-    """Output and gradients by name. Updates the running statistics of ``call``."""
+    without_gradients: the output of a forward under ``torch.no_grad`` too ("inference"), which may
+    be computed in another way.
+    """
     out = run(*call.operands)
     grads = torch.autograd.grad(out, call.inputs(), call.grad_out)
     found = {"out": out.detach()}
+    if without_gradients:
+        with torch.no_grad():
+            found["inference"] = run(*call.operands)
     return found | dict(zip(call.input_names(), grads, strict=True))
 
 

@@ -2,11 +2,16 @@
 
     scotoma bench layers [options]          or: python -m scotoma.bench.layers [options]
 
-The fused kernels against eager (in bfloat16, and in float16 with cuDNN's batch norm) and
-torch.compile: forward, backward and both, with cold and hot caches, by Python's clock and under
-CUDA graph replay, in turns. Each result is first compared with float64. Rows of results, with the
-device, versions, commit and clocks, are appended to a file of JSON lines; a table follows, and the
-cases in which the fused kernels are the slower ones.
+The fused kernels against eager (in bfloat16, and in float16 with cuDNN's batch norm),
+torch.compile and the reference as it was released, under naive autocast: forward, backward and
+both, with cold and hot caches, by Python's clock and under CUDA graph replay, in turns. Each result
+is first compared with float64. Rows of results, with the device, versions, commit and clocks, are
+appended to a file of JSON lines; a table follows, and the cases in which the fused kernels are the
+slower ones.
+
+Sites are four shapes to compare by (headline), those of the networks at 32 pixels (networks) and
+at 224 (imagenet). In evaluation, backward goes to the inputs alone, as an attack needs it, and
+"both" is forward and backward of an attack; in training it reaches the parameters too.
 
 Exit status: 0; 1 if a contestant failed or computed something else; 130 if interrupted.
 """
@@ -15,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,9 +36,11 @@ from ..runner import Outcome, measure_all
 from . import sweep, table
 from .contestants import CONTESTANTS
 from .row import Plan, measure_site
-from .sites import SMALL_SHAPES, Site, headline_sites, network_sites
+from .sites import MODES, SMALL_SHAPES, Site, headline_sites, network_sites
 
 DTYPES = ("bfloat16", "float16", "float32")
+SITES = ("all", "headline", "networks", "imagenet")
+BATCH, IMAGENET_BATCH, IMAGENET_SIZE = 128, 64, 224
 
 
 def main(argv: list[str]) -> int:
@@ -106,14 +114,23 @@ def report(rows: list[dict], left: list[Site], console: Console) -> None:
 
 
 def chosen_sites(options) -> list[Site]:
-    shapes = {"shapes": SMALL_SHAPES} if options.cpu else {}
-    sites = headline_sites(**shapes) if options.sites != "networks" else []
-    if options.sites != "headline":
-        # A network's site that is a headline as well is measured once.
-        known = {(s.kind, s.relu, s.shape) for s in sites}
-        networks = network_sites(options.networks, options.batch, options.image_size)
-        sites += [s for s in networks if (s.kind, s.relu, s.shape) not in known]
-    return sites[: options.max_sites]
+    """Each form once, in the first group that has it; all in training before any in evaluation."""
+    groups = SITES[1:] if options.sites == "all" else (options.sites,)
+    found: dict[tuple, Site] = {}
+    for group in groups:
+        for site in _group(group, options):
+            found.setdefault(site.form, site)
+    sites = list(found.values())[: options.max_sites]
+    modes = MODES if options.mode == "both" else (options.mode,)
+    return [replace(site, mode=mode) for mode in modes for site in sites]
+
+
+def _group(name: str, options) -> list[Site]:
+    if name == "headline":
+        return headline_sites(**({"shapes": SMALL_SHAPES} if options.cpu else {}))
+    if name == "networks":
+        return network_sites(options.networks, options.batch or BATCH, options.image_size)
+    return network_sites(options.networks, options.batch or IMAGENET_BATCH, IMAGENET_SIZE)
 
 
 def contestants(options, device: torch.device) -> tuple[str, ...]:
@@ -123,9 +140,11 @@ def contestants(options, device: torch.device) -> tuple[str, ...]:
     if names is None:
         names = ["eager", "compile"]
         if device.type == "cuda":
-            names = ["ours", "eager", "eager-fp16", "compile"]
+            names = list(CONTESTANTS)
             if options.dtype == "float16":
                 names.remove("eager-fp16")  # which eager is already
+            if options.dtype == "float32":
+                names.remove("released")  # which is eager, with nothing to cast
     if "ours" in check_names("contestants", names, CONTESTANTS) and not can_run:
         raise UserError(
             "contestants has 'ours', whose kernels run on a GPU; leave it out with --cpu, or set "
@@ -141,11 +160,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--sites", choices=("all", "headline", "networks"), default="all")
+    add("--sites", choices=SITES, help="default: all; headline with --cpu")
+    add("--mode", choices=(*MODES, "both"), default="training", help="default: training")
     add("--networks", nargs="+", metavar="NAME", default=model_names(), help="default: all six")
-    add("--batch", type=positive, default=128, help="of the networks' sites (128)")
-    add("--image-size", type=positive, default=32, help="of the networks' images (32)")
-    add("--max-sites", type=positive, help="measure the first so many alone")
+    add(
+        "--batch",
+        type=positive,
+        help=f"of the networks' sites ({BATCH}; {IMAGENET_BATCH} imagenet)",
+    )
+    add(
+        "--image-size", type=positive, default=32, help="of the networks' images, not imagenet (32)"
+    )
+    add("--max-sites", type=positive, help="measure the first so many alone, in each mode")
     add("--dtype", choices=DTYPES, help="of activations (bfloat16; float32 with --cpu)")
     add("--contestants", nargs="+", metavar="NAME", help=", ".join(CONTESTANTS))
     add("--repeats", type=positive, default=20, help="rounds of each timing (20)")
@@ -155,5 +181,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--list", action="store_true", help="print the sites and stop")
     options = parser.parse_args(argv)
     options.dtype = options.dtype or ("float32" if options.cpu else "bfloat16")
+    options.sites = options.sites or ("headline" if options.cpu else "all")
     check_names("networks", options.networks, model_names())
     return options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .contestants import Call
+from .operands import Call
 
 
 def saved_bytes(run, call: Call) -> int:

@@ -9,7 +9,8 @@ import torch
 
 from .. import machine, timing
 from . import accuracy, memory
-from .contestants import Call, Contestant, batch_norm_library, contestant, draw
+from .contestants import Contestant, batch_norm_library, contestant
+from .operands import Call, draw
 from .sites import Site
 from .sweep import CPU_CALLS, Sweep, cold_sets
 from .traffic import PASSES, minimum_bytes
@@ -52,6 +53,7 @@ def _empty_row(site: Site, player: Contestant) -> dict:
             "shape": list(site.shape),
             "users": site.users,
         },
+        "mode": site.mode,
         "contestant": player.name,
         "dtype": str(player.dtype).removeprefix("torch."),
         "bytes": minimum_bytes(site, player.dtype.itemsize),
@@ -65,25 +67,27 @@ def _fill(site: Site, plan: Plan, players: list[Contestant], rows: dict) -> None
     first = draw(site, plan.dtype, plan.device)
     expected = accuracy.exact_results(site, first)
     for player in players:
-        _check(player, first, expected, rows[player.name])
+        _check(player, site, first, expected, rows[player.name])
     del expected
     sound = [p for p in players if not rows[p.name]["problems"]]
     for player in sound:
-        call, row = first.copy(player.dtype), rows[player.name]
+        call, row = player.own(first), rows[player.name]
         row["saved_bytes"] = memory.saved_bytes(player.run, call)
+        row["saved_bytes_per_element"] = round(row["saved_bytes"] / site.elements, 3)
         row["peak_bytes"] = memory.peak_bytes(player.run, call)
     if sound:
         for cache in ("cold", "hot"):
             _time(site, plan, sound, first, rows, cache)
 
 
-def _check(player: Contestant, first: Call, expected: dict, row: dict) -> None:
+def _check(player: Contestant, site: Site, first: Call, expected: dict, row: dict) -> None:
     """Compare one contestant's results, which also compiles it."""
-    call = first.copy(player.dtype)
+    call = player.own(first)
     try:
-        if player.name.startswith("eager"):
-            row["batch_norm"] = batch_norm_library(call)
-        found = accuracy.errors(accuracy.results(player.run, call), expected)
+        if player.name.startswith(("eager", "released")):
+            row["batch_norm"] = batch_norm_library(call, site.training)
+        found = accuracy.results(player.run, call, without_gradients=not site.training)
+        found = accuracy.errors(found, expected)
     except Exception as error:
         # A rival that cannot run here is a result too; the others go on.
         row["problems"].append(_named(error))
@@ -104,14 +108,14 @@ def _time(site: Site, plan: Plan, players, first: Call, rows: dict, cache: str) 
     hot = cache == "hot"
     on_gpu = plan.device.type == "cuda"
     operands = {}
-    for dtype in {p.dtype for p in players}:
+    for player in {p.data: p for p in players}.values():
         # The residual or second branch is read, the output written.
         tensors = 2 + (site.kind != "none")
-        touched = tensors * site.elements * dtype.itemsize
+        touched = tensors * site.elements * player.dtype.itemsize
         count = 1 if hot else cold_sets(touched, machine.l2_bytes(plan.device))
-        operands[dtype] = [first.copy(dtype) for _ in range(count)]
-    calls = None if on_gpu else CPU_CALLS
-    sweeps = {p.name: Sweep(p.run, operands[p.dtype], hot=hot, calls=calls) for p in players}
+        operands[player.data] = [player.own(first) for _ in range(count)]
+    options = {"hot": hot, "calls": None if on_gpu else CPU_CALLS, "training": site.training}
+    sweeps = {p.name: Sweep(p.run, operands[p.data], **options) for p in players}
     clocks = {"wall": lambda work: timing.wall_seconds(work, plan.device)}
     if on_gpu:
         clocks["graph"] = timing.device_seconds

@@ -12,6 +12,7 @@ from ...defective.layers import BNMaskReLU
 from ...defective.models import ARCHITECTURES
 
 KINDS = ("none", "residual", "projection")
+MODES = ("training", "evaluation")
 HEADLINE_SHAPES = ((128, 64, 32, 32), (512, 64, 32, 32), (128, 128, 16, 16), (64, 256, 56, 56))
 SMALL_SHAPES = ((4, 16, 8, 8), (2, 12, 7, 7))
 """What a CPU can do in a moment."""
@@ -25,6 +26,7 @@ class Site:
         kind: what is added: nothing, a tensor ("residual") or a second masked branch
             ("projection").
         shape: N, C, H, W.
+        mode: "training", by batch statistics; or "evaluation", by running ones.
         users: where it comes from, for people.
     """
 
@@ -32,6 +34,7 @@ class Site:
     shape: tuple[int, int, int, int]
     relu: bool = True
     masked: bool = True
+    mode: str = "training"
     users: str = "headline"
 
     @property
@@ -39,8 +42,18 @@ class Site:
         n, c, h, w = self.shape
         return n * c * h * w
 
+    @property
+    def training(self) -> bool:
+        return self.mode == "training"
+
+    @property
+    def form(self) -> tuple:
+        """What is measured once, whoever uses it."""
+        return self.kind, self.relu, self.shape
+
     def __str__(self) -> str:
         notes = ("" if self.relu else ", no ReLU") + ("" if self.masked else ", no mask")
+        notes += "" if self.training else ", evaluation"
         return f"{'x'.join(map(str, self.shape))} {self.kind}{notes}"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .contestants import Call
+from .operands import Call
 
 # Cold: between two uses of a byte, at least so many times the L2 cache is read and written.
 COLD_L2_SIZES = 3
@@ -25,10 +25,21 @@ class Sweep:
     Cold, every call has operands of its own and its results stay alive until it is made again, so
     that inputs and outputs alike come from and go to device memory; in ``both``, all forwards go
     before all backwards, as in a network. Hot, all calls share one set of operands.
+
+    Not in ``training``, ``forward`` is what evaluation does, without gradients, and ``both`` what
+    an attack does.
     """
 
-    def __init__(self, run, sets: Sequence[Call], *, hot: bool, calls: int | None = None):
-        self.run = run
+    def __init__(
+        self,
+        run,
+        sets: Sequence[Call],
+        *,
+        hot: bool,
+        calls: int | None = None,
+        training: bool = True,
+    ):
+        self.run, self.training = run, training
         # A backward refuses running statistics that another contestant has updated in between.
         self.sets = [call.with_own_statistics() for call in (sets[:1] if hot else sets)]
         rounds = math.ceil(COLD_CALLS / len(self.sets))
@@ -46,9 +57,10 @@ class Sweep:
         self.outs = [self.run(*call.operands) for call in self.sets]
 
     def forward(self) -> None:
-        for number in range(self.calls):
-            at = number % len(self.sets)
-            self.kept[at] = self.run(*self.sets[at].operands)
+        with torch.set_grad_enabled(self.training):
+            for number in range(self.calls):
+                at = number % len(self.sets)
+                self.kept[at] = self.run(*self.sets[at].operands)
 
     def backward(self) -> None:
         for number in range(self.calls):

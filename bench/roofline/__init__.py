@@ -1,0 +1,1 @@
+"""Every operator against the machine's limits: memory bandwidth and matrix throughput."""

@@ -1,0 +1,105 @@
+"""``conv_bn_mask_add_relu`` in evaluation: one Triton kernel, or cuDNN and the fused operator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor
+
+from ...kernels import backends, conv_ways
+from ...kernels.call import Branch, Settings
+from ...kernels.conv_launch import CONV_TILES
+from ..layers import operands
+from ..layers.operands import Call
+from ..layers.sites import Site
+from . import ceilings, counts
+from .case import Case, Pass, Way
+from .network import Convolution
+from .products import normal_on
+
+EVALUATION = Settings(relu=True, training=False, momentum=0.1, eps=1e-5)
+
+
+class FusedOperands(NamedTuple):
+    x: Tensor
+    kernel: Tensor
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    mask: Tensor
+    residual: Tensor | None
+
+
+@dataclass(frozen=True)
+class FusedCase(Case):
+    """A convolution and all that follows it, with each tile of the Triton kernel.
+
+    Its FLOP are those of the convolution and of the one pass after it.
+    """
+
+    layer: Convolution
+    kind: str
+    operator: ClassVar[str] = "conv_bn_mask_add_relu"
+
+    @property
+    def shape(self):
+        return self.layer.shape
+
+    @property
+    def detail(self) -> str:
+        return str(self.layer)
+
+    @property
+    def users(self) -> str:
+        return self.layer.users
+
+    @property
+    def site(self) -> Site:
+        return Site(self.kind, self.layer.out_shape, mode="evaluation")
+
+    def passes(self, itemsize: int) -> list[Pass]:
+        layer = self.layer
+        flops = counts.convolution_flops(prod(layer.out_shape), layer.shape[1], layer.kernel)
+        flops += counts.norm_flops(self.site)["forward"]
+        return [Pass("evaluation", self.footprint(itemsize), flops)]
+
+    def ways(self, dtype, device) -> list[Way]:
+        def separate(*given) -> Tensor:
+            return conv_ways.separate(self.call(*given), backend)
+
+        def fused(tile) -> Way:
+            return Way(
+                "triton",
+                lambda *given: conv_ways.fused(self.call(*given), tile),
+                tile.name,
+            )
+
+        # None is Triton's operator after the convolution, where there is a GPU.
+        backend = None if device.type == "cuda" else "eager"
+        ways = [Way("separate", separate)]
+        if dtype in backends.DTYPES:
+            ways += [fused(tile) for tile in CONV_TILES]
+        return ways
+
+    def call(self, x, kernel, weight, bias, mean, var, mask, residual) -> conv_ways.Call:
+        branch = Branch(None, weight, bias, mean, var, mask)
+        options = (self.layer.stride, self.layer.padding, 1, 1)
+        return conv_ways.Call(x, kernel, None, options, branch, residual, None, EVALUATION)
+
+    def draw(self, dtype, device) -> Call:
+        layer, normal = self.layer, normal_on(device, dtype)
+        kernel = normal(layer.weight_shape, (layer.shape[1] * layer.kernel**2) ** -0.5)
+        after = operands.draw(self.site, dtype, device)
+        vectors = after.operands[1:7]  # weight to residual
+        return Call(FusedOperands(normal(layer.shape), kernel, *vectors), after.grad_out)
+
+    def footprint(self, itemsize: int) -> int:
+        layer = self.layer
+        moved = prod(layer.shape) + prod(layer.weight_shape) + prod(layer.out_shape)
+        return itemsize * (moved + (self.kind == "residual") * prod(layer.out_shape))
+
+    def arithmetic(self, dtype, device) -> str:
+        return ceilings.convolution_arithmetic(dtype, device)
