@@ -12,7 +12,7 @@
 #
 # Exit status: as gpu_check.sh.
 set -uo pipefail
-stages=${STAGES:-install doctor tests step profile max layers roofline loop convergence others works tuned report}
+stages=${STAGES:-install doctor tests step profile max layers roofline loop convergence reference others works tuned report}
 . "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
 images=${2:+$(cd "$2" && pwd)}
 begin gpu-bench "${1:-}" "${BUDGET:-3600}"
@@ -51,6 +51,9 @@ if [ -n "$images" ]; then
             --defects $defects --contestants eager fused-graph --results "$out/convergence.jsonl"
     done
 fi
+# What most training scripts do; workers need cores.
+measure reference 120 step --networks resnet18 --work train --batch 128 512 \
+    --contestants eager reference --out "$out/step.jsonl"
 measure others 1500 step --networks resnet50 densenet121 senet18 vgg19 wrn32_4 --work train \
     --batch 512 --contestants eager compile fused fused-graph fused-compile-graph \
     --out "$out/step.jsonl"
