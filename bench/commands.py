@@ -7,25 +7,29 @@ import importlib
 from ..defective.errors import UserError, nearest
 
 BENCHMARKS = {
-    "aot": (
-        "scotoma.bench.aot.command",
-        "compile every kernel, report registers and widths; no GPU",
-    ),
     "step": (
         "scotoma.bench.step.command",
-        "time whole steps: training, evaluation, PGD; six networks, many ways",
+        "whole steps: training, evaluation, PGD; six networks, many ways",
+    ),
+    "layers": (
+        "scotoma.bench.layers.command",
+        "the fused operators, layer by layer, against eager and torch.compile",
     ),
     "roofline": (
         "scotoma.bench.roofline.command",
-        "time every operator against bandwidth and matrix ceilings",
+        "every operator against bandwidth and matrix ceilings",
     ),
     "convergence": (
         "scotoma.bench.convergence.command",
         "seconds of training until a stated accuracy, over several seeds",
     ),
-    "layers": (
-        "scotoma.bench.layers.command",
-        "time the fused operators against eager and torch.compile",
+    "report": (
+        "scotoma.bench.report.command",
+        "all results on one page, with tables and pictures",
+    ),
+    "aot": (
+        "scotoma.bench.aot.command",
+        "what every kernel compiles to: registers, spills, widths; no GPU",
     ),
 }
 
@@ -53,7 +57,7 @@ def main(argv: list[str]) -> int:
 
 
 def usage() -> str:
-    lines = "\n".join(f"  {name:8} {text}" for name, (_, text) in BENCHMARKS.items())
+    lines = "\n".join(f"  {name:12} {text}" for name, (_, text) in BENCHMARKS.items())
     return (
         "usage: scotoma bench MEASUREMENT [options]\n\n"
         f"{lines}\n\n"

@@ -48,7 +48,7 @@ done
 if [ -n "$images" ]; then
     for defects in standard 0.3-Bottom; do
         measure convergence 540 convergence --dataset "$images" --recipe fast-cifar10 --seeds 3 \
-            --defects $defects --contestants eager fused-graph --results "$out/convergence.jsonl"
+            --defects $defects --contestants eager fused-graph --out "$out/convergence.jsonl"
     done
 fi
 # What most training scripts do; workers need cores.

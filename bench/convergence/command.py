@@ -137,7 +137,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]:
     add("--seeds", type=positive, default=3, help="runs of each contestant (3)")
     add("--contestants", nargs="+", metavar="NAME", help=f"some of {', '.join(WAYS)}")
     add("--budget-seconds", type=positive, default=36000, help="start no run later (36000)")
-    add("--results", dest="out", type=Path, metavar="FILE", help="file to append to")
+    add("--out", type=Path, metavar="FILE", help="file of results to append to")
     add("--resume", action="store_true", help="leave out runs that the file has already")
     add("--cpu", action="store_true", help="on the CPU: a test of this command")
     options, rest = parser.parse_known_args(argv)

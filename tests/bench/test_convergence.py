@@ -32,7 +32,7 @@ def test_runs_are_those_of_training(tmp_path, extra):
 
 def test_command(tmp_path, capsys, monkeypatch):
     out = tmp_path / "rows.jsonl"
-    options = ["--cpu", "--seeds", "2", "--target", "0.05", "--results", str(out), *SMALL]
+    options = ["--cpu", "--seeds", "2", "--target", "0.05", "--out", str(out), *SMALL]
     assert command.main(options) == 0
     rows = list(results.read(out))
     assert [(row["contestant"], row["seed"]) for row in rows] == [("eager", 0), ("eager", 1)]
@@ -101,7 +101,7 @@ def test_bad_options(options, words):
 
 def test_diverged_runs_are_said(tmp_path, capsys):
     out = tmp_path / "rows.jsonl"
-    options = ["--cpu", "--seeds", "1", "--results", str(out), *SMALL, "--lr", "1e30"]
+    options = ["--cpu", "--seeds", "1", "--out", str(out), *SMALL, "--lr", "1e30"]
     assert command.main(options) == 1
     (row,) = results.read(out)
     assert row["problems"] == ["training diverged"]

@@ -1,0 +1,1 @@
+"""Result files as one page for people: tables, pictures, targets, losses."""

@@ -1,0 +1,118 @@
+"""A page as data: headings, paragraphs, lists, tables, pictures, folded parts.
+
+Whatever comes from result files stands in plain strings here; the renderers escape it.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Code:
+    """A name or command, in a fixed-width face."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Strong:
+    text: str
+
+
+@dataclass(frozen=True)
+class Link:
+    """To a file on this machine, written relative to the page."""
+
+    text: str
+    path: Path
+
+
+Span = str | Code | Strong | Link
+Inline = Span | tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class Heading:
+    level: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    inline: Inline
+
+
+@dataclass(frozen=True)
+class Bullets:
+    items: Sequence[Inline]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns whose name ends in a unit or count stand right; ``left`` ones do not.
+
+    Attributes:
+        names: of the columns. rows: as many cells each. left: how many first columns hold words.
+    """
+
+    names: Sequence[str]
+    rows: Sequence[Sequence[Inline]]
+    left: int = 1
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Attributes: name: of the PNG file. alt: what it shows, in words. data: the file."""
+
+    name: str
+    alt: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Details:
+    """Folded until asked for."""
+
+    summary: str
+    blocks: Sequence[Block]
+
+
+Block = Heading | Paragraph | Bullets | Table | Picture | Details
+
+
+@dataclass
+class Document:
+    title: str
+    blocks: list[Block] = field(default_factory=list)
+
+    def pictures(self) -> list[Picture]:
+        return [block for block in walk(self.blocks) if isinstance(block, Picture)]
+
+
+def walk(blocks: Sequence[Block]):
+    """All blocks, those inside folded ones included."""
+    for block in blocks:
+        yield block
+        if isinstance(block, Details):
+            yield from walk(block.blocks)
+
+
+def spans(inline: Inline) -> tuple[Span, ...]:
+    return inline if isinstance(inline, tuple) else (inline,)
+
+
+def clean(text: str) -> str:
+    """One line of characters that can be written and seen.
+
+    Control characters, line ends, lone surrogates and marks that turn the direction of writing
+    become spaces.
+    """
+    seen = (" " if unicodedata.category(c) in _HIDDEN else c for c in text)
+    return " ".join("".join(seen).split())
+
+
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
