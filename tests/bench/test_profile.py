@@ -1,0 +1,449 @@
+"""``scotoma profile``: traces read, time by family, and the command end to end on a CPU."""
+
+import gzip
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scotoma.bench import results
+from scotoma.bench.profiling import busy, command, families, host, measure, summary, table, timeline
+from scotoma.bench.profiling.families import OURS, RULES, classify, rule_for
+from scotoma.bench.profiling.trace import UnreadableTrace, read
+from scotoma.defective import UserError
+from scotoma.kernels import backends, launch
+
+ATEN = "void at::native::"
+ELEMENTWISE = ATEN + "vectorized_elementwise_kernel<4, at::native::"
+TAIL = ", std::array<char*, 3ul> >(int, std::array<char*, 3ul>)"
+FPROP = (
+    "sm90_xmma_fprop_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc_tilesize128x128x64"
+    "_warpgroupsize1x1x1_g1_execute_segment_k_off_kernel__5x_cudnn"
+)
+CUDNN = (
+    "void cutlass__5x_cudnn::Kernel<cutlass_tensorop_bf16_s16816fprop_optimized_bf16"
+    "_256x64_32x4_nhwc_align8>(cutlass_tensorop_bf16_s16816fprop_optimized_bf16::Params)"
+)
+MUL = ELEMENTWISE + (
+    "BinaryFunctor<c10::BFloat16, c10::BFloat16, c10::BFloat16, "
+    "at::native::binary_internal::MulFunctor<float> >" + TAIL
+)
+SCALE = ELEMENTWISE + (
+    "AUnaryFunctor<float, float, float, at::native::binary_internal::MulFunctor<float> >" + TAIL
+)
+DIVIDE = ELEMENTWISE + (
+    "BinaryFunctor<float, float, float, at::native::binary_internal::DivFunctor<float> >" + TAIL
+)
+ADD = ELEMENTWISE + "CUDAFunctor_add<c10::BFloat16>" + TAIL
+RELU = ELEMENTWISE + (
+    "(anonymous namespace)::launch_clamp_scalar(at::TensorIteratorBase&, c10::Scalar, "
+    "c10::Scalar, at::native::detail::ClampLimits)::{lambda()#1}::operator()() const" + TAIL
+)
+RELU_BACKWARD = ELEMENTWISE + (
+    "BinaryFunctor<float, float, float, at::native::(anonymous namespace)::"
+    "threshold_kernel_impl<float>(at::TensorIteratorBase&, float, float)::{lambda()#1}>" + TAIL
+)
+CAST = ELEMENTWISE + (
+    "bfloat16_copy_kernel_cuda(at::TensorIteratorBase&)::{lambda(float)#1}" + TAIL
+)
+COPY = ATEN + (
+    "elementwise_kernel<128, 4, at::native::gpu_kernel_impl_nocast<"
+    "at::native::direct_copy_kernel_cuda(at::TensorIteratorBase&)::{lambda()#3}>"
+)
+CAST_COPY = ATEN + (
+    "unrolled_elementwise_kernel<at::native::direct_copy_kernel_cuda(at::TensorIteratorBase&)"
+    "::{lambda()#3}, at::native::memory::LoadWithCast<1>, at::native::memory::StoreWithCast<1> >"
+)
+FILL = ELEMENTWISE + "FillFunctor<float>, std::array<char*, 1ul> >"
+SUM = ATEN + (
+    "reduce_kernel<512, 1, at::native::ReduceOp<float, at::native::func_wrapper_t<float, "
+    "at::native::sum_functor<float, float, float> > > >"
+)
+SGD = ATEN + (
+    "(anonymous namespace)::multi_tensor_apply_kernel<at::native::(anonymous namespace)::"
+    "TensorListMetadata<3>, at::native::(anonymous namespace)::FusedSgdMathFunctor<float, 3> >"
+)
+CONV, NORM, POOL = "convolution", "BN and epilogue", "pooling"
+PRODUCT, LOSS, SGDS = "matrix products", "loss and metrics", "optimiser"
+DATA, CASTS, MEMSET, OTHER = "data", "casts", "memset", "other"
+AUTOGRAD = "autograd::engine::evaluate_function: "
+
+EXAMPLES = [
+    (MEMSET, "Memset (Device)", ("aten::convolution_backward",)),
+    (DATA, "Memcpy DtoD (Device -> Device)", ("aten::to", "aten::_to_copy", "aten::copy_")),
+    (NORM, "apply_forward", ("_BNMaskAddReLU",)),
+    (CONV, "convolve", ()),
+    (SGDS, SGD, ()),
+    (SGDS, "at::native::amp_update_scale_cuda_kernel(float*, int*, float const*)", ()),
+    (LOSS, "triton_per_fused__log_softmax__to_copy_mul_2", ()),
+    (PRODUCT, "triton_tem_fused__to_copy_addmm_t_41", ()),
+    (CONV, "triton_tem_fused_convolution_7", ()),
+    (CONV, "triton_convolution2d_3", ()),
+    (NORM, "triton_red_fused__native_batch_norm_legit_functional_3", ()),
+    (NORM, "triton_poi_fused_convolution_backward_native_batch_norm_backward_threshold_5", ()),
+    (POOL, "triton_per_fused__to_copy_mean_12", ()),
+    (DATA, "triton_poi_fused__to_copy_convolution_div_sub_0", ()),
+    (NORM, "triton_poi_fused_mul_3", ()),
+    (NORM, "triton_poi_fused_add_convolution_backward_9", ()),
+    (CONV, "triton_poi_fused__to_copy_convolution_1", ()),
+    (CASTS, "triton_poi_fused__to_copy_5", ()),
+    (SGDS, MUL, ("Optimizer.step#SGD.step", "aten::mul_")),
+    (SGDS, FILL, ("aten::_foreach_norm",)),
+    (SGDS, SUM, ("aten::linalg_vector_norm",)),
+    (CONV, COPY, ("_ConvWithStatistics", "aten::contiguous", "aten::copy_")),
+    (NORM, COPY, ("_BNMaskAddReLUBackward", "aten::contiguous", "aten::copy_")),
+    (CASTS, CAST, ("aten::conv2d", "aten::to", "aten::_to_copy", "aten::copy_")),
+    (NORM, ADD, ("aten::batch_norm", "aten::native_batch_norm", "aten::add_")),
+    (CONV, SUM, (AUTOGRAD + "ConvolutionBackward0", "aten::convolution_backward", "aten::sum")),
+    (PRODUCT, SUM, (AUTOGRAD + "AddmmBackward0", "aten::sum")),
+    (LOSS, SUM, ("aten::cross_entropy_loss", "aten::nll_loss_forward")),
+    (POOL, DIVIDE, (AUTOGRAD + "MeanBackward1", "MeanBackward1", "aten::div")),
+    (NORM, "void cudnn::batchnorm_bwtr_nhwc_semiPersist<__half, __half, float>", ()),
+    (NORM, "void cudnn::bn_fw_tr_1C11_kernel_NCHW<float, float, int, 512, true, 1, true>", ()),
+    (NORM, ATEN + "batch_norm_transform_input_channels_last_kernel<float, float, 4>", ()),
+    (CONV, FPROP, ()),
+    (CONV, CUDNN, ()),
+    (CONV, "sm80_xmma_wgrad_implicit_gemm_indexed_bf16bf16_bf16f32_f32_nhwckrsc_nhwc", ()),
+    (CONV, "void cudnn::winograd_nonfused::winogradForwardOutput4x4<float, float>", ()),
+    (CONV, "void cudnn::engines_precompiled::nchwToNhwcKernel<float, float, float>", ()),
+    (LOSS, ATEN + "(anonymous namespace)::softmax_warp_forward<float, float, float, 4>", ()),
+    (POOL, ATEN + "(anonymous namespace)::max_pool_forward_nhwc<c10::BFloat16, int>", ()),
+    (PRODUCT, "nvjet_tst_64x8_64x16_4x1_v_bz_splitK_TNN", ()),
+    (PRODUCT, "void cublasLt::splitKreduce_kernel<32, 16, int, float, __nv_bfloat16>", ()),
+    (PRODUCT, "void cutlass::Kernel2<cutlass_80_wmma_tensorop_bf16_s161616gemm_bf16>", ()),
+    (DATA, ATEN + "index_elementwise_kernel<128, 4, at::native::gpu_index_kernel<>>", ()),
+    (DATA, ELEMENTWISE + "sign_kernel_cuda(at::TensorIteratorBase&)" + TAIL, ()),
+    (NORM, RELU_BACKWARD, (AUTOGRAD + "ReluBackward0", "aten::threshold_backward")),
+    (LOSS, SCALE, ("aten::div",)),
+    (DATA, DIVIDE, ("aten::div",)),
+    (LOSS, SUM, ("aten::sum",)),
+    (LOSS, "", (AUTOGRAD + "DivBackward0",)),
+    (DATA, COPY, ("aten::contiguous", "aten::clone", "aten::copy_")),
+    (NORM, MUL, ("aten::mul",)),
+    (NORM, ADD, (AUTOGRAD + "AddBackward0", "aten::add_")),
+    (NORM, RELU, ("aten::relu", "aten::clamp_min")),
+    (SGDS, "", (AUTOGRAD + "torch::autograd::AccumulateGrad",)),
+    (MEMSET, FILL, ()),
+    (MEMSET, "", ("aten::ones_like", "aten::fill_")),
+    (CASTS, CAST, ()),
+    (CASTS, CAST_COPY, ()),
+    (DATA, COPY, ()),
+    (DATA, "", ("aten::copy_",)),
+    (DATA, DIVIDE, ()),
+    (NORM, RELU, ()),
+    (OTHER, "some_kernel_of_the_future", ("aten::new",)),
+]
+
+
+@pytest.mark.parametrize(("family", "kernel", "ops"), EXAMPLES)
+def test_family_of_a_real_name(family, kernel, ops):
+    assert classify(kernel, ops) == family
+
+
+def test_every_rule_decides_something():
+    """None is hidden behind an earlier one, or never fits."""
+    used = [rule_for(kernel, families.BETWEEN.join(ops)) for _, kernel, ops in EXAMPLES]
+    assert [rule for rule in RULES if rule not in used] == []
+
+
+@pytest.mark.skipif(not backends.interpreting() and not torch.cuda.is_available(), reason="Triton")
+def test_our_kernels_are_known():
+    assert {*OURS, families.CONVOLVE} == set(vars(launch.device_kernels()))
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 9), st.sampled_from("abc"))))
+def test_shares_of_overlapping_time_add_up_to_the_union(drawn):
+    pieces = [(start, start + length, label) for start, length, label in drawn]
+    points = {t for start, end, _ in pieces for t in range(start, end)}
+    assert busy.total(piece[:2] for piece in pieces) == len(points)
+    assert sum(busy.shares(pieces).values()) == pytest.approx(len(points))
+
+
+def test_time_in_which_two_run_is_divided():
+    assert busy.shares([(0, 10, "a"), (6, 12, "b")]) == {"a": 8, "b": 4}
+
+
+class Recorded:
+    """A trace as Kineto writes it: host ranges, launches, and what they launched."""
+
+    def __init__(self):
+        self.events = [{"ph": "M", "name": "process_name", "pid": 1, "tid": 0, "args": {}}]
+        self.number = 0
+
+    def add(self, cat, name, start, length, tid=1, **args):
+        event = {"ph": "X", "cat": cat, "name": name, "pid": 1, "tid": tid}
+        self.events.append(event | {"ts": start, "dur": length, "args": args})
+
+    def launch(self, at, start, length, name, cat="kernel", stream=7, call="cudaLaunchKernel"):
+        self.number += 1
+        category = "cuda_driver" if call.startswith("cu") and call[2] == "L" else "cuda_runtime"
+        self.add(category, call, at, 2, correlation=self.number, cbid=211)
+        self.on_device(self.number, start, length, name, cat, stream)
+
+    def on_device(self, correlation, start, length, name, cat="kernel", stream=7):
+        args = {"correlation": correlation, "stream": stream, "device": 0}
+        self.add(cat, name, start, length, tid=stream, **args)
+
+
+def step_of_device(trace: Recorded, number: int, host_at: float, at: float) -> None:
+    """Busy 70 us of 100: 20 conv, 20 mask (10 of it beside a copy), 10 copy, 10 ours, 10 fill."""
+    trace.add("user_annotation", f"ProfilerStep#{number}", host_at, 60)
+    trace.add("gpu_user_annotation", f"ProfilerStep#{number}", at, 90, tid=7)
+    trace.add("cpu_op", "aten::conv2d", host_at + 1, 10)
+    trace.add("cpu_op", "aten::cudnn_convolution", host_at + 2, 8)
+    trace.launch(host_at + 3, at, 20, FPROP)
+    trace.add("cpu_op", "aten::mul", host_at + 12, 6)
+    trace.launch(host_at + 13, at + 20, 20, MUL)
+    trace.launch(host_at + 19, at + 30, 20, "Memcpy HtoD (Pinned -> Device)", "gpu_memcpy", 13)
+    trace.launch(host_at + 25, at + 60, 10, "apply_forward", call="cuLaunchKernelEx")
+    trace.launch(host_at + 30, at + 80, 10, "Memset (Device)", "gpu_memset")
+
+
+@pytest.fixture
+def device_trace():
+    """Steps of 100 us on the device, launched 30 us ahead; the first takes longer."""
+    trace = Recorded()
+    step_of_device(trace, 4, host_at=0, at=500)
+    for number in range(1, 5):
+        step_of_device(trace, 4 + number, host_at=570 + 100 * number, at=600 + 100 * number)
+    return trace
+
+
+def test_steady_steps_of_a_device_trace(device_trace):
+    trace = read(device_trace.events, on_device=True)
+    assert trace.starts == [700, 800, 900, 1000]
+    assert trace.typical() == (700, 800)
+    assert len(trace.spans) == 15 and {span.stream for span in trace.spans} == {7, 13}
+    assert len(trace.calls) == 15
+    found = summary.summarise(trace, step_ms=0.0875)
+    assert found["busy_ms"] == pytest.approx(0.070)
+    assert found["busy_percent"] == 80 and found["busy_percent_profiled"] == 70
+    assert found["profiled_step_ms"] == pytest.approx(0.1)
+    assert found["host_launches"] == 5
+    # All are launched 27 us before the first begins.
+    assert found["host_wait_ms"] == 0
+    times = {name: entry["ms"] for name, entry in found["families"].items()}
+    assert times == {
+        CONV: 0.02,
+        NORM: 0.025,  # 10 alone, 10 shared with the copy, 10 of ours
+        DATA: 0.015,
+        MEMSET: 0.01,
+        OTHER: 0,
+        "gaps": 0.0175,
+    }
+    assert sum(entry["percent"] for entry in found["families"].values()) == pytest.approx(100)
+    launches = {name: entry["launches"] for name, entry in found["families"].items()}
+    assert launches == {CONV: 1, NORM: 2, DATA: 1, MEMSET: 1, OTHER: 0, "gaps": 0}
+    assert {entry["ms"] for entry in found["top"]} == {0.02, 0.01}
+
+
+def test_waiting_is_told_from_pauses(device_trace):
+    """One kernel is launched when the device has been idle for 4 us; the others long before."""
+    device_trace.launch(at=774, start=775, length=3, name="late")
+    found = summary.summarise(read(device_trace.events, True), step_ms=0.0875)
+    assert found["host_wait_ms"] == pytest.approx((775 - 770) / 1e3 / 3, abs=1e-5)
+
+
+def test_busy_share_is_no_more_than_all(device_trace):
+    """Kernels of the profile may take longer than a step without it."""
+    found = summary.summarise(read(device_trace.events, True), step_ms=0.06)
+    assert found["busy_percent"] == 100 and found["families"]["gaps"]["ms"] == 0
+    assert sum(entry["percent"] for entry in found["families"].values()) == pytest.approx(100)
+
+
+def test_kernels_of_a_graph_are_judged_by_their_names():
+    """What surrounds the replay does not count, and one launch runs many kernels."""
+    trace = Recorded()
+    for number in range(5):
+        at = 100.0 * number
+        trace.add("user_annotation", f"ProfilerStep#{number}", at, 90)
+        trace.add("cpu_op", "aten::convolution_backward", at + 1, 50)
+        trace.add("cuda_runtime", "cudaGraphLaunch", at + 5, 9, correlation=number)
+        trace.on_device(number, at + 20, 10, MUL)
+        trace.on_device(number, at + 30, 30, "partial_gradients")
+        trace.on_device(number, at + 60, 5, SUM)
+    found = read(trace.events, on_device=True)
+    assert found.steps == 3
+    assert [span.family for span in found.spans[:3]] == [NORM, NORM, OTHER]
+    row = summary.summarise(found, step_ms=0.1, units=1)
+    assert row["host_launches"] == 1 and row["families"][NORM]["launches"] == 2
+    assert [entry["name"] for entry in row["top_other"]] == [SUM]
+
+
+def test_operators_of_another_thread_launch_too(device_trace):
+    """Backward has a thread of its own on a GPU; the forward's ranges are not around it."""
+    device_trace.add("cpu_op", "aten::mul", 770, 20, tid=1)
+    device_trace.add("cpu_op", AUTOGRAD + "ReluBackward0", 771, 9, tid=2)
+    device_trace.add("cuda_runtime", "cudaLaunchKernel", 772, 1, tid=2, correlation="b")
+    device_trace.on_device("b", 850, 4, "unknown")
+    spans = read(device_trace.events, on_device=True).spans
+    assert [span.family for span in spans if span.name == "unknown"] == [NORM]
+
+
+def test_a_trace_without_kernels_is_refused():
+    trace = Recorded()
+    for number in range(5):
+        trace.add("user_annotation", f"ProfilerStep#{number}", 100.0 * number, 90)
+    with pytest.raises(UnreadableTrace, match="nothing on the device"):
+        read(trace.events, on_device=True)
+    with pytest.raises(UnreadableTrace, match="0 steps"):
+        read([], on_device=True)
+
+
+def test_own_time_leaves_out_what_is_inside():
+    ranges = [
+        {"name": "outer", "ts": 0.0, "dur": 10.0},
+        {"name": "inner", "ts": 2.0, "dur": 3.0},
+        {"name": "inner", "ts": 5.0, "dur": 1.0},
+        {"name": "next", "ts": 12.0, "dur": 1.0},
+    ]
+    parts = [(names[-1], start, end, first) for names, start, end, first in host.own_times(ranges)]
+    assert parts == [
+        ("outer", 0, 2, True),
+        ("inner", 2, 5, True),
+        ("inner", 5, 6, True),
+        ("outer", 6, 10, False),
+        ("next", 12, 13, True),
+    ]
+
+
+def _row(name, step_ms, epilogue, kind="cuda", busy=100.0):
+    entries = {CONV: 1.0, NORM: epilogue, "gaps": max(0.0, step_ms - 1 - epilogue)}
+    return {
+        "contestant": name,
+        "step_ms": step_ms,
+        "profiled_step_ms": step_ms,
+        "busy_percent": busy,
+        "busy_ms": step_ms * busy / 100,
+        "host_wait_ms": 0.9 * step_ms * (1 - busy / 100),
+        "machine": {"kind": kind},
+        "families": {f: {"ms": ms, "percent": 0, "launches": 1} for f, ms in entries.items()},
+    }
+
+
+def test_sentences_say_what_differs_and_who_waits():
+    rows = [_row("fused", 2.0, 0.4, busy=70.0), _row("eager", 3.0, 2.0), _row("compile", 2.5, 1.5)]
+    difference, waiting = table.sentences(rows)
+    assert "fused against eager" in difference and f"{NORM}, 1.600 ms less" in difference
+    assert "1.000 ms shorter" in difference
+    assert "fused" in waiting and "70 %" in waiting and "--cuda-graph" in waiting
+    assert "waits for the host" in waiting
+    (line,) = table.sentences([_row("fused-graph", 2.0, 0.4, busy=90.0)])
+    assert "--cuda-graph" not in line
+
+
+def test_picture_of_a_device_trace(device_trace, tmp_path):
+    trace = read(device_trace.events, on_device=True)
+    row = {"contestant": "eager", "step_ms": 0.0875, **summary.summarise(trace, 0.0875)}
+    timeline.draw([timeline.Strip(row, trace)], tmp_path / "t.png", "title")
+    assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
+    # Of ten steps in a run one is shown, from the middle.
+    assert timeline.Strip(row, trace, 10).window == pytest.approx((750, 760))
+
+
+def test_colours_are_there_for_every_family_that_runs():
+    assert set(timeline.COLOURS) == set(families.FAMILIES) - {"gaps"}
+
+
+SMALL = ["resnet18", "--cpu", "--width", "4", "--batch", "8", "--steps", "2"]
+
+
+def test_command_on_a_cpu(tmp_path, capsys):
+    assert command.main([*SMALL, "--contestants", "eager", "--out", str(tmp_path / "new")]) == 0
+    (row,) = results.read(tmp_path / "new" / "profile.jsonl")
+    assert row["machine"]["kind"] == "cpu" and row["problems"] == []
+    assert row["steps"] == 2 and row["step_ms"] > 0
+    assert row["busy_percent"] is None and row["clocks"] is None
+    found = row["families"]
+    assert list(found) == [name for name in families.FAMILIES if name in found]
+    assert sum(entry["percent"] for entry in found.values()) == pytest.approx(100, abs=0.2)
+    assert sum(entry["ms"] for entry in found.values()) == pytest.approx(
+        row["profiled_step_ms"], rel=0.01
+    )
+    for name in (CONV, NORM, PRODUCT, LOSS, SGDS, DATA):
+        assert found[name]["ms"] > 0, name
+    assert found[OTHER]["percent"] < 5
+    # 20 convolutions and batch norms, masks on the bottom half's, forward and backward.
+    calls = {entry["name"]: entry["launches"] for entry in row["top"]}
+    assert calls["aten::native_batch_norm"] == 20
+    with gzip.open(tmp_path / "new" / row["trace"], "rt") as file:
+        assert any(e["name"] == "aten::conv2d" for e in json.load(file)["traceEvents"])
+    assert (tmp_path / "new" / command.PICTURE).stat().st_size > 10_000
+    text = capsys.readouterr().out
+    assert "BN and epilogue" in text and "no rule knows:" in text and "eager.trace.json.gz" in text
+
+
+def test_pgd_counts_steps_of_the_attack(tmp_path):
+    options = [*SMALL, "--work", "pgd", "--dtype", "bfloat16", "--out", str(tmp_path)]
+    assert command.main(options) == 0
+    (row,) = results.read(tmp_path / "profile.jsonl")
+    assert row["steps"] == 10 and row["work"] == "pgd" and row["dtype"] == "bfloat16"
+    # The images' gradient is handed over as a parameter's would be.
+    assert row["families"][SGDS]["percent"] < 1 and row["families"][CASTS]["ms"] > 0
+    calls = {entry["name"]: entry["launches"] for entry in row["top"]}
+    assert calls["aten::native_batch_norm"] == 20
+
+
+def test_one_fails_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+    class Failing(measure.Player):
+        def run(self):
+            if self.name == "reference":
+                raise RuntimeError("out of luck")
+            return super().run()
+
+    monkeypatch.setattr(measure, "Player", Failing)
+    names = ["--contestants", "reference", "eager"]
+    assert command.main([*SMALL, *names, "--out", str(tmp_path)]) == 1
+    failed, sound = results.read(tmp_path / "profile.jsonl")
+    assert failed["problems"] == ["RuntimeError: out of luck"]
+    assert failed["families"] == {} and failed["trace"] is None
+    assert sound["contestant"] == "eager" and sound["problems"] == [] and sound["families"]
+    assert "failures:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["resnet19", "--cpu"], ["ARCH", "resnet19", "resnet18"]),
+        ([*SMALL, "--contestants", "egaer"], ["contestants", "egaer", "eager"]),
+        ([*SMALL, "--contestants", "eager-graph"], ["eager-graph", "GPU"]),
+        ([*SMALL, "--work", "sleep"], ["work", "sleep", "train"]),
+        ([*SMALL, "--defects", "0.3-Sideways"], ["Sideways"]),
+        (["resnet18", "--cpu", "--steps", "0"], ["steps", "0"]),
+        (["resnet18", "--cpu", "--batch", "-1"], ["batch", "-1"]),
+    ],
+)
+def test_bad_options(options, words, tmp_path):
+    with pytest.raises(UserError) as error:
+        command.main([*options, "--out", str(tmp_path / "none")])
+    assert all(word in str(error.value) for word in words)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_place_that_cannot_be_written_is_said_first(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(command, "profile_all", lambda *_: pytest.fail("work was begun"))
+    with pytest.raises(UserError, match="cannot be written"):
+        command.main([*SMALL, "--out", str(tmp_path / "file" / "folder")])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_no_gpu_is_said():
+    with pytest.raises(UserError, match="--cpu"):
+        command.main(["resnet18"])
+
+
+@pytest.mark.gpu
+def test_command_on_a_gpu(tmp_path):
+    names = ["--contestants", "eager", "fused", "fused-graph"]
+    assert command.main(["resnet18", "--steps", "5", *names, "--out", str(tmp_path)]) == 0
+    rows = {row["contestant"]: row for row in results.read(tmp_path / "profile.jsonl")}
+    assert list(rows) == ["eager", "fused", "fused-graph"]
+    for row in rows.values():
+        assert 0 < row["busy_percent"] <= 100
+        assert row["families"][OTHER]["percent"] < 5, row["top_other"]
+        assert row["families"][CONV]["launches"] >= 60
+    assert rows["fused-graph"]["host_launches"] < rows["fused"]["host_launches"] / 10
+    fused, eager = (rows[name]["families"][NORM] for name in ("fused", "eager"))
+    assert fused["launches"] < eager["launches"]
