@@ -1,0 +1,92 @@
+"""Weights cast together: the same numbers as autocast's, with fewer operations."""
+
+from collections import Counter
+
+import pytest
+import torch
+from scotoma.train.casting import cast_weights
+from scotoma.train.distributed import World
+from scotoma.train.engine import Engine
+from scotoma.train.setup import build_model, load_data, make_batches, resolve
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+class Count(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.calls = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.calls[function._overloadpacket.__name__] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def trained(config, at_once, device):
+    """Weights and running statistics after three steps, and how often each operator ran."""
+    config = resolve(config, torch.device(device))
+    data = load_data(config)
+    engine = Engine(build_model(config, data), config, torch.device(device), World())
+    assert engine.casts_at_once == (config.precision != "float32")
+    engine.casts_at_once = at_once
+    batches = make_batches(config, data, data.train, torch.device(device), training=True)
+    batches = [batch for _, batch in zip(range(3), batches.epoch(0, 0, 32), strict=False)]
+    with Count() as count:
+        for number, batch in enumerate(batches):
+            engine.step(batch, number, 0.05, 32)
+    return engine.model.state_dict(), count.calls
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("arch", "changes"),
+    [
+        ("resnet18", {"precision": "bfloat16", "defects": "0.5-Bottom", "clip_norm": 1.0}),
+        ("resnet18", {"precision": "float16", "ema": 0.9}),
+        ("densenet121", {"precision": "bfloat16"}),
+        ("senet18", {"precision": "float16", "adversarial_eps": 0.03, "adversarial_steps": 1}),
+        ("vgg19", {"precision": "bfloat16"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value["precision"],
+)
+def test_the_weights_are_those_of_autocast(tiny, arch, changes, device):
+    config = tiny(arch=arch, device=device, **changes)
+    apart, many = trained(config, False, device)
+    together, few = trained(config, True, device)
+    for name, value in apart.items():
+        assert torch.equal(value, together[name]), name
+    assert few["_foreach_copy_"] == many["_foreach_copy_"] + 6  # forward and backward, three steps
+    convolutions = sum(value.dim() == 4 and "mask" not in name for name, value in apart.items())
+    # Autocast keeps the casts of an attack on the same batch, so that those back count alone.
+    assert many["_to_copy"] - few["_to_copy"] >= 3 * convolutions
+
+
+def test_only_what_autocast_casts():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    found = cast_weights(model, torch.bfloat16)
+    assert list(found) == ["0.weight", "0.bias", "3.weight", "3.bias"]
+    for name, value in found.items():
+        assert value.dtype == torch.bfloat16
+        assert torch.equal(value, model.get_parameter(name).bfloat16())
+    # A weight that no gradient reaches gets none.
+    (found["0.weight"].float() * 2).sum().backward()
+    assert torch.equal(model[0].weight.grad, torch.full_like(model[0].weight, 2.0))
+    assert model[3].weight.grad is None or not model[3].weight.grad.any()
+
+
+def test_memory_order_is_kept():
+    model = nn.Conv2d(8, 8, 3).to(memory_format=torch.channels_last)
+    weight = cast_weights(model, torch.float16)["weight"]
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"precision": "float32"}, {"backend": "eager"}, {"compile": "default"}], ids=str
+)
+def test_where_it_is_left_to_others(tiny, changes):
+    """Float32 has nothing to cast; plain PyTorch is autocast; the compiler sees to it itself."""
+    config = resolve(tiny(**{"precision": "bfloat16"} | changes), torch.device("cpu"))
+    engine = Engine(build_model(config, load_data(config)), config, torch.device("cpu"), World())
+    assert not engine.casts_at_once
