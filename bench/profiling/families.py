@@ -73,6 +73,7 @@ RULES = (
     Rule(DATA, "copies by the runtime: batches, and a graph's inputs", kernel=r"^Memcpy"),
     Rule(EPILOGUE, "our kernels", kernel=rf"^({'|'.join(OURS)})(_\d\w*)?$"),
     Rule(CONVOLUTION, "our kernel", kernel=rf"^{CONVOLVE}(_\d\w*)?$"),
+    Rule(CASTS, "of all weights at once", kernel=r"multi_tensor_apply_kernel.*\bCopy"),
     Rule(OPTIMISER, "many tensors in one kernel", kernel=r"multi_tensor_apply_kernel"),
     Rule(OPTIMISER, "the gradient scaler", kernel=r"amp_update_scale"),
     # Inductor names a kernel after the operators fused into it, and after their consumers too:
@@ -90,6 +91,7 @@ RULES = (
     Rule(CONVOLUTION, "Inductor: operands laid out anew", kernel=INDUCTOR + r"convolution"),
     Rule(CASTS, "Inductor", kernel=INDUCTOR + r"_to_copy"),
     # Operators that leave no doubt, whatever they launch.
+    Rule(CASTS, "of all weights at once", ops=r"_Cast(Backward)?( > |$)"),
     Rule(OPTIMISER, "its own range", ops=r"Optimizer\.(step|zero_grad)#"),
     Rule(
         OPTIMISER, "fused step, gradient scaler, clipping", ops=r"aten::_(fused_sgd|amp|foreach)_"

@@ -64,6 +64,11 @@ SGD = ATEN + (
     "(anonymous namespace)::multi_tensor_apply_kernel<at::native::(anonymous namespace)::"
     "TensorListMetadata<3>, at::native::(anonymous namespace)::FusedSgdMathFunctor<float, 3> >"
 )
+FOREACH_COPY = ATEN + (
+    "(anonymous namespace)::multi_tensor_apply_kernel<at::native::(anonymous namespace)::"
+    "TensorListMetadata<2>, at::native::(anonymous namespace)::CopyFunctor<c10::BFloat16, float, 2, "
+    "1, 1>, at::native::Copy<c10::BFloat16, float> >"
+)
 CONV, NORM, POOL = "convolution", "BN and epilogue", "pooling"
 PRODUCT, LOSS, SGDS = "matrix products", "loss and metrics", "optimiser"
 DATA, CASTS, MEMSET, OTHER = "data", "casts", "memset", "other"
@@ -74,6 +79,7 @@ EXAMPLES = [
     (DATA, "Memcpy DtoD (Device -> Device)", ("aten::to", "aten::_to_copy", "aten::copy_")),
     (NORM, "apply_forward", ("_BNMaskAddReLU",)),
     (CONV, "convolve", ()),
+    (CASTS, FOREACH_COPY, ()),
     (SGDS, SGD, ()),
     (SGDS, "at::native::amp_update_scale_cuda_kernel(float*, int*, float const*)", ()),
     (LOSS, "triton_per_fused__log_softmax__to_copy_mul_2", ()),
@@ -88,6 +94,7 @@ EXAMPLES = [
     (NORM, "triton_poi_fused_add_convolution_backward_9", ()),
     (CONV, "triton_poi_fused__to_copy_convolution_1", ()),
     (CASTS, "triton_poi_fused__to_copy_5", ()),
+    (CASTS, COPY, (AUTOGRAD + "_CastBackward", "_CastBackward", "aten::_foreach_copy_")),
     (SGDS, MUL, ("Optimizer.step#SGD.step", "aten::mul_")),
     (SGDS, FILL, ("aten::_foreach_norm",)),
     (SGDS, SUM, ("aten::linalg_vector_norm",)),
