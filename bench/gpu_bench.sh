@@ -34,8 +34,9 @@ quick=(eager compile fused eager-graph compile-graph fused-graph fused-compile f
 measure step 420 step --networks resnet18 --work train --batch 512 128 \
     --contestants "${quick[@]}" --out "$out/step.jsonl"
 for batch in 128 512; do
-    stage profile 90 "$python" -m scotoma.bench.profiling resnet18 --defects 0.3-Bottom \
-        --batch $batch --contestants eager fused fused-graph --out "$out/profile"
+    stage profile-$batch 90 "$python" -m scotoma.bench.profiling resnet18 --defects 0.3-Bottom \
+        --batch $batch --contestants eager fused fused-graph \
+        --out "$out/profile/resnet18-0.3-Bottom-b$batch-train"
 done
 measure max 540 step --networks resnet18 --work train --batch 512 --out "$out/step.jsonl" \
     --contestants eager max-autotune max-autotune-graph fused-graph fused-compile-graph
@@ -43,11 +44,11 @@ measure layers 540 layers --sites networks --out "$out/layers.jsonl" \
     --contestants ours eager eager-fp16 compile released
 measure roofline 240 roofline --out "$out/roofline.jsonl"
 for batch in 128 512; do
-    stage loop 60 "$python" -m scotoma.bench.loop_overhead --device cuda --batch-size $batch
+    stage loop-$batch 60 "$python" -m scotoma.bench.loop_overhead --device cuda --batch-size $batch
 done
 if [ -n "$images" ]; then
     for defects in standard 0.3-Bottom; do
-        measure convergence 540 convergence --dataset "$images" --recipe fast-cifar10 --seeds 3 \
+        measure convergence-$defects 540 convergence --dataset "$images" --recipe fast-cifar10 --seeds 3 \
             --defects $defects --contestants eager fused-graph --out "$out/convergence.jsonl"
     done
 fi

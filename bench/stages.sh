@@ -33,7 +33,8 @@ print(default_path(torch.cuda.get_device_name(), "layers").parent)')}
     mkdir -p "$out" || exit 2
 }
 
-wanted() { [[ " $stages " == *" $1 "* ]]; }
+# The name of a stage may have a part of its own after a dash: "profile-128" is wanted by "profile".
+wanted() { [[ " $stages " == *" ${1%%-*} "* ]]; }
 
 remaining() { echo $((budget - SECONDS)); }
 

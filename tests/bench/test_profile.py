@@ -66,8 +66,8 @@ SGD = ATEN + (
 )
 FOREACH_COPY = ATEN + (
     "(anonymous namespace)::multi_tensor_apply_kernel<at::native::(anonymous namespace)::"
-    "TensorListMetadata<2>, at::native::(anonymous namespace)::CopyFunctor<c10::BFloat16, float, 2, "
-    "1, 1>, at::native::Copy<c10::BFloat16, float> >"
+    "TensorListMetadata<2>, at::native::(anonymous namespace)::CopyFunctor<c10::BFloat16, float, "
+    "2, 1, 1>, at::native::Copy<c10::BFloat16, float> >"
 )
 CONV, NORM, POOL = "convolution", "BN and epilogue", "pooling"
 PRODUCT, LOSS, SGDS = "matrix products", "loss and metrics", "optimiser"
