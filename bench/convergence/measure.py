@@ -82,7 +82,8 @@ def measure_run(
             engine.step(batch, number, learning_rate(config, number, steps), len(batch[1]))
         seconds += _now(device) - start
         loss, accuracy = engine.evaluate(held.in_order(max(config.batch_size, 250)))
-        history.append({"epoch": epoch + 1, "seconds": round(seconds, 4), "accuracy": accuracy})
+        entry = {"epoch": epoch + 1, "seconds": round(seconds, 4), "accuracy": accuracy}
+        history.append(entry | {"loss": loss if math.isfinite(loss) else None})
         show(f"{run}: epoch {epoch + 1}/{config.epochs}, {accuracy:.2%} after {seconds:.1f} s")
         if not math.isfinite(loss):
             break

@@ -80,7 +80,7 @@ def test_a_graphed_run_ends_with_the_same_weights(tiny, graphs_on_cpu, changes):
 
 def test_every_batch_is_worked_on_once():
     """Those before the capture as they are, the others from the graph."""
-    total, seen = torch.zeros(()), []
+    total, seen, given = torch.zeros(()), [], []
 
     def step(images, labels):
         seen.append(images.data_ptr())
@@ -91,8 +91,10 @@ def test_every_batch_is_worked_on_once():
         images, labels = torch.full((2, 3), float(number)), torch.tensor([number, 0])
         (result,) = graphed(images, labels)
         assert float(result) == 7 * number
+        given.append((images, number))
         total += result
     assert float(total) == 7 * sum(range(8))
+    assert all((images == number).all() for images, number in given), "a batch was overwritten"
     # From the capture on, always the same memory.
     assert len(seen) == 8 and len(set(seen[WARM_UP:])) == 1
 
