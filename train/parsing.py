@@ -13,8 +13,9 @@ from typing import Any, get_type_hints
 
 import jsonargparse
 
-from ..defective.errors import UserError, nearest
+from ..defective.errors import UserError
 from .config import TrainConfig
+from .messages import tidy
 from .presets import read_recipe, read_yaml, recipe_for, recipe_names
 
 
@@ -47,16 +48,6 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter, jsonargparse.DefaultH
         if action.default in (None, [], "==SUPPRESS==") or "default:" in text:
             return text
         return f"{text} (default: %(default)s)"
-
-
-def tidy(message: str, options) -> str:
-    """One line of an argument parser's message, with the option that was perhaps meant."""
-    line = " ".join(str(message).split()).replace("typing.", "").replace("Parser key", "setting")
-    if "nrecognized arguments:" in line:
-        word = line.split("nrecognized arguments:")[1].split()[0].split("=")[0]
-        known = [option for option in options if option.startswith("--") and "+" not in option]
-        return f"unknown option {word!r}.{nearest(word, known)}"
-    return line
 
 
 def build_parser() -> _Parser:

@@ -103,3 +103,30 @@ def test_no_time_is_said(pretend):
     result, asked = pretend("gpu_bench.sh", STAGES="step roofline", BUDGET="3")
     assert result.returncode == 1 and not asked
     assert "roofline: not run, no time left" in result.stdout
+
+
+def test_measurements_need_little():
+    """Only what trains by the options of 'scotoma train' needs their library: GPU machines often
+    have torch and not much else."""
+    code = """
+import importlib, sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "jsonargparse":
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Missing())
+for name in sys.argv[1:]:
+    module = importlib.import_module(name)
+    try:
+        module.main(["--help"])
+    except SystemExit as stop:
+        assert stop.code == 0
+"""
+    commands = "doctor layers profiling report roofline step".split()
+    names = [f"scotoma.bench.{name}.command" for name in commands]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *names], capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr

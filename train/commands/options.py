@@ -8,7 +8,7 @@ from pathlib import Path
 from ...defective import create_model, load_model, model_names
 from ...defective.errors import UserError
 from ...defective.models.base import Network
-from ..parsing import tidy
+from ..messages import tidy
 
 
 class Parser(argparse.ArgumentParser):
