@@ -6,8 +6,10 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
@@ -40,14 +42,33 @@ def append(path: Path, rows: Iterable[dict]) -> None:
         UserError: the file cannot be written.
     """
     text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    with _opened(path) as file:
+        if file.tell() and not _ends_a_line(file):
+            text = "\n" + text
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def check_writable(path: Path) -> None:
+    """Find out before anything is measured whether results can be kept; changes no file.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    new = not path.exists()
+    with _opened(path):
+        pass
+    if new:
+        path.unlink()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as file:
-            if file.tell() and not _ends_a_line(file):
-                text = "\n" + text
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
+            yield file
     except OSError as error:
         raise UserError(
             f"out is {str(path)!r}, which cannot be written: {error.strerror}; give another file"

@@ -49,7 +49,11 @@ def measure_all(
         budget_seconds: no case is started that would end later, if it took as long as the longest.
         brief: a case's rows in one line.
         resume: leave out cases that the file has from the same machine, commit and settings.
+
+    Raises:
+        UserError: the file cannot be written; before anything is measured.
     """
+    results.check_writable(path)
     known = results.measured(path, head) if resume else set()
     cases = [case for case in cases if str(case) not in known]
     outcome = Outcome(left=list(cases))

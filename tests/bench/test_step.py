@@ -70,6 +70,17 @@ def test_bad_options(options, words):
     assert all(word in str(error.value) for word in words)
 
 
+def test_a_file_that_cannot_be_written_is_said_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "measure_case", lambda *_: pytest.fail("measured"))
+    (tmp_path / "file").touch()
+    for out in (tmp_path, tmp_path / "file" / "step.jsonl"):
+        with pytest.raises(UserError, match="cannot be written"):
+            command.main([*SMALL, "--out", str(out)])
+    # Asking leaves nothing behind.
+    results.check_writable(tmp_path / "new.jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_backend_from_outside_is_refused(monkeypatch):
     """It would make eager and fused the same."""
     monkeypatch.setenv(backends.VARIABLE, "eager")
