@@ -1,8 +1,8 @@
 """All weights to half precision at once: two operators a step where autocast has two a layer.
 
-Under autocast each convolution casts its own weight, and autograd casts each gradient back: in a deep
-network hundreds of kernels with hardly any work. torch's operators on lists of tensors launch one
-kernel for many of them.
+Under autocast each convolution casts its own weight, and autograd casts each gradient back: in a
+deep network hundreds of kernels with hardly any work. torch's operators on lists of tensors launch
+one kernel for many of them.
 """
 
 from __future__ import annotations
