@@ -90,6 +90,13 @@ RULES = (
     Rule(EPILOGUE, "Inductor: masks and sums", kernel=INDUCTOR + r"_(mul|add)(_|$)"),
     Rule(CONVOLUTION, "Inductor: operands laid out anew", kernel=INDUCTOR + r"convolution"),
     Rule(CASTS, "Inductor", kernel=INDUCTOR + r"_to_copy"),
+    # On a CPU its C++ kernels have no names; convolutions and matrix products are not among them.
+    Rule(
+        EPILOGUE,
+        "Inductor on a CPU: nearly all of what a compiled graph computes itself",
+        kernel=r"^$",
+        ops=r"CompiledFxGraph \w+ ##$",
+    ),
     # Operators that leave no doubt, whatever they launch.
     Rule(CASTS, "of all weights at once", ops=r"_Cast(Backward)?( > |$)"),
     Rule(OPTIMISER, "its own range", ops=r"Optimizer\.(step|zero_grad)#"),

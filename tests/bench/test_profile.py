@@ -94,6 +94,7 @@ EXAMPLES = [
     (NORM, "triton_poi_fused_add_convolution_backward_9", ()),
     (CONV, "triton_poi_fused__to_copy_convolution_1", ()),
     (CASTS, "triton_poi_fused__to_copy_5", ()),
+    (NORM, "", ("CompiledFunction", "## Call CompiledFxGraph fw3f6p3xuqrwsv5c ##")),
     (CASTS, COPY, (AUTOGRAD + "_CastBackward", "_CastBackward", "aten::_foreach_copy_")),
     (SGDS, MUL, ("Optimizer.step#SGD.step", "aten::mul_")),
     (SGDS, FILL, ("aten::_foreach_norm",)),
