@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from ..defective.layers import use_backend
 from ..defective.models.base import Network
 from ..defective.regularizers import smoothed_cross_entropy
 from .batches import Batch, derived_seed
-from .casting import cast_weights
+from .casting import CastWeights
 from .config import TrainConfig
 from .distributed import World, share_buffers, synchronise_statistics
 from .graph import GraphedStep, check_graph
@@ -79,10 +80,11 @@ class Engine:
             # Static shapes: a graph for each batch size, whichever comes first, so that a resumed
             # run computes what an uninterrupted one does.
             self.network = torch.compile(self.network, mode=mode, dynamic=False)
+        self.cast_weights = None
+        plain = self.network is self.model and config.backend != "eager"
         # The compiler arranges casts itself, and DDP wants parameters used where they are.
-        self.casts_at_once = (
-            self.dtype != torch.float32 and self.network is self.model and config.backend != "eager"
-        )
+        if plain and self.dtype != torch.float32:
+            self.cast_weights = CastWeights(self.model, self.dtype)
         self.graph = None
         if config.cuda_graph:
             self.lr = torch.zeros((), device=device)  # a graph reads it when it runs
@@ -129,7 +131,8 @@ class Engine:
         with self.autocast():
             if self.config.adversarial_eps > 0:
                 images = self._attacked(images, labels)
-            logits = self._logits(images)
+            with self.cast_weights or nullcontext():
+                logits = self.network(images)
         total = smoothed_cross_entropy(
             logits.float(), labels, self.config.label_smoothing, reduction="sum"
         )
@@ -144,12 +147,6 @@ class Engine:
         self.optimizer.zero_grad(set_to_none=True)
         correct = (logits.detach().argmax(1) == labels).sum()
         return part.detach(), correct
-
-    def _logits(self, images: Tensor) -> Tensor:
-        if not self.casts_at_once:
-            return self.network(images)
-        weights = cast_weights(self.model, self.dtype)
-        return torch.func.functional_call(self.model, weights, images)
 
     def _attacked(self, images: Tensor, labels: Tensor) -> Tensor:
         """Adversarial training's inner loop (Madry et al., 2018): PGD with a random start.

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from scotoma.train.casting import cast_weights
+from scotoma.train.casting import CastWeights
 from scotoma.train.distributed import World
 from scotoma.train.engine import Engine
 from scotoma.train.setup import build_model, load_data, make_batches, resolve
@@ -29,8 +29,9 @@ def trained(config, at_once, device):
     config = resolve(config, torch.device(device))
     data = load_data(config)
     engine = Engine(build_model(config, data), config, torch.device(device), World())
-    assert engine.casts_at_once == (config.precision != "float32")
-    engine.casts_at_once = at_once
+    assert isinstance(engine.cast_weights, CastWeights)
+    if not at_once:
+        engine.cast_weights = None
     batches = make_batches(config, data, data.train, torch.device(device), training=True)
     batches = [batch for _, batch in zip(range(3), batches.epoch(0, 0, 32), strict=False)]
     with Count() as count:
@@ -65,21 +66,33 @@ def test_the_weights_are_those_of_autocast(tiny, arch, changes, device):
 
 def test_only_what_autocast_casts():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
-    found = cast_weights(model, torch.bfloat16)
-    assert list(found) == ["0.weight", "0.bias", "3.weight", "3.bias"]
-    for name, value in found.items():
-        assert value.dtype == torch.bfloat16
-        assert torch.equal(value, model.get_parameter(name).bfloat16())
-    # A weight that no gradient reaches gets none.
-    (found["0.weight"].float() * 2).sum().backward()
+    before = dict(model.named_parameters())
+    with CastWeights(model, torch.bfloat16):
+        for name, value in before.items():
+            layer, name = name.split(".")
+            inside = getattr(model[int(layer)], name)
+            assert inside.dtype == (torch.float32 if layer == "1" else torch.bfloat16)
+            assert torch.equal(inside, value.to(inside.dtype))
+        loss = (model[0].weight.float() * 2).sum()
+    # Everything is back in its place, and a weight that no gradient reaches gets none.
+    assert all(model.get_parameter(name) is value for name, value in before.items())
+    loss.backward()
     assert torch.equal(model[0].weight.grad, torch.full_like(model[0].weight, 2.0))
     assert model[3].weight.grad is None or not model[3].weight.grad.any()
 
 
+def test_parameters_come_back_after_an_error():
+    model = nn.Linear(2, 2)
+    weight = model.weight
+    with pytest.raises(RuntimeError), CastWeights(model, torch.float16):
+        model(torch.ones(3))
+    assert model.weight is weight
+
+
 def test_memory_order_is_kept():
     model = nn.Conv2d(8, 8, 3).to(memory_format=torch.channels_last)
-    weight = cast_weights(model, torch.float16)["weight"]
-    assert weight.is_contiguous(memory_format=torch.channels_last)
+    with CastWeights(model, torch.float16):
+        assert model.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(
@@ -89,4 +102,4 @@ def test_where_it_is_left_to_others(tiny, changes):
     """Float32 has nothing to cast; plain PyTorch is autocast; the compiler sees to it itself."""
     config = resolve(tiny(**{"precision": "bfloat16"} | changes), torch.device("cpu"))
     engine = Engine(build_model(config, load_data(config)), config, torch.device("cpu"), World())
-    assert not engine.casts_at_once
+    assert engine.cast_weights is None
