@@ -53,10 +53,18 @@ def rate(row: dict, quantile: str = "median_us") -> float | None:
     return row["images_per_s"] * row["times"]["median_us"] / row["times"][quantile]
 
 
+def same_run(row: dict, rival: dict) -> bool:
+    """Whether one command measured both, side by side: clocks and temperatures drift between two.
+
+    All rows of a run begin with the same head, its time included.
+    """
+    return all(row[key] == rival[key] for key in ("time", "machine"))
+
+
 def speedup(row: dict | None, rival: dict | None) -> float | None:
-    """How many times faster ``row`` is than ``rival``."""
+    """How many times faster ``row`` is than ``rival``; None unless one run measured both."""
     own, other = median(row), median(rival)
-    return other / own if own and other else None
+    return other / own if own and other and same_run(row, rival) else None
 
 
 def best(found: dict[str, dict], ours: bool = True, fit=sound) -> dict | None:
@@ -103,7 +111,11 @@ def _plain_first(case: tuple) -> tuple:
 
 
 def layer_groups(rows: Iterable[dict]) -> dict[str, list[dict]]:
-    """Layer rows by the number format of the run; eager float16 stands in every group."""
+    """Layer rows by the number format of the run; eager float16 stands in every group.
+
+    Of each site only the contestants that were measured in the same run as ours (or, without ours,
+    as the site's last row).
+    """
     rows = list(rows)
     own = [row for row in rows if row["contestant"] != FLOAT16_RIVAL]
     groups: dict[str, list[dict]] = {}
@@ -115,7 +127,18 @@ def layer_groups(rows: Iterable[dict]) -> dict[str, list[dict]]:
             joined = [k for k, g in groups.items() if any(r["site"]["name"] == name for r in g)]
             for key in joined or [row["dtype"]]:
                 groups.setdefault(key, []).append(row)
-    return dict(sorted(groups.items()))
+    return {key: _one_run_each(group) for key, group in sorted(groups.items())}
+
+
+def _one_run_each(rows: list[dict]) -> list[dict]:
+    anchors: dict[str, tuple] = {}
+    for row in rows:
+        site = row["site"]["name"]
+        # Eager float16 may be there without a run of this group's format.
+        rank = row["contestant"] == table.OURS, row["contestant"] != FLOAT16_RIVAL, row["time"]
+        if site not in anchors or rank >= anchors[site][0]:
+            anchors[site] = rank, row
+    return [row for row in rows if same_run(row, anchors[row["site"]["name"]][1])]
 
 
 def layer_clock(rows: Iterable[dict]) -> str:

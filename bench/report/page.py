@@ -26,9 +26,10 @@ TITLE = "Measured performance"
 
 HOW = (
     "Contestants do the same work on the same data in turns, another one first in each round, "
-    "after compilation, capture and warm-up. A time is the median over all rounds; ranges and "
-    "whiskers go from the 10 % to the 90 % quantile. Every figure comes from a row of results "
-    "that names its device, versions, commit and clocks, and cases that we lose are listed first."
+    "after compilation, capture and warm-up; only those of one run are compared. A time is the "
+    "median over all rounds; ranges and whiskers go from the 10 % to the 90 % quantile. Every "
+    "figure comes from a row of results that names its device, versions, commit and clocks, and "
+    "cases that we lose are listed first."
 )
 TO_MEASURE = (
     ("whether the kernels are right: tests, sanitizer", "make gpu-check"),

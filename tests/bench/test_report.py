@@ -11,7 +11,7 @@ import pytest
 from markdown_it import MarkdownIt
 from PIL import Image
 from scotoma.bench import results
-from scotoma.bench.report import command, html, load, markdown, output, page, plots, schema
+from scotoma.bench.report import command, compare, html, load, markdown, output, page, plots, schema
 from scotoma.bench.report.document import Bullets, Code, Document, Link, Paragraph, Strong, Table
 from scotoma.bench.report.sections import album, changes, gaps, losses, targets
 from scotoma.defective import UserError
@@ -395,6 +395,26 @@ def verdicts(rows):
     }
 
 
+def test_runs_are_not_compared():
+    """Two commands, two states of the machine: a later eager is not what an earlier fused beat."""
+    steps = [step("fused", 100.0), step("eager", 50.0, time=NEW)]
+    assert losses.step_losses(steps) == (0, [])
+    assert losses.step_losses([steps[0], steps[1] | {"time": OLD}])[0] == 1
+    layers = [layer("ours", 9.0), layer("eager", 5.0, time=NEW), layer("compile", 8.0)]
+    compared, lines = losses.layer_losses(layers)
+    assert compared and len(lines) == 1 and "slower than compile" in lines[0]
+    # Another number format is another run, and stays.
+    other = [
+        layer("ours", 4.0, dtype="float16", time=NEW),
+        layer("eager-fp16", 2.0, dtype="float16"),
+    ]
+    groups = compare.layer_groups([*layers, *other])
+    assert {d: [r["contestant"] for r in rows] for d, rows in groups.items()} == {
+        "bfloat16": ["ours", "compile", "eager-fp16"],
+        "float16": ["ours"],
+    }
+
+
 def test_targets():
     rows = [
         *(step("eager", 160.0), step("max-autotune", 109.0)),
@@ -416,6 +436,11 @@ def test_targets():
     found = verdicts([*small, step("fused", 1.0, batch_size=128)])
     assert found["vgg19", "standard", "compile"] == (Code("fused"), "128", "1.00x", "met")
     assert found["resnet18", "standard", "eager"][-1] == "not measured"
+    # What another run measured is no rival.
+    apart = [step("fused", 100.0, time=NEW), step("fused-graph", 200.0), step("eager", 900.0)]
+    found = verdicts(apart)["resnet18", "standard", "eager"]
+    assert found == (Code("fused-graph"), "512", "4.50x", "met")
+    assert verdicts(apart[::2])["resnet18", "standard", "eager"][-1] == "not measured"
     # A rival that failed is beaten by nobody.
     failed = [step("fused", 100.0), step("eager", 900.0, problems=["bad"])]
     assert verdicts(failed)["resnet18", "standard", "eager"][-1] == "not measured"

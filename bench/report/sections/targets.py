@@ -67,7 +67,10 @@ def judge(target: Target, rows: Sequence[dict]) -> tuple:
     if target.least == 1.0:
         asked = f"not slower than {target.rival}"
     found = _contestants(target, rows)
-    ours = compare.best(found)
+    rival = found.get(target.rival)
+    ours = compare.best(
+        {n: r for n, r in found.items() if rival is None or compare.same_run(r, rival)}
+    )
     if ours is None:
         return asked, NONE, NONE, NONE, OPEN
     named = Code(ours["contestant"]), f"{ours['batch_size']}"
@@ -76,7 +79,6 @@ def judge(target: Target, rows: Sequence[dict]) -> tuple:
         if cost is None:
             return asked, *named, NONE, OPEN
         return asked, *named, f"{fixed(cost)} %", MET if cost <= MASK_PERCENT else MISSED
-    rival = found.get(target.rival)
     times = compare.speedup(ours, rival) if rival and compare.sound(rival) else None
     if times is None:
         return asked, *named, NONE, OPEN
