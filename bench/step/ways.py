@@ -26,7 +26,10 @@ class Way:
 
 
 WAYS = {
-    "reference": Way("float32, NCHW, eager, images from loader workers", released=True),
+    "reference": Way(
+        "float32 (convolutions in TF32, as torch has it), NCHW, eager, images from loader workers",
+        released=True,
+    ),
     "eager": Way("autocast, channels_last, images on the GPU"),
     "compile": Way("eager under torch.compile", compile="default"),
     "max-autotune": Way(
