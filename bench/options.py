@@ -7,8 +7,10 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
+from rich.console import Console
 
 from ..defective.errors import UserError, nearest
 
@@ -53,6 +55,25 @@ def check_names(option: str, names: Iterable[str], known: Iterable[str]) -> tupl
                 f"{option} has {name!r}; expected some of {', '.join(known)}.{nearest(name, known)}"
             )
     return tuple(dict.fromkeys(names))
+
+
+def add_run_options(parser: argparse.ArgumentParser, benchmark: str, budget: int) -> None:
+    """What every measurement of many cases asks. budget: seconds, by default."""
+    add = parser.add_argument
+    add(
+        "--budget-seconds",
+        type=positive,
+        default=budget,
+        help=f"start no case that would end later ({budget})",
+    )
+    add("--out", type=Path, help=f"file to append to (bench/results/DEVICE/{benchmark}.jsonl)")
+    add("--cpu", action="store_true", help="small shapes on the CPU: a test of this command")
+    add("--list", action="store_true", help="print the cases and stop")
+
+
+def make_console(width: int = 140) -> Console:
+    """For tables: as wide as the terminal, or as ``width`` columns in a file."""
+    return Console(width=None if sys.stdout.isatty() else width)
 
 
 def positive(text: str) -> int:

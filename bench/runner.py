@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import results
-from .options import terminated_like_interrupted
+from .options import INTERRUPTED, terminated_like_interrupted
 
 
 @dataclass
@@ -28,6 +28,18 @@ class Outcome:
     rows: list[dict] = field(default_factory=list)
     left: list[Any] = field(default_factory=list)
     interrupted: bool = False
+
+    def status(self, failures: Sequence[str]) -> int:
+        """The command's exit status."""
+        return INTERRUPTED if self.interrupted else int(bool(failures))
+
+    def print_lists(self, console: Console, lists: dict[str, Sequence[str]]) -> None:
+        """Titles with a line for each of their items, empty ones left out; at last what is left."""
+        for title, lines in (lists | {"not measured": list(map(str, self.left))}).items():
+            if lines:
+                console.print(f"{title}:")
+                for line in lines:
+                    console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def measure_all(

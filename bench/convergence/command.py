@@ -18,7 +18,6 @@ Exit status: 0; 1 if a run diverged; 130 if interrupted.
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,7 +31,7 @@ from ...train.dataset import DataSet
 from ...train.graph import check_graph
 from ...train.setup import load_data, resolve
 from .. import machine, results
-from ..options import INTERRUPTED, check_names, chosen_device, positive
+from ..options import check_names, chosen_device, make_console, positive
 from ..runner import Outcome, measure_all
 from ..step.ways import WAYS
 from .measure import Run, configured, measure_run
@@ -55,12 +54,13 @@ def main(argv: list[str]) -> int:
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = config.tf32
         torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = make_console()
     outcome = run(options, config, runs, data, device, console)
-    report(outcome, console)
-    if outcome.interrupted:
-        return INTERRUPTED
-    return 1 if any(row["problems"] for row in outcome.rows) else 0
+    if outcome.rows:
+        console.print(table(outcome.rows))
+    failures = [f"{row['case']}: {problem}" for row in outcome.rows for problem in row["problems"]]
+    outcome.print_lists(console, {"failures": failures})
+    return outcome.status(failures)
 
 
 def run(
@@ -95,16 +95,6 @@ def brief(rows: list[dict]) -> str:
     reached = row["seconds_to_target"]
     text = "not reached" if reached is None else f"reached after {reached:.2f} s"
     return f"{text}, {row['accuracy']:.2%} after {row['train_s']:.2f} s"
-
-
-def report(outcome: Outcome, console: Console) -> None:
-    if outcome.rows:
-        console.print(table(outcome.rows))
-    for row in outcome.rows:
-        for problem in row["problems"]:
-            console.print(f"{row['case']}: {problem}", markup=False)
-    if outcome.left:
-        console.print(f"not measured: {', '.join(map(str, outcome.left))}", soft_wrap=True)
 
 
 def chosen_runs(options, config: TrainConfig, device: torch.device) -> list[Run]:

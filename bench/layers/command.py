@@ -19,9 +19,7 @@ Exit status: 0; 1 if a contestant failed or computed something else; 130 if inte
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -31,7 +29,7 @@ from ...defective.errors import UserError
 from ...defective.models import model_names
 from ...kernels import backends
 from .. import machine, results, timing
-from ..options import INTERRUPTED, check_names, chosen_device, positive
+from ..options import add_run_options, check_names, chosen_device, make_console, positive
 from ..runner import Outcome, measure_all
 from . import sweep, table
 from .contestants import CONTESTANTS
@@ -56,12 +54,10 @@ def main(argv: list[str]) -> int:
     if device.type == "cuda":
         # Graphs are captured on a stream that is not the default one.
         torch.cuda.set_stream(torch.cuda.Stream(device))
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = make_console()
     outcome = run(options, names, sites, device, console)
-    report(outcome.rows, outcome.left, console)
-    if outcome.interrupted:
-        return INTERRUPTED
-    return 1 if table.failures(outcome.rows) else 0
+    report(outcome, console)
+    return outcome.status(table.failures(outcome.rows))
 
 
 def run(options, names, sites: list[Site], device: torch.device, console: Console) -> Outcome:
@@ -96,20 +92,13 @@ def brief(rows: list[dict]) -> str:
     return ", ".join(parts)
 
 
-def report(rows: list[dict], left: list[Site], console: Console) -> None:
+def report(outcome: Outcome, console: Console) -> None:
+    rows = outcome.rows
     if rows:
         console.print(table.table(rows))
-    for title, lines in (
-        ("failures:", table.failures(rows)),
-        ("losses:", table.losses(rows)),
-        ("not measured, for lack of time:", [str(site) for site in left]),
-    ):
-        if lines:
-            console.print(title)
-            for line in lines:
-                console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
-    ours = any(row["contestant"] == table.OURS and row["times"] for row in rows)
-    if ours and not table.losses(rows):
+    losses = table.losses(rows)
+    outcome.print_lists(console, {"failures": table.failures(rows), "losses": losses})
+    if not losses and any(row["contestant"] == table.OURS and row["times"] for row in rows):
         console.print("no losses")
 
 
@@ -175,10 +164,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--dtype", choices=DTYPES, help="of activations (bfloat16; float32 with --cpu)")
     add("--contestants", nargs="+", metavar="NAME", help=", ".join(CONTESTANTS))
     add("--repeats", type=positive, default=20, help="rounds of each timing (20)")
-    add("--budget-seconds", type=positive, default=3600, help="start no site later (3600)")
-    add("--out", type=Path, help="file to append to (bench/results/DEVICE/layers.jsonl)")
-    add("--cpu", action="store_true", help="small shapes on the CPU: a test of this command")
-    add("--list", action="store_true", help="print the sites and stop")
+    add_run_options(parser, "layers", 3600)
     options = parser.parse_args(argv)
     options.dtype = options.dtype or ("float32" if options.cpu else "bfloat16")
     options.sites = options.sites or ("headline" if options.cpu else "all")

@@ -17,7 +17,6 @@ Exit status: 0; 1 if a contestant failed; 130 if interrupted.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 
@@ -28,10 +27,16 @@ from ...defective import Defects, create_model
 from ...defective.errors import UserError
 from ...defective.models import model_names
 from .. import machine, results
-from ..options import check_names, chosen_device, positive, terminated_like_interrupted
+from ..options import (
+    check_names,
+    chosen_device,
+    make_console,
+    positive,
+    terminated_like_interrupted,
+)
 from ..step.case import WORKS, Case
 from ..step.command import DTYPES, contestants
-from ..step.ways import WAYS
+from ..step.ways import explained
 from . import table
 from .measure import Plan, Profiled, profile_all
 
@@ -51,7 +56,7 @@ def main(argv: list[str]) -> int:
     if on_gpu:
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = make_console()
     settings = {"steps": options.steps, "contestants": list(names)}
     head = results.head("profile", device, settings) | {"case": f"{case} {case.defects[0]}"}
     plan = Plan(case, names, device, options.steps, folder)
@@ -137,10 +142,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "scotoma profile",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="works:\n"
-        + "".join(f"  {name:20} {text}\n" for name, text in WORKS.items())
-        + "contestants:\n"
-        + "".join(f"  {name:20} {way.text}\n" for name, way in WAYS.items()),
+        epilog=explained(),
     )
     add = parser.add_argument
     add("arch", metavar="ARCH", help=", ".join(model_names()))

@@ -19,7 +19,6 @@ Exit status: 0; 1 if something failed or computed something else; 130 if interru
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +30,7 @@ from ...defective.errors import UserError
 from ...kernels import backends
 from .. import machine, results
 from ..layers import sweep
-from ..options import INTERRUPTED, check_names, chosen_device, positive
+from ..options import add_run_options, check_names, chosen_device, make_console, positive
 from ..runner import Outcome, measure_all
 from . import ceilings, table
 from .case import Case
@@ -62,14 +61,12 @@ def main(argv: list[str]) -> int:
     if device.type == "cuda":
         # Graphs are captured on a stream that is not the default one.
         torch.cuda.set_stream(torch.cuda.Stream(device))
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = make_console(160)
     path = options.out or results.default_path(machine.device_name(device), "roofline")
     with library_choice():
         outcome = run(options, without, chosen, device, path, console)
     report(outcome, path, console)
-    if outcome.interrupted:
-        return INTERRUPTED
-    return 1 if table.failures(outcome.rows) else 0
+    return outcome.status(table.failures(outcome.rows))
 
 
 def run(
@@ -130,14 +127,7 @@ def report(outcome: Outcome, path: Path, console: Console) -> None:
     """The table, what failed, what is left, and the picture."""
     if table.by_distance(outcome.rows):
         console.print(table.table(outcome.rows))
-    for title, lines in (
-        ("failures:", table.failures(outcome.rows)),
-        ("not measured, for lack of time:", [str(case) for case in outcome.left]),
-    ):
-        if lines:
-            console.print(title)
-            for line in lines:
-                console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+    outcome.print_lists(console, {"failures": table.failures(outcome.rows)})
     if table.by_distance(outcome.rows):
         picture = path.with_name("roofline.png")
         console.print(draw(outcome.rows, picture), highlight=False, soft_wrap=True)
@@ -193,10 +183,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--max-cases", type=positive, help="measure the first so many alone")
     add("--dtype", choices=DTYPES, help="of activations (bfloat16; float32 with --cpu)")
     add("--repeats", type=positive, default=20, help="rounds of each timing (20)")
-    add("--budget-seconds", type=positive, default=1800, help="start no case later (1800)")
-    add("--out", type=Path, help="file to append to (bench/results/DEVICE/roofline.jsonl)")
-    add("--cpu", action="store_true", help="small shapes on the CPU: a test of this command")
-    add("--list", action="store_true", help="print the cases and stop")
+    add_run_options(parser, "roofline", 1800)
     options = parser.parse_args(argv)
     options.dtype = options.dtype or ("float32" if options.cpu else "bfloat16")
     check_names("operators", options.operators, names)

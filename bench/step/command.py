@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -26,12 +24,12 @@ from ...defective.errors import UserError
 from ...defective.models import model_names
 from ...kernels import backends
 from .. import machine, results
-from ..options import INTERRUPTED, check_names, chosen_device, positive
+from ..options import add_run_options, check_names, chosen_device, make_console, positive
 from ..runner import Outcome, measure_all
 from . import table
 from .case import STANDARD, WORKS, Case
 from .measure import Plan, measure_case
-from .ways import ON_CPU, ON_GPU, WAYS
+from .ways import ON_CPU, ON_GPU, WAYS, explained
 
 DTYPES = ("bfloat16", "float16", "float32")
 
@@ -49,12 +47,13 @@ def main(argv: list[str]) -> int:
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = make_console()
     outcome = run(options, cases, names, device, console)
-    report(outcome, console)
-    if outcome.interrupted:
-        return INTERRUPTED
-    return 1 if table.failures(outcome.rows) else 0
+    for view in table.tables(outcome.rows):
+        console.print(view)
+    failures = table.failures(outcome.rows)
+    outcome.print_lists(console, {"failures": failures, "losses": table.losses(outcome.rows)})
+    return outcome.status(failures)
 
 
 def run(options, cases: list[Case], names: tuple[str, ...], device, console: Console) -> Outcome:
@@ -85,20 +84,6 @@ def brief(rows: list[dict]) -> str:
         text = "failed" if median is None else f"{median / 1e3:.2f}"
         parts.setdefault(row["contestant"], []).append(text)
     return ", ".join(f"{name} {' '.join(times)}" for name, times in parts.items()) + " ms"
-
-
-def report(outcome: Outcome, console: Console) -> None:
-    for view in table.tables(outcome.rows):
-        console.print(view)
-    for title, lines in (
-        ("failures:", table.failures(outcome.rows)),
-        ("losses:", table.losses(outcome.rows)),
-        ("not measured:", [str(case) for case in outcome.left]),
-    ):
-        if lines:
-            console.print(title)
-            for line in lines:
-                console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def chosen_cases(options) -> list[Case]:
@@ -141,10 +126,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "scotoma bench step",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="works:\n"
-        + "".join(f"  {name:20} {text}\n" for name, text in WORKS.items())
-        + "contestants:\n"
-        + "".join(f"  {name:20} {way.text}\n" for name, way in WAYS.items()),
+        epilog=explained(),
     )
     add = parser.add_argument
     add("--networks", nargs="+", metavar="NAME", default=model_names(), help="default: all six")
@@ -157,11 +139,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--width", type=positive, help="base width (the paper's; 8 with --cpu)")
     add("--windows", type=positive, help="timed stretches of each contestant (9; 3 with --cpu)")
     add("--window-seconds", type=float, default=0.3, help="length of a stretch, about (0.3)")
-    add("--budget-seconds", type=positive, default=3600, help="start no case later (3600)")
-    add("--out", type=Path, help="file to append to (bench/results/DEVICE/step.jsonl)")
     add("--resume", action="store_true", help="leave out cases that the file has already")
-    add("--cpu", action="store_true", help="small networks on the CPU: a test of this command")
-    add("--list", action="store_true", help="print the cases and stop")
+    add_run_options(parser, "step", 3600)
     options = parser.parse_args(argv)
     if not options.window_seconds > 0:
         raise UserError(f"window-seconds is {options.window_seconds}; expected more than 0")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .case import WORKS
+
 AUTOTUNED = "max-autotune-no-cudagraphs"
 
 
@@ -51,3 +53,12 @@ WAYS = {
 }
 ON_GPU = tuple(name for name in WAYS if name not in ("reference", "fused-conv"))
 ON_CPU = ("eager", "compile")
+
+
+def explained() -> str:
+    """Works and contestants, for the end of a help text."""
+    contestants = {name: way.text for name, way in WAYS.items()}
+    return "\n".join(
+        f"{title}:\n" + "\n".join(f"  {name:20} {text}" for name, text in found.items())
+        for title, found in (("works", WORKS), ("contestants", contestants))
+    )
