@@ -1,0 +1,150 @@
+"""Rows of results that nobody measured, of devices that do not exist."""
+
+import json
+
+from scotoma.bench.report import load, markdown
+from scotoma.bench.report.document import Table
+
+HOSTILE = (
+    "$\\bad{$ a|b <script>alert(1)</script> **c** `d` [e](http://f) \\| "
+    "\x1b[2J\u202e\ud800\n# h & i"
+)
+OLD, NEW = "2026-01-02T03:04:05+00:00", "2026-02-03T04:05:06+00:00"
+
+
+def row(benchmark, *, device="Test GPU", gpu=True, commit="aaa1111", time=OLD, **values):
+    """Made up, of no device that exists."""
+    machine = {"device": device, "kind": "cuda" if gpu else "cpu", "commit": commit}
+    machine |= {"torch": "2.0-test", "triton": "3.0-test", "driver": "1.0-test"}
+    head = {"benchmark": benchmark, "time": time, "machine": machine, "settings": {"repeats": 3}}
+    clocks = {"clocks.sm": "1234", "temperature.gpu": "[N/A]"}
+    return head | {"problems": [], "clocks": clocks} | values
+
+
+def spread(median, noise=0.01):
+    return {
+        "median_us": median,
+        "p10_us": median * (1 - noise),
+        "p90_us": median * (1 + noise),
+    }
+
+
+def step(contestant, median, **values):
+    batch = values.get("batch_size", 512)
+    values = {
+        "arch": "resnet18",
+        "defects": "standard",
+        "width": None,
+        "image_size": 32,
+        "batch_size": batch,
+        "work": "train",
+        "contestant": contestant,
+        "dtype": "bfloat16",
+        "times": spread(median) if median else {},
+        "images_per_s": batch * 1e6 / median if median else None,
+        "peak_bytes": 2**30,
+        "mask_overhead_percent": None,
+        "in_turns": True,
+        "prepare_s": 1.5,
+    } | values
+    return row("step", **values)
+
+
+def layer(contestant, median, users="resnet18 x3, vgg19 x2", **values):
+    least = {"forward": 1_000_000, "backward": 2_000_000, "both": 3_000_000}
+    times = {
+        name: spread(median * bytes / 1e6) | {"copy_percent": 50.0} for name, bytes in least.items()
+    }
+    values = {
+        "copy_gb_per_s": 1000.0,
+        "site": {"name": "4x16x8x8 none", "users": users},
+        "contestant": contestant,
+        "dtype": "bfloat16",
+        "bytes": least,
+        "times": {"cold": {"graph": times, "wall": times}, "hot": {"graph": times}},
+        "saved_bytes": 2**20,
+        "peak_bytes": 2**21,
+    } | values
+    return row("layers", **values)
+
+
+def operator(backend, median, **values):
+    values = {
+        "operator": "bn_mask_add_relu",
+        "kind": "none",
+        "pass": "forward",
+        "backend": backend,
+        "shape": [4, 16, 8, 8],
+        "detail": "",
+        "dtype": "bfloat16",
+        "bytes": 10**6,
+        "flops": 10**7,
+        "times": spread(median),
+        "ceilings": {"copy_gb_per_s": 1000.0, "matmul_tflop_per_s": {"bfloat16": 100.0}},
+    } | values
+    return row("roofline", **values)
+
+
+def convergence(contestant, seed, seconds, **values):
+    history = [{"epoch": e, "seconds": 10.0 * e, "accuracy": 0.3 * e} for e in (1, 2, 3)]
+    values = {
+        "arch": "resnet18",
+        "defects": "standard",
+        "dataset": "fake",
+        "seed": seed,
+        "contestant": contestant,
+        "target": 0.8,
+        "seconds_to_target": seconds,
+        "history": history,
+        "accuracy": 0.9,
+    } | values
+    return row("convergence", **values)
+
+
+def profile(contestant, **values):
+    part = {"ms": 1.0, "percent": 50.0, "launches": 4}
+    values = {
+        "arch": "resnet18",
+        "defects": "standard",
+        "width": None,
+        "image_size": 32,
+        "batch_size": 512,
+        "dtype": "bfloat16",
+        "contestant": contestant,
+        "step_ms": 2.0,
+        "busy_percent": 50.0,
+        "families": {"convolution": part, "gaps": part | {"launches": 0}},
+        "trace": "trace.json.gz",
+    } | values
+    return row("profile", **values)
+
+
+def one_of_each():
+    return [
+        *(step("eager", 200.0), step("fused", 100.0), step("compile", 90.0)),
+        *(step("reference", 900.0, dtype="float32"), step("fused-graph", None, problems=["bad"])),
+        *(layer("ours", 3.0), layer("eager", 6.0), layer("eager-fp16", 2.0, dtype="float16")),
+        *(operator("triton", 2.0), operator("eager", 5.0)),
+        *(convergence("eager", 0, 30.0), convergence("fused", 0, 20.0)),
+        *(profile("eager"), profile("fused")),
+    ]
+
+
+def written(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+def loaded(tmp_path, rows):
+    return load.load([written(tmp_path / "rows.jsonl", rows)])
+
+
+def text_of(document, tmp_path):
+    return markdown.render(document, tmp_path / "page.md", tmp_path / "images")
+
+
+def cells(document, first):
+    """The rows of the table that has this first heading, as plain text."""
+    found = [b for b in document.blocks if isinstance(b, Table) and b.names[0] == first]
+    return [[getattr(c, "text", c) for c in line] for table in found for line in table.rows]
