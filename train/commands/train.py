@@ -57,8 +57,9 @@ def train(
         # The folder may have been moved or renamed since.
         config = replace(config, out=str(resume.parent), name=resume.resolve().name)
         device = choose_device(config.device if asked == "auto" else asked, world)
-        if device.type != "cuda":  # another machine than before
-            config = replace(config, cuda_graph=False)
+        if device.type != "cuda":  # perhaps another machine than before
+            backend = "auto" if config.backend == "triton" else config.backend
+            config = replace(config, cuda_graph=False, backend=backend)
     else:
         device = choose_device(config.device, world)
         config = resolve(config, device)
