@@ -40,8 +40,8 @@ class CastWeights:
     Autocast would cast the same ones, with the same results, each when its layer runs. Batch norm's
     parameters stay in float32. Differentiable: gradients reach the parameters in their own dtype.
 
-    ``torch.func.functional_call`` would do the exchange too, but finds every layer by its path again,
-    which costs the host more than the casts do.
+    ``torch.func.functional_call`` would do the exchange too, but finds every layer by its path
+    again, which costs the host more than the casts do.
 
     Args:
         model: its parameters must stay the same objects. dtype: torch.bfloat16 or torch.float16.
