@@ -125,7 +125,7 @@ def _idle(row: dict) -> str:
     rest = "mostly waits for the host" if waits else "mostly pauses between launched kernels"
     text += f" and for the rest {rest}"
     graphs = way.graph or way.compile == "max-autotune"
-    if graphs:
+    if graphs or row["work"] != "train":
         return f"{text}."
     return f"{text}; a CUDA graph (scotoma train --cuda-graph) launches a step at once."
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
@@ -40,7 +41,7 @@ class Way(NamedTuple):
     tile: str = ""
 
 
-class Case:
+class Case(ABC):
     """An operator on a shape.
 
     Attributes:
@@ -54,18 +55,21 @@ class Case:
     users: str = "headline"
     shape: tuple[int, int, int, int]
 
+    @abstractmethod
     def passes(self, itemsize: int) -> list[Pass]:
-        raise NotImplementedError
+        """What is timed, for activations of ``itemsize`` bytes."""
 
+    @abstractmethod
     def ways(self, dtype: torch.dtype, device: torch.device) -> list[Way]:
-        raise NotImplementedError
+        """Who competes; all are called with the operands that :meth:`draw` gives."""
 
+    @abstractmethod
     def draw(self, dtype: torch.dtype, device: torch.device) -> Call:
-        raise NotImplementedError
+        """Random operands, the same each time, and the gradient that comes back."""
 
+    @abstractmethod
     def footprint(self, itemsize: int) -> int:
         """Bytes of distinct memory that a forward touches."""
-        raise NotImplementedError
 
     def arithmetic(self, dtype: torch.dtype, device: torch.device) -> str:
         """Whose ceiling holds. Around batch norm it is float32, whatever the activations are."""

@@ -14,10 +14,10 @@ from ...kernels.conv_launch import CONV_TILES
 from ..layers import operands
 from ..layers.operands import Call
 from ..layers.sites import Site
-from . import ceilings, counts
-from .case import Case, Pass, Way
+from . import counts
+from .case import Pass, Way
 from .network import Convolution
-from .products import normal_on
+from .products import OfConvolution
 
 EVALUATION = Settings(relu=True, training=False, momentum=0.1, eps=1e-5)
 
@@ -34,7 +34,7 @@ class FusedOperands(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FusedCase(Case):
+class FusedCase(OfConvolution):
     """A convolution and all that follows it, with each tile of the Triton kernel.
 
     Its FLOP are those of the convolution and of the one pass after it.
@@ -45,25 +45,11 @@ class FusedCase(Case):
     operator: ClassVar[str] = "conv_bn_mask_add_relu"
 
     @property
-    def shape(self):
-        return self.layer.shape
-
-    @property
-    def detail(self) -> str:
-        return str(self.layer)
-
-    @property
-    def users(self) -> str:
-        return self.layer.users
-
-    @property
     def site(self) -> Site:
         return Site(self.kind, self.layer.out_shape, mode="evaluation")
 
     def passes(self, itemsize: int) -> list[Pass]:
-        layer = self.layer
-        flops = counts.convolution_flops(prod(layer.out_shape), layer.shape[1], layer.kernel)
-        flops += counts.norm_flops(self.site)["forward"]
+        flops = self.flops + counts.norm_flops(self.site)["forward"]
         return [Pass("evaluation", self.footprint(itemsize), flops)]
 
     def ways(self, dtype, device) -> list[Way]:
@@ -90,16 +76,10 @@ class FusedCase(Case):
         return conv_ways.Call(x, kernel, None, options, branch, residual, None, EVALUATION)
 
     def draw(self, dtype, device) -> Call:
-        layer, normal = self.layer, normal_on(device, dtype)
-        kernel = normal(layer.weight_shape, (layer.shape[1] * layer.kernel**2) ** -0.5)
         after = operands.draw(self.site, dtype, device)
         vectors = after.operands[1:7]  # weight to residual
-        return Call(FusedOperands(normal(layer.shape), kernel, *vectors), after.grad_out)
+        return Call(FusedOperands(*self.draw_factors(dtype, device), *vectors), after.grad_out)
 
     def footprint(self, itemsize: int) -> int:
-        layer = self.layer
-        moved = prod(layer.shape) + prod(layer.weight_shape) + prod(layer.out_shape)
-        return itemsize * (moved + (self.kind == "residual") * prod(layer.out_shape))
-
-    def arithmetic(self, dtype, device) -> str:
-        return ceilings.convolution_arithmetic(dtype, device)
+        residual = prod(self.layer.out_shape) if self.kind == "residual" else 0
+        return super().footprint(itemsize) + itemsize * residual

@@ -37,12 +37,10 @@ def library(device: torch.device, name: str) -> str:
     return name if device.type == "cuda" else "torch"
 
 
-@dataclass(frozen=True)
-class ConvolutionCase(Case):
-    """torch's own convolution, cuDNN's on a GPU: forward and both gradients."""
+class OfConvolution(Case):
+    """What is known of a case from its convolution. ``layer``: the convolution."""
 
     layer: Convolution
-    operator: ClassVar[str] = "convolution"
 
     @property
     def shape(self):
@@ -56,13 +54,35 @@ class ConvolutionCase(Case):
     def users(self) -> str:
         return self.layer.users
 
-    def passes(self, itemsize: int) -> list[Pass]:
-        return gradients(self.footprint(itemsize), self.flops)
-
     @property
     def flops(self) -> int:
+        """Of the convolution alone."""
         layer = self.layer
         return counts.convolution_flops(prod(layer.out_shape), layer.shape[1], layer.kernel)
+
+    def footprint(self, itemsize: int) -> int:
+        layer = self.layer
+        return itemsize * sum(map(prod, (layer.shape, layer.weight_shape, layer.out_shape)))
+
+    def arithmetic(self, dtype, device) -> str:
+        return ceilings.convolution_arithmetic(dtype, device)
+
+    def draw_factors(self, dtype, device) -> tuple[Tensor, Tensor]:
+        """Input and weight, so that the output's deviation is about 1."""
+        layer, normal = self.layer, normal_on(device, dtype)
+        weight = normal(layer.weight_shape, (layer.shape[1] * layer.kernel**2) ** -0.5)
+        return normal(layer.shape), weight
+
+
+@dataclass(frozen=True)
+class ConvolutionCase(OfConvolution):
+    """torch's own convolution, cuDNN's on a GPU: forward and both gradients."""
+
+    layer: Convolution
+    operator: ClassVar[str] = "convolution"
+
+    def passes(self, itemsize: int) -> list[Pass]:
+        return gradients(self.footprint(itemsize), self.flops)
 
     def ways(self, dtype, device) -> list[Way]:
         return [Way(library(device, "cudnn"), self.convolve)]
@@ -71,16 +91,8 @@ class ConvolutionCase(Case):
         return F.conv2d(x, weight, bias, self.layer.stride, self.layer.padding)
 
     def draw(self, dtype, device) -> Call:
-        layer, normal = self.layer, normal_on(device, dtype)
-        weight = normal(layer.weight_shape, (layer.shape[1] * layer.kernel**2) ** -0.5)
-        return Call(LayerOperands(normal(layer.shape), weight), normal(layer.out_shape))
-
-    def footprint(self, itemsize: int) -> int:
-        layer = self.layer
-        return itemsize * sum(map(prod, (layer.shape, layer.weight_shape, layer.out_shape)))
-
-    def arithmetic(self, dtype, device) -> str:
-        return ceilings.convolution_arithmetic(dtype, device)
+        factors = self.draw_factors(dtype, device)
+        return Call(LayerOperands(*factors), normal_on(device, dtype, 1)(self.layer.out_shape))
 
 
 @dataclass(frozen=True)
@@ -125,9 +137,9 @@ class LinearCase(Case):
         return ceilings.linear_arithmetic(dtype, device)
 
 
-def normal_on(device: torch.device, dtype: torch.dtype) -> Callable[..., Tensor]:
+def normal_on(device: torch.device, dtype: torch.dtype, seed: int = 0) -> Callable[..., Tensor]:
     """Draws normal tensors of a shape and deviation, images channels_last."""
-    generator = torch.Generator(device).manual_seed(0)
+    generator = torch.Generator(device).manual_seed(seed)
 
     def normal(shape, deviation: float = 1.0) -> Tensor:
         values = torch.randn(shape, device=device, generator=generator).mul_(deviation).to(dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ...layers import table
 from .. import compare
@@ -59,15 +59,10 @@ def step_losses(rows: Iterable[dict]) -> tuple[int, list[tuple[bool, list[str]]]
     for group in compare.step_groups(r for r in rows if r["benchmark"] == "step").values():
         for found in compare.step_cases(group).values():
             fastest = compare.best(found, fit=compare.median)
-            for ours in (r for n, r in found.items() if compare.is_ours(n)):
-                for name, rival in found.items():
-                    times = compare.speedup(ours, rival)
-                    if compare.is_ours(name) or times is None:
-                        continue
-                    compared += 1
-                    if times < 1:
-                        case = describe(ours), ours["contestant"], name
-                        lines.append((times, ours is fastest, [*case, ratio(1 / times)]))
+            for ours, times, line in _pairs(found):
+                compared += 1
+                if times < 1:
+                    lines.append((times, ours is fastest, line))
     return compared, [line for _, *line in sorted(lines, key=lambda item: item[0])]
 
 
@@ -76,16 +71,23 @@ def roofline_losses(rows: Iterable[dict]) -> tuple[int, list[list[str]]]:
     compared, lines = 0, []
     cases = compare.roofline_cases(r for r in rows if r["benchmark"] == "roofline")
     for found in cases.values():
-        for ours in (r for n, r in found.items() if compare.is_ours(n)):
-            for name, rival in found.items():
-                times = compare.speedup(ours, rival)
-                if compare.is_ours(name) or times is None:
-                    continue
-                compared += 1
-                if times < 1:
-                    case = describe(ours), ours["backend"], name
-                    lines.append((times, [*case, ratio(1 / times)]))
+        for _, times, line in _pairs(found):
+            compared += 1
+            if times < 1:
+                lines.append((times, line))
     return compared, [line for _, line in sorted(lines, key=lambda item: item[0])]
+
+
+def _pairs(found: dict[str, dict]) -> Iterator[tuple[dict, float, list[str]]]:
+    """Each row of ours beside each rival's of one case: it, how many times faster it is, and a
+    line that says how much slower."""
+    for own, ours in found.items():
+        for name, rival in found.items():
+            if not compare.is_ours(own) or compare.is_ours(name):
+                continue
+            times = compare.speedup(ours, rival)
+            if times is not None:
+                yield ours, times, [describe(ours), own, name, ratio(1 / times)]
 
 
 def convergence_losses(rows: Iterable[dict]) -> tuple[int, list[list[str]]]:
