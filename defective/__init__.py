@@ -1,5 +1,6 @@
 """Masks, the paper's notation, defective layers and the six networks."""
 
+from .ensemble import Ensemble
 from .errors import UserError
 from .layers import BNMaskReLU, ConvBNMaskReLU, ConvMask, use_backend
 from .masks import sample_mask
@@ -13,6 +14,7 @@ __all__ = [
     "ConvBNMaskReLU",
     "ConvMask",
     "Defects",
+    "Ensemble",
     "UserError",
     "create_model",
     "load_model",

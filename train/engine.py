@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..defective.attacks import pgd
+from ..defective.attacks.oracle import FLOAT16_SCALE, loss_gradient
+from ..defective.attacks.pgd import moved
+from ..defective.graph import GraphedStep
 from ..defective.layers import use_backend
 from ..defective.models.base import Network
 from ..defective.regularizers import smoothed_cross_entropy
@@ -20,7 +22,7 @@ from .batches import Batch, derived_seed
 from .casting import CastWeights
 from .config import TrainConfig
 from .distributed import World, share_buffers, synchronise_statistics
-from .graph import GraphedStep, check_graph
+from .graph import check_graph
 
 # Buffers are the batch norms' business, not DDP's; torch 2.14 renames the option.
 _RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
@@ -153,18 +155,20 @@ class Engine:
 
         Attacked in evaluation mode, so that the attack leaves the running statistics alone.
         """
+        config, scale = self.config, FLOAT16_SCALE if self.dtype == torch.float16 else 1.0
         self.model.eval()
-        config = self.config
-        attacked = pgd(
-            self.model,
-            images,
-            labels,
-            config.adversarial_eps,
-            config.adversarial_step,
-            config.adversarial_steps,
-            random_start=True,
-            loss_scale=512.0 if self.dtype == torch.float16 else 1.0,
-        )
+        noise = torch.rand_like(images)
+        attacked = (images + config.adversarial_eps * (2 * noise - 1)).clamp_(0, 1)
+        for _ in range(config.adversarial_steps):
+            _, gradient = loss_gradient(self.model, attacked, labels, scale)
+            attacked = moved(
+                attacked,
+                gradient,
+                images,
+                config.adversarial_eps,
+                config.adversarial_step,
+                "linf",
+            )
         self.model.train()
         return attacked
 

@@ -10,12 +10,12 @@ from itertools import islice
 
 import torch
 
+from ...defective.graph import WARM_UP
 from ...train.batches import steps_per_epoch
 from ...train.config import TrainConfig
 from ...train.dataset import DataSet
 from ...train.distributed import World
 from ...train.engine import Engine
-from ...train.graph import WARM_UP
 from ...train.schedule import learning_rate
 from ...train.setup import build_model, make_batches
 from .. import machine

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch._dynamo import config as dynamo_config
 
-from ...train.graph import WARM_UP
+from ...defective.graph import WARM_UP
 from .. import machine, results
 from ..step.case import Case
 from ..step.players import Player, random_images

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch._dynamo import config as dynamo_config
 
+from ...defective.graph import WARM_UP
 from ...train.batches import ResidentBatches
-from ...train.graph import WARM_UP
 from .. import machine, timing
 from .case import STANDARD, Case
 from .players import Player, random_images

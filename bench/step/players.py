@@ -11,14 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...defective import create_model
-from ...defective.attacks import pgd
+from ...defective.attacks.oracle import FLOAT16_SCALE, loss_gradient
+from ...defective.attacks.pgd import moved
+from ...defective.graph import GraphedStep
 from ...kernels import measure_convolutions
 from ...train.batches import Batch, ResidentBatches
 from ...train.config import TrainConfig
 from ...train.dataset import Split
 from ...train.distributed import World
 from ...train.engine import Engine
-from ...train.graph import GraphedStep
 from .case import Case
 from .reference import loader_batches
 from .ways import WAYS
@@ -97,10 +98,13 @@ class Player:
         return loss, (logits.argmax(1) == labels).sum()
 
     def _attack(self, images: Tensor, labels: Tensor) -> tuple[Tensor]:
-        scale = 512.0 if self.engine.dtype == torch.float16 else 1.0
-        options = EPS, PGD_STEP, PGD_STEPS
+        scale = FLOAT16_SCALE if self.engine.dtype == torch.float16 else 1.0
+        adversarial = images
         with self.engine.autocast():
-            return (pgd(self.engine.network, images, labels, *options, loss_scale=scale),)
+            for _ in range(PGD_STEPS):
+                _, gradient = loss_gradient(self.engine.network, adversarial, labels, scale)
+                adversarial = moved(adversarial, gradient, images, EPS, PGD_STEP, "linf")
+        return (adversarial,)
 
     def _endless(self) -> Iterator[Batch]:
         size = self.case.batch_size

@@ -1,5 +1,32 @@
-"""Attacks on pixels in [0,1]."""
+"""Attacks on pixels in [0,1], each image for itself, seeded and counted.
 
-from .pgd import pgd
+Every attack is a class that holds its settings and is called with a model and a batch, and a
+function for a single call.
+"""
 
-__all__ = ["pgd"]
+from .base import Attack, AttackResult, Status
+from .fgsm import FGSM, fgsm
+from .gaussian_noise import GaussianNoise, gaussian_noise
+from .mifgsm import MIFGSM, mifgsm
+from .oracle import Oracle
+from .pgd import PGD, pgd
+from .registry import attack_class, attack_names, make_attack, parse_attack
+
+__all__ = [
+    "FGSM",
+    "MIFGSM",
+    "PGD",
+    "Attack",
+    "AttackResult",
+    "GaussianNoise",
+    "Oracle",
+    "Status",
+    "attack_class",
+    "attack_names",
+    "fgsm",
+    "gaussian_noise",
+    "make_attack",
+    "mifgsm",
+    "parse_attack",
+    "pgd",
+]

@@ -1,68 +1,152 @@
-"""Projected gradient descent in the L-infinity ball."""
+"""Projected gradient descent, in the L-infinity or the Euclidean ball."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UserError
+from .base import Attack, answer, check_count, check_size, parameter
+from .norms import NORMS
+from .oracle import Oracle
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD(Attack):
+    """Step along the steepest direction, project on the ball, clip to [0,1]; as often as asked.
+
+    Kurakin et al. (2017) start at the image, as the paper's PGD does (appendix E), Madry et al.
+    (2018) at a random point. The paper writes (step, steps, eps) in levels of 255: its (1, 20, 16)
+    is ``PGD(eps=16/255, step=1/255, steps=20)``.
+    """
+
+    name: ClassVar[str] = "pgd"
+    eps: float = parameter(8 / 255, "radius of the ball, pixels in [0,1]")
+    step: float = parameter(2 / 255, "size of a step, same unit")
+    steps: int = parameter(10, "number of steps")
+    norm: Literal["linf", "l2"] = parameter("linf", "linf or l2")
+    random_start: bool = parameter(False, "begin at a uniform point of the ball")
+    restarts: int = parameter(1, "random starts; the worst for the model counts")
+    stop_when_fooled: bool = parameter(False, "an image leaves at its first fooling step")
+    seed: int = parameter(0, "of the random starts")
+
+    def __post_init__(self):
+        if self.norm not in NORMS:
+            raise UserError(f"norm is {self.norm!r}; expected one of {', '.join(NORMS)}")
+        for name in ("eps", "step"):
+            # The longest Euclidean distance depends on the images' size: see perturb.
+            most = 1.0 if self.norm == "linf" else math.inf
+            check_size(name, getattr(self, name), most)
+        for name in ("steps", "restarts"):
+            check_count(name, getattr(self, name))
+        check_count("seed", self.seed, 0)
+        if self.restarts > 1 and not self.random_start:
+            raise UserError(
+                f"restarts is {self.restarts} without random_start: all would be the same; set "
+                "random_start=True"
+            )
+
+    def perturb(self, oracle: Oracle, images: Tensor, labels: Tensor, keys: Tensor):
+        if self.norm == "l2":
+            for name in ("eps", "step"):
+                check_size(name, getattr(self, name), math.sqrt(images[0].numel()))
+        best = self._once(oracle, images, labels, keys, None, 0)
+        if self.restarts == 1:
+            return best, None
+        losses, fooled = self._judge(oracle, best, labels, None)
+        for restart in range(1, self.restarts):
+            rows = (~fooled).nonzero().flatten()  # fooled images leave
+            if not len(rows):
+                break
+            part = images[rows], labels[rows], keys[rows]
+            found = self._once(oracle, *part, rows, restart)
+            loss, won = self._judge(oracle, found, part[1], rows)
+            better = won | (loss > losses[rows])
+            best[rows[better]], losses[rows[better]] = found[better], loss[better]
+            fooled[rows[won]] = True
+        return best, None
+
+    def _once(self, oracle, images, labels, keys, rows, restart: int) -> Tensor:
+        start = images
+        if self.random_start:
+            start = NORMS[self.norm].random(images, self.eps, keys, self.seed, restart)
+            start = start.clamp_(0, 1)
+        if self.stop_when_fooled:
+            return self._until_fooled(oracle, images, labels, start, rows)
+        for _ in range(self.steps):
+            _, gradient = oracle.loss_gradient(start, labels, rows)
+            start = self.move(start, gradient, images)
+        return start
+
+    def move(self, adversarial: Tensor, gradient: Tensor, images: Tensor) -> Tensor:
+        """One step from ``adversarial`` up the gradient, inside the ball around ``images``."""
+        return moved(adversarial, gradient, images, self.eps, self.step, self.norm)
+
+    def _until_fooled(self, oracle, images, labels, adversarial, rows) -> Tensor:
+        """As many steps as each image needs; the batch shrinks."""
+        result = adversarial.clone()
+        rows = torch.arange(len(images), device=images.device) if rows is None else rows
+        places = torch.arange(len(images), device=images.device)
+        for _ in range(self.steps):
+            logits, gradient = oracle.loss_gradient(adversarial, labels, rows)
+            left = logits.argmax(1) == labels
+            if not bool(left.all()):
+                result[places[~left]] = adversarial[~left]
+                rows, places, images, labels = (t[left] for t in (rows, places, images, labels))
+                adversarial, gradient = adversarial[left], gradient[left]
+                if not len(places):
+                    return result
+            adversarial = self.move(adversarial, gradient, images)
+        result[places] = adversarial
+        return result
+
+    def _judge(self, oracle: Oracle, adversarial, labels, rows) -> tuple[Tensor, Tensor]:
+        logits = oracle(adversarial, rows)
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        return losses, logits.argmax(1) != labels
+
+
+def moved(
+    adversarial: Tensor, gradient: Tensor, images: Tensor, eps: float, step: float, norm: str
+) -> Tensor:
+    """A step up the gradient, then the ball, then [0,1]: the order that decides the last bits."""
+    geometry = NORMS[norm]
+    ahead = adversarial + step * geometry.direction(gradient)
+    return geometry.project(ahead, images, eps).clamp_(0, 1)
 
 
 def pgd(
-    model: nn.Module,
+    model,
     images: Tensor,
     labels: Tensor,
     eps: float,
     step: float,
     steps: int,
     random_start: bool = False,
-    generator: torch.Generator | None = None,
-    loss_scale: float = 1.0,
-) -> Tensor:
-    """Untargeted PGD: step along the gradient's sign, project on the ball, clip to [0,1].
-
-    The loss is summed over the batch, so that no image's result depends on its batch, and the
-    gradient is taken for the images alone: parameters collect none. The model is used in the mode
-    it is in; put it in evaluation mode, or batch statistics mix the images.
+    *,
+    keys: Tensor | None = None,
+    details: bool = False,
+    **options,
+):
+    """Untargeted PGD.
 
     Args:
-        model: pixels in [0,1] [N,C,H,W] -> logits [N,K].
-        images: float [N,C,H,W], pixels in [0,1]. labels: int64 [N], the true classes.
-        eps: radius of the ball, step: step size, both in units of pixels in [0,1].
-        steps: number of gradient steps, all of them taken.
-        random_start: begin at a uniform point of the ball (Madry et al., 2018) instead of at the
-            image (Kurakin et al., 2017; the paper's PGD, appendix E).
-        generator: for the random start, on the images' device; None for torch's global one.
-        loss_scale: factor on the loss, against underflow of the gradient under float16 autocast;
-            a power of two changes no sign.
+        model, images, labels, keys: as :class:`scotoma.defective.attacks.Attack` takes them.
+        eps, step: in units of pixels in [0,1]. steps: number of steps.
+        random_start: begin at a uniform point of the ball instead of at the image.
+        details: return the :class:`AttackResult` beside the images.
+        options: further fields of :class:`PGD`: norm, restarts, stop_when_fooled, seed.
 
     Returns:
-        Adversarial images, like ``images``, without gradient.
+        Adversarial images like ``images``; with ``details`` (images, result).
 
     Raises:
-        UserError: eps, step or steps out of range.
+        UserError: a setting out of range, or bad arguments.
     """
-    if not 0 < eps <= 1 or not 0 < step <= 1:
-        raise UserError(
-            f"eps is {eps} and step is {step}; expected both in (0, 1], in units of pixels in "
-            "[0,1] (for eight levels of 255 write 8/255)"
-        )
-    if steps < 1:
-        raise UserError(f"steps is {steps}; expected at least 1")
-    images = images.detach()
-    adversarial = images.clone()
-    if random_start:
-        noise = torch.rand(
-            images.shape, dtype=images.dtype, device=images.device, generator=generator
-        )
-        adversarial = (images + eps * (2 * noise - 1)).clamp_(0, 1)
-    for _ in range(steps):
-        adversarial.requires_grad_()
-        with torch.enable_grad():
-            loss = F.cross_entropy(model(adversarial), labels, reduction="sum") * loss_scale
-        (gradient,) = torch.autograd.grad(loss, adversarial)
-        with torch.no_grad():
-            moved = adversarial + step * gradient.sign()
-            adversarial = (images + (moved - images).clamp_(-eps, eps)).clamp_(0, 1)
-    return adversarial.detach()
+    attack = PGD(eps=eps, step=step, steps=steps, random_start=random_start, **options)
+    return answer(attack, details, model, images, labels, keys)

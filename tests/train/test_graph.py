@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from scotoma.defective import UserError
+from scotoma.defective.graph import WARM_UP, GraphedStep
 from scotoma.train import engine as engine_module
 from scotoma.train.commands.train import train
 from scotoma.train.distributed import World
 from scotoma.train.engine import Engine
-from scotoma.train.graph import WARM_UP, GraphedStep, check_graph
+from scotoma.train.graph import check_graph
 from scotoma.train.loop import Trainer
 from scotoma.train.setup import build_model, load_data, make_batches, resolve
 from torch.utils._python_dispatch import TorchDispatchMode

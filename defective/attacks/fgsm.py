@@ -1,0 +1,43 @@
+"""The fast gradient sign method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from .base import Attack, answer, check_size, parameter
+from .oracle import Oracle
+from .pgd import moved
+
+
+@dataclass(frozen=True, kw_only=True)
+class FGSM(Attack):
+    """One step of size eps along the gradient's sign (Goodfellow et al., 2015).
+
+    The release's step is a little over eps in two colour channels; ours is exact.
+    """
+
+    name: ClassVar[str] = "fgsm"
+    eps: float = parameter(8 / 255, "size of the step, pixels in [0,1]")
+
+    def __post_init__(self):
+        check_size("eps", self.eps)
+
+    def perturb(self, oracle: Oracle, images: Tensor, labels: Tensor, keys: Tensor):
+        _, gradient = oracle.loss_gradient(images, labels)
+        return moved(images, gradient, images, self.eps, self.eps, "linf"), None
+
+
+def fgsm(
+    model,
+    images: Tensor,
+    labels: Tensor,
+    eps: float,
+    *,
+    keys: Tensor | None = None,
+    details: bool = False,
+):
+    """Untargeted FGSM. Arguments, result and errors as :func:`pgd`."""
+    return answer(FGSM(eps=eps), details, model, images, labels, keys)

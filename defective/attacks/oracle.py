@@ -1,0 +1,221 @@
+"""A model as attacks see it: logits and input gradients, counted and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import chain
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..graph import GraphedStep
+
+FLOAT16_SCALE = 512.0
+"""Factor on the loss under float16, against underflow; a power of two changes no digit."""
+
+
+class Oracle:
+    """A model whose forward and backward passes are counted for each image of a batch.
+
+    Attacks make one for themselves. Make one yourself to attack many batches with CUDA graphs,
+    which it keeps, or in another precision, and give it to attacks instead of the model.
+
+    Args:
+        model: pixels in [0,1] [N,C,H,W] -> logits [N,K], in evaluation mode.
+        dtype: of autocast in the attack's passes; None for none. Verdicts are never under autocast.
+        cuda_graph: capture the gradient of the cross entropy, once for each shape of a batch. The
+            model must not move or be rebuilt in the meantime.
+
+    Attributes:
+        forwards, backwards: int64 [N], passes since :meth:`attacking` began.
+
+    Raises:
+        UserError: the model is in training mode.
+    """
+
+    def __init__(
+        self, model: nn.Module, dtype: torch.dtype | None = None, cuda_graph: bool = False
+    ):
+        check_evaluation_mode(model)
+        self.model, self.dtype = model, dtype
+        self.scale = FLOAT16_SCALE if dtype == torch.float16 else 1.0
+        self.forwards = self.backwards = torch.zeros(0, dtype=torch.int64)
+        self._graphs: dict[tuple, GraphedStep] | None = {} if cuda_graph else None
+        self._labels: Tensor | None = None
+
+    @contextmanager
+    def attacking(self, images: Tensor, labels: Tensor) -> Iterator[None]:
+        """Count from zero, and take no gradients of parameters, while a batch is attacked.
+
+        Raises:
+            UserError: the model is in training mode, on another device, or its outputs are not
+                finite logits of these labels; a gradient was not finite.
+        """
+        check_evaluation_mode(self.model)
+        tensor = next(chain(self.model.parameters(), self.model.buffers()), images)
+        if tensor.device != images.device:
+            raise UserError(
+                f"images are on {images.device} and the model is on {tensor.device}; move one with "
+                ".to()"
+            )
+        self.forwards = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        self.backwards = self.forwards.clone()
+        self._unchecked, self._labels = True, labels
+        self._finite = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        try:
+            for parameter in learning:
+                parameter.requires_grad_(False)
+            yield
+            if not bool(self._finite.all()):
+                bad = (~self._finite).nonzero().flatten().tolist()
+                raise UserError(
+                    f"the gradient was not finite for {len(bad)} of {len(images)} images, first "
+                    f"number {bad[0]}: the model's weights diverged, or float16 overflowed (use "
+                    "float32)"
+                )
+        finally:
+            for parameter in learning:
+                parameter.requires_grad_()
+
+    def __call__(self, pixels: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Logits [n,K], at least float32; differentiable where grad mode is on.
+
+        Args:
+            pixels: [n,C,H,W]. rows: int64 [n], which images of the batch these are; None for all.
+        """
+        self._count(self.forwards, rows)
+        with autocast(pixels.device, self.dtype):
+            logits = self.model(pixels)
+        logits = _widened(logits)
+        self._check(logits)
+        return logits
+
+    def gradient(self, total: Tensor, inputs: Tensor, rows: Tensor | None = None) -> Tensor:
+        """d total / d inputs, for a sum over images that this oracle's logits went into."""
+        self._count(self.backwards, rows)
+        (gradient,) = torch.autograd.grad(total * self.scale, inputs)
+        gradient = gradient / self.scale
+        self._watch(gradient, rows)
+        return gradient
+
+    def loss_gradient(
+        self, pixels: Tensor, labels: Tensor, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [n,K], and the gradient of the cross entropy for the pixels [n,C,H,W].
+
+        The entropy is summed over the images, so that none depends on its batch. From a CUDA graph
+        both are overwritten by the next call.
+        """
+        self._count(self.forwards, rows)
+        self._count(self.backwards, rows)
+        pixels = pixels.detach()
+        step = self._loss_gradient
+        if self._graphs is not None and pixels.is_cuda:
+            layout = pixels.is_contiguous(memory_format=torch.channels_last)
+            key = (tuple(pixels.shape), pixels.dtype, layout)
+            step = self._graphs.get(key) or GraphedStep(step, pixels.device)
+            self._graphs[key] = step
+        logits, gradient = step(pixels, labels)
+        self._check(logits)
+        self._watch(gradient, rows)
+        return logits, gradient
+
+    def _loss_gradient(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return loss_gradient(self.model, pixels, labels, self.scale, self.dtype)
+
+    @torch.no_grad()
+    def verdict(self, pixels: Tensor) -> Tensor:
+        """Predicted classes int64 [n], without autocast and not counted."""
+        logits = self.model(pixels)
+        self._check(logits)
+        return logits.argmax(1)
+
+    def _count(self, counter: Tensor, rows: Tensor | None) -> None:
+        if rows is None:
+            counter += 1
+        else:
+            counter[rows] += 1
+
+    def _watch(self, gradient: Tensor, rows: Tensor | None) -> None:
+        """Remember whose gradients are not finite; nobody waits for the device here."""
+        finite = gradient.isfinite().flatten(1).all(1)
+        if rows is None:
+            self._finite &= finite
+        else:
+            self._finite[rows] &= finite
+
+    def _check(self, logits: Tensor) -> None:
+        if self._labels is not None and self._unchecked:
+            self._unchecked = False
+            check_logits(logits.detach(), self._labels)
+
+
+def loss_gradient(
+    model: nn.Module,
+    pixels: Tensor,
+    labels: Tensor,
+    scale: float = 1.0,
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Logits [N,K] and d sum(cross entropy) / d pixels; no checks, for loops that have done them.
+
+    Args:
+        scale: factor on the loss on its way back. dtype: of autocast; None for the surrounding one.
+    """
+    pixels = pixels.detach().requires_grad_()
+    with torch.enable_grad(), autocast(pixels.device, dtype):
+        logits = _widened(model(pixels))
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss * scale, pixels)
+    return logits.detach(), gradient / scale
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None):
+    """Autocast to ``dtype``; for None whatever surrounds."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def _widened(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def check_evaluation_mode(model: nn.Module) -> None:
+    """Raises UserError if any part of the model is in training mode."""
+    for name, module in model.named_modules():
+        if module.training:
+            where = f"its part {name!r}" if name else "it"
+            raise UserError(
+                f"the model is attacked in evaluation mode, but {where} is in training mode: call "
+                "model.eval()"
+            )
+
+
+def check_logits(logits: Tensor, labels: Tensor) -> None:
+    """Whether a model's outputs are logits of these labels' classes. Raises UserError."""
+    if logits.dim() != 2 or logits.shape[1] < 2:
+        raise UserError(
+            f"the model returns {tuple(logits.shape)}; expected logits [N,K] of two or more classes"
+        )
+    classes = logits.shape[1]
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        wrong = labels[(labels < 0) | (labels >= classes)][0]
+        raise UserError(
+            f"labels has {int(wrong)}; the model has {classes} classes, 0 to {classes - 1}"
+        )
+    if not bool(logits.isfinite().all()):
+        raise UserError("the model's logits are not finite: its weights diverged")
+    if looks_like_probabilities(logits):
+        raise UserError(
+            "the model returns probabilities (not negative, of sum 1); attacks need logits, or "
+            "gradients vanish and robustness is overstated: leave the softmax out"
+        )
+
+
+def looks_like_probabilities(outputs: Tensor) -> bool:
+    """Whether all rows of [N,K] are not negative and sum to 1."""
+    sums = outputs.double().sum(1)
+    return bool((outputs >= 0).all() and ((sums - 1).abs() < 1e-3).all())
