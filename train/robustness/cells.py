@@ -1,0 +1,90 @@
+"""Results of evaluations: one JSON file a cell, found again by what determines it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ... import __version__
+from ...defective.errors import UserError
+from ...defective.serialization import atomic_path
+
+FORMAT = 1
+"""Of the cells; a change of what a number means is a new format, and old cells are made again."""
+
+
+class Cells:
+    """A folder of cells.
+
+    A cell is a mapping with the keys ``kind`` (transfer, white-box, noise, ...), ``identity``
+    (everything that determines the result, plain values), ``results`` (the numbers) and ``made``
+    (versions, time, seconds). Its file's name holds a hash of kind and identity, so that a result
+    is computed once, and an interrupted evaluation goes on where it stopped.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def path(self, kind: str, label: str, identity: dict[str, Any]) -> Path:
+        text = json.dumps([FORMAT, kind, identity], sort_keys=True)
+        short = re.sub(r"[^A-Za-z0-9.,+-]+", "-", label).strip("-")[:80]
+        return self.folder / f"{kind}-{short}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+
+    def get(
+        self,
+        kind: str,
+        label: str,
+        identity: dict[str, Any],
+        compute: Callable[[], dict[str, Any]],
+    ) -> tuple[dict[str, Any], bool]:
+        """(cell, whether it was there already); computed and written if it was not.
+
+        Args:
+            kind: of the cell. label: for people, goes into the file's name and into the cell.
+            identity: plain values. compute: returns ``results``, plain values.
+        """
+        path = self.path(kind, label, identity)
+        if path.is_file():
+            return self.read(path), True
+        start = time.perf_counter()
+        results = compute()
+        cell = {
+            "format": FORMAT,
+            "kind": kind,
+            "label": label,
+            "identity": identity,
+            "results": results,
+            "made": {
+                "seconds": round(time.perf_counter() - start, 3),
+                "scotoma": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(cell, indent=1) + "\n")
+        return cell, False
+
+    def all(self) -> list[dict[str, Any]]:
+        """Every cell of this format, in the order of the files' names."""
+        cells = [self.read(path) for path in sorted(self.folder.glob("*.json"))]
+        return [cell for cell in cells if cell["format"] == FORMAT]
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """Raises UserError if the file is no cell."""
+        try:
+            cell = json.loads(path.read_text())
+            if not {"format", "kind", "label", "identity", "results"} <= set(cell):
+                raise ValueError("keys are missing")
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise UserError(f"{path}: no result of an evaluation ({error}); remove it") from None
+        return cell

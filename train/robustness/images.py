@@ -1,0 +1,60 @@
+"""Test images of a data set, by their numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..dataset import DataSet
+from ..stream import StreamedBatches
+
+
+class TestImages:
+    """The test split, for attacks and evaluations: always in order, never augmented.
+
+    Args:
+        data: the data set. device: where batches go. workers: loader processes, for images that
+            are read from files.
+    """
+
+    __test__ = False  # not a test case, whatever its name begins with
+
+    def __init__(self, data: DataSet, device: torch.device, workers: int = 0):
+        self.data, self.device, self.workers = data, device, workers
+        self.split = data.test
+        self.labels = data.test.labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, indices: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(indices [n], images float32 [n,C,H,W] in [0,1], labels [n]) in the order asked for.
+
+        Indices stay on the CPU, images and labels are on the device.
+        """
+        if self.split.images is None:
+            files = StreamedBatches(
+                self.split.subset(indices), self.device, self.data.image_size, workers=self.workers
+            )
+            streamed = files.in_order(size)
+            for part, (images, labels) in zip(indices.split(size), streamed, strict=True):
+                yield part, images, labels
+            return
+        for part in indices.split(size):
+            images = self.split.images[part].to(self.device).permute(0, 3, 1, 2).contiguous()
+            yield part, images.float().div_(255), self.labels[part].to(self.device)
+
+    def fingerprint(self, indices: Tensor) -> str:
+        """A hash of which images these are: of their pixels, or of their files' names."""
+        digest = hashlib.sha256(self.labels[indices].numpy().tobytes())
+        if self.split.images is not None:
+            for part in indices.split(4096):
+                digest.update(self.split.images[part].contiguous().numpy().tobytes())
+        else:
+            for index in indices.tolist():
+                path = self.split.files[index]
+                digest.update(f"{path.parent.name}/{path.name}\n".encode())
+        return digest.hexdigest()[:32]

@@ -1,0 +1,206 @@
+"""Sources and targets: networks that a command line names, and how two of them are related."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...defective import Ensemble, load_model, mask_sites
+from ...defective.errors import UserError
+from ...defective.serialization import read_details
+from ...defective.spec import ModelSpec
+from ..commands.options import checkpoint_path
+from ..config import TrainConfig
+from ..dataset import DataSet
+from ..datasets import DATASETS, load_dataset
+from ..parsing import load_resolved
+from ..runfolder import CONFIG
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network: where it came from, what it is, and hashes of its weights and masks."""
+
+    path: str
+    spec: ModelSpec
+    digest: str
+    mask_digest: str
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A network or an ensemble, in evaluation mode on its device.
+
+    Attributes:
+        name: unique among the models of a command. model: pixels in [0,1] -> logits.
+        members: the networks that it consists of.
+    """
+
+    name: str
+    model: nn.Module
+    members: tuple[Member, ...]
+
+    @property
+    def digest(self) -> str:
+        """A hash of all weights and masks."""
+        return hashlib.sha256("".join(m.digest for m in self.members).encode()).hexdigest()[:32]
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for files: name, digest, members."""
+        return {
+            "name": self.name,
+            "digest": self.digest,
+            "members": list(map(asdict, self.members)),
+        }
+
+
+def load_named(
+    paths: list[str], ensembles: list[list[str]] | None, device: torch.device
+) -> list[NamedModel]:
+    """Networks from run folders or checkpoints, then ensembles (logit means) of such.
+
+    Raises:
+        UserError: no models, a file that is no checkpoint, or members that do not fit together.
+    """
+    ensembles = ensembles or []
+    if not paths and not ensembles:
+        raise UserError("no models; give run folders or checkpoints")
+    groups = [[path] for path in paths] + ensembles
+    names = _unique_names(groups)
+    cache: dict[Path, tuple[nn.Module, Member]] = {}
+    found = []
+    for name, group in zip(names, groups, strict=True):
+        loaded = []
+        for given in group:
+            path = checkpoint_path(given)
+            if path not in cache:
+                cache[path] = _load(path, device)
+            loaded.append(cache[path])
+        models = [model for model, _ in loaded]
+        model = models[0] if len(models) == 1 else Ensemble(models)
+        found.append(NamedModel(name, model, tuple(member for _, member in loaded)))
+    return found
+
+
+def load_common_data(
+    models: list[NamedModel],
+    dataset: str | None = None,
+    data_root: str | None = None,
+    download: bool = False,
+) -> DataSet:
+    """The data set that the models were trained on, or the one that is asked for.
+
+    Of a model in a run folder, the folder's settings say where the data are.
+
+    Raises:
+        UserError: unknown or differing data sets, or one that does not fit a model.
+    """
+    image_size = None
+    if dataset is None:
+        wanted: dict[str, tuple[str, str | None, str]] = {}
+        for model in models:
+            for member in model.members:
+                name, root = _data_of(Path(member.path))
+                wanted.setdefault(name, (name, root, member.path))
+        if len(wanted) > 1:
+            (first, _, a), (second, _, b) = list(wanted.values())[:2]
+            raise UserError(
+                f"{a} was trained on {first} and {b} on {second}; name one with --dataset"
+            )
+        dataset, root, _ = next(iter(wanted.values()))
+        data_root = data_root or root
+    spec = models[0].members[0].spec
+    image_size = spec.image_size
+    data = load_dataset(dataset, data_root, download, image_size)
+    for model in models:
+        for member in model.members:
+            spec = member.spec
+            for field, of_data in (
+                ("num_classes", len(data.classes)),
+                ("in_channels", data.in_channels),
+                ("image_size", data.image_size),
+            ):
+                if getattr(spec, field) != of_data:
+                    raise UserError(
+                        f"{member.path} has {field} = {getattr(spec, field)}, but {data.name} has "
+                        f"{of_data}; name the data set that it was trained on with --dataset"
+                    )
+    return data
+
+
+def relation(source: dict[str, Any] | NamedModel, target: dict[str, Any] | NamedModel) -> str:
+    """What the attacker knew of the target, from two descriptions.
+
+    "white-box": the same weights; "gray-box": the same network and masks, trained again; "DIF": the
+    same but for masks drawn anew (the paper's Table 10); "transfer": anything else.
+    """
+    pair = [m.describe() if isinstance(m, NamedModel) else m for m in (source, target)]
+    if pair[0]["digest"] == pair[1]["digest"]:
+        return "white-box"
+    if any(len(model["members"]) != 1 for model in pair):
+        return "transfer"
+    a, b = (model["members"][0] for model in pair)
+    specs = [m["spec"] if isinstance(m["spec"], dict) else asdict(m["spec"]) for m in (a, b)]
+    one, other = (
+        json.dumps({k: v for k, v in s.items() if k != "mask_seed"}, sort_keys=True) for s in specs
+    )
+    if one != other:
+        return "transfer"
+    return "gray-box" if a["mask_digest"] == b["mask_digest"] else "DIF"
+
+
+def _load(path: Path, device: torch.device) -> tuple[nn.Module, Member]:
+    model = load_model(path, device)
+    masks = {f"{site}.mask" for site in mask_sites(model)}
+    weights, drawn = hashlib.sha256(), hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        for digest in (weights, drawn) if name in masks else (weights,):
+            digest.update(name.encode())
+            digest.update(content)
+    spec = json.dumps(model.spec.as_dict(), sort_keys=True)
+    weights.update(spec.encode())
+    return model, Member(str(path), model.spec, weights.hexdigest()[:32], drawn.hexdigest()[:32])
+
+
+def _data_of(path: Path) -> tuple[str, str | None]:
+    """(data set, data root) that a checkpoint was trained on."""
+    config = path.parent / CONFIG
+    if config.is_file():
+        settings: TrainConfig = load_resolved(config)
+        return settings.dataset, settings.data_root
+    _, details = read_details(path)
+    name = details.get("dataset")
+    if name not in DATASETS:
+        raise UserError(f"{path} does not say where its data set {name!r} is; give --dataset")
+    return name, None
+
+
+def _unique_names(groups: list[list[str]]) -> list[str]:
+    """Short names; those that clash get more of their paths, repetitions are refused."""
+    if len({tuple(map(str, map(checkpoint_path, group))) for group in groups}) < len(groups):
+        raise UserError("a model is given twice")
+
+    def named(depth: int) -> list[str]:
+        return ["+".join(_name(Path(p), depth) for p in group) for group in groups]
+
+    for depth in range(1, 20):
+        names = named(depth)
+        if len(set(names)) == len(names):
+            return names
+    raise UserError("a model is given twice")
+
+
+def _name(path: Path, depth: int) -> str:
+    """A run folder's name; of a checkpoint beside settings, the folder's and the file's."""
+    path = path.resolve()
+    if path.is_file():
+        inside = (path.parent / CONFIG).is_file()
+        path, depth = path.with_suffix(""), depth + inside
+    return "/".join(path.parts[-depth:])
