@@ -4,7 +4,10 @@ Every attack is a class that holds its settings and is called with a model and a
 function for a single call.
 """
 
+from .autoattack import APGD, AutoAttack
 from .base import Attack, AttackResult, Status
+from .boundary import Boundary, boundary
+from .cw_l2 import CWL2, cw_l2
 from .fgsm import FGSM, fgsm
 from .gaussian_noise import GaussianNoise, gaussian_noise
 from .mifgsm import MIFGSM, mifgsm
@@ -13,16 +16,22 @@ from .pgd import PGD, pgd
 from .registry import attack_class, attack_names, make_attack, parse_attack
 
 __all__ = [
+    "APGD",
+    "CWL2",
     "FGSM",
     "MIFGSM",
     "PGD",
     "Attack",
     "AttackResult",
+    "AutoAttack",
+    "Boundary",
     "GaussianNoise",
     "Oracle",
     "Status",
     "attack_class",
     "attack_names",
+    "boundary",
+    "cw_l2",
     "fgsm",
     "gaussian_noise",
     "make_attack",

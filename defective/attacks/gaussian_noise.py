@@ -40,7 +40,9 @@ class GaussianNoise(Attack):
 
     def noisy(self, images: Tensor, keys: Tensor) -> Tensor:
         """Images with the noise that belongs to their keys int64 [N]."""
-        shape, dtype = tuple(images.shape[1:]), images.dtype
+        shape = tuple(images.shape[1:])
+        # Half precision could not hold the bits that the noise is made from.
+        dtype = torch.promote_types(images.dtype, torch.float32)
         if self.tails == "truncate":
             # By the inverse of the distribution function; in float64, where its ends are exact.
             limit = torch.tensor(self.limit, dtype=torch.float64, device=images.device)
@@ -50,7 +52,7 @@ class GaussianNoise(Attack):
             noise = draws.normal(keys, self.seed, 0, shape, dtype)
         if self.tails != "keep":
             noise = noise.clamp_(-self.limit, self.limit)
-        return (images + self.sigma * noise.to(dtype)).clamp_(0, 1)
+        return (images + (self.sigma * noise).to(images.dtype)).clamp_(0, 1)
 
     def perturb(self, oracle: Oracle, images: Tensor, labels: Tensor, keys: Tensor):
         return self.noisy(images, keys), None

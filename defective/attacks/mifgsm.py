@@ -40,8 +40,8 @@ class MIFGSM(Attack):
         adversarial, momentum = images, torch.zeros_like(images)
         for _ in range(self.steps):
             _, gradient = oracle.loss_gradient(adversarial, labels)
-            norm = gradient.abs().sum((1, 2, 3), keepdim=True).clamp_min_(TINY)
-            momentum = gradient / norm + self.decay * momentum
+            norm = gradient.abs().flatten(1).sum(1).clamp_min_(TINY)
+            momentum = gradient / norm[:, None, None, None] + self.decay * momentum
             adversarial = moved(adversarial, momentum, images, self.eps, self.step, "linf")
         return adversarial, None
 

@@ -27,8 +27,9 @@ class Linf:
     @staticmethod
     def random(images: Tensor, eps: float, keys: Tensor, seed: int, draw: int) -> Tensor:
         """A point of the ball around each image, uniform in volume."""
-        shape = tuple(images.shape[1:])
-        return images + eps * (2 * draws.uniform(keys, seed, draw, shape, images.dtype) - 1)
+        shape, wide = tuple(images.shape[1:]), torch.promote_types(images.dtype, torch.float32)
+        delta = eps * (2 * draws.uniform(keys, seed, draw, shape, wide) - 1)
+        return images + delta.to(images.dtype)
 
 
 class L2:
@@ -47,9 +48,11 @@ class L2:
     def random(images: Tensor, eps: float, keys: Tensor, seed: int, draw: int) -> Tensor:
         """A point of the ball around each image, uniform in volume."""
         shape, size = tuple(images.shape[1:]), math.prod(images.shape[1:])
-        delta = draws.normal(keys, seed, 2 * draw, shape, images.dtype)
-        radius = draws.uniform(keys, seed, 2 * draw + 1, (1, 1, 1), images.dtype) ** (1 / size)
-        return images + delta * (eps * radius / lengths(delta).clamp_min_(TINY))
+        wide = torch.promote_types(images.dtype, torch.float32)
+        delta = draws.normal(keys, seed, 2 * draw, shape, wide)
+        radius = draws.uniform(keys, seed, 2 * draw + 1, (1, 1, 1), wide) ** (1 / size)
+        delta = delta * (eps * radius / lengths(delta).clamp_min_(TINY))
+        return images + delta.to(images.dtype)
 
 
 NORMS = {"linf": Linf, "l2": L2}
@@ -57,4 +60,5 @@ NORMS = {"linf": Linf, "l2": L2}
 
 def lengths(x: Tensor) -> Tensor:
     """Euclidean length of each image [N,1,1,1]."""
-    return torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)
+    # Flattened, the order of the sum depends on no memory format.
+    return torch.linalg.vector_norm(x.flatten(1), dim=1)[:, None, None, None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 
@@ -45,6 +45,7 @@ class Oracle:
         self.forwards = self.backwards = torch.zeros(0, dtype=torch.int64)
         self._graphs: dict[tuple, GraphedStep] | None = {} if cuda_graph else None
         self._labels: Tensor | None = None
+        self._classes: int | None = None
 
     @contextmanager
     def attacking(self, images: Tensor, labels: Tensor) -> Iterator[None]:
@@ -64,6 +65,8 @@ class Oracle:
         self.forwards = torch.zeros(len(images), dtype=torch.int64, device=images.device)
         self.backwards = self.forwards.clone()
         self._unchecked, self._labels = True, labels
+        if self._classes is not None:  # a captured loss would not look
+            check_labels(labels, self._classes)
         self._finite = torch.ones(len(images), dtype=torch.bool, device=images.device)
         learning = [p for p in self.model.parameters() if p.requires_grad]
         try:
@@ -120,12 +123,12 @@ class Oracle:
             step = self._graphs.get(key) or GraphedStep(step, pixels.device)
             self._graphs[key] = step
         logits, gradient = step(pixels, labels)
-        self._check(logits)
+        self._check(logits)  # of a step that was just captured, or replayed
         self._watch(gradient, rows)
         return logits, gradient
 
     def _loss_gradient(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return loss_gradient(self.model, pixels, labels, self.scale, self.dtype)
+        return loss_gradient(self.model, pixels, labels, self.scale, self.dtype, self._check)
 
     @torch.no_grad()
     def verdict(self, pixels: Tensor) -> Tensor:
@@ -149,9 +152,11 @@ class Oracle:
             self._finite[rows] &= finite
 
     def _check(self, logits: Tensor) -> None:
-        if self._labels is not None and self._unchecked:
+        capturing = logits.is_cuda and torch.cuda.is_current_stream_capturing()
+        if self._labels is not None and self._unchecked and not capturing:
             self._unchecked = False
             check_logits(logits.detach(), self._labels)
+            self._classes = logits.shape[1]
 
 
 def loss_gradient(
@@ -160,15 +165,19 @@ def loss_gradient(
     labels: Tensor,
     scale: float = 1.0,
     dtype: torch.dtype | None = None,
+    check: Callable[[Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Logits [N,K] and d sum(cross entropy) / d pixels; no checks, for loops that have done them.
+    """Logits [N,K] and d sum(cross entropy) / d pixels; for loops, so that nothing is checked.
 
     Args:
         scale: factor on the loss on its way back. dtype: of autocast; None for the surrounding one.
+        check: looks at the logits before the loss does, which on a GPU fails without a word.
     """
     pixels = pixels.detach().requires_grad_()
     with torch.enable_grad(), autocast(pixels.device, dtype):
         logits = _widened(model(pixels))
+        if check is not None:
+            check(logits)
         loss = F.cross_entropy(logits, labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss * scale, pixels)
     return logits.detach(), gradient / scale
@@ -200,18 +209,23 @@ def check_logits(logits: Tensor, labels: Tensor) -> None:
         raise UserError(
             f"the model returns {tuple(logits.shape)}; expected logits [N,K] of two or more classes"
         )
-    classes = logits.shape[1]
-    if int(labels.min()) < 0 or int(labels.max()) >= classes:
-        wrong = labels[(labels < 0) | (labels >= classes)][0]
-        raise UserError(
-            f"labels has {int(wrong)}; the model has {classes} classes, 0 to {classes - 1}"
-        )
+    check_labels(labels, logits.shape[1])
     if not bool(logits.isfinite().all()):
         raise UserError("the model's logits are not finite: its weights diverged")
     if looks_like_probabilities(logits):
         raise UserError(
             "the model returns probabilities (not negative, of sum 1); attacks need logits, or "
             "gradients vanish and robustness is overstated: leave the softmax out"
+        )
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    """Raises UserError if a label is of no class."""
+    least, most = (int(v) for v in labels.aminmax())
+    if least < 0 or most >= classes:
+        raise UserError(
+            f"labels has {least if least < 0 else most}; the model has {classes} classes, 0 to "
+            f"{classes - 1}"
         )
 
 

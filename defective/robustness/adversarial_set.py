@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as safetensors_bytes
+from safetensors.torch import save_file
 from torch import Tensor
 
+from ..attacks.base import Status
 from ..errors import UserError
 from ..serialization import atomic_path
 
@@ -35,6 +37,10 @@ class AdversarialSet:
         status: uint8 [N] of :class:`scotoma.defective.attacks.Status`, before rounding.
         forwards, backwards: int64 [N], passes spent on each image.
         details: plain values: attack, source, data, pixels, versions.
+
+    Raises:
+        UserError: tensors of wrong types, lengths or ranges, an image that is there twice, or
+            pixels outside [0,1].
     """
 
     images: Tensor
@@ -49,23 +55,37 @@ class AdversarialSet:
     details: dict[str, Any]
 
     def __post_init__(self):
-        for item in tensor_fields():
-            value = getattr(self, item)
-            if len(value) != len(self.indices):
+        shape, dtype = tuple(self.images.shape), self.images.dtype
+        if len(shape) != 4 or 0 in shape[1:] or dtype not in (torch.float32, torch.uint8):
+            raise UserError(
+                f"adversarial set: images are {shape} {dtype}; expected float32 or uint8 [N,C,H,W]"
+            )
+        for name in tensor_fields()[1:]:
+            value, dtype = getattr(self, name), torch.uint8 if name == "status" else torch.int64
+            if value.dtype != dtype or value.shape != (len(self.images),):
                 raise UserError(
-                    f"adversarial set: {item} has {len(value)} entries for {len(self.indices)} "
-                    "images"
+                    f"adversarial set: {name} is {tuple(value.shape)} {value.dtype}; expected "
+                    f"{dtype} with one entry for each of {len(self.images)} images"
                 )
+            if len(value) and int(value.min()) < 0:
+                raise UserError(f"adversarial set: {name} has {int(value.min())}, below 0")
         if len(self.indices.unique()) != len(self.indices):
             raise UserError("adversarial set: an image of the data set is there twice")
-        if self.images.dim() != 4 or self.images.dtype not in (torch.float32, torch.uint8):
-            raise UserError(
-                f"adversarial set: images are {tuple(self.images.shape)} {self.images.dtype}; "
-                "expected float32 or uint8 [N,C,H,W]"
-            )
+        if not len(self):
+            return
+        if int(self.status.max()) > max(Status):
+            raise UserError(f"adversarial set: status {int(self.status.max())} is unknown")
+        least, most = (float(v) for v in self.images.aminmax())
+        if self.images.is_floating_point() and not (least >= 0 and most <= 1):
+            raise UserError(f"adversarial set: pixels from {least:.4g} to {most:.4g}, not in [0,1]")
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def fooled(self) -> Tensor:
+        """bool [N]: the source is right on the original, and wrong on the image as it is here."""
+        return (self.clean_predictions == self.labels) & (self.predictions != self.labels)
 
     def pixels(self, rows: slice | Tensor = slice(None)) -> Tensor:
         """Images as float32 [n,C,H,W] in [0,1]."""
@@ -78,7 +98,7 @@ class AdversarialSet:
 
 
 def tensor_fields() -> list[str]:
-    """Names of the tensors of a set, each with one entry an image."""
+    """Names of the tensors of a set, each with one entry an image; the images come first."""
     return [item.name for item in fields(AdversarialSet) if item.name != "details"]
 
 
@@ -87,18 +107,35 @@ def to_uint8(images: Tensor) -> Tensor:
     return (images * 255).round().to(torch.uint8)
 
 
-def joined(parts: list[AdversarialSet]) -> AdversarialSet:
-    """Several sets as one, with the first one's details."""
+def joined(parts: Sequence[AdversarialSet]) -> AdversarialSet:
+    """Several sets as one, with the first one's details.
+
+    Raises:
+        UserError: no sets, images of different shapes or types, or an image that is in two.
+    """
+    if not parts:
+        raise UserError("adversarial set: no parts to join")
+    kinds = {(tuple(part.images.shape[1:]), part.images.dtype) for part in parts}
+    if len(kinds) > 1:
+        raise UserError(f"adversarial set: parts differ: {sorted(map(str, kinds))}")
     tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in tensor_fields()}
     return AdversarialSet(**tensors, details=parts[0].details)
 
 
 def save_set(found: AdversarialSet, path: str | os.PathLike) -> None:
     """Write a set to one safetensors file, atomically. Raises OSError."""
-    tensors = {name: getattr(found, name).cpu().contiguous() for name in tensor_fields()}
+    tensors: dict[str, Tensor] = {}
+    for name in tensor_fields():
+        value = getattr(found, name).detach().cpu().contiguous()
+        # The format refuses tensors that share memory, as classes before and after no rounding may.
+        shared = {each.untyped_storage().data_ptr() for each in tensors.values()}
+        tensors[name] = value.clone() if value.untyped_storage().data_ptr() in shared else value
     record = json.dumps({"format": _FORMAT, "details": found.details})
     with atomic_path(path) as temporary:
-        temporary.write_bytes(safetensors_bytes(tensors, metadata={_KEY: record}))
+        try:
+            save_file(tensors, str(temporary), metadata={_KEY: record})
+        except SafetensorError as error:  # a full disk, for example
+            raise OSError(f"{path}: cannot be written ({error})") from None
 
 
 def load_set(path: str | os.PathLike) -> AdversarialSet:
@@ -117,28 +154,24 @@ def load_set(path: str | os.PathLike) -> AdversarialSet:
     except (SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"{path}: truncated or damaged, or no safetensors file ({reason})"
+            f"{path}: truncated or damaged, or no safetensors file ({reason}); remove it and make "
+            "the set again with: scotoma attack"
         ) from None
     try:
         record = json.loads(metadata[_KEY])
         version, details = record["format"], record["details"]
     except (KeyError, TypeError, ValueError, RecursionError):
         raise UserError(
-            f"{path}: a safetensors file, but no adversarial set of scotoma's"
+            f"{path}: a safetensors file, but no adversarial set of scotoma's; those come from: "
+            "scotoma attack"
         ) from None
     if version != _FORMAT:
-        raise UserError(f"{path}: adversarial set of format {version!r}; this version reads 1")
+        raise UserError(
+            f"{path}: adversarial set of format {version!r}; this version reads {_FORMAT}"
+        )
     if set(tensors) != set(tensor_fields()) or not isinstance(details, dict):
         raise UserError(f"{path}: an adversarial set with missing or unknown tensors")
-    for name, value in tensors.items():
-        whole = name not in ("images", "status")
-        if (name != "images" and value.dim() != 1) or (whole and value.dtype != torch.int64):
-            raise UserError(f"{path}: {name} is {tuple(value.shape)} {value.dtype}; damaged")
     try:
-        found = AdversarialSet(**tensors, details=details)
+        return AdversarialSet(**tensors, details=details)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    least, most = found.images.aminmax() if len(found) else (0, 0)
-    if found.images.dtype == torch.float32 and not (least >= 0 and most <= 1):
-        raise UserError(f"{path}: pixels outside [0,1]")
-    return found

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scotoma.defective import UserError
-from scotoma.defective.attacks import pgd
+from scotoma.defective.attacks import PGD, Status, pgd
 
 EPS, STEP = 8 / 255, 2 / 255
 ROUNDING = 1e-6  # the ball in float32
@@ -175,3 +175,66 @@ def test_refused(model, batch, eps, step, steps, words):
         pgd(model, *batch, eps, step, steps)
     for word in words:
         assert word in str(error.value)
+
+
+def test_euclidean_steps_on_a_linear_model():
+    """steps * step along the gradient, which is the same everywhere, until the ball ends."""
+    model, generator = Linear().eval(), torch.Generator().manual_seed(0)
+    images = torch.rand(4, 3, 4, 4, generator=generator) * 0.2 + 0.4
+    labels = torch.tensor([0, 1, 1, 0])
+    weight = model.weight.detach()
+    direction = (weight[1 - labels] - weight[labels]).view_as(images)
+    direction = direction / direction.flatten(1).norm(dim=1)[:, None, None, None]
+    for steps, length in ((1, 0.1), (2, 0.2), (5, 0.25)):
+        found = pgd(model, images, labels, 0.25, 0.1, steps, norm="l2")
+        expected = images + length * direction
+        torch.testing.assert_close(found, expected, rtol=0, atol=3 * ROUNDING)
+
+
+def test_stopping_when_fooled_is_the_first_fooling_step(model, batch):
+    """Each image as far as it has to go, and no pass after that."""
+    images, _ = batch
+    labels = model(images).argmax(1)
+    labels[2] = (labels[2] + 1) % 10
+    steps = [pgd(model, images, labels, EPS, STEP / 6, n) for n in range(1, 7)]
+    fooled = torch.stack([model(x).argmax(1) != labels for x in [images, *steps]])
+    attack = PGD(eps=EPS, step=STEP / 6, steps=6, stop_when_fooled=True)
+    result = attack(model, images, labels)
+    spent = set()
+    for row in range(8):
+        # Whether the last step fools is seen by the verdict alone.
+        first = next((n for n in range(6) if fooled[n, row]), 6)
+        expected = images[row] if first == 0 else steps[first - 1][row]
+        # The batch shrinks, and with it the order of a convolution's sums may change.
+        assert (result.images[row] - expected).abs().max() < 1e-3
+        assert result.forwards[row] == min(first + 1, 6)
+        spent.add(int(result.forwards[row]))
+    assert result.forwards[2] == 1 and len(spent) > 2
+    assert torch.equal(result.forwards, result.backwards)
+
+
+def test_restarts_are_never_easier_for_the_model(model, batch):
+    images, _ = batch
+    labels = model(images).argmax(1)
+    fooled, losses = [], []
+    for restarts in (1, 2, 6):
+        attack = PGD(eps=EPS / 16, step=EPS / 64, steps=2, random_start=True, restarts=restarts)
+        result = attack(model, images, labels)
+        fooled.append(result.fooled)
+        losses.append(F.cross_entropy(model(result.images), labels, reduction="none"))
+    assert (fooled[1] >= fooled[0]).all() and (fooled[2] >= fooled[1]).all()
+    resisted = ~fooled[2]
+    assert resisted.any() and (losses[2] >= losses[0] - 1e-5)[resisted].all()
+    assert (losses[2] > losses[0] + 1e-5)[resisted].any()
+
+
+def test_fooled_images_take_no_further_restart(model, batch):
+    images, _ = batch
+    labels = model(images).argmax(1)
+    labels[:3] = (labels[:3] + 1) % 10
+    attack = PGD(eps=EPS / 8, step=STEP / 8, steps=2, random_start=True, restarts=4)
+    result = attack(model, images, labels)
+    # A start of two steps and its judgement: three forward passes and two backward.
+    assert (result.forwards[:3] == 3).all() and (result.backwards[:3] == 2).all()
+    resisted = result.status == Status.RESISTED
+    assert resisted.any() and (result.forwards[resisted] == 12).all()

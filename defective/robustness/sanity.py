@@ -1,0 +1,131 @@
+"""Signs that a model only seems robust, because attacks cannot get hold of it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..attacks.base import check_batch
+from ..attacks.oracle import check_evaluation_mode, looks_like_probabilities
+
+REPEATED, REGROUPED = 1e-5, 1e-3
+"""Differences of logits, relative to the largest, that rounding explains: between two passes of
+one batch, and between batches of different sizes, for which libraries take different kernels."""
+
+_ALONE = 4
+"""How many images are tried alone."""
+
+
+def sanity_flags(model: nn.Module, images: Tensor, labels: Tensor) -> list[str]:
+    """Warnings about a model, each one line: what was seen, why it matters, what to do.
+
+    The checks follow the flags of AutoAttack (Croce and Hein, 2020) and the signs of masked
+    gradients of Athalye et al. (2018). They find common accidents; their silence proves nothing.
+
+    Args:
+        model: pixels in [0,1] -> logits, in evaluation mode.
+        images: float [N,C,H,W], pixels in [0,1]. labels: int64 [N], true classes.
+
+    Raises:
+        UserError: arguments that do not fit, or a model in training mode.
+    """
+    check_evaluation_mode(model)
+    images, labels, _ = check_batch(images, labels, None)
+    logits, gradient = _logits_and_gradient(model, images, labels)
+    finite = logits.isfinite().all(1)
+    if not bool(finite.all()):
+        return [
+            f"outputs are not finite for {_share(~finite)}: the weights diverged or the precision "
+            "is too low, and no attack works; train again, or use float32"
+        ]
+    checks = (
+        _probabilities(logits),
+        _zero_gradients(gradient),
+        _saturation(logits, labels),
+        _randomness(model, images, logits) or _dependence_on_batch(model, images, logits),
+    )
+    return [flag for flag in checks if flag]
+
+
+def _logits_and_gradient(model, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs [N,K], and the gradient of the cross entropy; zeros where none reaches the pixels."""
+    pixels = images.clone().requires_grad_()
+    with torch.enable_grad():
+        logits = model(pixels)
+        total = F.cross_entropy(logits.float(), labels, reduction="sum")
+        gradient = None
+        if total.requires_grad:
+            (gradient,) = torch.autograd.grad(total, pixels, allow_unused=True)
+    return logits.detach(), torch.zeros_like(images) if gradient is None else gradient
+
+
+def _probabilities(logits: Tensor) -> str | None:
+    if not looks_like_probabilities(logits):
+        return None
+    return (
+        "outputs look like probabilities (not negative, of sum 1): a second softmax in the loss "
+        "flattens gradients and robustness is overstated; leave the model's softmax out"
+    )
+
+
+def _zero_gradients(gradient: Tensor) -> str | None:
+    zero = (gradient == 0).flatten(1).all(1)
+    if not bool(zero.any()):
+        return None
+    return (
+        f"the gradient for the pixels is zero for {_share(zero)}: gradient attacks do not move "
+        "them and robustness is overstated; look for saturated logits or steps without a slope, "
+        "and attack with boundary or from another source too"
+    )
+
+
+def _saturation(logits: Tensor, labels: Tensor) -> str | None:
+    saturated = F.cross_entropy(logits.float(), labels, reduction="none") == 0
+    if not bool(saturated.any()):
+        return None
+    return (
+        f"logits are saturated for {_share(saturated)} (the cross entropy is 0 in float32): its "
+        "gradient underflows and robustness is overstated; attack with cw-l2, whose loss is a "
+        "difference of logits, too"
+    )
+
+
+def _randomness(model, images: Tensor, logits: Tensor) -> str | None:
+    with torch.no_grad():
+        gap = (model(images) - logits).abs().amax(1)
+    differ = gap > _tolerance(logits, REPEATED)
+    if not bool(differ.any()):
+        return None
+    return (
+        f"two passes of the same batch differ for {_share(differ)} (logits by up to "
+        f"{float(gap.max()):.2g}): attacks aim at another network than the one that answers and "
+        "robustness is overstated; make the model deterministic, or attack its mean over many "
+        "passes"
+    )
+
+
+def _dependence_on_batch(model, images: Tensor, logits: Tensor) -> str | None:
+    with torch.no_grad():
+        if len(images) == 1:  # then the batch is the exception
+            alone = model(torch.cat([images, 1 - images]))[:1]
+        else:
+            alone = torch.cat([model(image[None]) for image in images[:_ALONE]])
+    gap = (alone - logits[: len(alone)]).abs().amax(1)
+    differ = gap > _tolerance(logits, REGROUPED)
+    if not bool(differ.any()):
+        return None
+    return (
+        f"logits of {_share(differ)} tried depend on the other images of the batch (by up to "
+        f"{float(gap.max()):.2g}): results change with the batch size and are no property of an "
+        "image; look for batch statistics in the forward pass"
+    )
+
+
+def _tolerance(logits: Tensor, relative: float) -> Tensor:
+    relative = max(relative, 8 * torch.finfo(logits.dtype).eps)
+    return relative * logits.abs().max()
+
+
+def _share(flags: Tensor) -> str:
+    return f"{int(flags.sum())} of {len(flags)} images"
