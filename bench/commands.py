@@ -19,6 +19,10 @@ BENCHMARKS = {
         "scotoma.bench.roofline.command",
         "every operator against bandwidth and matrix ceilings",
     ),
+    "attacks": (
+        "scotoma.bench.attacks.command",
+        "attacks beside those of foolbox: their speed, and that results agree",
+    ),
     "convergence": (
         "scotoma.bench.convergence.command",
         "seconds of training until a stated accuracy, over several seeds",

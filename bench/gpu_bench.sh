@@ -12,7 +12,7 @@
 #
 # Exit status: as gpu_check.sh.
 set -uo pipefail
-stages=${STAGES:-install doctor tests step profile max layers roofline loop convergence reference others works tuned report}
+stages=${STAGES:-install doctor tests step profile max layers roofline attacks loop convergence reference others works tuned report}
 . "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
 images=${2:+$(cd "$2" && pwd)}
 begin gpu-bench "${1:-}" "${BUDGET:-3600}"
@@ -43,6 +43,9 @@ measure max 540 step --networks resnet18 --work train --batch 512 --out "$out/st
 measure layers 540 layers --sites networks --out "$out/layers.jsonl" \
     --contestants ours eager eager-fp16 compile released
 measure roofline 240 roofline --out "$out/roofline.jsonl"
+if "$python" -c 'import foolbox' 2>/dev/null; then
+    measure attacks 600 attacks --out "$out/attacks.jsonl"
+fi
 for batch in 128 512; do
     stage loop-$batch 60 "$python" -m scotoma.bench.loop_overhead --device cuda --batch-size $batch
 done

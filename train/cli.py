@@ -17,6 +17,8 @@ VERBS = {
     "models": ("scotoma.train.commands.models", "list the architectures, their sizes and sites"),
     "info": ("scotoma.train.commands.info", "describe a checkpoint"),
     "masks": ("scotoma.train.commands.masks", "draw the masks of a network or a checkpoint"),
+    "attack": ("scotoma.train.commands.attack", "make adversarial images from networks"),
+    "evaluate": ("scotoma.train.commands.evaluate", "measure how robust networks are"),
     "doctor": ("scotoma.bench.doctor.command", "say what works here, and how to mend the rest"),
     "profile": ("scotoma.bench.profiling.command", "show where a step's time goes"),
     "bench": ("scotoma.bench.commands", "measure: layers, whole steps, and more"),
@@ -58,7 +60,7 @@ def _usage() -> str:
     verbs = "\n".join(f"  {name:8} {text}" for name, (_, text) in VERBS.items())
     return (
         "usage: scotoma COMMAND [options]\n\n"
-        "Train defective convolutional networks.\n\n"
+        "Train defective convolutional networks, and measure how robust they are.\n\n"
         f"{verbs}\n\n"
         "'scotoma COMMAND --help' explains a command. Start with: scotoma train"
     )

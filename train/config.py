@@ -105,6 +105,12 @@ class TrainConfig:
     )
     adversarial_step: float = setting(2 / 255, "optimisation", "its step size, same unit")
     adversarial_steps: int = setting(7, "optimisation", "its number of steps")
+    adversarial_test_images: int = setting(
+        500,
+        "optimisation",
+        "with adversarial-eps: held-out images that are attacked after each epoch, for the robust "
+        "accuracy; 0 for none",
+    )
 
     precision: Precision = setting(
         "auto",
@@ -166,7 +172,7 @@ class TrainConfig:
             _check(value is None or value > 0, name.replace("_", "-"), value, "a positive number")
         _check(self.save_seconds >= 0, "save-seconds", self.save_seconds, "0 or more")
         _check(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "0 < decay < 1")
-        for name in ("seed", "mask_seed", "workers"):
+        for name in ("seed", "mask_seed", "workers", "adversarial_test_images"):
             value = getattr(self, name)
             _check(value is None or value >= 0, name.replace("_", "-"), value, "0 or more")
 

@@ -31,6 +31,11 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str) ->
                 axes.plot(
                     epochs, values, line, color=colour, marker=marker, markersize=3, label=split
                 )
+                robust = f"{split}/robust_acc1"
+                if key == "acc1" and robust in history[0]:
+                    attacked = [scale * record[robust] for record in history]
+                    axes.plot(epochs, attacked, ":", color=colour, marker=marker, markersize=3)
+                    axes.lines[-1].set_label(f"{split}, attacked")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
         axes.legend()

@@ -18,7 +18,7 @@ class Split:
     Attributes:
         labels: int64 [N].
         images: uint8 [N,H,W,C], or None.
-        files: N paths where ``images`` is None.
+        files: N paths, where the images are read from files of their own.
     """
 
     labels: Tensor

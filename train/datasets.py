@@ -75,14 +75,14 @@ def load_folder(path: Path, image_size: int | None = None) -> DataSet:
                 f"({train[0][0].name}: {size[0]}x{size[1]}); give --image-size, for example 224"
             )
         return _from_files(path.resolve().name, classes, train, test, side)
-    transform = _centre(side) if image_size else None
+    transform = centre_crop(side) if image_size else None
     mode = folder.common_mode(train)
     splits = {}
     for name, files in (("train", train), ("test", test)):
         images, labels = folder.decode_all(
             files, mode, side, f"{path.name}: {name} images", transform
         )
-        splits[name] = Split(labels, images)
+        splits[name] = Split(labels, images, tuple(file for file, _ in files))
     mean, std = measured_statistics(splits["train"].images)
     return DataSet(
         path.resolve().name,
@@ -96,7 +96,7 @@ def load_folder(path: Path, image_size: int | None = None) -> DataSet:
     )
 
 
-def _centre(side: int) -> Callable:
+def centre_crop(side: int) -> Callable:
     """Resize the shorter side and cut the middle."""
     return transforms.Compose([transforms.Resize(side), transforms.CenterCrop(side)])
 
@@ -225,7 +225,7 @@ def _tiny_imagenet(root: Path, download: bool, image_size: int | None) -> DataSe
     splits = []
     for files, what in ((train, "train"), (test, "val")):
         images, labels = folder.decode_all(files, "RGB", 64, f"tiny-imagenet: {what} images")
-        splits.append(Split(labels, images))
+        splits.append(Split(labels, images, tuple(file for file, _ in files)))
     return DataSet("tiny-imagenet", tuple(classes), *splits, 64, 3, *IMAGENET_STATISTICS)
 
 

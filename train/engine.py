@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..defective.attacks import PGD, Oracle, Status
 from ..defective.attacks.oracle import FLOAT16_SCALE, loss_gradient
 from ..defective.attacks.pgd import moved
 from ..defective.graph import GraphedStep
@@ -200,6 +201,29 @@ class Engine:
         totals[2] = count
         loss, correct, count = self.world.sum(totals).tolist()
         return loss / count, correct / count
+
+    def robust_accuracy(self, batches: Iterable[Batch]) -> float:
+        """The share of images, a fraction, that are classified right before and under attack.
+
+        PGD of the same radius, step and number of steps, from a random start that depends on
+        (seed, image) alone, against the network that is kept, without autocast. All ranks' batches
+        count. Waits for the device.
+        """
+        config = self.config
+        attack = PGD(
+            eps=config.adversarial_eps,
+            step=config.adversarial_step,
+            steps=config.adversarial_steps,
+            random_start=True,
+            seed=config.seed,
+        )
+        oracle = Oracle(self.result.eval())
+        totals = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for images, labels in batches:
+            totals[0] += (attack(oracle, images, labels).status == Status.RESISTED).sum()
+            totals[1] += len(labels)
+        correct, count = self.world.sum(totals).tolist()
+        return correct / count
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimiser, gradient scaler and averaged weights: tensors and plain values."""

@@ -13,7 +13,7 @@ import torch
 from ..defective.errors import UserError
 from .batches import steps_per_epoch
 from .config import TrainConfig
-from .dataset import DataSet
+from .dataset import DataSet, Split
 from .distributed import World
 from .engine import Engine
 from .report import Report
@@ -28,7 +28,7 @@ REPORT_SECONDS = 1.0
 AGREE_STEPS = 50
 """How often several ranks look at their losses together, and ask whether one was told to stop."""
 FREE = ("out", "name", "device", "data_root", "download", "workers", "save_seconds")
-FREE += ("cuda_graph", "backend")
+FREE += ("cuda_graph", "backend", "adversarial_test_images")
 """Settings that decide no weights (but for the order of sums); a run may go on with others."""
 
 
@@ -65,6 +65,7 @@ class Trainer:
         self.evaluated = "val" if data.validation is not None else "test"
         held = data.test if data.validation is None else data.validation
         self.held = make_batches(config, data, held, self.device, training=False)
+        self.attacked = self._attacked(held)
         self.steps = steps_per_epoch(len(data.train), config.batch_size, world.size)
         if self.steps == 0 or config.batch_size < 2 * world.size:
             raise UserError(
@@ -78,6 +79,16 @@ class Trainer:
         self._unsaved_best: tuple[dict[str, torch.Tensor], dict[str, Any]] | None = None
         self._saved_at, self._saved_epoch = -math.inf, 0
         self._start_epoch()
+
+    def _attacked(self, split: Split):
+        """The images on which robust accuracy is measured, or None."""
+        config = self.config
+        count = min(config.adversarial_test_images, len(split))
+        if config.adversarial_eps == 0 or count == 0:
+            return None
+        generator = torch.Generator().manual_seed(config.seed)
+        chosen = torch.randperm(len(split), generator=generator)[:count].sort().values
+        return make_batches(config, self.data, split.subset(chosen), self.device, training=False)
 
     def _start_epoch(self) -> None:
         self.losses = torch.zeros(self.steps, device=self.device)
@@ -104,11 +115,14 @@ class Trainer:
         """Write and return the summary; with validation, this is where the test set is used."""
         last = self.history[-1]
         test = last.get("test/loss"), last.get("test/acc1")
+        robust = last.get("test/robust_acc1")
         if self.data.validation is not None:
             batches = make_batches(
                 self.config, self.data, self.data.test, self.device, training=False
             )
             test = self._evaluate(batches)
+            attacked = self._attacked(self.data.test)
+            robust = None if attacked is None else self._robust(attacked)
         summary = summarise(
             self.config,
             self.data,
@@ -116,6 +130,7 @@ class Trainer:
             self.history,
             self.best,
             *test,
+            test_robust_accuracy=robust,
             device=self.device,
             processes=self.world.size,
         )
@@ -209,6 +224,8 @@ class Trainer:
                 + self._kept()
             )
         record |= {f"{self.evaluated}/loss": loss, f"{self.evaluated}/acc1": accuracy}
+        if self.attacked is not None:
+            record[f"{self.evaluated}/robust_acc1"] = self._robust(self.attacked)
         self.history.append(record)
         improved = accuracy > self.best["acc1"]
         if improved:
@@ -236,8 +253,14 @@ class Trainer:
         return {"dataset": self.data.name, "classes": list(self.data.classes), **record}
 
     def _evaluate(self, batches) -> tuple[float, float]:
+        return self.engine.evaluate(self._in_order(batches))
+
+    def _robust(self, batches) -> float:
+        return self.engine.robust_accuracy(self._in_order(batches))
+
+    def _in_order(self, batches):
         size = max(self.config.batch_size, 250)
-        return self.engine.evaluate(batches.in_order(size, self.world.rank, self.world.size))
+        return batches.in_order(size, self.world.rank, self.world.size)
 
     # Saving and going on
 

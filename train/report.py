@@ -58,6 +58,7 @@ class Report:
             "train acc %": f"{100 * record['train/acc1']:.2f}",
             f"{evaluated} loss": f"{record[f'{evaluated}/loss']:.4f}",
             f"{evaluated} acc %": f"{100 * record[f'{evaluated}/acc1']:.2f}",
+            **self._robust(record, evaluated),
             "img/s": f"{record['img_per_s']:.0f}",
             "seconds": f"{record['epoch_s']:.1f}",
         }
@@ -66,3 +67,8 @@ class Report:
             self.line("  ".join(self._columns))
         widths = map(len, self._columns)
         self.line("  ".join(f"{c:>{w}}" for c, w in zip(cells.values(), widths, strict=True)))
+
+    def _robust(self, record: Mapping[str, Any], evaluated: str) -> dict[str, str]:
+        """The column of adversarial training."""
+        accuracy = record.get(f"{evaluated}/robust_acc1")
+        return {} if accuracy is None else {f"{evaluated} robust %": f"{100 * accuracy:.2f}"}

@@ -24,6 +24,7 @@ def summarise(
     test_loss: float,
     test_accuracy: float,
     *,
+    test_robust_accuracy: float | None = None,
     device: torch.device,
     processes: int,
 ) -> dict[str, Any]:
@@ -32,6 +33,7 @@ def summarise(
     Args:
         history: the lines of metrics.jsonl. best: epoch, accuracy and what it was chosen on.
         test_loss, test_accuracy: of the last epoch's weights; accuracies are fractions.
+        test_robust_accuracy: under the attack of adversarial training, or None without one.
     """
     return {
         "name": config.name,
@@ -46,6 +48,7 @@ def summarise(
         "epochs": len(history),
         "test/loss": test_loss,
         "test/acc1": test_accuracy,
+        **({} if test_robust_accuracy is None else {"test/robust_acc1": test_robust_accuracy}),
         "best": best,
         "train/acc1": history[-1]["train/acc1"],
         "train_s": sum(record["epoch_s"] for record in history),

@@ -8,6 +8,7 @@ from .document import Block, Code, Document, Heading, Paragraph, Strong, Table
 from .figures import listed, whole
 from .load import Loaded
 from .sections import (
+    attacks,
     changes,
     conditions,
     convergence,
@@ -39,6 +40,7 @@ TO_MEASURE = (
     ("operators against bandwidth and matrix ceilings", "scotoma bench roofline"),
     ("where a step's time goes, by family of kernels", "scotoma profile resnet18"),
     ("seconds until a network reaches an accuracy", "scotoma bench convergence"),
+    ("attacks beside foolbox's, at equal results", "scotoma bench attacks"),
     ("this page again, from what was measured", "scotoma bench report"),
 )
 GLOSSARY = (
@@ -103,6 +105,7 @@ def _device(loaded: Loaded, kind: str, device: str, album: Album) -> list[Block]
         *(targets.blocks(rows) if kind == GPU else []),
         *losses.blocks(rows),
         *steps.blocks(rows, album),
+        *attacks.blocks(rows),
         *profile.blocks(rows, album),
         *convergence.blocks(rows, album),
         *layers.blocks(rows, album),

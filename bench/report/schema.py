@@ -98,6 +98,28 @@ BENCHMARKS: dict[str, dict[str, Check]] = {
         "in_turns": optional(boolean),
         "prepare_s": optional(number),
     },
+    "attacks": {
+        **_network,
+        "attack": text,
+        "contestant": text,
+        "peer": text,
+        "dtype": text,
+        "dataset": text,
+        "results": either(
+            empty,
+            fields(
+                success=number,
+                median_l2=optional(number),
+                equal_pixels=optional(number),
+                equal_predictions=optional(number),
+                forwards=optional(number),
+                backwards=optional(number),
+            ),
+        ),
+        "times": either(empty, fields(**SPREAD)),
+        "images_per_s": optional(number),
+        "times_faster": optional(number),
+    },
     "convergence": {
         **_name,
         "dataset": text,
@@ -150,6 +172,17 @@ HEAD: dict[str, Check] = {
 KEYS = {
     "layers": ("contestant", "dtype"),
     "step": ("arch", "defects", "width", "image_size", "batch_size", "work", "contestant", "dtype"),
+    "attacks": (
+        "attack",
+        "arch",
+        "defects",
+        "width",
+        "image_size",
+        "batch_size",
+        "dataset",
+        "contestant",
+        "dtype",
+    ),
     "convergence": ("arch", "defects", "dataset", "seed", "contestant", "target"),
     "roofline": ("operator", "kind", "pass", "backend", "detail", "dtype"),
     "profile": (

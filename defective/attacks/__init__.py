@@ -4,7 +4,7 @@ Every attack is a class that holds its settings and is called with a model and a
 function for a single call.
 """
 
-from .autoattack import APGD, AutoAttack
+from .autoattack import APGD, AutoAttack, apgd, autoattack
 from .base import Attack, AttackResult, Status
 from .boundary import Boundary, boundary
 from .cw_l2 import CWL2, cw_l2
@@ -28,8 +28,10 @@ __all__ = [
     "GaussianNoise",
     "Oracle",
     "Status",
+    "apgd",
     "attack_class",
     "attack_names",
+    "autoattack",
     "boundary",
     "cw_l2",
     "fgsm",

@@ -13,6 +13,8 @@ from .oracle import Oracle
 SHRINK = 0.999999
 """Pixels of exactly 0 and 1 would be infinitely far out under the inverse of tanh."""
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+PATIENCE = 2
+"""Checks without progress after which an image's optimisation has stalled."""
 
 
 class Descent:
@@ -30,7 +32,7 @@ class Descent:
         best: [n,C,H,W], the nearest success of each image over all constants; the image itself
             where there is none. nearest: its L2 distance [n], infinite where there is none.
         found: bool [n], a success under the present constant.
-        loss: [n], of the step before.
+        lowest: [n], the least loss under the present constant.
     """
 
     def __init__(
@@ -51,7 +53,8 @@ class Descent:
         self.constants = wide.new_full((len(images),), constant)
         self.age = torch.zeros_like(self.constants, dtype=torch.float64)
         self.nearest = torch.full_like(self.constants, torch.inf)
-        self.loss, self.checked = self.nearest, self.nearest.clone()
+        self.lowest, self.checked = self.nearest, self.nearest.clone()
+        self.stalls = torch.zeros_like(labels)
         self.found = torch.zeros_like(labels, dtype=torch.bool)
 
     def step(self, oracle: Oracle) -> None:
@@ -65,7 +68,8 @@ class Descent:
             gradient = oracle.gradient(hinge.sum(), pixels, self.rows)
         pixels = pixels.detach()
         moved = pixels - unbend(torch.tanh(self.origin))
-        self.loss = moved.square().sum((1, 2, 3)) + self.constants * hinge.detach()
+        loss = moved.flatten(1).square().sum(1) + self.constants * hinge.detach()
+        self.lowest = torch.minimum(self.lowest, loss)
         self._keep(pixels, logits.detach())
         gradient = (gradient * over(self.constants) + 2 * moved) * ((1 - bent * bent) / 2)
         self._move(gradient)
@@ -75,7 +79,9 @@ class Descent:
             1, self.labels[:, None], torch.full_like(logits[:, :1], self.confidence)
         )
         success = raised.argmax(1) != self.labels
-        distance = torch.linalg.vector_norm((pixels - self.images).to(self.loss), dim=(1, 2, 3))
+        distance = torch.linalg.vector_norm(
+            (pixels - self.images).to(self.nearest).flatten(1), dim=1
+        )
         better = success & (distance < self.nearest)
         self.best = torch.where(over(better), pixels, self.best)
         self.nearest = torch.where(better, distance, self.nearest)
@@ -90,7 +96,10 @@ class Descent:
         self.offset -= self.lr * (self.mean / first) / ((self.square / second).sqrt() + EPSILON)
 
     def stalled(self, places: np.ndarray, progress: float) -> Tensor:
-        """Whether the loss is not at most ``progress`` times the loss at the check before.
+        """Whether the least loss is not at most ``progress`` times what it was, twice in a row.
+
+        The least, since the present one goes up and down where the hinge begins; twice, since it
+        goes up first where a step is large.
 
         Args:
             places: int64 [m], among the images left.
@@ -99,10 +108,12 @@ class Descent:
             bool [m]; False at the first check under a constant.
         """
         which = self._on_device(places)
-        now = self.loss[which]
-        stalled = ~(now <= progress * self.checked[which])
+        now = self.lowest[which]
+        self.stalls[which] = torch.where(
+            now <= progress * self.checked[which], 0, self.stalls[which] + 1
+        )
         self.checked[which] = now
-        return stalled
+        return self.stalls[which] >= PATIENCE
 
     def restart(self, places: Sequence[int], constants: Sequence[float], warm: bool) -> None:
         """Begin anew with other constants.
@@ -113,8 +124,8 @@ class Descent:
         """
         which = self._on_device(places)
         self.constants[which] = self.constants.new_tensor(constants)
-        self.found[which] = False
-        self.checked[which] = torch.inf
+        self.found[which], self.stalls[which] = False, 0
+        self.checked[which] = self.lowest[which] = torch.inf
         if not warm:
             for state in (self.offset, self.mean, self.square, self.age):
                 state[which] = 0
@@ -131,7 +142,7 @@ class Descent:
 
 _PER_IMAGE = (
     *("images", "labels", "rows", "best", "origin", "offset", "mean", "square"),
-    *("constants", "age", "nearest", "loss", "checked", "found"),
+    *("constants", "age", "nearest", "lowest", "checked", "stalls", "found"),
 )
 
 

@@ -124,7 +124,7 @@ for name in sys.argv[1:]:
     except SystemExit as stop:
         assert stop.code == 0
 """
-    commands = ["doctor", "layers", "profiling", "report", "roofline", "step"]
+    commands = ["attacks", "doctor", "layers", "profiling", "report", "roofline", "step"]
     names = [f"scotoma.bench.{name}.command" for name in commands]
     result = subprocess.run(
         [sys.executable, "-c", code, *names], capture_output=True, text=True, timeout=120

@@ -79,6 +79,19 @@ def test_saturated_logits(images):
     assert not any("saturated" in f for f in sanity_flags(model, images, (right + 1) % 5))
 
 
+def test_pixels_that_count_for_nothing_and_confidence_are_no_faults(images):
+    """A border without a gradient is not a zero gradient, nor a small entropy a saturated one."""
+    cut = torch.ones(4, 4)
+    cut[0] = 0
+    model = Wrapped(before=lambda x: x * cut, scale=80)
+    with torch.no_grad():
+        logits = model(images)
+    right = logits.argmax(1)
+    losses = nn.functional.cross_entropy(logits, right, reduction="none")
+    assert 0 < losses.min() < 1e-3
+    assert sanity_flags(model, images, right) == []
+
+
 @pytest.mark.parametrize("size", [0.1, 1e-3])
 def test_randomness(images, size):
     generator = torch.Generator().manual_seed(3)

@@ -137,9 +137,11 @@ def _print_plan(trainer: Trainer, resumed: bool) -> None:
 def _print_result(outcome: Outcome, folder: RunFolder) -> None:
     summary = outcome.summary
     best = summary["best"]
+    robust = summary.get("test/robust_acc1")
+    attacked = "" if robust is None else f"{robust:.2%} under the training's attack, "
     print(
         f"test accuracy {summary['test/acc1']:.2%} after {summary['epochs']} epochs "
-        f"(best on {best['on']}: {best['acc1']:.2%} in epoch {best['epoch']}), "
+        f"(best on {best['on']}: {best['acc1']:.2%} in epoch {best['epoch']}), {attacked}"
         f"{summary['train_s']:.0f} s of training\n"
         f"run folder {folder.path}: curves.png, metrics.jsonl, summary.json, last.safetensors"
     )

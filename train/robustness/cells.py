@@ -28,15 +28,23 @@ class Cells:
     (everything that determines the result, plain values), ``results`` (the numbers) and ``made``
     (versions, time, seconds). Its file's name holds a hash of kind and identity, so that a result
     is computed once, and an interrupted evaluation goes on where it stopped.
+
+    Attributes:
+        reused, computed: how many cells :meth:`get` found, and how many it made.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.reused = self.computed = 0
 
     def path(self, kind: str, label: str, identity: dict[str, Any]) -> Path:
+        """The file of a cell, whether it is there or not. The label is for people: a cell that
+        was made under another one is found all the same."""
         text = json.dumps([FORMAT, kind, identity], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        there = sorted(self.folder.glob(f"{kind}-*-{digest}.json"))
         short = re.sub(r"[^A-Za-z0-9.,+-]+", "-", label).strip("-")[:80]
-        return self.folder / f"{kind}-{short}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+        return there[0] if there else self.folder / f"{kind}-{short}-{digest}.json"
 
     def get(
         self,
@@ -44,18 +52,31 @@ class Cells:
         label: str,
         identity: dict[str, Any],
         compute: Callable[[], dict[str, Any]],
+        *,
+        shown: dict[str, Any] | None = None,
     ) -> tuple[dict[str, Any], bool]:
         """(cell, whether it was there already); computed and written if it was not.
 
         Args:
             kind: of the cell. label: for people, goes into the file's name and into the cell.
             identity: plain values. compute: returns ``results``, plain values.
+            shown: names for people, as ``results["shown"]``. Of a cell that was there these are
+                the names of today, whatever things were called when it was made.
+
+        Raises:
+            UserError: the file that was there is no cell. OSError: it cannot be written.
         """
         path = self.path(kind, label, identity)
         if path.is_file():
-            return self.read(path), True
+            cell = self.read(path)
+            self.reused += 1
+            if shown is not None:
+                cell["results"]["shown"] = shown
+            return cell, True
         start = time.perf_counter()
         results = compute()
+        if shown is not None:
+            results = {**results, "shown": shown}
         cell = {
             "format": FORMAT,
             "kind": kind,
@@ -72,6 +93,7 @@ class Cells:
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(cell, indent=1) + "\n")
+        self.computed += 1
         return cell, False
 
     def all(self) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ...defective.errors import UserError
 from ..dataset import DataSet
 from ..stream import StreamedBatches
 
@@ -34,7 +35,13 @@ class TestImages:
         """(indices [n], images float32 [n,C,H,W] in [0,1], labels [n]) in the order asked for.
 
         Indices stay on the CPU, images and labels are on the device.
+
+        Raises:
+            UserError: an index that the test split does not have, or an unreadable file.
         """
+        self._check(indices)
+        if not len(indices):
+            return
         if self.split.images is None:
             files = StreamedBatches(
                 self.split.subset(indices), self.device, self.data.image_size, workers=self.workers
@@ -48,13 +55,25 @@ class TestImages:
             yield part, images.float().div_(255), self.labels[part].to(self.device)
 
     def fingerprint(self, indices: Tensor) -> str:
-        """A hash of which images these are: of their pixels, or of their files' names."""
+        """A hash of which images these are: of their pixels, or of their files' names and the size
+        they are brought to. Raises UserError as :meth:`batches`."""
+        self._check(indices)
         digest = hashlib.sha256(self.labels[indices].numpy().tobytes())
         if self.split.images is not None:
             for part in indices.split(4096):
                 digest.update(self.split.images[part].contiguous().numpy().tobytes())
         else:
+            digest.update(f"{self.data.image_size}\n".encode())
             for index in indices.tolist():
                 path = self.split.files[index]
                 digest.update(f"{path.parent.name}/{path.name}\n".encode())
         return digest.hexdigest()[:32]
+
+    def _check(self, indices: Tensor) -> None:
+        """A negative index would be another image without a word."""
+        wrong = indices[(indices < 0) | (indices >= len(self))]
+        if len(wrong):
+            raise UserError(
+                f"image {int(wrong[0])} is asked for, but {self.data.name} has {len(self):,} test "
+                "images: another data set, or another version of it"
+            )

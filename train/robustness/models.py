@@ -22,6 +22,9 @@ from ..datasets import DATASETS, load_dataset
 from ..parsing import load_resolved
 from ..runfolder import CONFIG
 
+RELATIONS = ("white-box", "gray-box", "DIF", "transfer")
+"""What an attacker may know of a target, the most first."""
+
 
 @dataclass(frozen=True)
 class Member:
@@ -39,7 +42,7 @@ class NamedModel:
 
     Attributes:
         name: unique among the models of a command. model: pixels in [0,1] -> logits.
-        members: the networks that it consists of.
+        members: the networks that it consists of; several are an ensemble.
     """
 
     name: str
@@ -65,12 +68,18 @@ def load_named(
 ) -> list[NamedModel]:
     """Networks from run folders or checkpoints, then ensembles (logit means) of such.
 
+    A network of half precision is widened to float32: verdicts are never in less.
+
     Raises:
-        UserError: no models, a file that is no checkpoint, or members that do not fit together.
+        UserError: no models, one given twice, a file that is no checkpoint, an ensemble of fewer
+            than two, or members that do not fit together.
     """
     ensembles = ensembles or []
     if not paths and not ensembles:
         raise UserError("no models; give run folders or checkpoints")
+    for group in ensembles:
+        if len(group) < 2:
+            raise UserError(f"an ensemble of {', '.join(group) or 'nothing'}; expected two or more")
     groups = [[path] for path in paths] + ensembles
     names = _unique_names(groups)
     cache: dict[Path, tuple[nn.Module, Member]] = {}
@@ -79,6 +88,8 @@ def load_named(
         loaded = []
         for given in group:
             path = checkpoint_path(given)
+            if not Path(given).exists():
+                raise UserError(f"{given}: no such run folder or checkpoint")
             if path not in cache:
                 cache[path] = _load(path, device)
             loaded.append(cache[path])
@@ -101,7 +112,6 @@ def load_common_data(
     Raises:
         UserError: unknown or differing data sets, or one that does not fit a model.
     """
-    image_size = None
     if dataset is None:
         wanted: dict[str, tuple[str, str | None, str]] = {}
         for model in models:
@@ -115,9 +125,7 @@ def load_common_data(
             )
         dataset, root, _ = next(iter(wanted.values()))
         data_root = data_root or root
-    spec = models[0].members[0].spec
-    image_size = spec.image_size
-    data = load_dataset(dataset, data_root, download, image_size)
+    data = load_dataset(dataset, data_root, download, models[0].members[0].spec.image_size)
     for model in models:
         for member in model.members:
             spec = member.spec
@@ -138,25 +146,39 @@ def relation(source: dict[str, Any] | NamedModel, target: dict[str, Any] | Named
     """What the attacker knew of the target, from two descriptions.
 
     "white-box": the same weights; "gray-box": the same network and masks, trained again; "DIF": the
-    same but for masks drawn anew (the paper's Table 10); "transfer": anything else.
+    same but for masks drawn anew (the paper's Table 10); "transfer": anything else. Of ensembles
+    the nearest two members count: who attacked a mean over some network has had its gradients.
+
+    Raises:
+        UserError: a description that :meth:`NamedModel.describe` did not write.
     """
     pair = [m.describe() if isinstance(m, NamedModel) else m for m in (source, target)]
-    if pair[0]["digest"] == pair[1]["digest"]:
+    try:
+        ours, theirs = (model["members"] for model in pair)
+        found = {_relation(a, b) for a in ours for b in theirs}
+        return next(kind for kind in RELATIONS if kind in found)
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration):
+        raise UserError(
+            "the description of a source is damaged; make its adversarial set again with: "
+            "scotoma attack"
+        ) from None
+
+
+def _relation(a: dict[str, Any], b: dict[str, Any]) -> str:
+    """Of two members."""
+    if a["digest"] == b["digest"]:
         return "white-box"
-    if any(len(model["members"]) != 1 for model in pair):
-        return "transfer"
-    a, b = (model["members"][0] for model in pair)
-    specs = [m["spec"] if isinstance(m["spec"], dict) else asdict(m["spec"]) for m in (a, b)]
-    one, other = (
-        json.dumps({k: v for k, v in s.items() if k != "mask_seed"}, sort_keys=True) for s in specs
-    )
-    if one != other:
+    one, other = ({k: v for k, v in m["spec"].items() if k != "mask_seed"} for m in (a, b))
+    # As text, since lists from a file are tuples here.
+    if json.dumps(one, sort_keys=True) != json.dumps(other, sort_keys=True):
         return "transfer"
     return "gray-box" if a["mask_digest"] == b["mask_digest"] else "DIF"
 
 
 def _load(path: Path, device: torch.device) -> tuple[nn.Module, Member]:
     model = load_model(path, device)
+    if model.mean.dtype in (torch.float16, torch.bfloat16):
+        model.float()
     masks = {f"{site}.mask" for site in mask_sites(model)}
     weights, drawn = hashlib.sha256(), hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
@@ -177,15 +199,19 @@ def _data_of(path: Path) -> tuple[str, str | None]:
         return settings.dataset, settings.data_root
     _, details = read_details(path)
     name = details.get("dataset")
+    if not isinstance(name, str):
+        raise UserError(f"{path} does not say what it was trained on; name it with --dataset")
     if name not in DATASETS:
-        raise UserError(f"{path} does not say where its data set {name!r} is; give --dataset")
+        raise UserError(f"{path} does not say where its data set {name!r} is; give --dataset PATH")
     return name, None
 
 
 def _unique_names(groups: list[list[str]]) -> list[str]:
     """Short names; those that clash get more of their paths, repetitions are refused."""
-    if len({tuple(map(str, map(checkpoint_path, group))) for group in groups}) < len(groups):
-        raise UserError("a model is given twice")
+    files = [tuple(checkpoint_path(given).resolve() for given in group) for group in groups]
+    for group, own in zip(groups, files, strict=True):
+        if files.count(own) > 1 or len(set(own)) < len(own):
+            raise UserError(f"{' '.join(group)}: a model is given twice")
 
     def named(depth: int) -> list[str]:
         return ["+".join(_name(Path(p), depth) for p in group) for group in groups]
@@ -194,7 +220,7 @@ def _unique_names(groups: list[list[str]]) -> list[str]:
         names = named(depth)
         if len(set(names)) == len(names):
             return names
-    raise UserError("a model is given twice")
+    raise UserError(f"models cannot be told apart by their paths: {', '.join(names)}")
 
 
 def _name(path: Path, depth: int) -> str:

@@ -41,7 +41,7 @@ def blocks(pairs: Sequence[tuple[dict, dict]]) -> list[Block]:
 
 def spreads(before: dict, after: dict) -> Iterator[tuple[str, dict, dict]]:
     """(what, times before, times after) of the times that both rows have."""
-    if before["benchmark"] in ("step", "roofline"):
+    if before["benchmark"] in ("step", "roofline", "attacks"):
         if before["times"] and after["times"]:
             yield "", before["times"], after["times"]
     elif before["benchmark"] == "layers":

@@ -157,6 +157,7 @@ def describe(row: dict, seed: bool = True) -> str:
         case "convergence":
             words = f"{row['arch']} {row['defects']}, {row['dataset']} to {row['target']:.1%}"
             return f"{words}, seed {row['seed']}" if seed else words
-    words = f"{row['arch']} {row['defects']}, {row.get('work') or 'train'}, {row['dtype']}"
+    work = row.get("work") or row.get("attack") or "train"
+    words = f"{row['arch']} {row['defects']}, {work}, {row['dtype']}"
     width = "" if row["width"] is None else f"width {row['width']}, "
     return f"{words}, {width}{row['image_size']} pixels, batch {row['batch_size']}"

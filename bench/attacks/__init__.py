@@ -1,0 +1,1 @@
+"""Attacks beside those of foolbox: the same networks, images and budgets, in turns."""

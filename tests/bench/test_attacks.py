@@ -1,0 +1,292 @@
+"""``scotoma bench attacks``: equal settings, results compared before any time is taken."""
+
+import dataclasses
+import sys
+
+import pytest
+import torch
+from scotoma.bench import results
+from scotoma.bench.attacks import command, measure, peers
+from scotoma.bench.attacks.case import SETUPS, Budgets, Case, our_attack
+from scotoma.bench.attacks.contestants import make_run
+from scotoma.bench.attacks.outcome import Outcome, disagreement, judge
+from scotoma.bench.attacks.table import losses, passes
+from scotoma.bench.attacks.target import loaded, trained
+from scotoma.bench.report.sections import attacks as section
+from scotoma.defective import UserError, save_model
+from scotoma.train.config import TrainConfig
+
+pytest.importorskip("foolbox", reason="foolbox is not installed (extra: crosscheck)")
+CPU = torch.device("cpu")
+TINY = ["--cpu", "--width", "4", "--epochs", "1", "--batch", "4", "--windows", "1"]
+TINY += ["--window-seconds", "0.01", "--cw-steps", "6", "--boundary-steps", "12"]
+
+
+@pytest.fixture(scope="module")
+def target():
+    config = TrainConfig(width=4, epochs=3, train_limit=1000, batch_size=32, augment="none")
+    return trained(config, CPU, 8)
+
+
+def plan(*names, windows=1):
+    budgets = Budgets(2, 8, 1.0, 20)
+    return measure.Plan(names or ("scotoma", "foolbox"), CPU, budgets, windows, 0.01)
+
+
+def case(attack, batch=4):
+    return Case(attack, "resnet18", "standard", batch)
+
+
+def test_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command, "TRAINING_LIMIT", 300)
+    out = tmp_path / "rows.jsonl"
+    attacks = ["fgsm", "mifgsm", "cw-l2"]
+    command.main([*TINY, "--attacks", *attacks, "--out", str(out)])
+    rows = list(results.read(out))
+    whole = {name: "torchattacks" if name == "mifgsm" else "foolbox" for name in attacks}
+    found = [(row["attack"], row["defects"], row["contestant"]) for row in rows]
+    assert found == [
+        (attack, defects, contestant)
+        for attack, peer in whole.items()
+        for defects in ("standard", "0.3-Bottom")
+        for contestant in (peer, "scotoma")
+    ]
+    for row in rows:
+        assert row["benchmark"] == "attacks" and row["batch_size"] == 4 and row["width"] == 4
+        assert bool(row["times"]) == (not row["problems"])  # never a time without agreement
+        assert row["machine"]["commit"] and row["settings"]["foolbox"]
+        if row["attack"] in ("fgsm", "mifgsm") and row["contestant"] == "scotoma":
+            assert row["results"]["equal_pixels"] == 1.0 and row["times_faster"] > 0
+    printed = capsys.readouterr().out
+    assert "x foolbox" in printed and "x torchattacks" in printed and "equal pixels" in printed
+    # And the section of the page can show them.
+    assert len(section.blocks(rows)[2].rows) == len(rows)
+
+
+def test_the_network_has_learned_and_has_its_images_right(target):
+    assert target.accuracy > 0.4  # of ten classes
+    assert torch.equal(target.eager(target.images).argmax(1), target.labels)
+    assert torch.equal(target.fused(target.images).argmax(1), target.labels)
+    assert target.images.shape[0] == 8 == target.from_test
+    assert not target.eager.training and not target.fused.training
+
+
+@pytest.mark.parametrize("attack", SETUPS)
+def test_both_sides_do_the_same(target, attack):
+    """Settings that differed would show: equal pixels, or equal success and nearly equal length."""
+    peer = SETUPS[attack].peer
+    ours, budgets = case(attack, 8), Budgets(2, 40, 10.0, 150)
+    own = our_attack(ours, budgets)
+    if attack.startswith("cw-l2"):
+        own = dataclasses.replace(own, lr=0.05)  # so that few steps lead far
+    found = {name: make_run(name, ours, own, target)[0]() for name in (peer, "scotoma")}
+    if not SETUPS[attack].minimal:
+        assert torch.equal(found[peer], found["scotoma"])
+        assert (found[peer] - target.images).abs().max() > 0.03
+        return
+    fooled = {name: target.eager(f).argmax(1) != target.labels for name, f in found.items()}
+    assert torch.equal(fooled[peer], fooled["scotoma"]) and fooled[peer].sum() >= 4
+    theirs, ours = (
+        (found[name] - target.images)[fooled[peer]].flatten(1).norm(dim=1)
+        for name in (peer, "scotoma")
+    )
+    assert (ours < 0.9 * (target.starts(8) - target.images).flatten(1).norm(dim=1).max()).all()
+    # One side's early stop is the image's own, and directions are random in the boundary attack.
+    close = {"cw-l2": 1e-4, "cw-l2-stop": 0.5, "boundary": 0.3}[attack]
+    assert (ours.median() / theirs.median() - 1).abs() < close
+
+
+def test_early_stop_is_on_both_sides_or_on_none():
+    """A batch seldom stalls as a whole, so that results need not show it."""
+    attacks = peers.library("foolbox").attacks
+    for name, stops in (("cw-l2", False), ("cw-l2-stop", True)):
+        own = our_attack(case(name), plan().budgets)
+        assert own.stop_early == peers._foolbox(attacks, name, own).abort_early == stops
+
+
+def test_passes_of_one_attack_are_reported(target):
+    rows = measure.measure_case(case("pgd20"), target, plan(windows=2))
+    peer, ours = rows
+    assert peer["contestant"] == "foolbox" and ours["contestant"] == "scotoma"
+    assert ours["results"]["forwards"] == ours["results"]["backwards"] == 20
+    assert ours["results"]["most_forwards"] == 20
+    assert peer["results"]["forwards"] is None and passes(peer["results"]) == "-"
+    assert passes(ours["results"]) == "20.0 + 20.0"
+    expected = peer["times"]["median_us"] / ours["times"]["median_us"]
+    assert ours["times_faster"] == pytest.approx(expected, abs=1e-3)
+    assert ours["images_per_s"] == pytest.approx(4e6 / ours["times"]["median_us"], rel=1e-3)
+
+
+def test_another_result_gets_no_time(target, monkeypatch):
+    """A weaker attack would be fast."""
+    weaker = dataclasses.replace(our_attack(case("pgd20"), plan().budgets), eps=1e-6)
+    monkeypatch.setattr(
+        measure,
+        "make_run",
+        lambda name, c, attack, t: make_run(name, c, weaker if name == "scotoma" else attack, t),
+    )
+    strong = dataclasses.replace(our_attack(case("pgd20"), plan().budgets), eps=0.5, step=0.1)
+    monkeypatch.setattr(measure, "our_attack", lambda case, budgets: strong)
+    peer, ours = measure.measure_case(case("pgd20"), target, plan())
+    assert peer["times"] and not ours["times"] and ours["times_faster"] is None
+    assert any("success rate 0.0000" in problem for problem in ours["problems"])
+
+
+def test_a_failing_peer_is_a_result(target, monkeypatch):
+    def fail(name, *arguments):
+        if name == "foolbox":
+            raise RuntimeError("broken")
+        return make_run(name, *arguments)
+
+    monkeypatch.setattr(measure, "make_run", fail)
+    peer, ours = measure.measure_case(case("fgsm"), target, plan())
+    assert peer["problems"] == ["RuntimeError: broken"] and not peer["times"]
+    assert "nothing to compare with" in ours["problems"][0] and not ours["times"]
+
+
+def test_images_that_are_not_finite_are_a_failure(target, monkeypatch):
+    run = lambda: torch.full_like(target.images[:4], float("nan"))  # noqa: E731
+    monkeypatch.setattr(measure, "make_run", lambda *arguments: (run, None))
+    for row in measure.measure_case(case("fgsm"), target, plan()):
+        assert "not finite" in row["problems"][0] and not row["times"]
+
+
+def outcome(success=0.5, median=1.0, equal=1.0):
+    return Outcome(success, median, equal, equal)
+
+
+@pytest.mark.parametrize(
+    "attack, own, dtype, word",
+    [
+        ("pgd20", outcome(), "float32", None),
+        ("pgd20", outcome(0.51), "float32", None),
+        ("pgd20", outcome(0.47), "float32", "success"),
+        ("pgd20", outcome(0.53), "float32", "success"),  # stronger is not the same attack either
+        ("pgd20", outcome(0.47), "bfloat16", None),
+        ("pgd20", outcome(equal=0.9), "float32", "predictions"),
+        ("pgd20", outcome(equal=0.9), "bfloat16", None),
+        ("cw-l2", outcome(0.47), "float32", "success"),
+        ("cw-l2", outcome(0.9), "float32", None),
+        ("cw-l2", outcome(median=1.02), "float32", "median L2"),
+        ("cw-l2-stop", outcome(median=1.04), "float32", None),
+        ("cw-l2-stop", outcome(median=1.06), "float32", "median L2"),
+        ("cw-l2", outcome(median=0.5), "float32", None),
+        ("boundary", outcome(median=1.2), "float32", None),
+        ("boundary", outcome(median=1.3), "float32", "median L2"),
+        ("cw-l2", outcome(0.5, None), "float32", None),
+    ],
+)
+def test_what_counts_as_agreement(attack, own, dtype, word):
+    problems = disagreement(own, outcome(equal=None), case(attack, 1000), dtype)
+    assert bool(problems) == (word is not None)
+    assert word is None or word in problems[0]
+
+
+def test_judgement():
+    images, labels = torch.zeros(4, 1, 2, 2), torch.tensor([0, 1, 2, 3])
+    found = images.clone()
+    found[1], found[2] = 0.5, 0.25
+    classes = torch.tensor([0, 0, 0, 3])
+    other = images.clone()
+    other[1] = 0.5
+    counts = torch.tensor([1, 2, 3, 6]), torch.tensor([0, 0, 0, 2])
+    seen = judge(found, classes, images, labels, (other, torch.tensor([0, 0, 2, 3])), counts)
+    assert seen.success == 0.5 and seen.median_l2 == 0.5  # of 1.0 and 0.5 the lower
+    assert seen.equal_pixels == 0.75 and seen.equal_predictions == 0.75
+    assert (seen.forwards, seen.backwards, seen.most_forwards) == (3.0, 0.5, 6)
+    assert judge(images, labels, images, labels, None, None) == Outcome(0.0, None)
+
+
+def test_black_images_of_a_failed_search_do_not_count(target):
+    """foolbox returns zeros where it found nothing, which another class may well be."""
+    attack = our_attack(case("cw-l2"), Budgets(1, 1, 1e-9, 1))
+    images, labels = target.images[:4], target.labels[:4]
+    run = peers.foolbox_attack("cw-l2", attack, target.eager, images, labels)
+    assert torch.equal(run(), images)
+
+
+def test_starts_are_of_another_class(target):
+    starts = target.starts(8)
+    assert (target.eager(starts).argmax(1) != target.labels).all()
+    same = dataclasses.replace(target, labels=torch.zeros_like(target.labels))
+    with pytest.raises(UserError, match="one class only"):
+        same.starts(8)
+
+
+def test_random_state_is_left_alone(target):
+    before = torch.get_rng_state()
+    make_run("foolbox", case("boundary"), our_attack(case("boundary"), plan().budgets), target)[0]()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_named_model(tmp_path, target, capsys):
+    file = tmp_path / "network.safetensors"
+    save_model(target.eager, file)
+    same = loaded(str(file), "sample", CPU, 8)
+    assert torch.equal(same.images, target.images) and same.accuracy == target.accuracy
+    out = tmp_path / "rows.jsonl"
+    options = ["--cpu", "--model", str(file), "--dataset", "sample", "--out", str(out)]
+    options += ["--attacks", "fgsm", "--batch", "4", "--windows", "1", "--window-seconds", "0.01"]
+    assert command.main(options) == 0
+    assert [row["settings"]["training_epochs"] for row in results.read(out)] == [None, None]
+    assert command.main(["--cpu", "--model", str(file), "--list"]) == 0
+    assert f"pgd20 {file} batch 32" in capsys.readouterr().out
+    with pytest.raises(UserError, match="batch is 9999"):
+        loaded(str(file), "sample", CPU, 9999)
+
+
+def test_losses_are_said():
+    def row(name, median, **values):
+        values = {"case": "a", "contestant": name, "times": {"median_us": median}} | values
+        return values if median else values | {"times": {}}
+
+    slow = [row("foolbox", 1.0), row("scotoma", 2.0), row("scotoma-graph", 1.5)]
+    assert losses(slow) == ["a: foolbox is 1.50x as fast as scotoma-graph"]
+    assert losses([row("foolbox", 2.0), row("scotoma", 1.0)]) == []
+    assert losses([row("foolbox", 2.0), row("scotoma", None)]) == []
+
+
+@pytest.mark.parametrize("library", ["foolbox", "torchattacks"])
+def test_a_missing_library_is_said(monkeypatch, library):
+    monkeypatch.setitem(sys.modules, library, None)
+    attack = "fgsm" if library == "foolbox" else "mifgsm"
+    with pytest.raises(UserError) as error:
+        command.main(["--cpu", "--attacks", attack])
+    assert library in str(error.value) and "pip install 'scotoma[crosscheck]'" in str(error.value)
+
+
+def test_without_torchattacks_the_others_are_measured(monkeypatch):
+    monkeypatch.setattr(command, "available", lambda name: False)
+    assert command.parse(["--cpu"]).attacks == (
+        "fgsm",
+        "pgd20",
+        "cw-l2",
+        "cw-l2-stop",
+        "boundary",
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--attacks", "pdg20"], ["attacks", "pdg20", "Did you mean 'pgd20'"]),
+        (["--contestants", "foolbx"], ["contestants", "foolbx"]),
+        (["--contestants", "scotoma"], ["lacks 'foolbox'", "proof"]),
+        (["--contestants", "foolbox", "torchattacks", "scotoma-graph"], ["scotoma-graph", "GPU"]),
+        (["--window-seconds", "0"], ["window-seconds", "more than 0"]),
+        (["--defects", "0.3-Botom"], ["0.3-Botom"]),
+        (["--dataset", "cifar10"], ["dataset", "--model"]),
+        (["--model", "nowhere", "--width", "8"], ["width", "--model"]),
+        (["--model", "nowhere"], ["nowhere"]),
+    ],
+)
+def test_bad_options(tmp_path, options, words):
+    with pytest.raises(UserError) as error:
+        command.main(["--cpu", "--out", str(tmp_path / "rows.jsonl"), *options])
+    assert all(word in str(error.value) for word in words)
+
+
+def test_a_set_backend_is_refused(monkeypatch):
+    monkeypatch.setenv("SCOTOMA_BACKEND", "eager")
+    with pytest.raises(UserError, match="SCOTOMA_BACKEND"):
+        command.main(["--cpu"])

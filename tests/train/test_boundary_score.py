@@ -1,0 +1,214 @@
+"""The decision-based score: which images count, and that finished batches are never lost."""
+
+from dataclasses import dataclass, replace
+from statistics import fmean, median
+from typing import ClassVar
+
+import pytest
+import torch
+from fitted_networks import sample
+from protocol_targets import Shallow, Told, Watched, named
+from scotoma.defective.attacks import Attack, AttackResult, Oracle, Status
+from scotoma.defective.attacks.base import parameter
+from scotoma.defective.attacks.boundary import Boundary
+from scotoma.defective.errors import UserError
+from scotoma.train.robustness.cells import Cells
+from scotoma.train.robustness.images import TestImages
+from scotoma.train.robustness.predictions import CleanPredictions
+from scotoma.train.robustness.protocols import evaluate_boundary
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread(threads):
+    torch.set_num_threads(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shifted(Attack):
+    """Moves image number i (its key) by (i + 1) / 2000 in every pixel, towards the middle; every
+    fifth ends in another status. It is told where to stop by a list outside of it."""
+
+    name: ClassVar[str] = ""
+    scale: float = parameter(1.0, "factor on the shift")
+
+    def __call__(self, model, images, labels, keys=None):
+        assert isinstance(model, Oracle)
+        CALLS.append(keys.tolist())
+        if STOP and len(CALLS) >= STOP[0]:
+            raise KeyboardInterrupt
+        delta = (keys + 1).view(-1, 1, 1, 1) / 2000 * self.scale
+        moved = torch.where(images > 0.5, images - delta, images + delta)
+        status = torch.where(keys % 5 == 0, STATUSES[keys % 3], int(Status.FOOLED))
+        return AttackResult(
+            moved, labels, labels, status.to(torch.uint8), 100 + keys, torch.zeros_like(keys)
+        )
+
+
+STATUSES = torch.tensor([Status.NO_START, Status.RESISTED, Status.MISCLASSIFIED])
+CALLS, STOP = [], []
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    CALLS.clear()
+    STOP.clear()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return TestImages(sample(), torch.device("cpu"))
+
+
+@pytest.fixture
+def targets():
+    return [named(Watched(Shallow(seed)), name) for seed, name in enumerate("ab")]
+
+
+@pytest.fixture
+def cells(tmp_path):
+    return Cells(tmp_path / "cells")
+
+
+INDICES = torch.tensor([15, 3, 4, 8, 20, 10, 2, 9, 100, 7, 6])
+
+
+def evaluate(targets, images, cells, attack=None, indices=INDICES, **more):
+    told = Told()
+    found = evaluate_boundary(
+        targets, images, indices, cells,
+        **{"attack": attack or Shifted(), "batch_size": 4, "progress": told} | more,
+    )  # fmt: skip
+    told.check()
+    return found
+
+
+def test_the_score_is_the_squared_distance_per_value_of_the_turned_images(targets, images, cells):
+    found = evaluate(targets, images, cells)
+    counted = [i for i in INDICES.tolist() if i % 5]
+    scores = [((i + 1) / 2000) ** 2 for i in counted]
+    for cell, target in zip(found, targets, strict=True):
+        results = cell["results"]
+        assert results["score_median"] == pytest.approx(median(scores), rel=1e-5)
+        assert results["score_mean"] == pytest.approx(fmean(scores), rel=1e-5)
+        assert results["n"] == len(counted) == 7
+        # 15 and, with 3 as a divisor, 0 mod 3: no start; 10 and 100: 1 mod 3; 20: 2 mod 3.
+        assert results["statuses"] == {
+            "fooled": 7, "no_start": 1, "resisted": 2, "misclassified": 1,
+        }  # fmt: skip
+        assert results["forwards_mean"] == 100 + fmean(counted)
+        assert cell["identity"]["target"] == target.digest
+        assert cell["identity"]["attack"]["scale"] == 1.0
+        assert results["shown"]["target"] == target.name
+        assert results["shown"]["attack"] == str(Shifted())
+
+
+def test_where_nothing_was_turned_there_is_no_score(targets, images, cells):
+    (cell,) = evaluate(targets[:1], images, cells, indices=torch.tensor([10, 15]))
+    results = {k: v for k, v in cell["results"].items() if k != "shown"}
+    assert results == {
+        "score_median": None, "score_mean": None, "n": 0,
+        "statuses": {"no_start": 1, "resisted": 1}, "forwards_mean": None,
+    }  # fmt: skip
+
+
+def test_a_second_call_computes_nothing(targets, images, cells):
+    first = evaluate(targets, images, cells)
+    calls = len(CALLS)
+    assert evaluate(targets, images, cells) == first
+    assert len(CALLS) == calls == 2 * 3
+    for changes in ({"attack": Shifted(scale=0.5)}, {"indices": INDICES[:5]}):
+        assert evaluate(targets[:1], images, cells, **changes)[0] not in first
+    assert cells.computed == 4 and cells.reused == 2
+
+
+@pytest.mark.parametrize("after", range(1, 7))
+@pytest.mark.parametrize("size", [4, 3])
+def test_a_stopped_evaluation_goes_on_with_the_other_batches(
+    targets, images, tmp_path, after, size
+):
+    whole = evaluate(targets, images, Cells(tmp_path / "whole"))
+    CALLS.clear()
+    STOP.append(after)
+    cells = Cells(tmp_path / "cells")
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(targets, images, cells)
+    STOP.clear()
+    finished = [i for call in CALLS[:-1] for i in call]
+    cells.all()  # what is unfinished is no damaged cell
+    renamed = [replace(target, name=f"new {target.name}") for target in targets]
+    again = evaluate(renamed, images, cells, batch_size=size)
+    numbers = [{k: v for k, v in c["results"].items() if k != "shown"} for c in again]
+    assert numbers == [{k: v for k, v in c["results"].items() if k != "shown"} for c in whole]
+    later = [i for call in CALLS[after:] for i in call]
+    assert sorted(finished + later) == sorted(2 * INDICES.tolist())
+    assert all(file.suffix == ".json" for file in cells.folder.iterdir())
+
+
+def test_stopped_between_the_last_batch_and_the_cell(targets, images, cells, monkeypatch):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    module = "scotoma.train.robustness.protocols.boundary._results"
+    with monkeypatch.context() as patch:
+        patch.setattr(module, fail)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(targets[:1], images, cells)
+    calls = len(CALLS)
+    (cell,) = evaluate(targets[:1], images, cells)
+    assert cell["results"]["n"] == 7
+    assert len(CALLS) == calls == 3
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"3": 4}', '{"3": [77, 0.1, 5]}', '{"3": [0]}'])
+def test_damaged_parts_are_an_error_that_names_the_file(targets, images, cells, content):
+    STOP.append(2)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(targets[:1], images, cells)
+    STOP.clear()
+    (parts,) = cells.folder.glob("*.parts")
+    parts.write_text(content)
+    with pytest.raises(UserError, match=rf"{parts.name}: no batches .*remove it"):
+        evaluate(targets[:1], images, cells)
+    parts.unlink()
+    assert evaluate(targets[:1], images, cells)[0]["results"]["n"] == 7
+
+
+def test_the_boundary_attack_itself(images, cells, tmp_path):
+    """Two networks; the result is what the attack gives all images at once."""
+    targets = [named(Shallow(0), "a"), named(Shallow(1), "b")]
+    some = torch.arange(60)
+    indices = some[CleanPredictions(images, 60).right_for_all(targets, some)][:12]
+    attack = Boundary(steps=60, seed=3)
+    found = evaluate(targets, images, cells, attack, indices, batch_size=5)
+    other = Cells(tmp_path / "other")
+    assert evaluate(targets, images, other, attack, indices, batch_size=12)[0]["results"]["n"]
+    ((_, clean, labels),) = images.batches(indices, 100)
+    for target, cell in zip(targets, found, strict=True):
+        result = attack(target.model, clean, labels, keys=indices)
+        scores = (result.images - clean).double().square().flatten(1).mean(1)[result.fooled]
+        assert 0 < len(scores) == cell["results"]["n"]
+        assert cell["results"]["score_median"] == pytest.approx(median(scores.tolist()), rel=1e-3)
+        assert cell["results"]["score_mean"] == pytest.approx(fmean(scores.tolist()), rel=1e-3)
+        assert 0 < cell["results"]["score_median"] < 0.2
+
+
+def test_a_model_that_cannot_be_attacked_is_named(images, cells):
+    broken = Shallow(0)
+    broken.last.data.fill_(float("nan"))
+    with pytest.raises(UserError, match=r"broken, boundary: the model's logits are not finite"):
+        evaluate([named(broken, "broken")], images, cells, Boundary(steps=2))
+    assert not cells.all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attack": "boundary"}, "attack is 'boundary'"),
+        ({"indices": INDICES[:0]}, "no images"),
+        ({"batch_size": -1}, "batch_size is -1"),
+    ],
+)
+def test_bad_arguments_are_refused(targets, images, cells, changes, message):
+    with pytest.raises(UserError, match=message):
+        evaluate(targets, images, cells, **changes)
+    assert not CALLS

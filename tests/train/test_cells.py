@@ -1,0 +1,103 @@
+"""Cells: computed once, found again by what determines them, whole or not there."""
+
+import json
+
+import pytest
+from scotoma.defective.errors import UserError
+from scotoma.train.robustness import cells as module
+from scotoma.train.robustness.cells import Cells
+
+IDENTITY = {"target": "abc", "eps": 8 / 255, "set": {"pixels": "uint8"}}
+
+
+def never():
+    raise AssertionError("computed again")
+
+
+def test_a_cell_is_computed_once(tmp_path):
+    cells = Cells(tmp_path / "cells")
+    first, was_there = cells.get("noise", "a network", IDENTITY, lambda: {"n": 3})
+    assert not was_there and first["results"] == {"n": 3}
+    again, was_there = Cells(tmp_path / "cells").get("noise", "a network", IDENTITY, never)
+    assert was_there and again == first
+    assert (cells.reused, cells.computed) == (0, 1)
+    assert first["identity"] == IDENTITY and first["kind"] == "noise"
+    assert first["made"]["seconds"] >= 0 and first["made"]["torch"]
+
+
+@pytest.mark.parametrize(
+    "identity",
+    [IDENTITY | {"target": "abd"}, IDENTITY | {"eps": 0.03}, {**IDENTITY, "set": {"pixels": "x"}}],
+)
+def test_another_identity_is_another_cell(tmp_path, identity):
+    cells = Cells(tmp_path)
+    cells.get("noise", "a", IDENTITY, lambda: {"n": 1})
+    cell, was_there = cells.get("noise", "a", identity, lambda: {"n": 2})
+    assert not was_there and cell["results"]["n"] == 2
+    assert len(cells.all()) == 2
+
+
+def test_kinds_are_apart(tmp_path):
+    cells = Cells(tmp_path)
+    cells.get("noise", "a", IDENTITY, lambda: {"n": 1})
+    assert cells.get("shuffle", "a", IDENTITY, lambda: {"n": 2})[0]["results"]["n"] == 2
+
+
+def test_renamed_networks_keep_their_cells_and_get_their_new_names(tmp_path):
+    cells = Cells(tmp_path)
+    cells.get("clean", "old", IDENTITY, lambda: {"n": 1}, shown={"target": "old"})
+    cell, was_there = cells.get("clean", "new", IDENTITY, never, shown={"target": "new"})
+    assert was_there and cell["results"] == {"n": 1, "shown": {"target": "new"}}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_interruption_leaves_nothing_half_done(tmp_path):
+    cells = Cells(tmp_path)
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cells.get("noise", "a", IDENTITY, interrupted)
+    assert list(tmp_path.iterdir()) == []
+    assert cells.get("noise", "a", IDENTITY, lambda: {"n": 1})[1] is False
+
+
+def test_a_full_disk_leaves_nothing_half_done(tmp_path, monkeypatch):
+    cells = Cells(tmp_path)
+    monkeypatch.setattr(
+        module.Path, "write_text", lambda *_: (_ for _ in ()).throw(OSError("full"))
+    )
+    with pytest.raises(OSError, match="full"):
+        cells.get("noise", "a", IDENTITY, lambda: {"n": 1})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{}", '{"format": 1', "[" * 20_000])
+def test_a_damaged_cell_is_named(tmp_path, content):
+    cells = Cells(tmp_path)
+    cells.get("noise", "a", IDENTITY, lambda: {"n": 1})
+    (file,) = tmp_path.iterdir()
+    file.write_text(content)
+    for read in (cells.all, lambda: cells.get("noise", "a", IDENTITY, never)):
+        with pytest.raises(UserError, match="remove it") as error:
+            read()
+        assert file.name in str(error.value)
+
+
+def test_cells_of_another_format_are_made_again(tmp_path, monkeypatch):
+    cells = Cells(tmp_path)
+    cells.get("noise", "a", IDENTITY, lambda: {"n": 1})
+    monkeypatch.setattr(module, "FORMAT", module.FORMAT + 1)
+    assert cells.get("noise", "a", IDENTITY, lambda: {"n": 2})[0]["results"]["n"] == 2
+    assert [cell["results"]["n"] for cell in cells.all()] == [2]
+
+
+def test_names_of_files_are_harmless(tmp_path):
+    cells = Cells(tmp_path)
+    label = "../..//a b:" + "x" * 500
+    cell, _ = cells.get("noise", label, IDENTITY, lambda: {"n": 1})
+    (file,) = tmp_path.iterdir()
+    assert len(file.name) < 150 and cell["label"] == label
+    assert cells.get("noise", label, IDENTITY, never)[1]
+    assert json.loads(file.read_text())["results"] == {"n": 1}

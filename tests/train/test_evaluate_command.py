@@ -1,0 +1,301 @@
+"""``scotoma evaluate`` from the command line to its files."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from evaluated_networks import (
+    classes_of,
+    hand_made_set,
+    network_file,
+    pixels_of,
+    sample_images,
+)
+from scotoma.defective import create_model
+from scotoma.defective.errors import UserError
+from scotoma.defective.robustness import save_set
+from scotoma.defective.robustness.shuffle import shuffle_patches
+from scotoma.defective.serialization import save_model
+from scotoma.train.cli import main
+from scotoma.train.datasets import load_dataset
+from scotoma.train.robustness import transfer, whitebox
+from scotoma.train.robustness.asked import Asked
+from scotoma.train.robustness.cells import Cells
+from scotoma.train.robustness.images import TestImages
+from scotoma.train.robustness.models import load_named
+from scotoma.train.robustness.predictions import CleanPredictions
+from scotoma.train.robustness.samples import example_samples, shuffled_samples
+
+PGD = "pgd:eps=8/255,steps=2"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread(threads):
+    """Two would wait for each other over networks this small."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A folder with two networks, and two sets of the sample's own test images in sets/."""
+    monkeypatch.chdir(tmp_path)
+    network_file(tmp_path / "standard.safetensors")
+    network_file(tmp_path / "defective.safetensors", "0.5-Bottom", 1)
+    (source,) = load_named(["standard.safetensors"], None, torch.device("cpu"))
+    images = TestImages(load_dataset("sample"), torch.device("cpu"))
+    (tmp_path / "sets").mkdir()
+    for name, pixels, first in (("a", "float", 0), ("b", "uint8", 500)):
+        found = hand_made_set(images, source, torch.arange(first, first + 40), pixels)
+        save_set(found, tmp_path / "sets" / f"{name}.safetensors")
+    return tmp_path
+
+
+def evaluate(*options):
+    both = ["standard.safetensors", "defective.safetensors"]
+    return main(["evaluate", *both, "--dataset", "sample", "--device", "cpu", *options])
+
+
+def cells_in(folder="evaluation"):
+    return Cells(Path(folder) / "cells").all()
+
+
+def by_kind(cells):
+    found = {}
+    for cell in cells:
+        found.setdefault(cell["kind"], []).append(cell)
+    return found
+
+
+def test_nothing_asked_is_the_clean_accuracy(work, capsys):
+    assert evaluate() == 0
+    output = capsys.readouterr().out
+    cells = cells_in()
+    assert [cell["kind"] for cell in cells] == ["clean", "clean"]
+    for cell in cells:
+        rate = cell["results"]["accuracy"]
+        assert rate["n"] == 1000 and 0.3 < rate["rate"] < 0.95
+        assert f"{100 * rate['rate']:.2f}" in output
+    assert "were there" not in output
+    assert (work / "evaluation" / "table.md").read_text().startswith("# Robustness")
+    assert evaluate() == 0
+    assert "2 of 2 results were there" in capsys.readouterr().out
+
+
+def test_everything_at_once(work, capsys):
+    pair = ["standard.safetensors", "defective.safetensors"]
+    options = ["--against", "sets", "--attack", PGD, "--samples", "12", "--ensemble", *pair]
+    options += ["--noise", "8/255", "--shuffle", "2", "--boundary", "steps=3", "--out", "all"]
+    assert evaluate(*options) == 0
+    output = capsys.readouterr().out
+    found = {kind: len(cells) for kind, cells in by_kind(cells_in("all")).items()}
+    assert found == {
+        "clean": 3,
+        "transfer": 6,
+        "white-box": 3,
+        "noise": 3,
+        "shuffle": 3,
+        "boundary": 3,
+    }
+    # All resolved parameters, not only those that were given.
+    assert "pgd:eps=8/255,step=2/255,steps=2,norm=linf,random_start=false" in output
+    assert "blend-by-hand:strength=0.5 from standard, 40 images, uint8" in output
+    written = {path.name for path in (work / "all").iterdir()}
+    pictures = {"transfer.png", "noise.png", "tradeoff.png", "examples.png", "shuffled.png"}
+    assert written == {"cells", "table.md", *pictures}
+    table = (work / "all" / "table.md").read_text()
+    assert "standard+defective" in table and "white-box" in table
+    again = cells_in("all")
+    assert evaluate(*options) == 0
+    assert "21 of 21 results were there" in capsys.readouterr().out
+    assert cells_in("all") == again
+
+
+def test_pictures_show_what_they_say(work):
+    """Labels and predictions belong to the images beside them, also where two pictures share."""
+    images = TestImages(load_dataset("sample"), torch.device("cpu"))
+    paths = ["standard.safetensors", "defective.safetensors"]
+    source, target = load_named(paths, None, torch.device("cpu"))
+    found = hand_made_set(images, source, torch.arange(499, 420, -1))
+    samples = example_samples(found, images, [source, target], CleanPredictions(images, 50))
+    indices = samples["indices"]
+    assert len(indices) == 8 and samples["labels"] != sorted(samples["labels"])
+    shuffled = shuffled_samples(images, indices, [2], seed=3)
+    assert torch.equal(shuffled["shuffled"][1], samples["clean"])
+    assert shuffled["labels"] == samples["labels"]
+    expected = shuffle_patches(samples["clean"], 2, 3, indices)
+    assert torch.equal(shuffled["shuffled"][2], expected)
+    assert torch.equal(samples["clean"], pixels_of(images, indices))
+    names = images.data.classes
+    assert samples["labels"] == [names[c] for c in images.labels[indices].tolist()]
+    assert len(samples["rows"]) == 4
+    for row, model in zip(samples["rows"], [source, target] * 2, strict=True):
+        said = classes_of(model.model, row["images"])
+        assert row["title"].endswith(model.name)
+        assert row["predicted"] == [names[c] for c in said.tolist()]
+        assert row["right"] == (said == images.labels[indices]).tolist()
+    adversarial = samples["rows"][2]
+    assert not any(adversarial["right"]) and not torch.equal(
+        adversarial["images"], samples["clean"]
+    )
+
+
+def test_an_interrupted_evaluation_goes_on(work, capsys, monkeypatch):
+    attacks = ["--attack", PGD, "--attack", "fgsm:eps=8/255", "--samples", "8"]
+    assert evaluate(*attacks, "--out", "whole") == 0
+    capsys.readouterr()
+    real, calls = whitebox._results, []
+
+    def stopping(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(whitebox, "_results", stopping)
+    assert evaluate(*attacks) == 130
+    captured = capsys.readouterr()
+    assert "stopped; 4 finished results are kept, and the same command goes on" in captured.out
+    assert len(cells_in()) == 4 and not (work / "evaluation" / "table.md").exists()
+    assert evaluate(*attacks) == 0
+    assert len(calls) == 5  # two before, one that was stopped, the two that were missing
+    assert "4 of 6 results were there" in capsys.readouterr().out
+
+    def results(folder):
+        return {json.dumps(c["identity"], sort_keys=True): c["results"] for c in cells_in(folder)}
+
+    assert results("evaluation") == results("whole")
+
+
+def test_a_result_that_cannot_be_made_ends_no_long_run(work, capsys, monkeypatch):
+    real = transfer._rates
+
+    def failing(found, *arguments):
+        if found.details["pixels"] == "float":
+            raise UserError("no luck")
+        return real(found, *arguments)
+
+    monkeypatch.setattr(transfer, "_rates", failing)
+    assert evaluate("--against", "sets") == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and "2 results could not be made" in captured.err
+    assert captured.out.count("failed: ") == 2
+    assert len(by_kind(cells_in())["transfer"]) == 2
+    assert (work / "evaluation" / "table.md").exists()
+
+
+def test_warnings_are_printed(work, capsys):
+    images = TestImages(load_dataset("sample"), torch.device("cpu"))
+    (source,) = load_named(["standard.safetensors"], None, torch.device("cpu"))
+    harmless = hand_made_set(images, source, torch.arange(10), strength=0.0)
+    save_set(harmless, work / "harmless.safetensors")
+    model = load_named(["standard.safetensors"], None, torch.device("cpu"))[0].model
+    with torch.no_grad():
+        head = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1]
+        head.weight *= 1e5
+    save_model(model, work / "saturated.safetensors")
+    options = ["--against", "harmless.safetensors", "--dataset", "sample", "--device", "cpu"]
+    assert main(["evaluate", "saturated.safetensors", *options]) == 0
+    output = capsys.readouterr().out
+    assert "warning: saturated: logits are saturated" in output
+    assert "warning: saturated against harmless.safetensors: no image is left" in output
+
+
+def test_the_same_network_twice_counts_once(work, capsys):
+    (work / "copy.safetensors").write_bytes((work / "standard.safetensors").read_bytes())
+    options = ["copy.safetensors", "--dataset", "sample", "--device", "cpu"]
+    assert main(["evaluate", "standard.safetensors", "defective.safetensors", *options]) == 0
+    output = capsys.readouterr().out
+    assert output.startswith("evaluating standard, defective\n")
+    assert "copy is the same network as standard: it is left out" in output
+    assert len(cells_in()) == 2
+
+
+def test_stylised_images(image_folder, tmp_path, monkeypatch, capsys):
+    """A network that gives all images one class leaves those of that class."""
+    monkeypatch.chdir(tmp_path)
+    data = image_folder(size=(72, 72), train=1, test=3)
+    model = create_model("resnet18", width=4, image_size=72, num_classes=2).eval()
+    head = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1]
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.copy_(torch.tensor([0.0, 1.0]))
+    save_model(model, "network.safetensors")
+    options = ["--dataset", str(data), "--device", "cpu", "--workers", "0"]
+    assert (
+        main(["evaluate", "network.safetensors", *options, "--stylized", str(data / "test")]) == 0
+    )
+    (cell,) = by_kind(cells_in())["stylized"]
+    assert cell["results"]["accuracy"]["k"] == cell["results"]["accuracy"]["n"] == 3
+    assert "stylised" in capsys.readouterr().out
+
+
+def damaged_set(work):
+    (work / "sets" / "c.safetensors").write_bytes(b"nothing")
+
+
+def set_of_another_data_set(work):
+    (source,) = load_named(["standard.safetensors"], None, torch.device("cpu"))
+    found = hand_made_set(sample_images(), source, torch.arange(10))
+    found.details["data"] |= {"name": "mnist", "fingerprint": "0"}
+    save_set(found, work / "sets" / "c.safetensors")
+
+
+def nothing(work):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("options", "prepare", "message"),
+    [
+        (["--against", "nowhere.safetensors"], nothing, r"nowhere\.safetensors: no such set"),
+        (["--against", "empty"], lambda w: (w / "empty").mkdir(), r"empty: no \*\.safetensors"),
+        (["--against", "standard.safetensors"], nothing, "no adversarial set of scotoma's"),
+        (["--against", "sets"], damaged_set, r"c\.safetensors: truncated or damaged"),
+        (["--against", "sets"], set_of_another_data_set, r"c\.safetensors holds.*mnist.*sample"),
+        (["--attack", "pgd:eps=8"], nothing, "eps is 8"),
+        (["--attack", "pgx"], nothing, "Did you mean 'pgd'"),
+        (["--boundary", "stepps=3"], nothing, "no setting 'stepps'"),
+        (["--noise", "8"], nothing, "--noise 8: expected 0 < eps <= 1"),
+        (["--noise", "a"], nothing, "--noise a"),
+        (["--noise", "nan"], nothing, "--noise nan"),
+        (["--shuffle", "3"], nothing, "--shuffle 3: the images' side of 28"),
+        (["--shuffle", "0"], nothing, "--shuffle 0: expected a number"),
+        (["--stylized", "nowhere"], nothing, "--stylized nowhere: no such folder"),
+        (["--stylized", "sets"], nothing, "sample has no file names"),
+        (["--samples", "0"], nothing, "--samples is 0; expected 1 or more"),
+        (["--batch-size", "0"], nothing, "--batch-size is 0"),
+        (["--out", "standard.safetensors"], nothing, r"--out standard\.safetensors: cannot be"),
+        (["--device", "tpu"], nothing, "--device 'tpu'"),
+        (["--agianst", "sets"], nothing, "Did you mean '--against'"),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(work, capsys, options, prepare, message):
+    prepare(work)
+    assert evaluate(*options) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and captured.err.startswith("scotoma evaluate: error: ")
+    assert re.search(message, captured.err) and captured.out == ""
+    assert not list(work.glob("evaluation/cells/*"))
+
+
+def test_no_networks(work, capsys):
+    assert main(["evaluate", "--dataset", "sample"]) == 2
+    assert "no models" in capsys.readouterr().err
+
+
+def test_help_names_the_defaults(capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "1000, and 500 for --boundary" in text and "default: 250" in text
+
+
+def test_grids_that_do_not_divide_are_left_out_only_where_none_is_asked_for():
+    assert Asked(shuffle=True).grids_for(28) == [2, 4]
+    assert Asked(shuffle=True).grids_for(224) == [2, 4, 8]
+    assert Asked().grids_for(28) == []
+    assert Asked(shuffle=True, grids=(7, 2)).grids_for(28) == [7, 2]
+    with pytest.raises(UserError, match="give a divisor"):
+        Asked(shuffle=True).grids_for(27)

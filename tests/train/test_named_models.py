@@ -1,0 +1,170 @@
+"""Networks as commands name them, and how two are related."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from fitted_networks import fitted, saved
+from scotoma.defective import Ensemble, UserError, load_model, save_model
+from scotoma.train.robustness.models import load_common_data, load_named, relation
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def threads():
+    """One: networks this small have no work for two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    """Checkpoints by what they are."""
+    root = tmp_path_factory.mktemp("nets")
+    kinds = {
+        "standard": {},
+        "again": {"seed": 1},
+        "bottom": {"defects": "0.5-Bottom"},
+        "bottom-again": {"defects": "0.5-Bottom", "seed": 1},
+        "bottom-dif": {"defects": "0.5-Bottom", "seed": 1, "mask_seed": 1},
+        "other-keep": {"defects": "0.3-Bottom"},
+    }
+    made = {k: saved(root / f"{k}.safetensors", images=60, **v) for k, v in kinds.items()}
+    made["copy"] = str(shutil.copy(made["bottom"], root / "copy.safetensors"))
+    return made
+
+
+@pytest.fixture(scope="module")
+def named(paths):
+    return dict(zip(paths, load_named(list(paths.values()), None, CPU), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "expected"),
+    [
+        ("bottom", "bottom", "white-box"),
+        ("bottom", "copy", "white-box"),
+        ("bottom", "bottom-again", "gray-box"),
+        ("standard", "again", "gray-box"),
+        ("bottom", "bottom-dif", "DIF"),
+        ("bottom-again", "bottom-dif", "DIF"),
+        ("bottom", "other-keep", "transfer"),
+        ("standard", "bottom", "transfer"),
+    ],
+)
+def test_relation(named, source, target, expected):
+    assert relation(named[source], named[target]) == expected
+    assert relation(named[target], named[source]) == expected
+    from_file = json.loads(json.dumps(named[source].describe()))
+    assert relation(from_file, named[target]) == expected
+
+
+def test_an_ensemble_is_as_near_as_its_nearest_member(paths, named):
+    def ensemble(*names):
+        return load_named([], [[paths[n] for n in names]], CPU)[0]
+
+    mixed = ensemble("standard", "bottom-again")
+    assert relation(mixed, named["standard"]) == "white-box"
+    assert relation(mixed, named["bottom"]) == "gray-box"
+    assert relation(mixed, named["bottom-dif"]) == "DIF"
+    assert relation(mixed, named["other-keep"]) == "transfer"
+    assert relation(mixed, ensemble("other-keep", "bottom-dif")) == "DIF"
+
+
+@pytest.mark.parametrize("damage", ["members", "digest", "spec"])
+def test_a_damaged_description_is_an_error_in_words(named, damage):
+    described = json.loads(json.dumps(named["bottom"].describe()))
+    if damage == "members":
+        described["members"] = []
+    else:
+        del described["members"][0][damage]
+    with pytest.raises(UserError, match="make its adversarial set again"):
+        relation(described, named["standard"])
+
+
+def test_digests_tell_weights_masks_and_settings(paths, named, tmp_path):
+    digests = {k: m.digest for k, m in named.items()}
+    assert digests.pop("copy") == digests["bottom"]
+    assert len(set(digests.values())) == len(digests)
+    model = load_model(paths["bottom"])
+    with torch.no_grad():
+        model.head.bias[3] += 1e-6
+    save_model(model, tmp_path / "nudged")
+    nudged = load_named([str(tmp_path / "nudged")], None, CPU)[0]
+    assert nudged.digest != digests["bottom"]
+    masks = {k: m.members[0].mask_digest for k, m in named.items()}
+    assert nudged.members[0].mask_digest == masks["bottom"] == masks["bottom-again"]
+    assert masks["bottom"] != masks["bottom-dif"]
+
+
+def test_an_ensemble_is_the_mean_of_logits(paths):
+    pair = [paths["standard"], paths["bottom"]]
+    (found,) = load_named([], [pair], CPU)
+    assert isinstance(found.model, Ensemble) and not found.model.training
+    assert found.name == "standard+bottom"
+    x = torch.rand(3, 1, 28, 28)
+    expected = sum(load_model(p)(x) for p in pair) / 2
+    torch.testing.assert_close(found.model(x), expected)
+
+
+def test_half_precision_is_widened(tmp_path):
+    save_model(fitted(images=30).half(), tmp_path / "half")
+    model = load_named([str(tmp_path / "half")], None, CPU)[0].model
+    assert model(torch.rand(2, 1, 28, 28)).dtype == torch.float32
+
+
+def test_names_that_clash_get_more_of_their_paths(paths, tmp_path):
+    folders = [tmp_path / x / "run" for x in "ab"]
+    for folder, kind in zip(folders, ("standard", "bottom"), strict=True):
+        folder.mkdir(parents=True)
+        shutil.copy(paths[kind], folder / "last.safetensors")
+    names = [m.name for m in load_named(list(map(str, folders)), None, CPU)]
+    assert names == ["a/run", "b/run"]
+    assert load_named([str(folders[0])], None, CPU)[0].name == "run"
+
+
+@pytest.mark.parametrize(
+    ("runs", "ensembles", "word"),
+    [
+        ([], [], "no models"),
+        (["standard", "standard"], [], "given twice"),
+        ([], [["standard", "standard"]], "given twice"),
+        ([], [["standard", "again"], ["standard", "again"]], "given twice"),
+        ([], [["standard"]], "two or more"),
+        (["nowhere"], [], "nowhere: no such run folder or checkpoint"),
+    ],
+)
+def test_wrong_models(paths, runs, ensembles, word):
+    def path(name):
+        return paths.get(name, name)
+
+    with pytest.raises(UserError, match=word):
+        load_named([path(r) for r in runs], [[path(r) for r in e] for e in ensembles], CPU)
+
+
+def test_one_file_by_two_paths_is_given_twice(paths, tmp_path):
+    (tmp_path / "link").symlink_to(paths["standard"])
+    with pytest.raises(UserError, match="given twice"):
+        load_named([paths["standard"], str(tmp_path / "link")], None, CPU)
+
+
+def test_the_data_set_comes_from_the_checkpoint_or_the_command(named, paths, tmp_path):
+    assert load_common_data([named["standard"]]).name == "sample"
+    save_model(load_model(paths["standard"]), tmp_path / "bare")
+    bare = load_named([str(tmp_path / "bare")], None, CPU)
+    with pytest.raises(UserError, match="--dataset"):
+        load_common_data(bare)
+    assert load_common_data(bare, "sample").name == "sample"
+    save_model(load_model(paths["standard"]), tmp_path / "elsewhere", details={"dataset": "mnist"})
+    elsewhere = load_named([str(tmp_path / "elsewhere")], None, CPU)
+    with pytest.raises(UserError, match="trained on"):
+        load_common_data([named["standard"], *elsewhere])
+
+
+def test_a_data_set_of_another_shape_is_refused(named, image_folder):
+    with pytest.raises(UserError, match="num_classes = 10"):
+        load_common_data([named["standard"]], str(image_folder()))

@@ -1,0 +1,378 @@
+"""Pictures of evaluations: what is drawn, and that nothing lies upon anything else."""
+
+import random
+from itertools import combinations
+
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Annotation, Text
+from PIL import Image
+from robustness_cells import clean, noise, transfer
+from scotoma.train.robustness.arranged import Arranged
+from scotoma.train.robustness.plots import (
+    draw_all,
+    examples,
+    heatmap,
+    shuffled,
+    style,
+    tradeoff,
+)
+from scotoma.train.robustness.plots import noise as noise_picture
+
+EPSILONS = (2, 4, 8, 16, 32, 64)
+
+
+def names_of(count):
+    short = ["standard", "0.7-Bottom", "0.5-Bottom", "0.3-Bottom", "0.1-Bottom"]
+    long = [f"runs/fast-cifar10-resnet18-{i}-of-one-project/checkpoint-best" for i in range(count)]
+    return (short + long)[:count]
+
+
+def cells_of(count, sources=("standard",), attacks=("pgd",), seed=0):
+    draws, cells = random.Random(seed), []
+    for i, name in enumerate(names_of(count)):
+        cells.append(clean(name, 900 - draws.randrange(30)))
+        cells += [noise(name, e, 900 - e * (12 - i)) for e in EPSILONS]
+        for source in sources:
+            relation = "white-box" if name == source else "transfer"
+            for attack in attacks:
+                k = 0 if name == source else 300 + draws.randrange(60)
+                more = {"source": source, "attack": attack, "relation": relation}
+                cells.append(transfer(name, k, 900, **more))
+    return cells
+
+
+def samples_of(channels=3, size=8, count=3):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(count, channels, size, size, generator=generator) * 0.5 + 0.2
+    labels = ["cat", "dog", "frog"][:count]
+    rows = [
+        {
+            "title": f"pgd from a: {name}",
+            "images": images + 0.03,
+            "predicted": ["dog", "dog", "cat"],
+            "right": [False, True, False],
+        }
+        for name in ("standard", "0.3-Bottom")
+    ]
+    return {
+        "clean": images,
+        "labels": labels,
+        "rows": rows,
+        "shuffled": {k: images.flip(-1) for k in (8, 2, 4)},
+    }
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
+
+
+def drawn_boxes(figure, chosen):
+    """Of texts as they are drawn, in pixels."""
+    figure.draw_without_rendering()
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    return [Text.get_window_extent(text, renderer) for text in chosen]
+
+
+def assert_apart(figure, chosen):
+    boxes = drawn_boxes(figure, chosen)
+    assert len(boxes) > 1
+    for (a, one), (b, other) in combinations(zip(chosen, boxes, strict=True), 2):
+        wide = min(one.x1, other.x1) - max(one.x0, other.x0)
+        high = min(one.y1, other.y1) - max(one.y0, other.y0)
+        assert min(wide, high) < 1.5, (a.get_text(), b.get_text())
+
+
+def assert_inside(figure, chosen):
+    width, height = figure.get_size_inches() * figure.dpi
+    for text, box in zip(chosen, drawn_boxes(figure, chosen), strict=True):
+        assert box.x0 > -1 and box.y0 > -1, text.get_text()
+        assert box.x1 < width + 1 and box.y1 < height + 1, text.get_text()
+
+
+def visible(figure):
+    return [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+
+
+def test_the_heat_map_has_every_number_in_its_place():
+    cells = [
+        transfer("standard", 0, 9, source="standard", relation="white-box"),
+        transfer("0.3-Bottom", 3, 4, source="standard"),
+        transfer("0.3-Bottom", 1, 8, source="standard", attack="fgsm"),
+        transfer("standard", 0, 0, source="standard", attack="fgsm"),
+    ]
+    (axes,) = heatmap.draw(Arranged(cells)).axes
+    found = {(round(t.get_position()[0]), t.get_text()): t for t in axes.texts}
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["standard", "0.3-Bottom"]
+    heads = [t.get_text() for t in axes.get_xticklabels()]
+    assert heads == ["fgsm eps=8/255\nfrom standard", "pgd eps=16/255\nfrom standard"]
+    assert set(found) == {
+        (0, "no image"),
+        (0, "12.50"),
+        (1, "0.00"),
+        (1, "white-box"),
+        (1, "75.00"),
+    }
+    rows = {text: round(t.get_position()[1]) for (_, text), t in found.items()}
+    assert rows == {"no image": 0, "12.50": 1, "0.00": 0, "white-box": 0, "75.00": 1}
+    # White on dark, black on bright.
+    assert found[1, "0.00"].get_color() == "#ffffff"
+    assert found[1, "75.00"].get_color() == "#000000"
+    patches = [p for p in axes.patches if isinstance(p, Rectangle)]
+    assert sum(p.get_hatch() == "////" for p in patches) == 1
+    assert sum(p.get_linestyle() == "--" for p in patches) == 1
+    colours = {p.get_xy(): to_hex(p.get_facecolor()) for p in patches if p.get_fill()}
+    assert colours[0.5, 0.5] == to_hex(heatmap._MAP(0.75))
+
+
+def test_numbers_on_the_heat_map_have_contrast():
+    for k in range(0, 101, 5):
+        (axes,) = heatmap.draw(Arranged([transfer("standard", k, 100)])).axes
+        (text,) = axes.texts
+        (patch,) = axes.patches
+
+        def light(colour):
+            linear = [
+                c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]
+            ]
+            return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+        ink = 1.0 if text.get_color() == "#ffffff" else 0.0
+        bright, dark = sorted([ink, light(patch.get_facecolor())], reverse=True)
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5
+
+
+def test_the_noise_curve_is_the_data():
+    figure = noise_picture.draw(Arranged(cells_of(3)))
+    (axes,) = figure.axes
+    lines = axes.get_lines()
+    assert [line.get_label() for line in lines] == ["standard", "0.7-Bottom", "0.5-Bottom"]
+    for i, line in enumerate(lines):
+        assert line.get_xdata() == pytest.approx(EPSILONS)
+        assert line.get_ydata() == pytest.approx([(900 - e * (12 - i)) / 10 for e in EPSILONS])
+    band = axes.collections[0].get_paths()[0].vertices
+    at = [y for x, y in band if x == pytest.approx(64)]
+    # Wilson's interval of 132 in 1000.
+    assert (min(at), max(at)) == pytest.approx((11.24, 15.44), abs=0.01)
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == names_of(3)
+    looks = {(ln.get_color(), ln.get_marker()) for ln in lines}
+    assert len(looks) == 3
+
+
+def test_noise_of_two_settings_has_two_panels():
+    cells = [noise("standard", e, 900 - e) for e in EPSILONS]
+    cells += [noise("standard", e, 800 - e, tails="keep") for e in EPSILONS]
+    axes = noise_picture.draw(Arranged(cells)).axes
+    assert [a.get_title() for a in axes] == ["tails clip", "tails keep"]
+    assert axes[1].get_lines()[0].get_ydata()[0] == pytest.approx(79.8)
+
+
+def test_the_trade_off_has_a_labelled_point_a_target():
+    cells = [clean("standard", 95, 100), clean("0.3-Bottom", 90, 100), clean("alone", 9, 10)]
+    cells += [transfer("standard", 20, 100), transfer("0.3-Bottom", 60, 100)]
+    cells += [transfer("0.1-Bottom", 70, 100)]  # without a clean accuracy
+    (axes,) = tradeoff.draw(Arranged(cells)).axes
+    marked = {t.get_text(): t.xy for t in axes.texts}
+    assert marked["standard"] == pytest.approx((20, 95))
+    assert marked["0.3-Bottom"] == pytest.approx((60, 90))
+    assert set(marked) == {"standard", "0.3-Bottom"}
+    points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.get_lines()]
+    assert points == [pytest.approx((20, 95)), pytest.approx((60, 90))]
+    spans = [p.vertices[:, 0] for c in axes.collections[:1] for p in c.get_paths()]
+    assert spans[0] == pytest.approx([13.34, 28.88], abs=0.01)
+
+
+def test_no_trade_off_of_one_target():
+    assert tradeoff.draw(Arranged([clean("standard", 9, 10), transfer("standard", 5, 9)])) is None
+    only = [transfer("standard", 5, 9), transfer("0.3-Bottom", 5, 9)]
+    assert tradeoff.draw(Arranged(only)) is None
+
+
+@pytest.mark.parametrize("count", [2, 5, 12])
+def test_labels_of_points_never_overlap(count):
+    figure = tradeoff.draw(Arranged(cells_of(count, ("b",), ("pgd", "fgsm"), seed=count)))
+    assert len(figure.axes) == 2
+    for axes in figure.axes:
+        labels = [t for t in axes.texts if isinstance(t, Annotation)]
+        assert len(labels) == count
+        assert_apart(figure, labels)
+        frame = axes.get_window_extent()
+        marks = axes.transData.transform([t.xy for t in labels])
+        for box in drawn_boxes(figure, labels):
+            assert frame.x0 <= box.x0 and box.x1 <= frame.x1
+            assert frame.y0 <= box.y0 and box.y1 <= frame.y1
+            # A marker's radius is about 5 pixels.
+            near = [box.padded(4).contains(*mark) for mark in marks]
+            assert not any(near)
+
+
+@pytest.mark.parametrize(
+    ("count", "sources", "attacks"),
+    [
+        (2, ("standard",), ("pgd",)),
+        (12, ("standard", "runs/another-source-with-a-long-name/checkpoint"), ("pgd", "fgsm")),
+        (12, ("standard", "b", "c", "d", "runs/a-long-name-of-a-source/best"), ("pgd", "fgsm")),
+    ],
+)
+def test_texts_lie_inside_the_picture_and_apart(count, sources, attacks):
+    found = Arranged(cells_of(count, sources, attacks))
+    for figure in (heatmap.draw(found), noise_picture.draw(found)):
+        shown = visible(figure)
+        assert_inside(figure, shown)
+        assert_apart(figure, shown)
+    # Labels of points have a test of their own; ticks beyond the axes are texts that are not drawn.
+    if len(sources) < 3:
+        figure = tradeoff.draw(found)
+        around = [figure._suptitle]
+        for axes in figure.axes:
+            around += [axes.title, axes.xaxis.label, axes.yaxis.label]
+        assert_inside(figure, around)
+        assert_apart(figure, around)
+
+
+def test_examples_show_labels_with_signs_and_colours():
+    figure = examples.draw(samples_of())
+    found = [(t.get_text(), t.get_color()) for t in visible(figure)]
+    for title in ("original", "pgd from a", "difference x 16, grey is none", "true class"):
+        assert title in dict(found)
+    assert found.count(("✓ dog", style.RIGHT)) == 2
+    assert found.count(("✗ dog", style.WRONG)) == 2
+    assert found.count(("✗ cat", style.WRONG)) == 2
+    assert {"standard", "0.3-Bottom", "✓ right", "✗ wrong"} <= set(dict(found))
+    # One row of adversarial images for both networks: originals, adversarial, difference.
+    assert len(figure.axes) == 9
+    shown = torch.tensor(figure.axes[3].images[0].get_array())
+    assert torch.allclose(shown.permute(2, 0, 1).float(), samples_of()["rows"][0]["images"][0])
+    difference = torch.tensor(figure.axes[6].images[0].get_array())
+    assert torch.allclose(difference.float(), torch.tensor(0.5 + 16 * 0.03), atol=1e-5)
+
+
+def test_examples_with_many_networks_and_long_labels():
+    samples = samples_of()
+    label = "a class of ImageNet with a long name"
+    samples["labels"] = [label] * 3
+    samples["rows"] = [
+        {**samples["rows"][0], "title": f"pgd:eps=8/255 from b: {name}", "predicted": [label] * 3}
+        for name in names_of(12)
+    ]
+    figure = examples.draw(samples)
+    assert_inside(figure, visible(figure))
+    assert_apart(figure, visible(figure))
+
+
+def test_predictions_for_the_originals_stand_under_them():
+    samples = samples_of()
+    row = {"title": "standard", "images": samples["clean"], "predicted": ["cat", "dog", "frog"]}
+    samples["rows"].insert(0, {**row, "right": [True] * 3})
+    figure = examples.draw(samples)
+    assert len(figure.axes) == 9
+    assert "✓ frog" in texts(figure)
+
+
+def test_examples_without_originals_have_no_difference():
+    samples = samples_of()
+    figure = examples.draw({"rows": samples["rows"]})
+    assert len(figure.axes) == 3
+    assert not [t for t in texts(figure) if "difference" in t or t == "original"]
+
+
+@pytest.mark.parametrize(("channels", "size", "how"), [(1, 28, "nearest"), (3, 96, "antialiased")])
+def test_images_are_shown_as_they_are(channels, size, how):
+    samples = samples_of(channels, size)
+    for figure in (examples.draw(samples), shuffled.draw(samples)):
+        shown = figure.axes[0].images[0]
+        assert shown.get_interpolation() == how
+        pixels = torch.tensor(shown.get_array()).float()
+        if channels == 1:
+            assert shown.get_cmap().name == "gray" and shown.get_clim() == (0, 1)
+            assert torch.allclose(pixels, samples["clean"][0, 0])
+        else:
+            assert torch.allclose(pixels.permute(2, 0, 1), samples["clean"][0])
+
+
+def test_shuffled_images_stand_beside_their_originals():
+    samples = samples_of()
+    figure = shuffled.draw(samples)
+    assert [axes.get_title() for axes in figure.axes[:4]] == ["original", "2x2", "4x4", "8x8"]
+    assert [axes.get_ylabel() for axes in figure.axes[::4]] == samples["labels"]
+    third = torch.tensor(figure.axes[10].images[0].get_array()).permute(2, 0, 1)
+    assert torch.equal(third.float(), samples["shuffled"][4][2])
+    alone = shuffled.draw({"shuffled": {4: samples["shuffled"][4]}})
+    assert [axes.get_title() for axes in alone.axes] == ["4x4", "", ""]
+
+
+def test_amplified_differences_clip_nothing():
+    difference = torch.tensor([-8 / 255, 0.0, 8 / 255]).view(1, 3, 1)
+    shown, factor = style.amplified(difference)
+    assert factor == 8
+    assert shown.flatten().tolist() == pytest.approx([0.5 - 64 / 255, 0.5, 0.5 + 64 / 255])
+    assert style.amplified(torch.zeros(1, 2, 2)) == (pytest.approx(0.5), 1)
+    assert style.amplified(torch.ones(1, 1, 1))[1] == 1
+
+
+def test_short_names_are_short_and_different():
+    names = [f"runs/of-one-project-{i}-with-a-tail-that-is-long/checkpoint-best" for i in range(9)]
+    found = style.short(["short", *names, names[0] + "x"], 30)
+    assert found["short"] == "short"
+    assert len(set(found.values())) == 11
+    assert max(map(len, found.values())) <= 30
+    for i, name in enumerate(names):
+        assert f"-{i}-" in found[name]
+    assert style.short(["$x$"], 9)["$x$"] == r"\$x\$"
+
+
+def test_every_picture_is_a_whole_png(tmp_path):
+    made = draw_all(cells_of(3), tmp_path / "new", samples=samples_of())
+    names = ["transfer.png", "noise.png", "tradeoff.png", "examples.png", "shuffled.png"]
+    assert [path.name for path in made] == names
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == sorted(names)
+    for path in made:
+        with Image.open(path) as image:
+            image.load()
+            assert image.format == "PNG"
+            assert 400 < image.width < 2500 and 200 < image.height < 2500
+            assert len(image.convert("L").getcolors()) > 10
+    first = [path.read_bytes() for path in made]
+    cells = cells_of(3)
+    random.Random(1).shuffle(cells)
+    again = draw_all(cells, tmp_path, samples=samples_of())
+    assert [path.read_bytes() for path in again] == first
+
+
+@pytest.mark.parametrize(
+    ("cells", "samples", "expected"),
+    [
+        ([], None, []),
+        ([], {}, []),
+        ([], {"clean": torch.rand(2, 3, 8, 8), "labels": ["a", "b"]}, []),
+        ([], {"rows": [], "shuffled": {}}, []),
+        ([clean("standard", 9, 10)], None, []),
+        ([transfer("standard", 5, 9)], None, ["transfer.png"]),
+        ([transfer("standard", 0, 0)], None, ["transfer.png"]),
+        ([noise("standard", 8, 5, 9)], None, ["noise.png"]),
+        ([noise("standard", 8, 0, 0)], None, ["noise.png"]),
+        ([], {"rows": samples_of()["rows"]}, ["examples.png"]),
+        ([], {"shuffled": samples_of()["shuffled"]}, ["shuffled.png"]),
+    ],
+)
+def test_each_alone(tmp_path, cells, samples, expected):
+    assert [p.name for p in draw_all(cells, tmp_path / "x", samples=samples)] == expected
+
+
+def test_an_error_leaves_no_half_file(tmp_path, monkeypatch):
+    (path,) = draw_all([transfer("standard", 5, 9)], tmp_path)
+    before = path.read_bytes()
+
+    def broken(self, target, **_):
+        target.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Figure, "savefig", broken)
+    with pytest.raises(OSError, match="disk full"):
+        draw_all([transfer("standard", 7, 9)], tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == before

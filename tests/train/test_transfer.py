@@ -1,0 +1,249 @@
+"""Transfer: rates against a count by hand, sets that do not fit, nothing left to count."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from evaluated_networks import classes_of, hand_made_set, named, pixels_of, sample_images
+from scotoma.defective.errors import UserError
+from scotoma.train.robustness.cells import Cells
+from scotoma.train.robustness.predictions import CleanPredictions, evaluate_clean
+from scotoma.train.robustness.transfer import check_set, content_digest, evaluate_transfer
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread(threads):
+    """Two would wait for each other over networks this small."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def images():
+    return sample_images()
+
+
+@pytest.fixture
+def networks(tmp_path):
+    return named(tmp_path, ("standard", 0), ("0.5-Bottom", 1))
+
+
+@pytest.fixture
+def indices():
+    """In no order, and not from the first image on."""
+    return torch.randperm(120, generator=torch.Generator().manual_seed(5))[:50]
+
+
+def altered(found):
+    """Classes before and after rounding that differ, as a real rounding seldom makes them."""
+    before = found.unrounded_predictions.clone()
+    before[::3] = (found.labels[::3] + 1) % 10
+    before[1::7] = found.labels[1::7]
+    return replace(found, unrounded_predictions=before)
+
+
+@pytest.mark.parametrize("pixels", ["float", "uint8"])
+def test_rates_equal_a_count_by_hand(tmp_path, networks, images, indices, pixels):
+    source, target = networks
+    found = altered(hand_made_set(images, source, indices, pixels))
+    results = evaluate_transfer(
+        target, found, images, Cells(tmp_path), batch_size=7, common=networks
+    )["results"]
+
+    clean = classes_of(target.model, pixels_of(images, indices)).tolist()
+    stored = found.images.float() / (255 if pixels == "uint8" else 1)
+    after = classes_of(target.model, stored).tolist()
+    counts = {}
+
+    def count(name, among, holds):
+        k, n = counts.get(name, (0, 0))
+        counts[name] = (k + (among and holds), n + among)
+
+    for row, index in enumerate(indices.tolist()):
+        label = int(images.labels[index])
+        source_right = int(found.clean_predictions[row]) == label
+        wrong = int(found.predictions[row])
+        counted = source_right and wrong != label and clean[row] == label
+        before = source_right and found.unrounded_predictions[row] != label and clean[row] == label
+        count("defence", counted, after[row] == label)
+        count("defence_all", True, after[row] == label)
+        count("defence_common", counted, after[row] == label)  # the source is right there
+        count("same_wrong_class", counted, after[row] == wrong)
+        count("fooled_source", source_right, wrong != label)
+        if pixels == "uint8":
+            count("defence_unrounded", bool(before), after[row] == label)
+    rates = {
+        name: (r["k"], r["n"]) for name, r in results.items() if isinstance(r, dict) and "k" in r
+    }
+    assert rates == counts
+    # The cases are there, or this test would say little.
+    assert 0 < counts["defence"][0] < counts["defence"][1] < counts["fooled_source"][1]
+    assert results["relation"] == "transfer" and results["warnings"] == []
+    assert results["shown"] == {
+        "target": "0.5-Bottom-1",
+        "target_arch": "resnet18",
+        "target_defects": "0.5-Bottom",
+        "source": "standard-0",
+        "attack": "blend-by-hand:strength=0.5",
+        "pixels": pixels,
+    }
+
+
+def test_the_common_images_are_those_that_all_targets_get_right(tmp_path, images, indices):
+    source, one, other = named(tmp_path, ("standard", 0), ("0.5-Bottom", 1), ("standard", 2))
+    found = hand_made_set(images, source, indices)
+    cells, clean = Cells(tmp_path / "cells"), CleanPredictions(images, 50)
+    options = {"batch_size": 50, "clean": clean}
+    alone = evaluate_transfer(one, found, images, cells, **options)["results"]
+    both = evaluate_transfer(one, found, images, cells, common=[one, other], **options)["results"]
+    assert "defence_common" not in alone
+    right = torch.ones(len(indices), dtype=torch.bool)
+    for target in (one, other):
+        right &= classes_of(target.model, pixels_of(images, indices)) == found.labels
+    assert both["defence_common"]["n"] == int((found.fooled & right).sum())
+    assert 0 < both["defence_common"]["n"] < both["defence"]["n"] == alone["defence"]["n"]
+    # Another choice of targets is another result.
+    cell = evaluate_transfer(one, found, images, cells, common=[one, source], **options)
+    assert cell["results"]["defence_common"]["n"] != both["defence_common"]["n"]
+
+
+def test_relations(tmp_path, images, indices):
+    first, again, redrawn, other, ensemble = named(
+        tmp_path,
+        ("0.5-Bottom", 1),
+        ("0.5-Bottom", 3),
+        ("0.5-Bottom", 4, 7),
+        ("standard", 0),
+        ensembles=[
+            [str(tmp_path / "0.5-Bottom-1.safetensors"), str(tmp_path / "standard-0.safetensors")]
+        ],
+    )
+    found = hand_made_set(images, first, indices)
+    cells = Cells(tmp_path)
+    seen = [
+        evaluate_transfer(target, found, images, cells, batch_size=60)["results"]
+        for target in (first, again, redrawn, other, ensemble)
+    ]
+    assert [r["relation"] for r in seen] == [
+        "white-box",
+        "gray-box",
+        "DIF",
+        "transfer",
+        "white-box",  # an ensemble with the source in it
+    ]
+    assert seen[0]["defence"]["k"] == 0 and seen[0]["defence"]["n"] == int(found.fooled.sum())
+    assert seen[0]["same_wrong_class"]["rate"] == 1.0
+    shown = seen[4]["shown"]
+    assert (shown["target_arch"], shown["target_defects"]) == ("resnet18", "0.5-Bottom+standard")
+
+
+def test_the_batch_size_changes_nothing_and_results_are_kept(tmp_path, networks, images, indices):
+    found = hand_made_set(images, networks[0], indices)
+    one = evaluate_transfer(networks[1], found, images, Cells(tmp_path / "a"), batch_size=1)
+    cells = Cells(tmp_path / "b")
+    many = evaluate_transfer(networks[1], found, images, cells, batch_size=1000)
+    assert one["results"] == many["results"]
+    evaluate_transfer(networks[1], found, images, cells, batch_size=3)
+    assert (cells.computed, cells.reused) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["images", "predictions", "clean_predictions"])
+def test_a_set_that_was_made_anew_is_evaluated_anew(tmp_path, networks, images, indices, name):
+    found = hand_made_set(images, networks[0], indices)
+    cells = Cells(tmp_path)
+    evaluate_transfer(networks[1], found, images, cells, batch_size=60)
+    changed = getattr(found, name).clone()
+    changed[3] = 1 - changed[3] if name == "images" else 9 - changed[3]
+    other = replace(found, **{name: changed})
+    assert content_digest(other) != content_digest(found)
+    evaluate_transfer(networks[1], other, images, cells, batch_size=60)
+    assert cells.computed == 2
+
+
+@pytest.mark.parametrize("case", ["not fooled", "target wrong", "empty"])
+def test_nothing_left_to_count_is_a_warning(tmp_path, networks, images, indices, case):
+    source, target = networks
+    found = hand_made_set(images, source, indices)
+    if case == "not fooled":
+        found = replace(found, predictions=found.labels.clone())
+    elif case == "target wrong":
+        wrong = classes_of(target.model, pixels_of(images, indices)) != found.labels
+        found = found.subset(wrong & found.fooled)
+        assert len(found)
+    else:
+        found = found.subset(torch.zeros(0, dtype=torch.int64))
+    data = found.details["data"] | {"fingerprint": images.fingerprint(found.indices)}
+    found = replace(found, details=found.details | {"data": data})
+    results = evaluate_transfer(target, found, images, Cells(tmp_path), batch_size=9)["results"]
+    assert results["defence"] == {"k": 0, "n": 0, "rate": None, "low": None, "high": None}
+    assert results["defence_all"]["n"] == len(found)
+    (warning,) = results["warnings"]
+    assert warning.startswith("no image is left") and "\n" not in warning
+    assert ("the target classifies none" in warning) == (case == "target wrong")
+
+
+def without(found, *keys):
+    details = {key: value for key, value in found.details.items() if key not in keys}
+    return replace(found, details=details)
+
+
+def renamed(found, name="cifar10"):
+    data = found.details["data"] | {"name": name, "fingerprint": "0" * 32}
+    return replace(found, details=found.details | {"data": data})
+
+
+def damaged_source(found):
+    source = found.details["source"] | {"members": [3]}
+    return replace(found, details=found.details | {"source": source})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (renamed, r"my\.set holds adversarial images of cifar10.*sample \(120\).*--dataset"),
+        (lambda f: renamed(f, "sample"), "of sample, which are not the test images of sample"),
+        (lambda f: replace(f, indices=f.indices + 1), "not the test images of sample"),
+        (lambda f: replace(f, indices=f.indices + 100), "not the test images of sample"),
+        (lambda f: replace(f, labels=(f.labels + 1) % 10), "not the test images of sample"),
+        (lambda f: replace(f, images=f.images[..., :14]), "1x28x14, but standard-0 takes 1x28x28"),
+        (lambda f: without(f, "data"), "does not say what it was made of"),
+        (lambda f: without(f, "source"), "does not say what it was made of"),
+        (damaged_source, "description of a source is damaged"),
+        (lambda f: without(f, "attack_text"), "does not say what it was made of"),
+        (lambda f: replace(f, details=f.details | {"data": 3}), "does not say what it was made of"),
+    ],
+)
+def test_sets_that_do_not_fit_are_refused(tmp_path, networks, images, indices, change, message):
+    found = change(hand_made_set(images, networks[0], indices))
+    with pytest.raises(UserError, match=message):
+        check_set(found, images, networks, "my.set")
+    with pytest.raises(UserError):
+        evaluate_transfer(networks[0], found, images, Cells(tmp_path), batch_size=9)
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_a_set_of_a_part_of_the_data_is_recognised(networks, images, indices):
+    """Numbers count from the first test image, so a prefix of the data holds the same images."""
+    found = hand_made_set(images, networks[0], indices.clamp(max=39).unique())
+    check_set(found, sample_images(60), networks)
+
+
+def test_clean_predictions_are_made_once(tmp_path, networks, images):
+    target, calls = networks[0], []
+    hook = target.model.register_forward_hook(lambda m, x, y: calls.append(len(x[0])))
+    clean = CleanPredictions(images, 32)
+    some = torch.tensor([7, 3, 100, 3])
+    expected = classes_of(target.model, pixels_of(images, torch.arange(120)))
+    calls.clear()
+    assert torch.equal(clean.of(target, some), expected[some])
+    assert sum(calls) == 3
+    cells = Cells(tmp_path)
+    cell = evaluate_clean(target, images, cells, clean=clean)
+    assert sum(calls) == 120
+    right = int((expected == images.labels).sum())
+    assert (cell["results"]["accuracy"]["k"], cell["results"]["accuracy"]["n"]) == (right, 120)
+    assert 0 < right < 120
+    evaluate_clean(target, images, cells, clean=CleanPredictions(images, 32))
+    assert sum(calls) == 120
+    evaluate_clean(target, sample_images(60), cells, clean=CleanPredictions(sample_images(60), 32))
+    assert cells.computed == 2
+    hook.remove()

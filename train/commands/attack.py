@@ -1,0 +1,182 @@
+"""``scotoma attack``: make adversarial images from networks, once, for use against any target."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from ...defective.attacks import Attack, parse_attack
+from ...defective.errors import UserError
+from ..distributed import World, choose_device
+from ..robustness.arithmetic import check_precision, memory_advice
+from ..robustness.attack_plan import attack_list, plan
+from ..robustness.attack_report import AttackScreen, figures, show_sets
+from ..robustness.attacking import Source, make_set
+from ..robustness.images import TestImages
+from ..robustness.models import NamedModel, load_common_data, load_named
+from ..robustness.sampling import Sample, choose_images
+from ..robustness.set_request import SetRequest, set_name
+from ..robustness.termination import Terminated, termination_as_interrupt
+from .attack_options import make_attack_parser
+
+
+def main(argv: list[str]) -> int:
+    arguments = make_attack_parser().parse_intermixed_args(argv)
+    if arguments.list:
+        print(attack_list())
+        return 0
+    with termination_as_interrupt():
+        try:
+            attack(arguments)
+        except Terminated:
+            print("scotoma attack: terminated", file=sys.stderr)
+            return 128 + signal.SIGTERM
+    return 0
+
+
+def attack(arguments: argparse.Namespace) -> list[Path]:
+    """Make all sets that are asked for. Returns their files.
+
+    Raises:
+        UserError: bad arguments, before any work; or a set that could not be made, after all
+            others are.
+    """
+    attacks = _attacks(getattr(arguments, "attack", []))
+    for name, least in (("samples", 1), ("sample_seed", 0), ("batch_size", 1), ("workers", 0)):
+        value = getattr(arguments, name)
+        if value < least:
+            option = name.replace("_", "-")
+            raise UserError(f"--{option} is {value}; expected {least} or more")
+    device = choose_device(arguments.device, World())
+    check_precision(arguments.precision, device)
+    sources = load_named(arguments.runs, getattr(arguments, "ensemble", None), device)
+    known = {source.digest for source in sources}
+    judges = getattr(arguments, "correct_for", [])
+    others = (
+        [m for m in load_named(judges, None, device) if m.digest not in known] if judges else []
+    )
+    data = load_common_data(
+        [*sources, *others],
+        getattr(arguments, "dataset", None),
+        getattr(arguments, "data_root", None),
+        arguments.download,
+    )
+    images = TestImages(data, device, arguments.workers)
+    out = _writable(Path(arguments.out))
+    size = arguments.batch_size
+    with AttackScreen() as screen:
+        screen.begin("choosing images")
+        with memory_advice(device, size):
+            sample = choose_images(
+                [*sources, *others],
+                images,
+                arguments.samples,
+                arguments.sample_seed,
+                size,
+                screen.advance,
+            )
+        for line in plan(sample, images, attacks, arguments.pixels, arguments.precision, size):
+            screen.line(line)
+        requests = _requests(sources, attacks, images, sample, out, arguments)
+        made, failed = _make(requests, sample, arguments, screen)
+    if made:
+        show_sets(made)
+    if failed:
+        raise UserError(
+            failed[0]
+            if len(requests) == 1
+            else f"{len(failed)} of {len(requests)} sets could not be made; the first: {failed[0]}"
+        )
+    return [path for path, _ in made]
+
+
+def _attacks(texts: list[str]) -> list[Attack]:
+    if not texts:
+        raise UserError(
+            "no --attack is given; expected for example --attack pgd:eps=16/255,step=1/255,steps=20"
+            " (see: scotoma attack --list)"
+        )
+    found: list[Attack] = []
+    for text in texts:
+        attack = parse_attack(text)
+        if attack in found:
+            raise UserError(f"--attack {text}: the same attack is given twice")
+        found.append(attack)
+    return found
+
+
+def _writable(out: Path) -> Path:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            return out
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"--out {out}: cannot be written to ({reason}); give another") from None
+
+
+def _requests(
+    sources: list[NamedModel],
+    attacks: list[Attack],
+    images: TestImages,
+    sample: Sample,
+    out: Path,
+    arguments: argparse.Namespace,
+) -> list[SetRequest]:
+    """Raises UserError if a set's file, or what is half made of it, is of another request."""
+    requests: dict[Path, SetRequest] = {}
+    for source in sources:
+        for each in attacks:
+            path = out / set_name(source, each, arguments.pixels)
+            if path in requests:  # names that differ in signs which files' names cannot have
+                path = path.with_name(f"{source.digest[:8]}-{path.name}")
+            requests[path] = SetRequest(
+                source, each, images, sample.indices, path, arguments.pixels, arguments.precision
+            )
+    for request in requests.values():
+        request.check()
+    return list(requests.values())
+
+
+def _make(
+    requests: list[SetRequest], sample: Sample, arguments: argparse.Namespace, screen: AttackScreen
+) -> tuple[list[tuple[Path, list[str]]], list[str]]:
+    """(files and their rows of the table, messages of sets that failed, which end no long run)."""
+    made: list[tuple[Path, list[str]]] = []
+    failed: list[str] = []
+    source: Source | None = None
+    for number, request in enumerate(requests, 1):
+        if source is None or source.model is not request.model:
+            source = Source(request.model, request.precision, arguments.cuda_graph)
+        screen.line(f"[{number}/{len(requests)}] {request.model.name}, {request.attack}")
+        screen.begin(f"[{number}/{len(requests)}] {request.attack.name}")
+        try:
+            found = make_set(
+                source,
+                request.attack,
+                request.images,
+                request.indices,
+                request.path,
+                batch_size=arguments.batch_size,
+                pixels=request.pixels,
+                precision=request.precision,
+                sampling=sample.describe(),
+                say=lambda text: screen.line(f"  {text}"),
+                advance=screen.advance,
+            )
+            row = figures(request.attack, found, request.images, arguments.batch_size)
+            made.append((request.path, row))
+        except UserError as error:
+            failed.append(str(error))
+            if len(requests) > 1:
+                screen.line(f"  failed: {error}")
+        except KeyboardInterrupt:
+            screen.line(
+                f"  stopped; finished batches are kept in {request.path}.parts, and the same "
+                "command goes on with the others"
+            )
+            raise
+    return made, failed

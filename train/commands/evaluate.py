@@ -1,0 +1,171 @@
+"""``scotoma evaluate``: measure how robust networks are, and keep every result."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from ...defective.errors import UserError
+from ...defective.robustness import load_set
+from ..distributed import World, choose_device
+from ..robustness.arithmetic import memory_advice
+from ..robustness.attack_report import AttackScreen
+from ..robustness.cells import Cells
+from ..robustness.evaluation import Evaluation
+from ..robustness.images import TestImages
+from ..robustness.models import NamedModel, load_common_data, load_named
+from ..robustness.termination import Terminated, termination_as_interrupt
+from ..robustness.transfer import check_set
+from ..robustness.wording import grid_text, levels
+from ..summary import device_name
+from .evaluate_options import Asked, make_evaluate_parser, read_asked
+
+_KEPT = "finished results are kept, and the same command goes on with the others"
+
+
+def main(argv: list[str]) -> int:
+    arguments = make_evaluate_parser().parse_intermixed_args(argv)
+    with termination_as_interrupt():
+        try:
+            evaluate(arguments)
+        except Terminated:
+            print("scotoma evaluate: terminated", file=sys.stderr)
+            return 128 + signal.SIGTERM
+    return 0
+
+
+def evaluate(arguments: argparse.Namespace) -> list[dict]:
+    """Make all results that are asked for, and tables and pictures of them. Returns the cells.
+
+    Raises:
+        UserError: bad arguments, before any work; or a result that could not be made, after all
+            others are.
+    """
+    asked = read_asked(arguments)
+    device = choose_device(arguments.device, World())
+    loaded = load_named(arguments.runs, getattr(arguments, "ensemble", None), device)
+    distinct: dict[str, NamedModel] = {}
+    for target in loaded:
+        distinct.setdefault(target.digest, target)
+    targets = list(distinct.values())
+    data = load_common_data(
+        targets,
+        getattr(arguments, "dataset", None),
+        getattr(arguments, "data_root", None),
+        arguments.download,
+    )
+    images = TestImages(data, device, arguments.workers)
+    grids = asked.grids_for(data.image_size)
+    if asked.stylized:
+        from ..robustness.protocols.stylized_files import find_stylized
+
+        find_stylized(asked.stylized, data)
+    set_lines = [_set_line(path, images, targets) for path in asked.sets]
+    out = _writable(Path(arguments.out))
+    cells = Cells(out / "cells")
+    with AttackScreen() as screen, memory_advice(device, arguments.batch_size, f"; {_KEPT}"):
+        for line in _plan(asked, images, loaded, targets, set_lines, grids, arguments):
+            screen.line(line)
+        evaluation = Evaluation(
+            targets, images, cells, screen, arguments.batch_size, arguments.sample_seed
+        )
+        try:
+            evaluation.prepare(asked, grids)
+            evaluation.run(asked, grids)
+        except KeyboardInterrupt:
+            done = cells.computed + cells.reused
+            screen.line(f"stopped; {done} {_KEPT}" if done else "stopped before the first result")
+            raise
+    _show(evaluation, out, grids)
+    if evaluation.failures:
+        raise UserError(
+            evaluation.failures[0]
+            if len(evaluation.failures) == 1
+            else f"{len(evaluation.failures)} results could not be made; the first: "
+            f"{evaluation.failures[0]}"
+        )
+    return evaluation.results
+
+
+def _set_line(path: Path, images: TestImages, targets: list[NamedModel]) -> str:
+    """What a set is, once it is known to fit. Raises UserError. Only one is in memory at once."""
+    found = load_set(path)
+    check_set(found, images, targets, str(path))
+    details = found.details
+    return (
+        f"  set       {path}: {details['attack_text']} from {details['source']['name']}, "
+        f"{len(found):,} images, {details['pixels']}, {details['precision']}"
+    )
+
+
+def _writable(out: Path) -> Path:
+    try:
+        (out / "cells").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out / "cells"):
+            return out
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"--out {out}: cannot be written to ({reason}); give another") from None
+
+
+def _plan(
+    asked: Asked,
+    images: TestImages,
+    loaded: list[NamedModel],
+    targets: list[NamedModel],
+    set_lines: list[str],
+    grids: list[int],
+    arguments: argparse.Namespace,
+) -> list[str]:
+    """Everything that the numbers depend on, so that no default stays unseen."""
+    data = images.data
+    lines = [
+        f"evaluating {', '.join(target.name for target in targets)}",
+        f"  data      {data.name}: {len(images):,} test images",
+        f"  device    {device_name(images.device)}, float32 without TF32, batches of "
+        f"{arguments.batch_size}",
+    ]
+    known = {target.digest: target.name for target in targets}
+    lines += [
+        f"warning: {model.name} is the same network as {known[model.digest]}: it is left out"
+        for model in loaded
+        if known[model.digest] != model.name
+    ]
+    lines += set_lines
+    lines += [f"  white-box {attack}" for attack in asked.attacks]
+    if asked.boundary:
+        lines.append(f"  score     {asked.boundary}")
+    if asked.epsilons:
+        lines.append(f"  noise     eps {', '.join(map(levels, asked.epsilons))} of 255")
+    if grids:
+        lines.append(f"  shuffle   {', '.join(map(grid_text, grids))} patches")
+    if asked.stylized:
+        lines.append(f"  stylised  {asked.stylized}")
+    return lines
+
+
+def _show(evaluation: Evaluation, out: Path, grids: list[int]) -> None:
+    """Tables on the screen and in a file, pictures, and where they are."""
+    # Here, since matplotlib takes a second that an error in the arguments need not cost.
+    from ..robustness.plots import draw_all
+    from ..robustness.tables import console_tables, write_tables
+
+    console, cells = Console(highlight=False), evaluation.cells
+    if not console.is_terminal:
+        console.width = 100
+    console.print()
+    for table in console_tables(evaluation.results):
+        console.print(table)
+    write_tables(evaluation.results, out)
+    pictures = draw_all(evaluation.results, out, samples=evaluation.picture_samples(grids))
+    files = ", ".join(["table.md", *(path.name for path in pictures)])
+    lines = [f"results in {out}: {files}, cells/*.json"]
+    if cells.reused:
+        total = cells.reused + cells.computed
+        lines.append(f"{cells.reused} of {total} results were there")
+    console.print("\n".join(lines), soft_wrap=True, markup=False)

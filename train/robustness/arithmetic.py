@@ -1,0 +1,62 @@
+"""How numbers are computed while attacks and verdicts run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ...defective.errors import UserError
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Names of precisions, and the autocast that each means."""
+
+
+@contextmanager
+def full_precision(benchmark: bool = False) -> Iterator[None]:
+    """Float32 without TF32 for a while: TF32's ten bits flip the signs of small gradients.
+
+    Args:
+        benchmark: let cuDNN try its algorithms on each new shape; of use where shapes stay.
+    """
+    cudnn = torch.backends.cudnn
+    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
+    torch.set_float32_matmul_precision("highest")
+    cudnn.allow_tf32, cudnn.benchmark = False, benchmark
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        cudnn.allow_tf32, cudnn.benchmark = before[1:]
+
+
+@contextmanager
+def memory_advice(device: torch.device, batch_size: int, kept: str = "") -> Iterator[None]:
+    """Turn "out of memory" into a UserError that names --batch-size.
+
+    Args:
+        kept: what to say about the work that is done, or "".
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # The CPU's allocator has no exception of its own.
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise UserError(
+            f"{device} is out of memory; try a --batch-size below {batch_size}{kept}"
+        ) from None
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raises UserError if there is no such precision, or the device does not have it."""
+    if precision not in PRECISIONS:
+        raise UserError(f"--precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
+    if precision == "bfloat16" and device.type == "cuda":
+        with torch.cuda.device(device):
+            if not torch.cuda.is_bf16_supported(False):
+                raise UserError(
+                    f"--precision bfloat16: {torch.cuda.get_device_name(device)} does not compute "
+                    "in it; use float32 or float16"
+                )

@@ -1,0 +1,142 @@
+"""What a person sees of ``scotoma attack`` at work: a bar, and the sets that were made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from ...defective.attacks import Attack, Status
+from ...defective.robustness import AdversarialSet
+from ...defective.robustness.rates import fooled_source
+from .images import TestImages
+from .set_request import told_settings
+from .wording import interval
+
+PLAIN_SECONDS = 30.0
+"""Least time between two lines of progress where there is no terminal for a bar."""
+
+
+class AttackScreen:
+    """Lines for people, and a bar on a terminal; a pipe gets a line of progress now and then."""
+
+    def __init__(self):
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.live = self.console.is_terminal
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("images  {task.fields[speed]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.live,
+            transient=True,
+        )
+        self._task = None
+
+    def __enter__(self) -> AttackScreen:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bar.stop()
+
+    def line(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def begin(self, text: str) -> None:
+        """The bar starts again, for something else."""
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(text, total=None, speed="")
+        self._start = self._told = time.monotonic()
+        self._first: int | None = None
+
+    def advance(self, done: int, total: int) -> None:
+        """``done`` of ``total`` images."""
+        now = time.monotonic()
+        if self._first is None:  # how many were there before is not known until now
+            self._first, self._start = done, now
+        seconds = now - self._start
+        speed = f"{(done - self._first) / seconds:.1f} images/s" if done > self._first else ""
+        self._bar.update(self._task, completed=done, total=total, speed=speed)
+        if not self.live and now - self._told >= PLAIN_SECONDS and done < total:
+            self._told = now
+            self.line(f"  {done:,} of {total:,} images  {speed}")
+
+
+def distances(found: AdversarialSet, images: TestImages, size: int) -> tuple[Tensor, Tensor]:
+    """Euclidean and largest distance [N] of each image from its original, pixels in [0,1]."""
+    euclidean, largest = [], []
+    for number, (indices, originals, _) in enumerate(images.batches(found.indices, size)):
+        start = number * size
+        delta = found.pixels(slice(start, start + len(indices))).to(originals.device) - originals
+        euclidean.append(delta.flatten(1).norm(dim=1).cpu())
+        largest.append(delta.flatten(1).abs().amax(1).cpu())
+    return torch.cat(euclidean), torch.cat(largest)
+
+
+def figures(attack: Attack, found: AdversarialSet, images: TestImages, size: int) -> list[str]:
+    """A set's row of the table at the end; ``size`` images at once are compared."""
+    details = found.details
+    rate = fooled_source(
+        labels=found.labels,
+        source_clean_predictions=found.clean_predictions,
+        source_adversarial_predictions=found.predictions,
+    )
+    fooled = "no image left N 0"
+    if rate["n"]:
+        fooled = f"{100 * rate['rate']:.2f}\n{interval(rate)}\nN {rate['n']:,}"
+    counts = torch.bincount(found.status.long(), minlength=len(Status)).tolist()
+    told = [f"{Status(i).name.lower()} {n:,}" for i, n in enumerate(counts) if n]
+    sizes = ["-", "-"]
+    if bool(found.fooled.any()):
+        euclidean, largest = distances(found.subset(found.fooled), images, size)
+        sizes = [f"{float(euclidean.median()):.4f}", f"{255 * float(largest.median()):.2f}"]
+    right = (found.predictions == found.labels).double().mean()
+    passes = [f"{float(t.double().mean()):,.1f}" for t in (found.forwards, found.backwards)]
+    return [
+        details["source"]["name"],
+        f"{attack.name} {told_settings(attack).replace(',', ', ')}",
+        f"{100 * float(right):.2f}",
+        fooled,
+        "\n".join(told),
+        *sizes,
+        *passes,
+        f"{details['seconds']:,.1f}",
+    ]
+
+
+def show_sets(made: Sequence[tuple[Path, list[str]]]) -> None:
+    """The table of files and their :func:`figures`; long names are folded, files whole below."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for head in ("source", "attack"):
+        table.add_column(head, overflow="fold", max_width=24)
+    heads = "accuracy %,fooled %,status,L2,Linf x255,forwards,backwards,seconds"
+    for head in heads.split(","):
+        table.add_column(head, justify="right", no_wrap=True)
+    for number, (_, row) in enumerate(made, 1):
+        table.add_row(*map(Text, [str(number), *row]))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
+    console.print(table)
+    lines = [_NOTE, *(f"{number}  {path}" for number, (path, _) in enumerate(made, 1))]
+    console.print("\n".join(lines), soft_wrap=True, markup=False)
+
+
+_NOTE = (
+    "accuracy of the source on the set; fooled: of the images that it gets right, with the 95 % "
+    "interval; status before any rounding; L2 and Linf: medians of the fooled, pixels in [0,1] "
+    "(Linf in levels of 255); forwards and backwards: means of an image"
+)

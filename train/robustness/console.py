@@ -1,0 +1,148 @@
+"""The results of an evaluation as tables of a terminal, 100 columns wide at most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from .arranged import Arranged, Cell, Column
+from .wording import grid_text, interval, levels, short_rate, verdict
+
+_ABSENT = "-"
+_NAME = 28
+# (columns side by side, width of each): whole rates, and accuracies above their intervals.
+_RATES, _CURVE, _SCORE = (2, 30), (4, 14), 14
+
+
+def console_tables(cells: Iterable[Cell]) -> list[RenderableType]:
+    """Compact tables, each narrow enough for 100 columns, with the verdicts below.
+
+    Rates are in percent, with their 95 % intervals and N. Long names are folded, never cut.
+
+    Raises:
+        UserError: a cell without a result that its kind must have.
+    """
+    found = Arranged(cells)
+    clean = [(column, "accuracy") for column in found.columns("clean")]
+    transfer = found.columns("transfer")
+    tables = []
+    for title, pairs in (
+        (
+            "Success defence rate (P1), %" if transfer else "Clean accuracy, %",
+            clean + [(column, "defence") for column in transfer],
+        ),
+        ("All images (P2), %", [(column, "defence_all") for column in transfer]),
+        (
+            "White-box robust accuracy, %",
+            [(column, "robust_accuracy") for column in found.columns("white-box")],
+        ),
+        ("Stylised images, accuracy in %", [(c, "accuracy") for c in found.columns("stylized")]),
+    ):
+        for part in _parts(pairs, _RATES[0]):
+            tables.append(_rates(found, title, part))
+    tables += [_scores(column) for column in found.columns("boundary")]
+    noise, shuffle = found.by("noise", "epsilon", "sigma"), found.by("shuffle", "grid", "k")
+    noisy = "Gaussian noise, accuracy in %; epsilon = 2 sigma in levels of 255"
+    for title, groups, text in (
+        (noisy, noise, lambda value: f"epsilon {levels(value)}"),
+        ("Shuffled patches, accuracy in %", shuffle, grid_text),
+    ):
+        for _, columns in groups:
+            for part in _parts(list(columns.items()), _CURVE[0]):
+                tables.append(_curve(found, title, {text(v): column for v, column in part}))
+    return tables
+
+
+def _parts(items: list, size: int) -> Iterable[list]:
+    left = iter(items)
+    while part := list(islice(left, size)):
+        yield part
+
+
+def _table(title: str, heads: Sequence[str], width: int) -> Table:
+    made = Table(
+        title=Text(title, style="bold"),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    made.add_column("target", overflow="fold", max_width=_NAME)
+    for head in heads:
+        made.add_column(Text(head), justify="right", overflow="fold", max_width=width)
+    return made
+
+
+def _fill(made: Table, found: Arranged, entries: dict[str, list[str]]) -> Table:
+    """A row a target that has any entry, in order."""
+    for name in found.targets:
+        if any(entry != _ABSENT for entry in entries[name]):
+            made.add_row(Text(name), *map(Text, entries[name]))
+    return made
+
+
+def _rates(found: Arranged, title: str, pairs: list[tuple[Column, str]]) -> RenderableType:
+    """One column an attack, with a sentence for each below."""
+    sentences = []
+    for column, rate in pairs:
+        if rate in ("defence", "robust_accuracy"):
+            results = {name: cell["results"] for name, cell in column.cells.items()}
+            rates = {name: each[rate] for name, each in results.items()}
+            known = {name: each.get("relation", "") for name, each in results.items()}
+            verb = "defends best" if rate == "defence" else "is best"
+            sentences.append(f"{column.label}: {verdict(rates, known, verb)}.")
+    made = _table(title, [column.label for column, _ in pairs], _RATES[1])
+    entries = {n: [_entry(c.cells.get(n), rate) for c, rate in pairs] for n in found.targets}
+    return Group(_fill(made, found, entries), *(Text(sentence + "\n") for sentence in sentences))
+
+
+def _entry(cell: Cell | None, rate: str) -> str:
+    if cell is None:
+        return _ABSENT
+    relation = cell["results"].get("relation", "transfer")
+    mark = f"\n{relation}" if rate == "defence" and relation != "transfer" else ""
+    return short_rate(cell["results"][rate]) + mark
+
+
+def _scores(column: Column) -> Table:
+    heads = ["median score", "mean score", "N", "forwards"]
+    made = _table(f"Decision-based score: {column.label}", heads, _SCORE)
+    for name, cell in column.cells.items():
+        each = cell["results"]
+        values = each["score_median"], each["score_mean"], each["n"], each.get("forwards_mean")
+        made.add_row(Text(name), *(_value(v) for v in values))
+    return made
+
+
+def _value(value: float | None) -> str:
+    if value is None:
+        return _ABSENT
+    return f"{value:.3g}" if value < 1 else f"{value:,.0f}"
+
+
+def _curve(found: Arranged, title: str, columns: dict[str, Column]) -> RenderableType:
+    """Accuracies above their intervals; N below the table where it is the same for all."""
+    rates = [c["results"]["accuracy"] for column in columns.values() for c in column.cells.values()]
+    counts = sorted({rate["n"] for rate in rates})
+    several = len(counts) > 1
+    made = _table(title, list(columns), _CURVE[1])
+    note = "" if several else f"N {counts[0]} each\n"
+    entries = {
+        name: [_stacked(column.cells.get(name), several) for column in columns.values()]
+        for name in found.targets
+    }
+    return Group(_fill(made, found, entries), *([Text(note)] if note else []))
+
+
+def _stacked(cell: Cell | None, with_count: bool) -> str:
+    if cell is None:
+        return _ABSENT
+    rate = cell["results"]["accuracy"]
+    if rate["rate"] is None:
+        return "no image\nleft N 0"
+    count = f"\nN {rate['n']}" if with_count else ""
+    return f"{100 * rate['rate']:.2f}\n{interval(rate)}{count}"

@@ -1,0 +1,45 @@
+"""Pictures of an evaluation: each module builds a figure, or None where it has nothing to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..arranged import Arranged
+from . import examples, heatmap, noise, shuffled, style, tradeoff
+
+
+def draw_all(
+    cells: Sequence[dict[str, Any]], folder: Path, *, samples: dict[str, Any] | None = None
+) -> list[Path]:
+    """Write the pictures that apply, each whole or not at all.
+
+    Args:
+        cells: as :meth:`scotoma.train.robustness.cells.Cells.all` gives them, in any order.
+        folder: made if need be.
+        samples: images for examples.png and shuffled.png; any key may be missing. "clean" float
+            [n,C,H,W] with pixels in [0,1], "labels" n names of their classes; "rows" as
+            :func:`.examples.draw` takes them; "shuffled" {k: float [m,C,H,W]}, the first m of
+            "clean" in grids of k x k.
+
+    Returns:
+        The files written: transfer.png, noise.png, tradeoff.png, examples.png, shuffled.png.
+
+    Raises:
+        UserError: a cell without a result that its kind must have. OSError: it cannot be written.
+    """
+    found, samples = Arranged(cells), samples or {}
+    made = []
+    for name, draw, material in (
+        ("transfer", heatmap.draw, found),
+        ("noise", noise.draw, found),
+        ("tradeoff", tradeoff.draw, found),
+        ("examples", examples.draw, samples),
+        ("shuffled", shuffled.draw, samples),
+    ):
+        figure = draw(material)
+        if figure is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            made.append(style.save(figure, folder / f"{name}.png"))
+    return made

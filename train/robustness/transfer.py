@@ -1,0 +1,196 @@
+"""Adversarial images of one network against another: the paper's main protocol."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...defective.errors import UserError
+from ...defective.robustness import AdversarialSet
+from ...defective.robustness.rates import (
+    defence_rate_over_all,
+    fooled_source,
+    same_wrong_class,
+    success_defence_rate,
+)
+from .cells import Cells
+from .images import TestImages
+from .models import NamedModel, relation
+from .predictions import Advance, CleanPredictions, digest_of, nobody, predict_all, shown_target
+
+
+def evaluate_transfer(
+    target: NamedModel,
+    found: AdversarialSet,
+    images: TestImages,
+    cells: Cells,
+    *,
+    batch_size: int,
+    clean: CleanPredictions | None = None,
+    common: Sequence[NamedModel] = (),
+    content: str | None = None,
+    advance: Advance = nobody,
+) -> dict[str, Any]:
+    """The cell of one target on one adversarial set; images are matched by data set index.
+
+    Args:
+        clean: clean predictions to share between sets and targets.
+        common: targets of a comparison: P1 is given also on the images that all of them classify
+            right. Empty for none.
+        content: :func:`content_digest` of the set, where it is known already.
+
+    Returns:
+        A cell whose results are ``defence`` (P1), ``defence_all`` (P2), ``defence_common``,
+        ``defence_unrounded`` (of uint8 sets: P1 with fooling judged before rounding),
+        ``same_wrong_class``, ``fooled_source``, ``relation``, and ``warnings``, one line each.
+
+    Raises:
+        UserError: the set is not of these test images, or does not fit the target.
+    """
+    check_set(found, images, [target])
+    clean = clean or CleanPredictions(images, batch_size)
+    details = found.details
+    identity: dict[str, Any] = {
+        "target": target.digest,
+        "set": {
+            "attack": details["attack"],
+            "source": details["source"]["digest"],
+            "data": details["data"]["fingerprint"],
+            "pixels": details["pixels"],
+            "precision": details["precision"],
+            "content": content or content_digest(found),
+        },
+    }
+    if common:
+        identity["images_common"] = digest_of(sorted(model.digest for model in common))
+
+    def compute() -> dict[str, Any]:
+        batches = _batches(found, batch_size, images.device)
+        adversarial = predict_all(target.model, batches, len(found), advance)
+        only = clean.right_for_all(common, found.indices) if common else None
+        original = clean.of(target, found.indices)
+        return _rates(found, original, adversarial, only) | {
+            "relation": relation(details["source"], target)
+        }
+
+    shown = shown_target(target) | {
+        "source": details["source"]["name"],
+        "attack": details["attack_text"],
+        "pixels": details["pixels"],
+    }
+    label = f"{target.name}-{shown['source']}-{details['attack']['attack']}"
+    cell, _ = cells.get("transfer", label, identity, compute, shown=shown)
+    return cell
+
+
+def _rates(
+    found: AdversarialSet, original: Tensor, adversarial: Tensor, only: Tensor | None
+) -> dict[str, Any]:
+    """Results of a target that gives int64 [N] ``original`` and ``adversarial`` classes."""
+    source = {"labels": found.labels, "source_clean_predictions": found.clean_predictions}
+    stored = source | {"source_adversarial_predictions": found.predictions}
+    target = {
+        "target_clean_predictions": original,
+        "target_adversarial_predictions": adversarial,
+    }
+    results = {
+        "defence": success_defence_rate(**stored, **target),
+        "defence_all": defence_rate_over_all(
+            labels=found.labels, target_adversarial_predictions=adversarial
+        ),
+        "same_wrong_class": same_wrong_class(**stored, **target),
+        "fooled_source": fooled_source(**stored),
+    }
+    if only is not None:
+        results["defence_common"] = success_defence_rate(**stored, **target, only=only)
+    if found.images.dtype == torch.uint8:
+        before = source | {"source_adversarial_predictions": found.unrounded_predictions}
+        results["defence_unrounded"] = success_defence_rate(**before, **target)
+    return results | {"warnings": _warnings(found, results)}
+
+
+def _warnings(found: AdversarialSet, results: dict[str, Any]) -> list[str]:
+    if results["defence"]["n"]:
+        return []
+    fooled = int(found.fooled.sum())
+    seen = (
+        f"the adversarial set fools its source on none of its {len(found):,} images"
+        if not fooled
+        else f"the target classifies none of the {fooled:,} images right that fool the source"
+    )
+    return [f"no image is left for the success defence rate (P1): {seen}"]
+
+
+def _batches(found: AdversarialSet, size: int, device: torch.device) -> Iterator[Tensor]:
+    for start in range(0, len(found), size):
+        yield found.pixels(slice(start, start + size)).to(device)
+
+
+def content_digest(found: AdversarialSet) -> str:
+    """A hash of what the set's rates depend on: images made again elsewhere differ a little."""
+    digest = hashlib.sha256()
+    for name in ("indices", "clean_predictions", "predictions", "unrounded_predictions", "images"):
+        digest.update(getattr(found, name).contiguous().numpy())
+    return digest.hexdigest()[:32]
+
+
+def check_set(
+    found: AdversarialSet, images: TestImages, targets: Sequence[NamedModel], where: str = "the set"
+) -> None:
+    """Whether a set is of these test images and for networks like these.
+
+    Args:
+        where: the set's file, for messages.
+
+    Raises:
+        UserError: it is not; the message names both data sets or both shapes.
+    """
+    details = found.details
+    try:
+        name, fingerprint = details["data"]["name"], details["data"]["fingerprint"]
+        texts = details["source"]["name"], details["source"]["digest"], details["attack_text"]
+        texts += details["pixels"], details["precision"], details["attack"]["attack"]
+        known = all(isinstance(text, str) for text in (name, fingerprint, *texts))
+        known = known and isinstance(details["source"]["members"], list)
+    except (KeyError, TypeError):
+        known = False
+    if not known:
+        raise UserError(
+            f"{where} does not say what it was made of; make it again with: scotoma attack"
+        )
+    here = images.data
+    inside = not len(found) or int(found.indices.max()) < len(images)
+    same = inside and images.fingerprint(found.indices) == fingerprint
+    if not same or not torch.equal(images.labels[found.indices], found.labels):
+        fix = (
+            f"give --dataset and --data-root of the set's images of {name}"
+            if name != here.name
+            else "take the same --data-root and test images, or make the set again"
+        )
+        raise UserError(
+            f"{where} holds adversarial images of {name}, which are not the test images of "
+            f"{here.name} ({len(images):,}) that are evaluated here; {fix}"
+        )
+    shape = tuple(found.images.shape[1:])
+    for target in targets:
+        relation(details["source"], target)
+        spec = target.members[0].spec
+        wanted = (spec.in_channels, spec.image_size, spec.image_size)
+        if shape != wanted:
+            raise UserError(
+                f"{where} holds images of {_size(shape)}, but {target.name} takes {_size(wanted)}; "
+                "evaluate it with sets of its own size"
+            )
+        if len(found) and int(found.labels.max()) >= spec.num_classes:
+            raise UserError(
+                f"{where} has images of class {int(found.labels.max())}, but {target.name} has "
+                f"{spec.num_classes} classes, 0 to {spec.num_classes - 1}"
+            )
+
+
+def _size(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
