@@ -3,7 +3,9 @@
 #
 # Trains a standard network to attack with, and as targets another standard one and a defective one,
 # on the sample that ships with scotoma. Under five minutes on two CPU cores. Every step can be
-# interrupted; run the script again and it goes on (finished trainings are kept).
+# interrupted; run the script again and it goes on.
+#
+# OUT, WIDTH, EPOCHS, SAMPLES change what the names say; TRAIN holds further options of scotoma train.
 set -eu
 
 OUT=${OUT:-which-defends-better}
@@ -18,7 +20,7 @@ train() { # name, defects, seed
         $SCOTOMA train --resume "$run"
     else
         $SCOTOMA train --name "$1" --defects "$2" --seed "$3" --out "$OUT/runs" \
-            --width "$WIDTH" --epochs "$EPOCHS"
+            --width "$WIDTH" --epochs "$EPOCHS" ${TRAIN:-}
     fi
 }
 

@@ -85,6 +85,26 @@ def operator(backend, median, **values):
     return row("roofline", **values)
 
 
+def attack(contestant, median, **values):
+    values = {
+        "arch": "resnet18",
+        "defects": "standard",
+        "width": None,
+        "image_size": 32,
+        "batch_size": 128,
+        "attack": "pgd20",
+        "contestant": contestant,
+        "peer": "foolbox",
+        "dtype": "float32",
+        "dataset": "sample",
+        "results": {"success": 0.9, "median_l2": None, "equal_pixels": 1.0},
+        "times": spread(median) if median else {},
+        "images_per_s": 128e6 / median if median else None,
+        "times_faster": 2.0,
+    } | values
+    return row("attacks", **values)
+
+
 def convergence(contestant, seed, seconds, **values):
     history = [{"epoch": e, "seconds": 10.0 * e, "accuracy": 0.3 * e} for e in (1, 2, 3)]
     values = {
@@ -125,6 +145,7 @@ def one_of_each():
         *(step("reference", 900.0, dtype="float32"), step("fused-graph", None, problems=["bad"])),
         *(layer("ours", 3.0), layer("eager", 6.0), layer("eager-fp16", 2.0, dtype="float16")),
         *(operator("triton", 2.0), operator("eager", 5.0)),
+        *(attack("foolbox", 200.0), attack("scotoma", 100.0)),
         *(convergence("eager", 0, 30.0), convergence("fused", 0, 20.0)),
         *(profile("eager"), profile("fused")),
     ]

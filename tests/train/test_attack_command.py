@@ -81,7 +81,7 @@ def test_end_to_end(here, capsys):
         assert f"adversarial/{name}" in printed
         fooled = int((found.predictions != found.labels).sum())
         assert f"fooled {fooled}" in printed
-        assert f"{100 * fooled / 24:.2f}" in printed and f"{100 - 100 * fooled / 24:.2f}" in printed
+        assert f"{100 * fooled / 24:.2f}" in printed
     assert "16.00" in printed  # FGSM's distance in levels
 
 

@@ -102,16 +102,14 @@ def figures(attack: Attack, found: AdversarialSet, images: TestImages, size: int
     if bool(found.fooled.any()):
         euclidean, largest = distances(found.subset(found.fooled), images, size)
         sizes = [f"{float(euclidean.median()):.4f}", f"{255 * float(largest.median()):.2f}"]
-    right = (found.predictions == found.labels).double().mean()
     passes = [f"{float(t.double().mean()):,.1f}" for t in (found.forwards, found.backwards)]
     return [
         details["source"]["name"],
-        f"{attack.name} {told_settings(attack).replace(',', ', ')}",
-        f"{100 * float(right):.2f}",
+        "\n".join([attack.name, *told_settings(attack).split(",")]).strip(),
         fooled,
         "\n".join(told),
         *sizes,
-        *passes,
+        f"{passes[0]} + {passes[1]}",
         f"{details['seconds']:,.1f}",
     ]
 
@@ -120,9 +118,9 @@ def show_sets(made: Sequence[tuple[Path, list[str]]]) -> None:
     """The table of files and their :func:`figures`; long names are folded, files whole below."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
-    for head in ("source", "attack"):
-        table.add_column(head, overflow="fold", max_width=24)
-    heads = "accuracy %,fooled %,status,L2,Linf x255,forwards,backwards,seconds"
+    table.add_column("source", overflow="fold", max_width=24)
+    table.add_column("attack", no_wrap=True)
+    heads = "fooled %,status,L2,Linf x255,passes,seconds"
     for head in heads.split(","):
         table.add_column(head, justify="right", no_wrap=True)
     for number, (_, row) in enumerate(made, 1):
@@ -136,7 +134,7 @@ def show_sets(made: Sequence[tuple[Path, list[str]]]) -> None:
 
 
 _NOTE = (
-    "accuracy of the source on the set; fooled: of the images that it gets right, with the 95 % "
-    "interval; status before any rounding; L2 and Linf: medians of the fooled, pixels in [0,1] "
-    "(Linf in levels of 255); forwards and backwards: means of an image"
+    "fooled: of the images that the source gets right, with the 95 % interval; status before any "
+    "rounding; L2 and Linf: medians of the fooled, pixels in [0,1] (Linf in levels of 255); "
+    "passes: forward and backward, means of an image"
 )

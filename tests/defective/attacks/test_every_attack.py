@@ -1,8 +1,10 @@
 """What holds for every attack: the box, the ball, independence, names, results."""
 
+import copy
+
 import pytest
 import torch
-from scotoma.defective import UserError
+from scotoma.defective import UserError, use_backend
 from scotoma.defective.attacks import (
     Status,
     attack_class,
@@ -209,3 +211,29 @@ def test_a_euclidean_radius_beyond_the_box_is_refused(model, batch):
     attack = make_attack("pgd", {"eps": 128, "step": 1, "steps": 1, "norm": "l2"})
     with pytest.raises(UserError, match=r"eps is 128\.0; expected 0 < eps <= 27\.7"):
         attack(model, *batch)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_a_gpu_finds_what_a_cpu_finds(model, batch, case):
+    """In float64 and with the eager layers both compute the same, but for the order of sums."""
+    images, labels = batch
+    attack = make_attack(*case)
+    expected = attack(model, images, labels)
+    found = attack(copy.deepcopy(model).cuda(), images.cuda(), labels.cuda())
+    assert torch.equal(found.status.cpu(), expected.status)
+    assert torch.equal(found.forwards.cpu(), expected.forwards)
+    torch.testing.assert_close(found.images.cpu(), expected.images, rtol=0, atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", [("pgd", SHORT["pgd"]), ("mifgsm", SHORT["mifgsm"])], ids=name_of)
+def test_the_fused_kernels_attack_as_the_eager_layers_do(model, batch, case):
+    """float32 on a GPU: gradients near zero may change their sign, elsewhere nothing changes."""
+    images, labels = (batch[0].float().cuda(), batch[1].cuda())
+    found = []
+    for backend in ("eager", "triton"):
+        network = copy.deepcopy(model).float().cuda()
+        use_backend(network, backend)
+        found.append(make_attack(*case).images(network, images, labels))
+    assert (found[0] == found[1]).float().mean() > 0.98
