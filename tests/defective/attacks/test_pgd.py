@@ -191,25 +191,26 @@ def test_euclidean_steps_on_a_linear_model():
         torch.testing.assert_close(found, expected, rtol=0, atol=3 * ROUNDING)
 
 
-def test_stopping_when_fooled_is_the_first_fooling_step(model, batch):
-    """Each image as far as it has to go, and no pass after that."""
+@pytest.mark.parametrize("most", [2, 6])
+def test_stopping_when_fooled_is_the_first_fooling_step(model, batch, most):
+    """Each image as far as it has to go, and no pass after that; the others all the way."""
     images, _ = batch
     labels = model(images).argmax(1)
     labels[2] = (labels[2] + 1) % 10
-    steps = [pgd(model, images, labels, EPS, STEP / 6, n) for n in range(1, 7)]
+    steps = [pgd(model, images, labels, EPS, STEP / 6, n) for n in range(1, most + 1)]
     fooled = torch.stack([model(x).argmax(1) != labels for x in [images, *steps]])
-    attack = PGD(eps=EPS, step=STEP / 6, steps=6, stop_when_fooled=True)
+    attack = PGD(eps=EPS, step=STEP / 6, steps=most, stop_when_fooled=True)
     result = attack(model, images, labels)
-    spent = set()
     for row in range(8):
         # Whether the last step fools is seen by the verdict alone.
-        first = next((n for n in range(6) if fooled[n, row]), 6)
+        first = next((n for n in range(most) if fooled[n, row]), most)
         expected = images[row] if first == 0 else steps[first - 1][row]
         # The batch shrinks, and with it the order of a convolution's sums may change.
         assert (result.images[row] - expected).abs().max() < 1e-3
-        assert result.forwards[row] == min(first + 1, 6)
-        spent.add(int(result.forwards[row]))
-    assert result.forwards[2] == 1 and len(spent) > 2
+        assert result.forwards[row] == min(first + 1, most)
+    assert result.forwards[2] == 1
+    assert len(result.forwards.unique()) > (2 if most == 6 else 1)
+    assert (result.status == Status.RESISTED).any() == (most == 2)
     assert torch.equal(result.forwards, result.backwards)
 
 
@@ -238,3 +239,22 @@ def test_fooled_images_take_no_further_restart(model, batch):
     assert (result.forwards[:3] == 3).all() and (result.backwards[:3] == 2).all()
     resisted = result.status == Status.RESISTED
     assert resisted.any() and (result.forwards[resisted] == 12).all()
+
+
+class Regions(torch.nn.Module):
+    """Dark images are nearly lost and bright ones fooled, at a smaller loss; flat everywhere."""
+
+    def forward(self, pixels):
+        nearly = torch.tensor([0.1, 0.0, 0.0])  # cross entropy 1.03 for class 0, which is right
+        fooled = torch.tensor([0.0, 0.1, -9.0])  # 0.74, and wrong
+        bright = pixels.mean((1, 2, 3))[:, None] > 0.5
+        return torch.where(bright, fooled, nearly) + 0 * pixels.sum((1, 2, 3))[:, None]
+
+
+def test_a_restart_that_fools_wins_whatever_its_loss():
+    images, labels = torch.full((16, 1, 1, 1), 0.5), torch.zeros(16, dtype=torch.int64)
+    attack = PGD(eps=0.1, step=0.01, steps=1, random_start=True, restarts=16)
+    once = PGD(eps=0.1, step=0.01, steps=1, random_start=True)
+    first = once(Regions().eval(), images, labels, torch.arange(16))
+    assert 0 < int(first.fooled.sum()) < 16
+    assert attack(Regions().eval(), images, labels, torch.arange(16)).fooled.all()
