@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from scotoma.defective import UserError
 from scotoma.defective.attacks import PGD, Status, pgd
+from scotoma.defective.attacks.norms import L2
 
 EPS, STEP = 8 / 255, 2 / 255
 ROUNDING = 1e-6  # the ball in float32
@@ -258,3 +259,14 @@ def test_a_restart_that_fools_wins_whatever_its_loss():
     first = once(Regions().eval(), images, labels, torch.arange(16))
     assert 0 < int(first.fooled.sum()) < 16
     assert attack(Regions().eval(), images, labels, torch.arange(16)).fooled.all()
+
+
+def test_a_euclidean_start_is_uniform_in_volume():
+    """The share of the volume inside of a point's radius is uniform, and no direction is special."""
+    images = torch.full((4000, 3, 2, 2), 0.5, dtype=torch.float64)
+    delta = (L2.random(images, 0.3, torch.arange(4000), 0, 0) - images).flatten(1) / 0.3
+    inside = delta.norm(dim=1) ** 12
+    assert inside.max() <= 1 + 1e-9
+    for moment in (1, 2):  # of a uniform number: 1 / (moment + 1)
+        assert abs((inside**moment).mean() - 1 / (moment + 1)) < 5 * 0.3 / 4000**0.5
+    assert (delta.mean(0).abs() < 5 * delta.std() / 4000**0.5).all()
