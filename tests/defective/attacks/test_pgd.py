@@ -262,7 +262,7 @@ def test_a_restart_that_fools_wins_whatever_its_loss():
 
 
 def test_a_euclidean_start_is_uniform_in_volume():
-    """The share of the volume inside of a point's radius is uniform, and no direction is special."""
+    """The share of the volume nearer than a point is uniform, and no direction is special."""
     images = torch.full((4000, 3, 2, 2), 0.5, dtype=torch.float64)
     delta = (L2.random(images, 0.3, torch.arange(4000), 0, 0) - images).flatten(1) / 0.3
     inside = delta.norm(dim=1) ** 12
