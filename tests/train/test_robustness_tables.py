@@ -236,7 +236,7 @@ def test_a_lead_over_the_source_itself_says_that_it_means_little():
         transfer("standard", 0, 980, source="standard", relation="white-box"),
         transfer("0.3-Bottom", 400, 900, source="standard"),
     ]
-    expected = "(standard is the source itself, which P1 gives 0 by definition)"
+    expected = "(but the attack was made on standard's own weights: white-box)"
     assert expected in markdown(cells)
     # Nothing of the kind where the second is another network.
     assert expected not in markdown([*cells, transfer("0.5-Bottom", 200, 900, source="standard")])

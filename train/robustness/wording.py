@@ -62,7 +62,7 @@ def verdict(
     Args:
         rates: by target. relations: of some of them to the source, as
             :func:`scotoma.train.robustness.models.relation` names them; for P1 alone, where a
-            target that is the source itself has 0 by definition.
+            target that is the source itself has 0 by definition, and a part of it little more.
     """
     left = {name: rate for name, rate in rates.items() if rate["rate"] is not None}
     if not left:
@@ -87,5 +87,5 @@ def verdict(
     text = f"{best} {verb}: {share}, ahead of {second}'s {percent(left[second]['rate'])} "
     text += "beyond both intervals"
     if (relations or {}).get(second) == "white-box":
-        text += f" ({second} is the source itself, which P1 gives 0 by definition)"
+        text += f" (but the attack was made on {second}'s own weights: white-box)"
     return text
