@@ -19,7 +19,7 @@ from .oracle import Oracle
 CHECKS = 10
 """How often in an inner optimisation its progress is looked at."""
 PROGRESS = 0.9999
-"""It goes on while the loss is at most this times the loss at the check before."""
+"""It has progressed if its least loss is at most this times what it was at the check before."""
 
 
 @dataclass(frozen=True, kw_only=True)
