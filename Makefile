@@ -4,8 +4,9 @@
 # Two more need an NVIDIA GPU, and Python packages that are there already:
 #   make gpu-check    GPU tests, compute-sanitizer and a first benchmark, under ten minutes
 #   make gpu-bench    all measurements, and a page of them, in an hour
-# PYTHON chooses the interpreter (3.11 or later); ARGS goes to the command.
+# PYTHON chooses the interpreter (3.11 or later); ARGS goes to the command. PROCESSES run the tests.
 PYTHON ?= python3
+PROCESSES ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -15,7 +16,7 @@ train: .venv/.installed
 	$(BIN)/scotoma train $(ARGS)
 
 test: lint
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -1,10 +1,15 @@
-"""Shared by all tests: where kernels run, and how many threads torch has.
+"""Shared by all tests: where kernels run, and that torch has one thread.
 
 GPU tests are skipped, with a reason, where there is no GPU. There the Triton kernels run in
 Triton's interpreter instead, on CPU tensors.
 """
 
 import os
+
+# One thread: more would wait for each other over tensors this small, and several processes of tests
+# for all. Runs are compared bit for bit, and the number decides the order of sums, so that it is
+# said to the processes that tests start, too.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
@@ -20,11 +25,10 @@ settings.load_profile("scotoma")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def threads(request):
-    """One thread, since more would wait for each other over tensors this small; two for whole
-    runs. They are compared bit for bit, and the number decides the order of sums."""
+def threads():
+    """One thread, also after a test that chose another number."""
     before = torch.get_num_threads()
-    torch.set_num_threads(2 if request.path.parent.name == "train" else 1)
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 

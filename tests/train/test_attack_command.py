@@ -22,15 +22,6 @@ FAST = [*DATA, "--samples", "24", "--batch-size", "8"]
 SETS = [*FAST, "--attack", "fgsm:eps=16/255", "--attack", "pgd:eps=0.1,step=0.05,steps=2"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def threads():
-    """One: networks this small have no work for two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def nets(tmp_path_factory):
     root = tmp_path_factory.mktemp("nets")

@@ -23,15 +23,6 @@ CPU = torch.device("cpu")
 RANDOM = PGD(eps=16 / 255, step=8 / 255, steps=2, random_start=True)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def threads():
-    """One: networks this small have no work for two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """Two networks of float64, whose results do not depend on the batch, and their mean."""

@@ -18,11 +18,6 @@ from scotoma.train.robustness.predictions import CleanPredictions
 from scotoma.train.robustness.protocols import evaluate_boundary
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread(threads):
-    torch.set_num_threads(1)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Shifted(Attack):
     """Moves image number i (its key) by (i + 1) / 2000 in every pixel, towards the middle; every

@@ -13,11 +13,6 @@ from scotoma.train.robustness.predictions import CleanPredictions
 from scotoma.train.robustness.protocols import PAPER_EPSILONS, evaluate_noise, evaluate_shuffle
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread(threads):
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def images():
     return sample_images()

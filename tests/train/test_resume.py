@@ -111,7 +111,7 @@ def test_a_killed_process_resumes_bit_equal(tiny, moment, tmp_path):
         f"""
 import os, signal, sys, torch
 from pathlib import Path
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # as in the tests
 from scotoma.train import engine, runfolder
 from scotoma.train.commands.train import train
 from scotoma.train.config import TrainConfig

@@ -11,12 +11,6 @@ from scotoma.train.robustness.predictions import CleanPredictions, evaluate_clea
 from scotoma.train.robustness.transfer import check_set, content_digest, evaluate_transfer
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread(threads):
-    """Two would wait for each other over networks this small."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def images():
     return sample_images()

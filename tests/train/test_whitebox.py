@@ -10,12 +10,6 @@ from scotoma.train.robustness.cells import Cells
 from scotoma.train.robustness.whitebox import evaluate_white_box, sample_of_all
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread(threads):
-    """Two would wait for each other over networks this small."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def images():
     return sample_images()
