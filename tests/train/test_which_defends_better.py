@@ -16,7 +16,7 @@ ATTACKS = ("fgsm", "pgd")
 def run(out: Path, timeout: int, **settings) -> str:
     environment = {
         **os.environ,
-        "OUT": str(out),
+        "FOLDER": str(out),
         "SCOTOMA": f"{sys.executable} -m scotoma.train.cli",
         "OMP_NUM_THREADS": "1",
         **{name: str(value) for name, value in settings.items()},
@@ -86,7 +86,7 @@ def test_the_experiment_for_a_gpu_runs(image_folder, tmp_path):
     folder = image_folder(size=(16, 16), train=40, test=20)
     environment = {
         **os.environ,
-        "OUT": str(tmp_path / "out"),
+        "FOLDER": str(tmp_path / "out"),
         "SCOTOMA": f"{sys.executable} -m scotoma.train.cli",
         "OMP_NUM_THREADS": "1",
         "TRAIN": "--width 4 --epochs 4 --batch-size 20 --lr 0.1 --device cpu",
