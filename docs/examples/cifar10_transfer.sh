@@ -13,22 +13,14 @@ DATASET=${1:-cifar10}
 FOLDER=${FOLDER:-cifar10-transfer} SAMPLES=${SAMPLES:-5000} SEED=${SEED:-0}
 SCOTOMA=${SCOTOMA:-scotoma}
 
-train() { # name, defects, seed
-    run="$FOLDER/runs/$1"
-    if [ -f "$run/summary.json" ]; then
-        echo "$run is trained already"
-    elif [ -f "$run/config.yaml" ]; then
-        $SCOTOMA train --resume "$run"
-    else
-        $SCOTOMA train --name "$1" --defects "$2" --seed "$3" --out "$FOLDER/runs" \
-            --dataset "$DATASET" --download --recipe fast-cifar10 ${TRAIN:-}
-    fi
-}
+. "$(dirname "$0")/train_once.sh"
 
-train source standard 100
+train() { train_once "$@" --dataset "$DATASET" --download --recipe fast-cifar10; }
+
+train source --defects standard --seed 100
 targets=
 for defects in standard 0.5-Bottom 0.3-Bottom 0.1-Bottom; do
-    train "$defects" "$defects" "$SEED"
+    train "$defects" --defects "$defects" --seed "$SEED"
     targets="$targets $FOLDER/runs/$defects"
 done
 

@@ -12,21 +12,13 @@ FOLDER=${FOLDER:-which-defends-better}
 WIDTH=${WIDTH:-16} EPOCHS=${EPOCHS:-5} SAMPLES=${SAMPLES:-800}
 SCOTOMA=${SCOTOMA:-scotoma}
 
-train() { # name, defects, seed
-    run="$FOLDER/runs/$1"
-    if [ -f "$run/summary.json" ]; then
-        echo "$run is trained already"
-    elif [ -f "$run/config.yaml" ]; then
-        $SCOTOMA train --resume "$run"
-    else
-        $SCOTOMA train --name "$1" --defects "$2" --seed "$3" --out "$FOLDER/runs" \
-            --width "$WIDTH" --epochs "$EPOCHS" ${TRAIN:-}
-    fi
-}
+. "$(dirname "$0")/train_once.sh"
 
-train source standard 1
-train standard standard 0
-train 0.3-Bottom 0.3-Bottom 0
+train() { train_once "$@" --width "$WIDTH" --epochs "$EPOCHS"; }
+
+train source --defects standard --seed 1
+train standard --defects standard --seed 0
+train 0.3-Bottom --defects 0.3-Bottom --seed 0
 
 # The same images for all: those that all three networks classify right.
 $SCOTOMA attack "$FOLDER/runs/source" \

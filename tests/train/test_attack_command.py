@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 from dataclasses import replace
 
 import pytest
@@ -61,6 +62,7 @@ def test_end_to_end(here, capsys):
     assert all(torch.equal(s.indices, sets[0].indices) for s in sets)
     assert all(torch.equal(s.clean_predictions, s.labels) for s in sets)  # all sources are right
     assert sets[0].details["sampling"]["asked"] == 24 == len(sets[0])
+    assert sets[0].details["sampling"]["seed"] == 0
     assert [m["name"] for m in sets[0].details["sampling"]["correct_for"]] == [
         "standard",
         "standard+bottom",
@@ -113,7 +115,9 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(here, capsys, monkeypatc
         patch.setattr(Attack, "__call__", call)
         assert main(argv) == status
     assert signal.getsignal(signal.SIGTERM) is before
-    assert "the same command goes on" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "the same command goes on" in captured.out
+    assert (captured.err == "scotoma attack: terminated\n") == (number == signal.SIGTERM)
     assert len(list((here / "adversarial").glob("*.parts/part-*"))) == 1
     assert main(argv) == 0
     assert "going on: 8 of 24" in capsys.readouterr().out
@@ -230,6 +234,17 @@ def test_bad_input_is_one_line_before_any_work(here, capsys, monkeypatch, argv, 
     line = refused(capsys, *argv)
     assert all(word in line for word in words), line
     assert set(here.iterdir()) == before
+
+
+def test_a_folder_that_lets_nothing_be_written_is_refused(here, capsys, monkeypatch):
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied", str(dir))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    line = refused(capsys, "standard.safetensors", *FAST, "--attack", "fgsm")
+    assert line.endswith(
+        "--out adversarial: cannot be written to (Permission denied); give another"
+    )
 
 
 def test_networks_of_differing_data_sets(here, capsys):

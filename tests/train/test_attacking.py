@@ -1,152 +1,23 @@
-"""Adversarial sets as they are made: chosen images, keys, rounding, stopping and going on."""
+"""Adversarial sets as they are made: contents, keys, rounding, precision, and what can go wrong."""
 
 import json
 from dataclasses import replace
 
+import attacking_fixtures as shared
 import pytest
 import torch
-from fitted_networks import pixels, sample, saved
-from scotoma.defective.attacks import FGSM, PGD, Attack, GaussianNoise, Oracle, Status
+from attacking_fixtures import CPU, RANDOM, assert_equal, interrupt
+from fitted_networks import pixels
+from scotoma.defective.attacks import FGSM, PGD, GaussianNoise, Oracle, Status
 from scotoma.defective.errors import UserError
-from scotoma.defective.robustness import load_set, save_set
-from scotoma.defective.robustness.adversarial_set import tensor_fields, to_uint8
-from scotoma.train.dataset import DataSet, Split
+from scotoma.defective.robustness import load_set
+from scotoma.defective.robustness.adversarial_set import to_uint8
 from scotoma.train.robustness import attacking
 from scotoma.train.robustness.arithmetic import check_precision, full_precision, memory_advice
 from scotoma.train.robustness.attacking import Source, keeps_batch, make_set
-from scotoma.train.robustness.images import TestImages
-from scotoma.train.robustness.models import load_named
-from scotoma.train.robustness.sampling import choose_images
 from scotoma.train.robustness.set_request import set_name
 
-CPU = torch.device("cpu")
-RANDOM = PGD(eps=16 / 255, step=8 / 255, steps=2, random_start=True)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """Two networks of float64, whose results do not depend on the batch, and their mean."""
-    root = tmp_path_factory.mktemp("nets")
-    paths = [
-        saved(root / f"{name}.safetensors", double=True, **options)
-        for name, options in {"standard": {}, "bottom": {"defects": "0.5-Bottom"}}.items()
-    ]
-    return load_named(paths, [paths], CPU)
-
-
-@pytest.fixture(scope="module")
-def images():
-    data = sample()
-    return TestImages(replace(data, test=data.test.subset(torch.arange(150))), CPU)
-
-
-@pytest.fixture(scope="module")
-def chosen(models, images):
-    return choose_images(models, images, 40).indices
-
-
-def assert_equal(a, b, exact=True):
-    for name in tensor_fields():
-        one, other = getattr(a, name), getattr(b, name)
-        if exact or not one.is_floating_point():
-            assert torch.equal(one, other), name
-        else:
-            torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
-
-
-def interrupt(monkeypatch, after, error=KeyboardInterrupt):
-    """Ctrl-C while a batch is attacked, when ``after`` are finished."""
-    original, calls = Attack.__call__, [0]
-
-    def call(self, *args, **options):
-        calls[0] += 1
-        if calls[0] > after:
-            raise error
-        return original(self, *args, **options)
-
-    monkeypatch.setattr(Attack, "__call__", call)
-    return calls
-
-
-# The choice of images
-
-
-def test_the_first_of_the_shuffle_that_all_get_right(models, images):
-    everything = pixels(images.split.images)
-    right = torch.ones(len(images), dtype=torch.bool)
-    for model in models[:2]:
-        right &= model.model(everything).argmax(1) == images.labels
-    assert 10 < int(right.sum()) < 100
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(3))
-    expected = order[right[order]]
-    for count in (7, 1000):
-        for size in (20, 1000):
-            found = choose_images(models[:2], images, count, 3, size)
-            assert torch.equal(found.indices, expected[:count])
-            last = int((order == found.indices[-1]).nonzero()) + 1
-            assert found.looked_at == (len(images) if count > len(expected) else last)
-    assert not torch.equal(choose_images(models[:2], images, 7, 4, 20).indices, expected[:7])
-    described = json.loads(json.dumps(found.describe()))
-    assert described["seed"] == 3 and described["found"] == len(expected)
-    assert [m["digest"] for m in described["correct_for"]] == [m.digest for m in models[:2]]
-
-
-def test_each_model_sees_each_image_once_and_no_more_than_needed(models, images, monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        models[0].model,
-        "forward",
-        lambda x, f=models[0].model.forward: (seen.append(len(x)), f(x))[1],
-    )
-    choose_images(models[:1], images, 5, batch_size=20)
-    assert sum(seen) <= 40
-    seen.clear()
-    choose_images(models[:1], images, 10**6, batch_size=64)
-    assert sum(seen) == len(images)
-
-
-def test_wrong_choices(models, images):
-    for options, word in (
-        ({"count": 0}, "--samples is 0"),
-        ({"count": 5, "seed": -1}, "--sample-seed is -1"),
-    ):
-        with pytest.raises(UserError, match=word):
-            choose_images(models, images, **options)
-    wrong = (models[0].model(pixels(images.split.images)).argmax(1) + 1) % 10
-    split = Split(wrong, images.split.images)
-    with pytest.raises(UserError, match=r"none of the 150 .* standard"):
-        choose_images(models[:1], TestImages(replace(images.data, test=split), CPU), 5)
-
-
-def test_images_by_number(images, image_folder):
-    chosen = torch.tensor([5, 0, 149])
-    ((indices, batch, labels),) = images.batches(chosen, 10)
-    assert torch.equal(indices, chosen) and torch.equal(labels, images.labels[chosen])
-    assert torch.equal(batch, pixels(images.split.images[chosen]))
-    assert [len(i) for i, _, _ in images.batches(chosen, 2)] == [2, 1]
-    prints = {images.fingerprint(torch.tensor(i)) for i in ([5], [6], [5, 6], [6, 5])}
-    assert len(prints) == 4
-    for wrong in (-1, 150):
-        with pytest.raises(UserError, match=f"image {wrong} is asked for"):
-            next(images.batches(torch.tensor([0, wrong]), 10))
-        with pytest.raises(UserError, match=f"image {wrong} is asked for"):
-            images.fingerprint(torch.tensor([wrong]))
-
-
-def test_images_in_files_by_number(image_folder):
-    files = sorted((image_folder((70, 70)) / "test").rglob("*.png"))
-    split = Split(torch.tensor([0, 0, 0, 1, 1, 1]), files=tuple(files))
-    data = DataSet("pets", ("cat", "dog"), split, split, 70, 3, (0.5,) * 3, (0.2,) * 3)
-    streamed = TestImages(data, CPU)
-    _, whole, _ = next(streamed.batches(torch.arange(6), 6))
-    parts = list(streamed.batches(torch.tensor([4, 1, 0]), 2))
-    assert torch.equal(torch.cat([x for _, x, _ in parts]), whole[[4, 1, 0]])
-    assert torch.cat([y for _, _, y in parts]).tolist() == [1, 0, 0]
-    other = TestImages(replace(data, image_size=64), CPU)
-    assert streamed.fingerprint(torch.arange(3)) != other.fingerprint(torch.arange(3))
-
-
-# Making a set
+models, images, chosen = shared.models, shared.images, shared.chosen
 
 
 def test_a_set_is_what_the_attack_makes_of_each_image(models, images, chosen, tmp_path):
@@ -272,143 +143,6 @@ def test_warnings_are_said_once_and_kept(models, images, chosen, tmp_path, monke
         found = make_set(source, attack, images, chosen, path, batch_size=16, say=said.append)
         assert found.details["warnings"] == ["it is odd"]
     assert calls == [16] and said == ["warning: standard: it is odd"]
-
-
-# Stopping, going on, and using again
-
-
-@pytest.mark.parametrize("pixels", ["float", "uint8"])
-@pytest.mark.parametrize("after", [0, 1, 2])
-def test_a_stopped_set_goes_on_to_the_same_end(
-    models, images, chosen, tmp_path, monkeypatch, after, pixels
-):
-    options = {"batch_size": 16, "pixels": pixels}
-    whole = make_set(models[0], RANDOM, images, chosen, tmp_path / "whole", **options)
-    path = tmp_path / "cut"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt(patch, after)
-        make_set(models[0], RANDOM, images, chosen, path, **options)
-    assert not path.exists()
-    parts = tmp_path / "cut.parts"
-    assert len(list(parts.glob("part-*"))) == after
-    said = []
-    with monkeypatch.context() as patch:
-        calls = interrupt(patch, 100)
-        found = make_set(models[0], RANDOM, images, chosen, path, say=said.append, **options)
-    assert calls[0] == 3 - after
-    assert said == ([f"going on: {16 * after} of 40 images were finished before"] if after else [])
-    assert_equal(found, whole)
-    assert_equal(load_set(path), whole)
-    assert not parts.exists()
-
-
-def test_going_on_with_smaller_batches(models, images, chosen, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt(patch, 1)
-        make_set(models[0], RANDOM, images, chosen, tmp_path / "cut", batch_size=16)
-    found = make_set(models[0], RANDOM, images, chosen, tmp_path / "cut", batch_size=5)
-    whole = make_set(models[0], RANDOM, images, chosen, tmp_path / "whole", batch_size=16)
-    assert_equal(found, whole, exact=False)
-
-
-def test_a_damaged_part_is_made_again(models, images, chosen, tmp_path, monkeypatch):
-    whole = make_set(models[0], RANDOM, images, chosen, tmp_path / "whole", batch_size=16)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt(patch, 2)
-        make_set(models[0], RANDOM, images, chosen, tmp_path / "cut", batch_size=16)
-    parts = tmp_path / "cut.parts"
-    first = parts / f"part-{int(chosen[0]):08}.safetensors"
-    first.write_bytes(first.read_bytes()[:1000])
-    (parts / ".part-00000099.safetensors.x1y2.tmp").write_bytes(b"half")
-    said = []
-    found = make_set(
-        models[0], RANDOM, images, chosen, tmp_path / "cut", batch_size=16, say=said.append
-    )
-    assert_equal(found, whole)
-    assert any("damaged" in line and first.name in line for line in said)
-    assert any("16 of 40" in line for line in said)
-    assert not parts.exists()
-
-
-def test_parts_that_overlap_count_once(models, images, chosen, tmp_path, monkeypatch):
-    """As two commands at once may leave them."""
-    whole = make_set(models[0], RANDOM, images, chosen, tmp_path / "whole", batch_size=16)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt(patch, 1)
-        make_set(models[0], RANDOM, images, chosen, tmp_path / "cut", batch_size=16)
-    save_set(whole.subset(torch.arange(10, 30)), tmp_path / "cut.parts" / "part-x.safetensors")
-    found = make_set(models[0], RANDOM, images, chosen, tmp_path / "cut", batch_size=16)
-    assert_equal(found, whole)
-
-
-def test_a_finished_set_is_used_again(models, images, chosen, tmp_path, monkeypatch):
-    path = tmp_path / "a"
-    first = make_set(models[0], RANDOM, images, chosen, path)
-    stamp, said = path.stat().st_mtime_ns, []
-    (tmp_path / "a.parts").mkdir()  # the end came before it was removed
-    with monkeypatch.context() as patch:
-        calls = interrupt(patch, 0)
-        again = make_set(models[0], RANDOM, images, chosen, path, batch_size=7, say=said.append)
-    assert calls == [0] and path.stat().st_mtime_ns == stamp
-    assert_equal(first, again)
-    assert len(said) == 1 and "reused" in said[0]
-    assert not (tmp_path / "a.parts").exists()
-
-
-CHANGES = {
-    "attack eps": {"attack": replace(RANDOM, eps=0.2)},
-    "attack seed": {"attack": replace(RANDOM, seed=1)},
-    "another source": {"source": 1},
-    "number of images": {"rows": slice(0, 39)},
-    "another data indices": {"rows": torch.arange(40).flip(0)},
-    "pixels": {"pixels": "uint8"},
-    "precision": {"precision": "bfloat16"},
-}
-
-
-@pytest.mark.parametrize("word", CHANGES)
-@pytest.mark.parametrize("finished", [True, False])
-def test_another_request_is_refused(models, images, chosen, tmp_path, monkeypatch, word, finished):
-    def make(source=0, attack=RANDOM, rows=slice(None), **options):
-        request = models[source], attack, images, chosen[rows], tmp_path / "a"
-        return make_set(*request, batch_size=16, **options)
-
-    if finished:
-        make()
-    else:
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            interrupt(patch, 1)
-            make()
-    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
-    with pytest.raises(UserError, match=rf"{word}.*--out") as caught:
-        make(**CHANGES[word])
-    assert str(tmp_path / "a") in str(caught.value)
-    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
-
-
-def test_names_and_paths_are_no_part_of_a_request(models, images, chosen, tmp_path):
-    make_set(models[0], RANDOM, images, chosen, tmp_path / "a")
-    renamed = replace(models[0], name="other")
-    said = []
-    make_set(renamed, RANDOM, images, chosen, tmp_path / "a", say=said.append)
-    assert "reused" in said[0]
-
-
-def test_other_data_under_the_same_numbers_are_another_request(models, images, chosen, tmp_path):
-    make_set(models[0], RANDOM, images, chosen, tmp_path / "a")
-    split = replace(images.split, images=255 - images.split.images)
-    negative = TestImages(replace(images.data, test=split), CPU)
-    with pytest.raises(UserError, match="another data fingerprint"):
-        make_set(models[0], RANDOM, negative, chosen, tmp_path / "a")
-
-
-def test_a_folder_of_other_things_stays(models, images, chosen, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt(patch, 1)
-        make_set(models[0], RANDOM, images, chosen, tmp_path / "a", batch_size=16)
-    (tmp_path / "a.parts" / "notes.txt").write_text("mine")
-    make_set(models[0], RANDOM, images, chosen, tmp_path / "a", batch_size=16)
-    assert [p.name for p in (tmp_path / "a.parts").iterdir()] == ["notes.txt"]
 
 
 # What can go wrong

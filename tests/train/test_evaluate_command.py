@@ -1,7 +1,9 @@
 """``scotoma evaluate`` from the command line to its files."""
 
 import json
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -29,12 +31,6 @@ from scotoma.train.robustness.predictions import CleanPredictions
 from scotoma.train.robustness.samples import example_samples, shuffled_samples
 
 PGD = "pgd:eps=8/255,steps=2"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread(threads):
-    """Two would wait for each other over networks this small."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -166,6 +162,16 @@ def test_an_interrupted_evaluation_goes_on(work, capsys, monkeypatch):
         return {json.dumps(c["identity"], sort_keys=True): c["results"] for c in cells_in(folder)}
 
     assert results("evaluation") == results("whole")
+
+
+def test_termination_has_a_status_of_its_own(work, capsys, monkeypatch):
+    monkeypatch.setattr(transfer, "_rates", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    assert evaluate("--against", "sets") == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    captured = capsys.readouterr()
+    assert captured.err == "scotoma evaluate: terminated\n"
+    assert "stopped; 2 finished results are kept" in captured.out
 
 
 def test_a_result_that_cannot_be_made_ends_no_long_run(work, capsys, monkeypatch):

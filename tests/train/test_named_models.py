@@ -12,15 +12,6 @@ from scotoma.train.robustness.models import load_common_data, load_named, relati
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def threads():
-    """One: networks this small have no work for two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
     """Checkpoints by what they are."""

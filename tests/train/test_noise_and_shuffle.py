@@ -1,36 +1,25 @@
 """Gaussian noise and shuffled patches: rates as counted by hand, on images that all see alike."""
 
+import protocol_fixtures as shared
 import pytest
 import torch
 from fitted_networks import fitted, pixels, sample
-from protocol_targets import Told, named, right_for_both, sample_images, watched
+from protocol_targets import Told, named
 from scotoma.defective.attacks import GaussianNoise
 from scotoma.defective.errors import UserError
 from scotoma.defective.robustness.rates import proportion
 from scotoma.defective.robustness.shuffle import shuffle_patches
-from scotoma.train.robustness.cells import Cells
 from scotoma.train.robustness.predictions import CleanPredictions
 from scotoma.train.robustness.protocols import PAPER_EPSILONS, evaluate_noise, evaluate_shuffle
 
-
-@pytest.fixture
-def images():
-    return sample_images()
+images, targets = shared.images, shared.targets
+indices, cells = shared.indices, shared.cells
 
 
-@pytest.fixture
-def targets():
-    return watched()
-
-
-@pytest.fixture
-def indices():
-    return right_for_both()
-
-
-@pytest.fixture
-def cells(tmp_path):
-    return Cells(tmp_path / "cells")
+def clean_images(indices):
+    """(pixels in [0,1], labels) of test images of the sample."""
+    test = sample().test
+    return pixels(test.images[indices]), test.labels[indices]
 
 
 def correct(target, batch, labels):
@@ -46,7 +35,7 @@ def test_accuracy_under_noise_is_what_a_loop_counts(targets, images, indices, ce
         progress=Told(),
     )  # fmt: skip
     assert len(found) == 4
-    clean, labels = pixels(sample().test.images[indices]), sample().test.labels[indices]
+    clean, labels = clean_images(indices)
     wrong = 0
     for number, cell in enumerate(found):
         epsilon, target = epsilons[number // 2], targets[number % 2]
@@ -72,7 +61,7 @@ def test_defective_networks_under_noise_and_shuffled(images, cells):
     right = CleanPredictions(images, 40).right_for_all(targets, some)
     indices = some[right]
     assert len(indices) > 3
-    clean, labels = pixels(sample().test.images[indices]), sample().test.labels[indices]
+    clean, labels = clean_images(indices)
     arguments = {"batch_size": 40, "progress": Told()}
     noise = evaluate_noise(targets, images, indices, cells, epsilons=[64 / 255], **arguments)
     arguments["progress"] = Told()
@@ -93,7 +82,7 @@ def test_all_targets_see_the_same_noise_and_each_draw_has_its_own(targets, image
     assert torch.equal(first, second)
     draws = first.split(30)
     assert len(draws) == 3
-    clean = pixels(sample().test.images[indices])
+    clean, _ = clean_images(indices)
     for one, other in ((0, 1), (0, 2), (1, 2)):
         assert not torch.equal(draws[one], draws[other])
     for draw in draws:
@@ -123,7 +112,7 @@ def test_accuracy_on_shuffled_patches_is_what_a_loop_counts(targets, images, ind
     found = evaluate_shuffle(
         targets, images, indices, cells, grids=[1, 2, 4], seed=3, batch_size=7, progress=Told()
     )
-    clean, labels = pixels(sample().test.images[indices]), sample().test.labels[indices]
+    clean, labels = clean_images(indices)
     assert [cell["results"]["grid"] for cell in found] == [1, 1, 2, 2, 4, 4]
     for number, cell in enumerate(found):
         grid, target = (1, 2, 4)[number // 2], targets[number % 2]
@@ -135,7 +124,7 @@ def test_accuracy_on_shuffled_patches_is_what_a_loop_counts(targets, images, ind
 
 
 def test_confidence_keeps_images_of_which_every_target_is_sure(targets, images, indices, cells):
-    clean, labels = pixels(sample().test.images[indices]), sample().test.labels[indices]
+    clean, labels = clean_images(indices)
     sure = torch.ones(30)
     for target in targets:
         with torch.no_grad():

@@ -2,43 +2,22 @@
 
 from dataclasses import replace
 
+import protocol_fixtures as shared
 import pytest
 import torch
-from protocol_targets import Shallow, Told, named, right_for_both, sample_images, watched
+from protocol_targets import Shallow, Told, named, sample_images
 from scotoma.defective.errors import UserError
 from scotoma.train.robustness.cells import Cells
 from scotoma.train.robustness.images import TestImages
 from scotoma.train.robustness.protocols import evaluate_noise, evaluate_shuffle
 
+images, targets = shared.images, shared.targets
+indices, cells = shared.indices, shared.cells
+
 PROTOCOLS = [
     (evaluate_noise, {"epsilons": [8 / 255, 64 / 255]}),
     (evaluate_shuffle, {"grids": [2, 4]}),
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread(threads):
-    torch.set_num_threads(1)
-
-
-@pytest.fixture
-def images():
-    return sample_images()
-
-
-@pytest.fixture
-def targets():
-    return watched()
-
-
-@pytest.fixture
-def indices():
-    return right_for_both()
-
-
-@pytest.fixture
-def cells(tmp_path):
-    return Cells(tmp_path / "cells")
 
 
 @pytest.fixture(params=PROTOCOLS, ids=["noise", "shuffle"])

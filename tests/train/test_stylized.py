@@ -1,6 +1,7 @@
 """Stylised images: which belong to which test image, and which count."""
 
 import numpy as np
+import protocol_fixtures as shared
 import pytest
 import torch
 from PIL import Image
@@ -8,20 +9,11 @@ from protocol_targets import Bright, Told, Watched, named
 from scotoma.defective.errors import UserError
 from scotoma.defective.robustness.rates import proportion
 from scotoma.train.datasets import load_dataset
-from scotoma.train.robustness.cells import Cells
 from scotoma.train.robustness.images import TestImages
 from scotoma.train.robustness.predictions import CleanPredictions
 from scotoma.train.robustness.protocols import evaluate_stylized
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread(threads):
-    torch.set_num_threads(1)
-
-
-@pytest.fixture
-def cells(tmp_path):
-    return Cells(tmp_path / "cells")
+cells = shared.cells
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The example that answers the question, from nothing to the printed table."""
+"""The examples that are scripts: one that answers the question on a CPU, one for a GPU."""
 
 import json
 import os
@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "docs/examples/which_defends_better.sh"
+EXAMPLES = Path(__file__).parents[2] / "docs/examples"
+SCRIPTS = WHICH, LONGER = "which_defends_better.sh", "cifar10_transfer.sh"
 ATTACKS = ("fgsm", "pgd")
 
 
-def run(out: Path, timeout: int, **settings) -> str:
+def run(script: str, out: Path, timeout: int, *arguments: str, **settings) -> str:
     environment = {
         **os.environ,
         "FOLDER": str(out),
@@ -21,9 +22,8 @@ def run(out: Path, timeout: int, **settings) -> str:
         "OMP_NUM_THREADS": "1",
         **{name: str(value) for name, value in settings.items()},
     }
-    done = subprocess.run(
-        ["sh", str(SCRIPT)], env=environment, capture_output=True, text=True, timeout=timeout
-    )
+    command = ["sh", str(EXAMPLES / script), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -59,7 +59,24 @@ def check(out: Path, printed: str) -> dict:
 def test_small(tmp_path):
     """In seconds: smaller networks, fewer images."""
     small = {"WIDTH": 6, "EPOCHS": 2, "SAMPLES": 60, "TRAIN": "--train-limit 1000"}
-    check(tmp_path / "out", run(tmp_path / "out", 300, **small))
+    check(tmp_path / "out", run(WHICH, tmp_path / "out", 300, **small))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_what_is_trained_stays_and_what_was_begun_goes_on(script, tmp_path):
+    """With a scotoma that only says what it is asked, of three networks in three states."""
+    runs = tmp_path / "runs"
+    for name in ("source", "0.3-Bottom"):
+        (runs / name).mkdir(parents=True)
+        (runs / name / "config.yaml").touch()
+    (runs / "0.3-Bottom" / "summary.json").touch()
+    printed = run(script, tmp_path, 20, SCOTOMA="echo", TRAIN="--width 3").splitlines()
+    assert printed[0] == f"train --resume {runs}/source"
+    assert f"{runs}/0.3-Bottom is trained already" in printed
+    (begun,) = [line for line in printed if line.startswith("train --name standard ")]
+    assert "--defects standard --seed 0 " in begun and f" --out {runs} " in begun
+    assert begun.endswith(" --width 3")  # the user's options have the last word
+    assert printed[-1].startswith("evaluate ")
 
 
 @pytest.mark.slow
@@ -69,11 +86,11 @@ def test_as_documented(tmp_path):
     Run again, nothing is made again.
     """
     out = tmp_path / "out"
-    rates = check(out, run(out, 900))
+    rates = check(out, run(WHICH, out, 900))
     defective, standard = rates["0.3-Bottom", "pgd"], rates["standard", "pgd"]
     assert defective["low"] > standard["high"]
     files = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
-    again = run(out, 200)
+    again = run(WHICH, out, 200)
     assert again.count("is trained already") == 3
     assert len(re.findall("it is reused", again)) == 2 and "6 of 6 results were there" in again
     assert {p: p.stat().st_mtime_ns for p in files} == files
@@ -84,23 +101,8 @@ def test_as_documented(tmp_path):
 def test_the_experiment_for_a_gpu_runs(image_folder, tmp_path):
     """The longer script, on a handful of tiny images: every command and option of it works."""
     folder = image_folder(size=(16, 16), train=40, test=20)
-    environment = {
-        **os.environ,
-        "FOLDER": str(tmp_path / "out"),
-        "SCOTOMA": f"{sys.executable} -m scotoma.train.cli",
-        "OMP_NUM_THREADS": "1",
-        "TRAIN": "--width 4 --epochs 4 --batch-size 20 --lr 0.1 --device cpu",
-        "SAMPLES": "20",
-    }
-    script = SCRIPT.with_name("cifar10_transfer.sh")
-    done = subprocess.run(
-        ["sh", str(script), str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    train = "--width 4 --epochs 4 --batch-size 20 --lr 0.1 --device cpu"
+    run(LONGER, tmp_path / "out", 300, str(folder), TRAIN=train, SAMPLES=20)
     transfer = list((tmp_path / "out/evaluation/cells").glob("transfer-*.json"))
     assert len(transfer) == 4 * 6
     assert (tmp_path / "out/evaluation/noise.png").is_file()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
-import tempfile
 from pathlib import Path
 
 from ...defective.attacks import Attack, parse_attack
@@ -16,11 +13,12 @@ from ..robustness.attack_plan import attack_list, plan
 from ..robustness.attack_report import AttackScreen, figures, show_sets
 from ..robustness.attacking import Source, make_set
 from ..robustness.images import TestImages
-from ..robustness.models import NamedModel, load_common_data, load_named
+from ..robustness.models import NamedModel, load_named
 from ..robustness.sampling import Sample, choose_images
 from ..robustness.set_request import SetRequest, set_name
-from ..robustness.termination import Terminated, termination_as_interrupt
+from ..robustness.termination import run_until_terminated
 from .attack_options import make_attack_parser
+from .robustness_options import check_numbers, images_from, networks_from, writable
 
 
 def main(argv: list[str]) -> int:
@@ -28,13 +26,7 @@ def main(argv: list[str]) -> int:
     if arguments.list:
         print(attack_list())
         return 0
-    with termination_as_interrupt():
-        try:
-            attack(arguments)
-        except Terminated:
-            print("scotoma attack: terminated", file=sys.stderr)
-            return 128 + signal.SIGTERM
-    return 0
+    return run_until_terminated("attack", lambda: attack(arguments))
 
 
 def attack(arguments: argparse.Namespace) -> list[Path]:
@@ -45,27 +37,17 @@ def attack(arguments: argparse.Namespace) -> list[Path]:
             others are.
     """
     attacks = _attacks(getattr(arguments, "attack", []))
-    for name, least in (("samples", 1), ("sample_seed", 0), ("batch_size", 1), ("workers", 0)):
-        value = getattr(arguments, name)
-        if value < least:
-            option = name.replace("_", "-")
-            raise UserError(f"--{option} is {value}; expected {least} or more")
+    check_numbers(arguments)
     device = choose_device(arguments.device, World())
     check_precision(arguments.precision, device)
-    sources = load_named(arguments.runs, getattr(arguments, "ensemble", None), device)
+    sources = networks_from(arguments, device)
     known = {source.digest for source in sources}
     judges = getattr(arguments, "correct_for", [])
     others = (
         [m for m in load_named(judges, None, device) if m.digest not in known] if judges else []
     )
-    data = load_common_data(
-        [*sources, *others],
-        getattr(arguments, "dataset", None),
-        getattr(arguments, "data_root", None),
-        arguments.download,
-    )
-    images = TestImages(data, device, arguments.workers)
-    out = _writable(Path(arguments.out))
+    images = images_from(arguments, [*sources, *others], device)
+    out = writable(Path(arguments.out))
     size = arguments.batch_size
     with AttackScreen() as screen:
         screen.begin("choosing images")
@@ -106,16 +88,6 @@ def _attacks(texts: list[str]) -> list[Attack]:
             raise UserError(f"--attack {text}: the same attack is given twice")
         found.append(attack)
     return found
-
-
-def _writable(out: Path) -> Path:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            return out
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"--out {out}: cannot be written to ({reason}); give another") from None
 
 
 def _requests(

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
-import tempfile
 from pathlib import Path
 
 from rich.console import Console
@@ -18,25 +15,20 @@ from ..robustness.attack_report import AttackScreen
 from ..robustness.cells import Cells
 from ..robustness.evaluation import Evaluation
 from ..robustness.images import TestImages
-from ..robustness.models import NamedModel, load_common_data, load_named
-from ..robustness.termination import Terminated, termination_as_interrupt
+from ..robustness.models import NamedModel
+from ..robustness.termination import run_until_terminated
 from ..robustness.transfer import check_set
 from ..robustness.wording import grid_text, levels
 from ..summary import device_name
 from .evaluate_options import Asked, make_evaluate_parser, read_asked
+from .robustness_options import images_from, networks_from, writable
 
 _KEPT = "finished results are kept, and the same command goes on with the others"
 
 
 def main(argv: list[str]) -> int:
     arguments = make_evaluate_parser().parse_intermixed_args(argv)
-    with termination_as_interrupt():
-        try:
-            evaluate(arguments)
-        except Terminated:
-            print("scotoma evaluate: terminated", file=sys.stderr)
-            return 128 + signal.SIGTERM
-    return 0
+    return run_until_terminated("evaluate", lambda: evaluate(arguments))
 
 
 def evaluate(arguments: argparse.Namespace) -> list[dict]:
@@ -48,25 +40,19 @@ def evaluate(arguments: argparse.Namespace) -> list[dict]:
     """
     asked = read_asked(arguments)
     device = choose_device(arguments.device, World())
-    loaded = load_named(arguments.runs, getattr(arguments, "ensemble", None), device)
+    loaded = networks_from(arguments, device)
     distinct: dict[str, NamedModel] = {}
     for target in loaded:
         distinct.setdefault(target.digest, target)
     targets = list(distinct.values())
-    data = load_common_data(
-        targets,
-        getattr(arguments, "dataset", None),
-        getattr(arguments, "data_root", None),
-        arguments.download,
-    )
-    images = TestImages(data, device, arguments.workers)
-    grids = asked.grids_for(data.image_size)
+    images = images_from(arguments, targets, device)
+    grids = asked.grids_for(images.data.image_size)
     if asked.stylized:
         from ..robustness.protocols.stylized_files import find_stylized
 
-        find_stylized(asked.stylized, data)
+        find_stylized(asked.stylized, images.data)
     set_lines = [_set_line(path, images, targets) for path in asked.sets]
-    out = _writable(Path(arguments.out))
+    out = writable(Path(arguments.out), "cells")
     cells = Cells(out / "cells")
     with AttackScreen() as screen, memory_advice(device, arguments.batch_size, f"; {_KEPT}"):
         for line in _plan(asked, images, loaded, targets, set_lines, grids, arguments):
@@ -101,16 +87,6 @@ def _set_line(path: Path, images: TestImages, targets: list[NamedModel]) -> str:
         f"  set       {path}: {details['attack_text']} from {details['source']['name']}, "
         f"{len(found):,} images, {details['pixels']}, {details['precision']}"
     )
-
-
-def _writable(out: Path) -> Path:
-    try:
-        (out / "cells").mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out / "cells"):
-            return out
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"--out {out}: cannot be written to ({reason}); give another") from None
 
 
 def _plan(

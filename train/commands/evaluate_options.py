@@ -10,6 +10,15 @@ from ...defective.attacks.registry import read_number
 from ...defective.errors import UserError
 from ..robustness.asked import BOUNDARY_SAMPLES, SAMPLES, Asked
 from .options import Parser, make_parser
+from .robustness_options import (
+    add_attack,
+    add_batch_size,
+    add_data,
+    add_device,
+    add_networks,
+    add_samples,
+    check_numbers,
+)
 
 _DESCRIPTION = """\
 Measure how robust networks are: their accuracy on the test images, and whatever is asked for below.
@@ -21,15 +30,7 @@ scotoma evaluate runs/standard runs/defective --against adversarial. Distances a
 def make_evaluate_parser() -> Parser:
     parser = make_parser("evaluate", _DESCRIPTION)
     absent = argparse.SUPPRESS
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders or checkpoints")
-    parser.add_argument(
-        "--ensemble",
-        nargs="+",
-        action="append",
-        default=absent,
-        metavar="RUN",
-        help="two or more networks as one target, the mean of their logits; may be repeated",
-    )
+    add_networks(parser, "target")
     asked = parser.add_argument_group("what to measure")
     asked.add_argument(
         "--against",
@@ -39,13 +40,7 @@ def make_evaluate_parser() -> Parser:
         metavar="SET",
         help="adversarial sets of 'scotoma attack', files or folders of them",
     )
-    asked.add_argument(
-        "--attack",
-        action="append",
-        default=absent,
-        metavar="NAME[:KEY=VALUE,...]",
-        help="white-box: attack every target itself; may be repeated",
-    )
+    add_attack(asked, "white-box: attack every target itself; may be repeated")
     asked.add_argument(
         "--boundary",
         nargs="?",
@@ -77,24 +72,15 @@ def make_evaluate_parser() -> Parser:
         help="accuracy on a folder of stylised images, FOLDER/<class>/*",
     )
     images = parser.add_argument_group("images")
-    images.add_argument(
-        "--samples",
-        type=int,
-        default=absent,
-        help="test images to attack, disturb or shuffle; default: "
+    add_samples(
+        images,
+        absent,
+        "test images to attack, disturb or shuffle; default: "
         f"{SAMPLES}, and {BOUNDARY_SAMPLES} for --boundary. Sets bring their own",
     )
-    images.add_argument("--sample-seed", type=int, default=0, help="of the choice of images")
-    images.add_argument(
-        "--dataset", default=absent, help="name or image folder; default: the networks' own"
-    )
-    images.add_argument("--data-root", default=absent, help="where data sets live")
-    images.add_argument("--download", action="store_true", help="fetch the data set if need be")
-    images.add_argument(
-        "--workers", type=int, default=4, help="loader processes, for images over 64 pixels only"
-    )
-    parser.add_argument("--batch-size", type=int, default=250, help="images classified together")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add_data(images)
+    add_batch_size(parser, "classified")
+    add_device(parser)
     parser.add_argument(
         "--out", default="evaluation", help="folder for results, tables and pictures"
     )
@@ -103,11 +89,7 @@ def make_evaluate_parser() -> Parser:
 
 def read_asked(arguments: argparse.Namespace) -> Asked:
     """Raises UserError for a value out of range, or a set or folder that is not there."""
-    for name, least in (("samples", 1), ("sample_seed", 0), ("batch_size", 1), ("workers", 0)):
-        value = getattr(arguments, name, least)
-        if value < least:
-            option = name.replace("_", "-")
-            raise UserError(f"--{option} is {value}; expected {least} or more")
+    check_numbers(arguments)
     settings = getattr(arguments, "boundary", None)
     noise, shuffle = getattr(arguments, "noise", None), getattr(arguments, "shuffle", None)
     stylized = getattr(arguments, "stylized", None)

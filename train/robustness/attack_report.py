@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -49,6 +50,15 @@ class AttackScreen:
 
     def __exit__(self, *_) -> None:
         self._bar.stop()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """No bar for a while: a terminal has room for one, and training has its own."""
+        self._bar.stop()
+        try:
+            yield
+        finally:
+            self._bar.start()
 
     def line(self, text: str) -> None:
         self.console.print(text, markup=False)

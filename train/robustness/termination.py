@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -27,3 +28,14 @@ def termination_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def run_until_terminated(verb: str, work: Callable[[], object]) -> int:
+    """Do ``work`` for ``scotoma <verb>``. Returns the exit status: 0, or 143 after SIGTERM."""
+    with termination_as_interrupt():
+        try:
+            work()
+        except Terminated:
+            print(f"scotoma {verb}: terminated", file=sys.stderr)
+            return 128 + signal.SIGTERM
+    return 0

@@ -1,0 +1,27 @@
+"""What tests of several protocols are given; fixtures are taken over by name, as in
+``images, cells = shared.images, shared.cells``.
+"""
+
+import pytest
+from protocol_targets import right_for_both, sample_images, watched
+from scotoma.train.robustness.cells import Cells
+
+
+@pytest.fixture
+def images():
+    return sample_images()
+
+
+@pytest.fixture
+def targets():
+    return watched()
+
+
+@pytest.fixture
+def indices():
+    return right_for_both()
+
+
+@pytest.fixture
+def cells(tmp_path):
+    return Cells(tmp_path / "cells")
