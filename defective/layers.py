@@ -141,9 +141,9 @@ class ConvBNMaskReLU(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, **conv_options)
         self.bn = BNMaskReLU(out_channels, block)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, relu: bool = True) -> Tensor:
         """[N,in_channels,H,W] -> [N,out_channels,H',W']."""
-        return self.bn(x, conv=self.conv)
+        return self.bn(x, conv=self.conv, relu=relu)
 
 
 class ProjectionShortcut(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from .errors import UserError, nearest
@@ -22,7 +22,7 @@ class ModelSpec:
     """What :func:`scotoma.defective.create_model` builds. Fields as its arguments.
 
     ``defects`` is in the paper's notation. ``mean`` and ``std`` are per-channel, in pixel units
-    of [0,1].
+    of [0,1]; a network with ``thermometer`` encoding keeps them and does not use them.
     """
 
     name: str
@@ -38,6 +38,7 @@ class ModelSpec:
     stem: Stem
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    thermometer: int = 0
 
     def __post_init__(self):
         # Lists come from JSON; the notation is kept in its one canonical form.
@@ -54,6 +55,12 @@ class ModelSpec:
             _check_integer(name, getattr(self, name), least=1)
         _check_integer("image_size", self.image_size, least=8)
         _check_integer("mask_seed", self.mask_seed, least=0)
+        _check_integer("thermometer", self.thermometer, least=0)
+        if self.thermometer == 1:
+            raise UserError(
+                "thermometer is 1; expected 0 for none, or at least 2 levels: one level is the "
+                "same for every pixel"
+            )
         for name, choices in (("sites", Sites), ("regularizer", Regularizer), ("stem", Stem)):
             _check_choice(name, getattr(self, name), get_args(choices))
         for name in ("mean", "std"):
@@ -79,18 +86,32 @@ class ModelSpec:
     def stem_stride(self) -> int:
         return 2 if self.image_size >= LARGE_IMAGE else 1
 
+    @property
+    def input_channels(self) -> int:
+        """Channels that the first convolution takes: those of the images, or of their code."""
+        return self.in_channels * max(1, self.thermometer)
+
     def with_mask_seed(self, seed: int) -> ModelSpec:
         """The same network with other masks."""
         return replace(self, mask_seed=seed)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain values for files and hashes.
+
+        ``thermometer`` is left out where it is off: a network without it is described, and its
+        results are found again, as before there was any.
+        """
+        values = asdict(self)
+        if not self.thermometer:
+            del values["thermometer"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelSpec:
-        """Raises UserError if a field is missing or unknown."""
+        """Raises UserError if a field without a default is missing, or one is unknown."""
         names = {field.name for field in fields(cls)}
-        if missing := names - set(values):
+        needed = {field.name for field in fields(cls) if field.default is MISSING}
+        if missing := needed - set(values):
             raise UserError(f"model specification lacks {', '.join(sorted(missing))}")
         if unknown := set(values) - names:
             raise UserError(f"model specification has unknown {', '.join(sorted(unknown))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -58,9 +59,12 @@ class TrainConfig:
         "exact", "network", "exact share of zeros in each mask, or independent draws"
     )
     regularizer: Regularizer = setting(
-        "none", "network", "drop layers to compare with (resnet18, wrn32_4)"
+        "none", "network", "drop layers to compare with (resnet18, resnet50, wrn32_4)"
     )
     stem: Stem = setting("3x3", "network", "first convolution; 7x7 for large images only")
+    thermometer: int = setting(
+        0, "network", "levels of thermometer encoding (16 or 32 in the paper); 0 for pixels as such"
+    )
 
     dataset: str = setting(
         "sample",
@@ -101,15 +105,26 @@ class TrainConfig:
         None, "optimisation", "decay of averaged weights, per step; evaluated and saved if set"
     )
     adversarial_eps: float = setting(
-        0.0, "optimisation", "train on PGD images of this radius, pixels in [0,1] (8/255 = 0.0314)"
+        0.0,
+        "optimisation",
+        "train on PGD images (LS-PGA with thermometer) of this radius, pixels in [0,1] "
+        "(8/255 = 0.0314)",
     )
-    adversarial_step: float = setting(2 / 255, "optimisation", "its step size, same unit")
-    adversarial_steps: int = setting(7, "optimisation", "its number of steps")
+    adversarial_step: float = setting(
+        2 / 255, "optimisation", "PGD's step size, same unit; LS-PGA takes its own, of logits"
+    )
+    adversarial_steps: int = setting(7, "optimisation", "the attack's number of steps")
     adversarial_test_images: int = setting(
         500,
         "optimisation",
         "with adversarial-eps: held-out images that are attacked after each epoch, for the robust "
         "accuracy; 0 for none",
+    )
+    logit_pairing: float = setting(
+        0.0,
+        "optimisation",
+        "with adversarial-eps: train on clean and adversarial images, half the loss each, and add "
+        "so much of the squared distance between their logits; 0 for adversarial images alone",
     )
 
     precision: Precision = setting(
@@ -165,6 +180,18 @@ class TrainConfig:
             "0 to 1, in units of pixels in [0,1] (eight levels of 255 are 0.0314)",
         )
         _check(
+            0 <= self.logit_pairing < math.inf,
+            "logit-pairing",
+            self.logit_pairing,
+            "a finite number, 0 or more",
+        )
+        _check(
+            self.thermometer == 0 or self.thermometer >= 2,
+            "thermometer",
+            self.thermometer,
+            "0 for none, or 2 levels or more",
+        )
+        _check(
             not self.nesterov or self.momentum > 0, "nesterov", True, "a momentum above 0 with it"
         )
         for name in ("clip_norm", "train_limit", "test_limit", "image_size", "width"):
@@ -175,6 +202,21 @@ class TrainConfig:
         for name in ("seed", "mask_seed", "workers", "adversarial_test_images"):
             value = getattr(self, name)
             _check(value is None or value >= 0, name.replace("_", "-"), value, "0 or more")
+
+    def check_together(self) -> None:
+        """Refuse settings that need each other.
+
+        Not a part of the constructor's checks, since settings come in layers (recipe, files,
+        command line) of which one alone may lack what the next one brings.
+
+        Raises:
+            UserError: says which is missing.
+        """
+        if self.logit_pairing > 0 and self.adversarial_eps == 0:
+            raise UserError(
+                f"--logit-pairing is {self.logit_pairing:g} without --adversarial-eps: it pairs "
+                "the logits of clean and adversarial images; give a radius, 0.0314 for 8/255"
+            )
 
     def save(self, path: Path) -> None:
         path.write_text(yaml.safe_dump(asdict(self), sort_keys=False))

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..defective.attacks import PGD, Oracle, Status
+from ..defective.attacks import PGD, Attack, Oracle, Status
+from ..defective.attacks.lspga import LSPGA, relaxed_gradient
 from ..defective.attacks.oracle import FLOAT16_SCALE, loss_gradient
 from ..defective.attacks.pgd import moved
 from ..defective.graph import GraphedStep
@@ -46,6 +47,7 @@ class Engine:
 
     def __init__(self, model: Network, config: TrainConfig, device: torch.device, world: World):
         check_graph(config, device, world.size)
+        config.check_together()
         self.config, self.device, self.world = config, device, world
         use_backend(model, None if config.backend == "auto" else config.backend)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
@@ -131,14 +133,21 @@ class Engine:
 
     def _update(self, images: Tensor, labels: Tensor, global_size: int) -> tuple[Tensor, Tensor]:
         """The part of a step that is the device's alone; see :meth:`step`."""
+        config = self.config
         with self.autocast():
-            if self.config.adversarial_eps > 0:
-                images = self._attacked(images, labels)
+            if config.adversarial_eps > 0:
+                attacked = self._attacked(images, labels)
+                # Clean and adversarial images share one pass, and so their batch statistics.
+                images = torch.cat([images, attacked]) if config.logit_pairing > 0 else attacked
             with self.cast_weights or nullcontext():
                 logits = self.network(images)
-        total = smoothed_cross_entropy(
-            logits.float(), labels, self.config.label_smoothing, reduction="sum"
-        )
+        if config.logit_pairing > 0:
+            total = paired_loss(logits, labels, config.logit_pairing, config.label_smoothing)
+            logits = logits[len(labels) :]  # accuracy is that of the attacked images
+        else:
+            total = smoothed_cross_entropy(
+                logits.float(), labels, config.label_smoothing, reduction="sum"
+            )
         part = total / global_size
         # DDP averages gradients over ranks; the parts are to be added.
         self.scaler.scale(part * self.world.size).backward()
@@ -152,12 +161,20 @@ class Engine:
         return part.detach(), correct
 
     def _attacked(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Adversarial training's inner loop (Madry et al., 2018): PGD with a random start.
+        """Adversarial training's inner loop: images like ``images``, at most eps away.
 
         Attacked in evaluation mode, so that the attack leaves the running statistics alone.
         """
-        config, scale = self.config, FLOAT16_SCALE if self.dtype == torch.float16 else 1.0
+        scale = FLOAT16_SCALE if self.dtype == torch.float16 else 1.0
         self.model.eval()
+        inner = self._pgd if self.model.spec.thermometer == 0 else self._lspga
+        attacked = inner(images, labels, scale)
+        self.model.train()
+        return attacked
+
+    def _pgd(self, images: Tensor, labels: Tensor, scale: float) -> Tensor:
+        """PGD with a random start (Madry et al., 2018)."""
+        config = self.config
         noise = torch.rand_like(images)
         attacked = (images + config.adversarial_eps * (2 * noise - 1)).clamp_(0, 1)
         for _ in range(config.adversarial_steps):
@@ -170,8 +187,23 @@ class Engine:
                 config.adversarial_step,
                 "linf",
             )
-        self.model.train()
         return attacked
+
+    def _lspga(self, images: Tensor, labels: Tensor, scale: float) -> Tensor:
+        """LS-PGA for thermometer encoding, through which PGD gets no gradient (Buckman, 2018)."""
+
+        def gradient(logits: Tensor, encoded) -> Tensor:
+            return relaxed_gradient(self.model, encoded, logits, labels, scale)
+
+        count, channels, height, width = images.shape
+        shape = (count, channels, self.model.spec.thermometer, height, width)
+        start = torch.randn(shape, device=images.device)
+        return self._lspga_settings().ascend(gradient, images, start)
+
+    def _lspga_settings(self) -> LSPGA:
+        """Radius and number of steps are the run's; the rest are the attack's own defaults."""
+        config = self.config
+        return LSPGA(eps=config.adversarial_eps, steps=config.adversarial_steps, seed=config.seed)
 
     @property
     def result(self) -> Network:
@@ -205,18 +237,11 @@ class Engine:
     def robust_accuracy(self, batches: Iterable[Batch]) -> float:
         """The share of images, a fraction, that are classified right before and under attack.
 
-        PGD of the same radius, step and number of steps, from a random start that depends on
-        (seed, image) alone, against the network that is kept, without autocast. All ranks' batches
-        count. Waits for the device.
+        The attack of training, with the same radius, step and number of steps, from a random start
+        that depends on (seed, image) alone, against the network that is kept, without autocast.
+        All ranks' batches count. Waits for the device.
         """
-        config = self.config
-        attack = PGD(
-            eps=config.adversarial_eps,
-            step=config.adversarial_step,
-            steps=config.adversarial_steps,
-            random_start=True,
-            seed=config.seed,
-        )
+        attack = self._held_out_attack()
         oracle = Oracle(self.result.eval())
         totals = torch.zeros(2, dtype=torch.float64, device=self.device)
         for images, labels in batches:
@@ -224,6 +249,18 @@ class Engine:
             totals[1] += len(labels)
         correct, count = self.world.sum(totals).tolist()
         return correct / count
+
+    def _held_out_attack(self) -> Attack:
+        config = self.config
+        if self.model.spec.thermometer:
+            return self._lspga_settings()
+        return PGD(
+            eps=config.adversarial_eps,
+            step=config.adversarial_step,
+            steps=config.adversarial_steps,
+            random_start=True,
+            seed=config.seed,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimiser, gradient scaler and averaged weights: tensors and plain values."""
@@ -240,6 +277,30 @@ class Engine:
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+
+
+def paired_loss(
+    logits: Tensor, labels: Tensor, weight: float, label_smoothing: float = 0.0
+) -> Tensor:
+    """Adversarial logit pairing (Kannan, Kurakin and Goodfellow, 2018), summed over the images.
+
+    For each image: half the cross entropy of the clean and half that of the adversarial version
+    (their mixed minibatch, whose images all count alike), and ``weight`` times the squared
+    Euclidean distance between the two logits. Gradients flow into both. The distance is summed
+    over classes, so that a mean over K classes with weight w is here a weight of w / K. With
+    weight 0 the mixed minibatch remains.
+
+    Args:
+        logits: [2N,K], of N clean images and then of their adversarial versions; widened to
+            float32. labels: int64 [N].
+
+    Returns:
+        A scalar; divide it by the number of images for the mean.
+    """
+    logits = logits.float()
+    entropy = smoothed_cross_entropy(logits, labels.repeat(2), label_smoothing, reduction="sum")
+    clean, attacked = logits.chunk(2)
+    return entropy / 2 + weight * (clean - attacked).square().sum()
 
 
 def _zeroed(optimizer: torch.optim.SGD) -> torch.optim.SGD:

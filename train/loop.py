@@ -300,15 +300,13 @@ class Trainer:
 
     def _settings(self) -> dict[str, Any]:
         """The settings that decide the weights; a state goes on under the same ones only."""
-        own = asdict(self.config)
-        for free in FREE:
-            own.pop(free)
-        return own
+        return _deciding(self.config)
 
     def _restore(self, state: dict[str, Any]) -> None:
         where = self.folder.path / STATE
         try:
-            saved, now = state["settings"], self._settings()
+            # A setting that an older version did not have was what is the default now.
+            saved, now = _deciding(TrainConfig()) | state["settings"], self._settings()
             for key in sorted(saved.keys() | now.keys()):
                 if saved.get(key) != now.get(key):
                     raise UserError(
@@ -332,3 +330,8 @@ class Trainer:
         except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(f"{where}: damaged, or of another version ({reason})") from None
+
+
+def _deciding(config: TrainConfig) -> dict[str, Any]:
+    """All settings but the free ones."""
+    return {name: value for name, value in asdict(config).items() if name not in FREE}

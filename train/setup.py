@@ -32,6 +32,7 @@ def resolve(config: TrainConfig, device: torch.device) -> TrainConfig:
             precision = "bfloat16" if torch.cuda.is_bf16_supported(False) else "float16"
     if config.backend == "triton" and (refusal := device_refusal(device)):
         raise UserError(f"--backend triton: {refusal}; take --backend auto")
+    config.check_together()
     dataset = config.dataset
     if dataset not in DATASETS and Path(dataset).is_dir():
         dataset = str(Path(dataset).resolve())
@@ -88,6 +89,7 @@ def build_model(config: TrainConfig, data: DataSet) -> Network:
         stem=config.stem,
         mean=data.mean,
         std=data.std,
+        thermometer=config.thermometer,
     )
 
 

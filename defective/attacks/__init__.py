@@ -10,6 +10,7 @@ from .boundary import Boundary, boundary
 from .cw_l2 import CWL2, cw_l2
 from .fgsm import FGSM, fgsm
 from .gaussian_noise import GaussianNoise, gaussian_noise
+from .lspga import LSPGA, lspga
 from .mifgsm import MIFGSM, mifgsm
 from .oracle import Oracle
 from .pgd import PGD, pgd
@@ -19,6 +20,7 @@ __all__ = [
     "APGD",
     "CWL2",
     "FGSM",
+    "LSPGA",
     "MIFGSM",
     "PGD",
     "Attack",
@@ -36,6 +38,7 @@ __all__ = [
     "cw_l2",
     "fgsm",
     "gaussian_noise",
+    "lspga",
     "make_attack",
     "mifgsm",
     "parse_attack",

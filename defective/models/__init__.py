@@ -58,6 +58,7 @@ def create_model(
     stem: Stem = "3x3",
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    thermometer: int = 0,
 ) -> Network:
     """Build one of the paper's networks, with its masks drawn and its weights initialised.
 
@@ -72,10 +73,12 @@ def create_model(
         sites: where masks go: "release" (the authors' code) or "paper" (its text), which differ
             for densenet121 and senet18. A placement written in ``defects`` goes first.
         exact_masks: exact count per mask (True) or Bernoulli (False).
-        regularizer: "none", "spatial-dropout" or "dropblock" (resnet18 and wrn32_4).
+        regularizer: "none", "spatial-dropout" or "dropblock" (resnet18, resnet50, wrn32_4).
         stem: "3x3", or "7x7" for images of 128 pixels and more.
         mean, std: per-channel normalisation inside the model, in units of pixels in [0,1]; None
             for MNIST's (one channel), CIFAR-10's, or ImageNet's (128 pixels and more).
+        thermometer: levels of the code that takes the pixels' place
+            (:mod:`scotoma.defective.thermometer`), 2 or more; 0 for the pixels themselves.
 
     Returns:
         A network from pixels in [0,1] [N,C,H,W] to logits [N,num_classes].
@@ -99,6 +102,7 @@ def create_model(
         stem=stem,
         mean=usual_mean if mean is None else mean,
         std=usual_std if std is None else std,
+        thermometer=thermometer,
     )
     return build(spec)
 
@@ -110,7 +114,7 @@ def build(spec: ModelSpec) -> Network:
         usable = [n for n, a in ARCHITECTURES.items() if a.regularized_blocks]
         raise UserError(
             f"regularizer is {spec.regularizer!r}: {spec.name} has none in the paper; "
-            f"it is available in {' and '.join(usable)}"
+            f"it is available in {', '.join(usable)}"
         )
     terms = terms_by_block(architecture, Defects.parse(spec.defects), spec.sites)
     widths = scaled_widths(architecture.block_widths(spec.width), terms)

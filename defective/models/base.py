@@ -7,12 +7,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..layers import ConvBNMaskReLU
 from ..spec import ModelSpec
+from ..thermometer import encode
 
 
 class Network(nn.Module):
     """Base of all architectures: normalisation, features, global average pooling, one Linear.
+
+    With thermometer encoding the pixels' code takes the place of the normalised pixels.
 
     An architecture sets the class attributes, builds its layers and ``head`` in ``__init__``, and
     implements :meth:`features`.
@@ -44,7 +48,7 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def features(self, x: Tensor) -> Tensor:
-        """Normalised images [N,C,H,W] -> feature maps [N,F,h,w]."""
+        """Normalised images [N,C,H,W], or their code [N,C*L,H,W] -> feature maps [N,F,h,w]."""
         raise NotImplementedError
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -66,11 +70,39 @@ class Network(nn.Module):
                 f"pixels has dtype {pixels.dtype}; expected floating pixels in [0,1]: "
                 "write pixels.float() / 255"
             )
-        features = self.features((pixels - self.mean) / self.std)
-        return self.head(features.mean((2, 3)))
+        if self.spec.thermometer:
+            return self.forward_encoded(encode(pixels, self.spec.thermometer))
+        return self._classify((pixels - self.mean) / self.std)
+
+    def forward_encoded(self, code: Tensor) -> Tensor:
+        """Thermometer code [N,C*L,H,W], floating, also a soft one -> logits [N,num_classes].
+
+        What ``forward`` does after encoding, for attacks on the code
+        (:class:`scotoma.defective.attacks.lspga.LSPGA`). Differentiable in the code.
+
+        Raises:
+            UserError: the network has no thermometer encoding.
+            ValueError: the code is of another shape than the network's images have.
+        """
+        if not self.spec.thermometer:
+            raise UserError(
+                f"this {self.spec.name} has no thermometer encoding; call it on pixels, or create "
+                "one with thermometer=16"
+            )
+        size, channels = self.spec.image_size, self.spec.input_channels
+        if code.shape[1:] != (channels, size, size):
+            raise ValueError(
+                f"code has shape {list(code.shape)}; expected [N,{channels},{size},{size}]: "
+                f"{self.spec.thermometer} levels for each of {self.spec.in_channels} channels"
+            )
+        return self._classify(code)
+
+    def _classify(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).mean((2, 3)))
 
     def extra_repr(self) -> str:
-        return f"{self.spec.name}, defects={self.spec.defects}, image_size={self.spec.image_size}"
+        text = f"{self.spec.name}, defects={self.spec.defects}, image_size={self.spec.image_size}"
+        return text + (f", thermometer={self.spec.thermometer}" if self.spec.thermometer else "")
 
 
 class Stem(ConvBNMaskReLU):
@@ -83,7 +115,7 @@ class Stem(ConvBNMaskReLU):
     def __init__(self, spec: ModelSpec, channels: int, block: int | None = 0):
         kernel, stride = spec.stem_kernel, spec.stem_stride
         super().__init__(
-            spec.in_channels, channels, kernel, stride=stride, padding=kernel // 2, block=block
+            spec.input_channels, channels, kernel, stride=stride, padding=kernel // 2, block=block
         )
         self.pool = stem_pool(spec)
 

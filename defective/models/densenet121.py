@@ -71,7 +71,7 @@ class DenseNet121(Network):
         growth, sites = widths[0], spec.sites
         channels, kernel = 2 * growth, spec.stem_kernel
         self.stem = ConvMask(
-            spec.in_channels,
+            spec.input_channels,
             channels,
             kernel,
             stride=spec.stem_stride,

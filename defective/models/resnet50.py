@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ..layers import BNMaskReLU, ConvBNMaskReLU, ProjectionShortcut
+from ..regularizers import drop_then_relu, make_regularizer
 from ..spec import ModelSpec
 from .base import Network, Stem
 
@@ -18,12 +19,16 @@ class Bottleneck(nn.Module):
 
         x -> 1x1 -> BN -> ReLU -> 3x3 -> BN -> mask -> ReLU -> 1x1 -> BN -> (+ shortcut) -> ReLU
 
-    So the wide residual stream is never masked (docs/reference.md, section 1).
+    So the wide residual stream is never masked (docs/reference.md, section 1). Regularisers drop
+    after the 3x3's BN and before the last, around the last ReLU of the branch, as in the basic
+    block. Table 3 has them, and neither paper nor release says where they are in a bottleneck.
     """
 
     expansion = 4
 
-    def __init__(self, in_channels: int, inner: int, stride: int, block: int):
+    def __init__(
+        self, in_channels: int, inner: int, stride: int, block: int, regularizer: str = "none"
+    ):
         super().__init__()
         out_channels = self.expansion * inner
         self.reduce = ConvBNMaskReLU(in_channels, inner, 1)
@@ -33,12 +38,18 @@ class Bottleneck(nn.Module):
         self.shortcut = None
         if stride != 1 or in_channels != out_channels:
             self.shortcut = ProjectionShortcut(in_channels, out_channels, stride=stride)
+        self.drop = make_regularizer(regularizer)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.spatial(self.reduce(x))
+        out = self.reduce(x)
+        if self.drop is None:
+            out, last = self.spatial(out), self.expand
+        else:
+            out = drop_then_relu(self.spatial(out, relu=False), self.drop)
+            out, last = self.drop(self.expand(out)), None
         if self.shortcut is None:
-            return self.bn(out, residual=x, conv=self.expand)
-        return self.bn(out, projection=self.shortcut.branch(x), conv=self.expand)
+            return self.bn(out, residual=x, conv=last)
+        return self.bn(out, projection=self.shortcut.branch(x), conv=last)
 
 
 class ResNet50(Network):
@@ -49,6 +60,7 @@ class ResNet50(Network):
 
     name = "resnet50"
     bottom: ClassVar = {"release": (0, 1, 2), "paper": (0, 1, 2)}
+    regularized_blocks = (3, 4)
 
     @classmethod
     def block_widths(cls, width: int) -> dict[int, int]:
@@ -59,10 +71,11 @@ class ResNet50(Network):
         self.stem = Stem(spec, widths[0])
         in_channels = widths[0]
         for number, depth in zip((1, 2, 3, 4), (3, 4, 6, 3), strict=True):
+            regularizer = spec.regularizer if number in self.regularized_blocks else "none"
             layers = []
             for index in range(depth):
                 stride = 2 if number > 1 and index == 0 else 1
-                layers.append(Bottleneck(in_channels, widths[number], stride, number))
+                layers.append(Bottleneck(in_channels, widths[number], stride, number, regularizer))
                 in_channels = Bottleneck.expansion * widths[number]
             self.add_module(f"block{number}", nn.Sequential(*layers))
         self.head = nn.Linear(in_channels, spec.num_classes)

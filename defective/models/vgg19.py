@@ -33,7 +33,7 @@ class VGG19(Network):
 
     def __init__(self, spec: ModelSpec, widths: dict[int, int]):
         super().__init__(spec)
-        in_channels, size = spec.in_channels, spec.image_size
+        in_channels, size = spec.input_channels, spec.image_size
         for number, depth in enumerate((2, 2, 4, 4, 4)):
             layers: list[nn.Module] = []
             for _ in range(depth):

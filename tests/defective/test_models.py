@@ -204,7 +204,7 @@ REFUSED = {
     "regularizer elsewhere": (
         ("vgg19",),
         {"regularizer": "dropblock"},
-        ["regularizer is 'dropblock'", "vgg19", "resnet18 and wrn32_4"],
+        ["regularizer is 'dropblock'", "vgg19", "resnet18, resnet50, wrn32_4"],
     ),
     "stem": (("resnet18",), {"stem": "5x5"}, ["stem is '5x5'", "3x3, 7x7"]),
     "large stem": (("resnet18",), {"stem": "7x7"}, ["stem is '7x7'", "32", "stem='3x3'"]),

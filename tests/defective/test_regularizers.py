@@ -5,13 +5,17 @@ import torch
 from scotoma.defective.regularizers import make_regularizer, smoothed_cross_entropy
 
 KINDS = ["spatial-dropout", "dropblock"]
-BLOCKS = {"resnet18": {"block3": 2, "block4": 2}, "wrn32_4": {"block3": 5}}
+BLOCKS = {
+    "resnet18": {"block3": 2, "block4": 2},
+    "resnet50": {"block3": 6, "block4": 3},
+    "wrn32_4": {"block3": 5},
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", BLOCKS)
 def test_positions(small_model, name, kind):
-    """Twice in each basic block of the last blocks, nowhere else."""
+    """Twice in each residual block of the last blocks, nowhere else."""
     model = small_model(name, "standard", regularizer=kind).train()
     plain = small_model(name, "standard")
     calls = []

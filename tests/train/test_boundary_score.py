@@ -1,6 +1,9 @@
 """The decision-based score: which images count, and that finished batches are never lost."""
 
+import random
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import comb
 from statistics import fmean, median
 from typing import ClassVar
 
@@ -16,6 +19,7 @@ from scotoma.train.robustness.cells import Cells
 from scotoma.train.robustness.images import TestImages
 from scotoma.train.robustness.predictions import CleanPredictions
 from scotoma.train.robustness.protocols import evaluate_boundary
+from scotoma.train.robustness.protocols.boundary import median_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +89,8 @@ def test_the_score_is_the_squared_distance_per_value_of_the_turned_images(target
         results = cell["results"]
         assert results["score_median"] == pytest.approx(median(scores), rel=1e-5)
         assert results["score_mean"] == pytest.approx(fmean(scores), rel=1e-5)
+        extremes = [min(scores), max(scores)]  # of seven, nothing narrower is sure enough
+        assert results["score_median_interval"] == pytest.approx(extremes, rel=1e-5)
         assert results["n"] == len(counted) == 7
         # 15 and, with 3 as a divisor, 0 mod 3: no start; 10 and 100: 1 mod 3; 20: 2 mod 3.
         assert results["statuses"] == {
@@ -101,9 +107,25 @@ def test_where_nothing_was_turned_there_is_no_score(targets, images, cells):
     (cell,) = evaluate(targets[:1], images, cells, indices=torch.tensor([10, 15]))
     results = {k: v for k, v in cell["results"].items() if k != "shown"}
     assert results == {
-        "score_median": None, "score_mean": None, "n": 0,
+        "score_median": None, "score_median_interval": None, "score_mean": None, "n": 0,
         "statuses": {"no_start": 1, "resisted": 1}, "forwards_mean": None,
     }  # fmt: skip
+
+
+def coverage(count, rank):
+    """The probability that the rank-th smallest and greatest of ``count`` enclose the median."""
+    return 1 - 2 * sum(Fraction(comb(count, i), 2**count) for i in range(rank))
+
+
+@pytest.mark.parametrize("count", [*range(14), 40, 100, 500, 501])
+def test_the_medians_interval_is_the_narrowest_of_95_percent(count):
+    values = [float(i) for i in range(count)]  # each is its own rank
+    random.Random(0).shuffle(values)
+    found = median_interval(values)
+    ranks = range(1, count // 2 + 1)
+    most = max((rank for rank in ranks if coverage(count, rank) >= Fraction(95, 100)), default=None)
+    assert found == (None if most is None else [most - 1, count - most])
+    assert (found is None) == (count < 6)
 
 
 def test_a_second_call_computes_nothing(targets, images, cells):

@@ -109,7 +109,7 @@ def test_runs_without_a_name_get_one_each(out, capsys):
         (["--defects", "0-Bottom"], ["position 1", "(0, 1]"]),
         (["--arch", "vgg19", "--defects", "0.1-BottomDC"], ["vgg19", "no DC variant"]),
         (["--arch", "senet18", "--defects", "0.1-{0}"], ["senet18", "block 0"]),
-        (["--arch", "vgg19", "--regularizer", "dropblock"], ["vgg19", "resnet18 and wrn32_4"]),
+        (["--arch", "vgg19", "--regularizer", "dropblock"], ["vgg19", "resnet18, resnet50"]),
         (["--device", "cuda:63"], ["cuda:63", "GPU", "--device cpu"]),
         (["--device", "tpu"], ["'tpu'", "cuda:N"]),
         (["--name", "a/b"], ["'a/b'", "slashes"]),

@@ -62,6 +62,8 @@ def final_weights(config):
         {"ema": 0.9, "clip_norm": 1.0, "nesterov": True, "label_smoothing": 0.1},
         {"regularizer": "dropblock"},
         {"adversarial_eps": 0.03, "adversarial_steps": 2, "train_limit": 200},
+        {"adversarial_eps": 0.03, "adversarial_steps": 1, "logit_pairing": 0.5, "thermometer": 4}
+        | {"train_limit": 200},
         {"schedule": "step", "milestones": [1], "defects": "0.5-Bottom"},
     ],
     ids=lambda changes: "-".join(changes) or "plain",

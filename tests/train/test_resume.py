@@ -49,9 +49,10 @@ def stop_after(monkeypatch, steps):
         {"ema": 0.9, "schedule": "step", "milestones": [1]},
         {"regularizer": "dropblock", "defects": "standard"},
         {"adversarial_eps": 0.03, "adversarial_steps": 1},
+        {"adversarial_eps": 0.03, "adversarial_steps": 1, "logit_pairing": 0.5, "thermometer": 4},
         {"evaluate_on": "validation", "validation_fraction": 0.05},
     ],
-    ids=["plain", "ema", "dropblock", "adversarial", "validation"],
+    ids=["plain", "ema", "dropblock", "adversarial", "pairing", "validation"],
 )
 @pytest.mark.parametrize("stop", [3, 7])
 def test_ctrl_c_then_resume_is_bit_equal(tiny, monkeypatch, changes, stop):

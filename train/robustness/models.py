@@ -59,7 +59,7 @@ class NamedModel:
         return {
             "name": self.name,
             "digest": self.digest,
-            "members": list(map(asdict, self.members)),
+            "members": [asdict(m) | {"spec": m.spec.as_dict()} for m in self.members],
         }
 
 

@@ -1,10 +1,11 @@
 """What holds for every attack: the box, the ball, independence, names, results."""
 
 import copy
+from functools import cache
 
 import pytest
 import torch
-from scotoma.defective import UserError, use_backend
+from scotoma.defective import UserError, create_model, use_backend
 from scotoma.defective.attacks import (
     Status,
     attack_class,
@@ -21,6 +22,7 @@ SHORT = {
     "gaussian-noise": {"sigma": 0.1},
     "cw-l2": {"search_steps": 3, "steps": 6, "lr": 0.05, "initial_const": 1.0},
     "boundary": {"steps": 12},
+    "ls-pga": {"eps": 0.05, "steps": 3},
 }
 VARIANTS = [
     ("pgd", {"eps": 1.0, "step": 0.3, "steps": 3, "norm": "l2"}),
@@ -33,13 +35,12 @@ LIBRARY = ("apgd", "autoattack")
 CASES = [*SHORT.items(), *VARIANTS]
 
 
-@pytest.fixture(scope="module")
-def model(request):
+@cache
+def network_for(thermometer):
     """In float64, where the size of a batch changes no sign."""
-    from scotoma.defective import create_model
-
     torch.manual_seed(0)
-    network = create_model("resnet18", "0.3-Bottom", width=4, image_size=16)
+    options = {"width": 4, "image_size": 16, "thermometer": thermometer}
+    network = create_model("resnet18", "0.3-Bottom", **options)
     generator = torch.Generator().manual_seed(1)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -51,7 +52,14 @@ def model(request):
     return network.eval().double()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
+def model(request):
+    """A network for the attack of this case."""
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    return network_for(16 if parameters.get("case", ("",))[0] == "ls-pga" else 0)
+
+
+@pytest.fixture
 def batch(model):
     """Seven images; the model is wrong on one of them."""
     generator = torch.Generator().manual_seed(2)
@@ -199,6 +207,13 @@ def test_text_is_what_people_write():
         ("gaussian-noise:sigma=2", ["sigma is 2"]),
         ("gaussian-noise:tails=cut", ["tails is 'cut'"]),
         ("gaussian-noise:limit=0", ["limit is 0"]),
+        ("ls-pga:eps=2", ["eps is 2.0", "<= 1"]),
+        ("ls-pga:step=0", ["step is 0.0", "above 0"]),
+        ("ls-pga:steps=0", ["steps is 0"]),
+        ("ls-pga:temperature=0", ["temperature is 0.0", "above 0"]),
+        ("ls-pga:temperature=inf", ["temperature is inf", "finite"]),
+        ("ls-pga:annealing=0.9", ["annealing is 0.9", "at least 1"]),
+        ("ls-pga:seed=-1", ["seed is -1"]),
     ],
 )
 def test_bad_text_is_refused(text, words):

@@ -48,7 +48,8 @@ def evaluate_boundary(
         progress: told (images done, all, text), where an image counts once for each target.
 
     Returns:
-        Cells in the order of the targets. Their scores are None where no image counts.
+        Cells in the order of the targets. Their scores are None where no image counts, and
+        ``score_median_interval`` (see :func:`median_interval`) is None where too few do.
 
     Raises:
         UserError: no images, a model that cannot be attacked, or damaged files. What was finished
@@ -174,8 +175,22 @@ def _results(outcomes: dict[int, Outcome]) -> dict[str, Any]:
     scores = [outcome.score for outcome in counted]
     return {
         "score_median": median(scores) if scores else None,
+        "score_median_interval": median_interval(scores),
         "score_mean": fmean(scores) if scores else None,
         "n": len(scores),
         "statuses": {status.name.lower(): counts[status] for status in Status if counts[status]},
         "forwards_mean": fmean(o.forwards for o in counted) if scores else None,
     }
+
+
+def median_interval(values: Sequence[float]) -> list[float] | None:
+    """[low, high]: two of the ``values`` that enclose the median with at least 95 % probability.
+
+    How many of n values lie below the true median is binomial (n, 1/2), whatever their
+    distribution. None for fewer than six, whose extremes are not sure enough.
+    """
+    count, below, term = 0, 0, 1  # term: ways to choose ``count`` of n; below: those of fewer
+    while 40 * (below + term) <= 2 ** len(values):
+        below, term, count = below + term, term * (len(values) - count) // (count + 1), count + 1
+    ordered = sorted(values)
+    return [ordered[count - 1], ordered[-count]] if count else None

@@ -1,0 +1,335 @@
+"""Two baselines in training: adversarial logit pairing, and thermometer encoding with LS-PGA."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from scotoma.defective import UserError, load_model, save_model
+from scotoma.defective.attacks import Status, pgd
+from scotoma.defective.attacks.lspga import LSPGA
+from scotoma.defective.thermometer import bins
+from scotoma.train.batches import derived_seed
+from scotoma.train.commands.train import train
+from scotoma.train.datasets import load_dataset
+from scotoma.train.distributed import World
+from scotoma.train.engine import Engine, paired_loss
+from scotoma.train.parsing import load_resolved
+from scotoma.train.robustness.models import load_named, relation
+from scotoma.train.setup import build_model, load_data, make_batches, resolve
+
+CPU = torch.device("cpu")
+ATTACK = {"adversarial_eps": 0.1, "adversarial_step": 0.05, "adversarial_steps": 2}
+PAIRED = ATTACK | {"logit_pairing": 0.5}
+SHORT = {"train_limit": 150, "epochs": 1}
+
+
+def history(folder):
+    return [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(folder):
+    return load_model(folder.path / "last.safetensors").state_dict()
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+def engine_of(config, **changes):
+    """An engine as a run has it, and a batch of 32 images."""
+    config = resolve(replace(config, **changes), CPU)
+    data = load_data(config)
+    engine = Engine(build_model(config, data), config, CPU, World())
+    engine.model.train()
+    batches = make_batches(config, data, data.train, CPU, training=False)
+    return engine, next(iter(batches.in_order(32)))
+
+
+def gradients_of_a_step(engine, batch, **more):
+    """What a step hands to the optimiser, and what it returns."""
+    seen = {}
+
+    def look(*_):
+        named = engine.model.named_parameters()
+        seen.update({name: parameter.grad.clone() for name, parameter in named})
+
+    engine.optimizer.register_step_pre_hook(look)
+    result = engine.step(batch, 0, 0.1, more.get("global_size", len(batch[1])))
+    return seen, result
+
+
+def with_seed_of_step(engine):
+    torch.manual_seed(derived_seed(engine.config.seed, "step", 0, 0))
+
+
+# Adversarial logit pairing
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_loss_is_the_papers(smoothing):
+    """By sums over single images, with the gradient of every logit by formula."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(10, 4, dtype=torch.float64, generator=generator).float()
+    logits.requires_grad_()
+    labels, weight = torch.tensor([0, 3, 1, 1, 2]), 0.7
+    expected, slopes = 0.0, torch.zeros(10, 4)
+    with torch.no_grad():
+        for row in range(10):
+            target = torch.full((4,), smoothing / 3)
+            target[labels[row % 5]] = 1 - smoothing
+            chances = logits[row].exp() / logits[row].exp().sum()
+            expected -= 0.5 * float(target @ chances.log())
+            other = logits[(row + 5) % 10]
+            slopes[row] = 0.5 * (chances - target) + 2 * weight * (logits[row] - other)
+            if row < 5:
+                expected += weight * float((logits[row] - other).pow(2).sum())
+    loss = paired_loss(logits, labels, weight, smoothing)
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(gradient, slopes, rtol=1e-4, atol=1e-5)
+
+
+def test_half_precision_logits_are_widened():
+    logits = torch.tensor([[200.0, 0.0], [-200.0, 0.0]], dtype=torch.float16)
+    loss = paired_loss(logits, torch.tensor([0]), 1.0)
+    assert loss.dtype == torch.float32
+    assert float(loss) == pytest.approx(400.0**2 + 100.0)  # 160,000 is beyond float16
+
+
+@pytest.mark.parametrize("thermometer", [0, 4])
+def test_a_step_has_the_gradients_of_the_formula(tiny, thermometer):
+    """One pass over clean and adversarial images together; part of a larger global batch."""
+    changes = PAIRED | {"thermometer": thermometer, "label_smoothing": 0.1}
+    engine, (images, labels) = engine_of(tiny(), **changes)
+    twin, _ = engine_of(tiny(), **changes)
+    seen, (loss, correct) = gradients_of_a_step(engine, (images, labels), global_size=40)
+    with_seed_of_step(twin)
+    attacked = twin._attacked(images, labels)
+    assert (attacked - images).abs().max() <= 0.1 + 1e-6 and (attacked != images).any()
+    logits = twin.model(torch.cat([images, attacked]))
+    clean, adversarial = logits[:32], logits[32:]
+
+    def smoothed(outputs):
+        target = torch.full_like(outputs, 0.1 / 9)
+        target[torch.arange(32), labels] = 0.9
+        return -(target * outputs.log_softmax(1)).sum()
+
+    expected = (smoothed(clean) + smoothed(adversarial)) / 2
+    expected = (expected + 0.5 * (clean - adversarial).pow(2).sum()) / 40
+    parameters = dict(twin.model.named_parameters())
+    by_hand = torch.autograd.grad(expected, list(parameters.values()))
+    for (name, _), gradient in zip(parameters.items(), by_hand, strict=True):
+        torch.testing.assert_close(seen[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+    assert float(loss) == pytest.approx(expected.item(), rel=1e-5)
+    assert int(correct) == int((adversarial.argmax(1) == labels).sum())
+    # Batch statistics are those of all 64.
+    assert_same(
+        {k: v for k, v in engine.model.state_dict().items() if "running" in k},
+        {k: v for k, v in twin.model.state_dict().items() if "running" in k},
+    )
+
+
+def test_without_pairing_the_step_is_plain_adversarial_training(tiny):
+    """Adversarial images alone, at full weight; not the mixed batch, which a small weight gives."""
+    engine, batch = engine_of(tiny(), **ATTACK)
+    seen, (loss, _) = gradients_of_a_step(engine, batch)
+    twin, (images, labels) = engine_of(tiny(), **ATTACK)
+    with_seed_of_step(twin)
+    expected = F.cross_entropy(twin.model(twin._attacked(images, labels)), labels)
+    expected.backward()
+    for name, parameter in twin.model.named_parameters():
+        torch.testing.assert_close(seen[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
+    assert float(loss) == pytest.approx(expected.item(), rel=1e-6)
+    mixed, batch = engine_of(tiny(), **ATTACK | {"logit_pairing": 1e-12})
+    _, (other, _) = gradients_of_a_step(mixed, batch)
+    assert abs(float(other) - float(loss)) > 1e-4
+
+
+def test_pairing_draws_the_logits_together(tiny):
+    """Trained with more weight, an attack moves logits less, measured by how images differ."""
+    changes = ATTACK | {"train_limit": 1000, "lr": 0.05, "defects": "standard"}
+    changes |= {"adversarial_test_images": 0}
+    test = load_dataset("sample").limited(None, 200, 0).test
+    images, gaps = test.images.permute(0, 3, 1, 2).float() / 255, []
+    for weight in (1e-6, 0.5):
+        _, folder = train(tiny(**changes, logit_pairing=weight))
+        model = load_model(folder.path / "last.safetensors")
+        found = pgd(model, images, test.labels, 0.1, 0.05, 3)
+        with torch.no_grad():
+            clean, moved = model(images), model(found)
+        spread = (clean - clean.mean(0)).square().sum()
+        gaps.append(float((clean - moved).square().sum() / spread))
+    assert gaps[1] < 0.7 * gaps[0]
+
+
+def test_pairing_needs_an_attack(tiny):
+    words = r"--logit-pairing is 0\.5 without --adversarial-eps"
+    with pytest.raises(UserError, match=words):
+        resolve(tiny(logit_pairing=0.5), CPU)
+    engine, _ = engine_of(tiny(train_limit=64))
+    with pytest.raises(UserError, match=words):  # a run's settings, edited by hand
+        Engine(engine.model, replace(engine.config, logit_pairing=0.5), CPU, World())
+
+
+def test_averaged_clipped_and_dropped_it_trains(tiny):
+    changes = PAIRED | SHORT | {"ema": 0.9, "clip_norm": 1.0, "regularizer": "dropblock"}
+    outcome, folder = train(tiny(**changes, evaluate_on="validation", validation_fraction=0.2))
+    assert torch.isfinite(torch.tensor(history(folder)[0]["train/loss"]))
+    assert 0 <= outcome.summary["test/robust_acc1"] <= 1
+
+
+def test_the_gradient_scaler_goes_with_it(tiny):
+    changes = PAIRED | {"train_limit": 64, "epochs": 1, "precision": "float16", "test_limit": 20}
+    _, folder = train(tiny(**changes, adversarial_test_images=0))
+    assert 0 < history(folder)[0]["train/loss"] < 100
+
+
+def test_two_processes_have_the_loss_curve_of_one(tiny, tmp_path):
+    """With thermometer encoding too, whose random start each process draws for itself."""
+    shape = {"width": 4, "train_limit": 290, "test_limit": 101, "batch_size": 64, "epochs": 2}
+    asked = {"adversarial_eps": 0.1, "adversarial_steps": 1, "logit_pairing": 0.5}
+    asked |= {"thermometer": 4, "adversarial_test_images": 20, "augment": "none"}
+    _, alone = train(tiny(**shape, **asked, lr=0.01))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "-m", "scotoma.train", "--device", "cpu"]
+    command += ["--out", str(tmp_path), "--name", "two", "--lr=0.01"]
+    command += [f"--{k.replace('_', '-')}={v}" for k, v in (shape | asked).items()]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
+    for one, two in zip(history(alone), map(json.loads, lines), strict=True):
+        assert two["train/loss"] == pytest.approx(one["train/loss"], rel=2e-2)
+        assert two["test/loss"] == pytest.approx(one["test/loss"], rel=2e-2)
+
+
+# Thermometer encoding
+
+
+def test_thermometer_training_uses_its_own_attack(tiny):
+    """PGD would leave the pixels where its random start put them."""
+    engine, (images, labels) = engine_of(tiny(), **ATTACK, thermometer=8)
+    with_seed_of_step(engine)
+    attacked = engine._attacked(images, labels)
+    assert engine.model.training and (attacked - images).abs().max() <= 0.1 + 1e-6
+    own = bins(attacked, 8) == bins(images, 8)
+    assert torch.equal(attacked[own], images[own]) and not own.all()
+    with_seed_of_step(engine)
+    assert torch.equal(engine._attacked(images, labels), attacked)
+    # More steps, more loss.
+    engine.model.eval()
+    losses = []
+    for steps in (1, 6):
+        engine.config.adversarial_steps = steps
+        with_seed_of_step(engine)
+        with torch.no_grad():
+            engine.model.eval()
+            found = engine._attacked(images, labels)
+            engine.model.eval()
+            losses.append(float(F.cross_entropy(engine.model(found), labels)))
+    assert losses[1] > losses[0]
+
+
+def test_the_attack_of_training_is_that_of_the_library(tiny, monkeypatch):
+    """From the same first logits, both find the same levels."""
+    engine, (images, labels) = engine_of(tiny(), **ATTACK, thermometer=8)
+    with_seed_of_step(engine)
+    expected = engine._attacked(images, labels)
+    start = torch.Generator().manual_seed(derived_seed(engine.config.seed, "step", 0, 0))
+    first = torch.randn(32, 1, 8, 28, 28, generator=start)
+    monkeypatch.setattr("scotoma.defective.attacks.draws.normal", lambda *_: first)
+    found = LSPGA(eps=0.1, steps=2).images(engine.model.eval(), images, labels)
+    assert torch.equal(found, expected)
+
+
+def test_robust_accuracy_is_that_of_the_saved_network_under_ls_pga(tiny):
+    changes = {"thermometer": 8, "adversarial_test_images": 60, "seed": 3, "epochs": 2}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # of a gradient for the pixels
+        outcome, folder = train(tiny(**changes, **ATTACK, train_limit=600, lr=0.05))
+    model = load_model(folder.path / "last.safetensors")
+    test = load_dataset("sample").limited(None, 100, 3).test
+    chosen = torch.randperm(100, generator=torch.Generator().manual_seed(3))[:60]
+    images = test.images[chosen].permute(0, 3, 1, 2).float() / 255
+    result = LSPGA(eps=0.1, steps=2, seed=3)(model, images, test.labels[chosen])
+    expected = float((result.status == Status.RESISTED).double().mean())
+    reported = outcome.summary["test/robust_acc1"]
+    assert reported == pytest.approx(expected, abs=1.01 / 60)
+    assert model.spec.thermometer == 8 and model.stem.conv.in_channels == 8
+
+
+def test_it_learns_without_an_attack_too(tiny):
+    outcome, _ = train(tiny(thermometer=16, train_limit=2000, epochs=2, lr=0.1))
+    assert outcome.summary["test/acc1"] > 0.25
+
+
+# Runs and results of before
+
+
+def test_a_run_from_before_these_settings_goes_on(tiny, monkeypatch):
+    """Neither its settings nor its state name them; its weights are what they would have been."""
+    config = tiny(epochs=2, train_limit=200, name="old")
+    _, whole = train(replace(config, name="whole"))
+    with monkeypatch.context() as patch:
+        patch.setattr("scotoma.train.loop.Trainer._finish_epoch", interrupted_after_one())
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    folder = Path(config.out) / "old"
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    state = torch.load(folder / "resume.pt", weights_only=True)
+    for name in ("thermometer", "logit_pairing"):
+        del settings[name], state["settings"][name]
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    torch.save(state, folder / "resume.pt")
+    resumed = load_resolved(folder / "config.yaml")
+    assert (resumed.thermometer, resumed.logit_pairing) == (0, 0.0)
+    _, again = train(resumed, folder)
+    assert_same(weights(again), weights(whole))
+    # Asked for later, they are another run.
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings | {"thermometer": 4}))
+    torch.save(state, folder / "resume.pt")
+    words = r"saved under thermometer = 0, but config\.yaml says 4"
+    with pytest.raises(UserError, match=words):
+        train(load_resolved(folder / "config.yaml"), folder)
+
+
+def interrupted_after_one():
+    from scotoma.train.loop import Trainer
+
+    original = Trainer._finish_epoch
+
+    def finish(self):
+        record = original(self)
+        raise KeyboardInterrupt if record["epoch"] == 1 else AssertionError
+
+    return finish
+
+
+def test_relations_of_networks_with_and_without_levels(tmp_path, tiny):
+    """An old description, which has no levels, is of a network without them."""
+    paths = []
+    for seed, levels in ((0, 0), (1, 0), (0, 4), (1, 4), (0, 8)):
+        config = resolve(tiny(seed=seed, mask_seed=0, thermometer=levels), CPU)
+        model = build_model(config, load_data(config)).eval()
+        paths.append(tmp_path / f"{seed}-{levels}.safetensors")
+        save_model(model, paths[-1], details={"dataset": "sample"})
+    plain, again, coded, coded_again, finer = load_named([str(p) for p in paths], None, CPU)
+    written = [json.loads(json.dumps(m.describe())) for m in (plain, coded)]
+    assert "thermometer" not in written[0]["members"][0]["spec"]
+    assert written[1]["members"][0]["spec"]["thermometer"] == 4
+    assert set(written[0]["members"][0]) == {"path", "spec", "digest", "mask_digest"}
+    assert relation(written[0], again) == relation(written[1], coded_again) == "gray-box"
+    assert relation(written[0], plain) == relation(written[1], coded) == "white-box"
+    for other in (coded, finer):
+        assert relation(written[0], other) == "transfer"
+    assert relation(written[1], finer) == "transfer"
