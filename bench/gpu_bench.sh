@@ -3,7 +3,8 @@
 #
 #   bench/gpu_bench.sh [RESULTS_FOLDER [IMAGE_FOLDER]]        default: bench/results/<device>
 #
-# With an image folder of CIFAR-10 (train/<class>/*, test/<class>/*) also training to an accuracy.
+# With an image folder of CIFAR-10 (train/<class>/*, test/<class>/*) also the paper's tables at the
+# quick budget (ResNet-18 rows; PAPER names them), and training to an accuracy.
 #
 # Environment:
 #   PYTHON   interpreter that has scotoma's dependencies (python3)
@@ -12,7 +13,7 @@
 #
 # Exit status: as gpu_check.sh.
 set -uo pipefail
-stages=${STAGES:-install doctor tests step profile max layers roofline attacks loop convergence reference others works tuned report}
+stages=${STAGES:-install doctor tests step profile max layers roofline attacks loop paper convergence reference others works tuned report}
 . "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
 images=${2:+$(cd "$2" && pwd)}
 begin gpu-bench "${1:-}" "${BUDGET:-3600}"
@@ -50,6 +51,11 @@ for batch in 128 512; do
     stage loop-$batch 60 "$python" -m scotoma.bench.loop_overhead --device cuda --batch-size $batch
 done
 if [ -n "$images" ]; then
+    # What is finished when the time is over is kept in the results, and the next call goes on.
+    stage paper 1500 "$python" -m scotoma.train paper ${PAPER:-table5 table10 table12 figure4 figure5} \
+        --budget quick --images source --data "cifar10=$images" --out "$out/paper"
+    stage paper-table4 900 "$python" -m scotoma.train paper table4 --rows "ResNet-18*" \
+        --budget quick --data "cifar10=$images" --out "$out/paper"
     for defects in standard 0.3-Bottom; do
         measure convergence-$defects 540 convergence --dataset "$images" --recipe fast-cifar10 --seeds 3 \
             --defects $defects --contestants eager fused-graph --out "$out/convergence.jsonl"

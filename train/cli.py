@@ -19,6 +19,7 @@ VERBS = {
     "masks": ("scotoma.train.commands.masks", "draw the masks of a network or a checkpoint"),
     "attack": ("scotoma.train.commands.attack", "make adversarial images from networks"),
     "evaluate": ("scotoma.train.commands.evaluate", "measure how robust networks are"),
+    "paper": ("scotoma.bench.paper.command", "make the paper's tables and figures"),
     "doctor": ("scotoma.bench.doctor.command", "say what works here, and how to mend the rest"),
     "profile": ("scotoma.bench.profiling.command", "show where a step's time goes"),
     "bench": ("scotoma.bench.commands", "measure: layers, whole steps, and more"),

@@ -31,7 +31,27 @@ class Link:
     path: Path
 
 
-Span = str | Code | Strong | Link
+@dataclass(frozen=True)
+class Soft:
+    """Words that stand back: smaller, and paler where the page can."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Badge:
+    """A verdict, in a colour where the page can: ``tone`` is "good", "bad" or "open"."""
+
+    text: str
+    tone: str
+
+
+@dataclass(frozen=True)
+class Break:
+    """A new line within a cell or an item."""
+
+
+Span = str | Code | Strong | Link | Soft | Badge | Break
 Inline = Span | tuple[Span, ...]
 
 
@@ -57,20 +77,24 @@ class Table:
 
     Attributes:
         names: of the columns. rows: as many cells each. left: how many first columns hold words.
+        pinned: whether the first column stays in sight where the table is wider than the page.
     """
 
     names: Sequence[str]
     rows: Sequence[Sequence[Inline]]
     left: int = 1
+    pinned: bool = False
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Attributes: name: of the PNG file. alt: what it shows, in words. data: the file."""
+    """Attributes: name: of the PNG file. alt: what it shows, in words. data: the file.
+    wide: whether it may be wider than lines of words, and than a narrow page."""
 
     name: str
     alt: str
     data: bytes
+    wide: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from base64 import b64encode
 from pathlib import Path
 
 from .document import (
+    Badge,
     Block,
+    Break,
     Bullets,
     Code,
     Details,
@@ -17,6 +19,7 @@ from .document import (
     Link,
     Paragraph,
     Picture,
+    Soft,
     Strong,
     Table,
     clean,
@@ -39,17 +42,17 @@ _HEAD = """<!DOCTYPE html>
 <title>{title}</title>
 <style>
 :root {{ --text: #1f2328; --soft: #59636e; --line: #d1d9e0; --band: #f6f8fa; --page: #ffffff;
-  --link: #0757b0; }}
+  --link: #0757b0; --good: #116329; --bad: #a40e26; --open: #59636e; }}
 @media (prefers-color-scheme: dark) {{
   :root {{ --text: #e6e8eb; --soft: #a3acb6; --line: #3d444d; --band: #1b2027; --page: #11151a;
-    --link: #79b8ff; }}
+    --link: #79b8ff; --good: #6fdd8b; --bad: #ff9a94; --open: #a3acb6; }}
 }}
 body {{ margin: 0 auto; padding: 1.5rem; max-width: 78rem; color: var(--text);
   background: var(--page); font: 16px/1.5 system-ui, sans-serif; }}
 h1, h2, h3, h4 {{ line-height: 1.25; margin: 2rem 0 .7rem; }}
 h1 {{ margin-top: 0; }}
 h2 {{ padding-bottom: .3rem; border-bottom: 1px solid var(--line); }}
-p, ul {{ max-width: 52rem; }}
+p, ul {{ max-width: 52rem; overflow-wrap: break-word; }}
 a {{ color: var(--link); }}
 nav ul {{ list-style: none; padding-left: 1.2rem; margin: 0; }}
 nav > ul {{ padding-left: 0; columns: 18rem; }}
@@ -64,17 +67,28 @@ td code {{ overflow-wrap: break-word; }}
 .long {{ white-space: normal; min-width: 14rem; }}
 th {{ background: var(--band); }}
 .words {{ text-align: left; }}
+.pinned th:first-child, .pinned td:first-child {{ position: sticky; left: 0;
+  background: var(--band); }}
+li:has(br) {{ margin-bottom: .6rem; }}
+small {{ color: var(--soft); font-size: .92em; }}
+.badge {{ font-weight: 600; padding: .05em .5em; border: 1px solid; border-radius: 1em;
+  white-space: nowrap; }}
+.good {{ color: var(--good); }}
+.bad {{ color: var(--bad); }}
+.open {{ color: var(--open); }}
 img {{ max-width: 100%; background: #ffffff; border-radius: 6px; }}
+.wide img {{ max-width: max(100%, 60rem); }}
 summary {{ cursor: pointer; color: var(--soft); margin: .7rem 0; }}
 @media print {{
   :root {{ --text: #000000; --soft: #333333; --line: #999999; --band: #eeeeee; --page: #ffffff;
-    --link: #000000; }}
+    --link: #000000; --good: #000000; --bad: #000000; --open: #000000; }}
   body {{ max-width: none; padding: 0; font-size: 11px; }}
   nav {{ display: none; }}
   .wide {{ overflow: visible; }}
   table {{ font-size: 8.5px; }}
   th, td {{ padding: .1rem .3rem; white-space: normal; }}
   .long {{ min-width: 0; }}
+  .wide img {{ max-width: 100%; }}
   tr, img {{ break-inside: avoid; }}
   img {{ max-height: 23cm; }}
   h2, h3, h4 {{ break-after: avoid; }}
@@ -128,21 +142,23 @@ class _Writer:
             case Bullets(items):
                 lines = "\n".join(f"<li>{self.inline(item)}</li>" for item in items)
                 return f"<ul>\n{lines}\n</ul>"
-            case Table(names, rows, left):
-                return self.table(names, rows, left)
-            case Picture(_, alt, data):
+            case Table(names, rows, left, pinned):
+                return self.table(names, rows, left, pinned)
+            case Picture(_, alt, data, wide):
                 source = f"data:image/png;base64,{b64encode(data).decode()}"
-                return f'<p><img alt="{_text(alt)}" src="{source}"></p>'
+                image = f'<img alt="{_text(alt)}" src="{source}">'
+                return f'<div class="wide">{image}</div>' if wide else f"<p>{image}</p>"
             case Details(summary, blocks):
                 inside = "\n".join(map(self.block, blocks))
                 head = f"<details>\n<summary>{_text(summary)}</summary>"
                 return f"{head}\n{inside}\n</details>"
         raise TypeError(f"no block: {block!r}")
 
-    def table(self, names, rows, left: int) -> str:
+    def table(self, names, rows, left: int, pinned: bool) -> str:
         def cell(tag: str, number: int, inline: Inline) -> str:
             text = self.inline(inline)
-            marks = ["words"] * (number < left) + ["long"] * (len(text) > LONG)
+            longest = max(map(len, text.split("<br>")))
+            marks = ["words"] * (number < left) + ["long"] * (longest > LONG)
             mark = f' class="{" ".join(marks)}"' if marks else ""
             return f"<{tag}{mark}>{text}</{tag}>"
 
@@ -152,7 +168,8 @@ class _Writer:
         head = line("th", names)
         body = "\n".join(line("td", row) for row in rows)
         table = f"<table>\n<thead>\n{head}\n</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
-        return f'<div class="wide">\n{table}\n</div>'
+        kind = "wide pinned" if pinned else "wide"
+        return f'<div class="{kind}">\n{table}\n</div>'
 
     def inline(self, inline: Inline) -> str:
         return "".join(map(self.span, spans(inline)))
@@ -166,6 +183,12 @@ class _Writer:
             case Link(text, path):
                 href = html.escape(relative(path, self.folder))
                 return f'<a href="{href}">{_text(text)}</a>'
+            case Soft(text):
+                return f"<small>{_text(text)}</small>"
+            case Badge(text, tone):
+                return f'<span class="badge {_text(tone)}">{_text(text)}</span>'
+            case Break():
+                return "<br>"
         before, after = span[:1] == " ", span[-1:] == " "
         return " " * before + _text(span) + " " * after
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from .document import (
+    Badge,
     Block,
+    Break,
     Bullets,
     Code,
     Details,
@@ -19,6 +21,7 @@ from .document import (
     Link,
     Paragraph,
     Picture,
+    Soft,
     Strong,
     Table,
     clean,
@@ -75,8 +78,12 @@ class _Writer:
         match span:
             case Code(text):
                 return code(text, in_table)
-            case Strong(text):
+            case Strong(text) | Badge(text):
                 return f"**{escape(text).strip()}**" if clean(text) else ""
+            case Soft(text):
+                return f"<small>{escape(text).strip()}</small>" if clean(text) else ""
+            case Break():
+                return "<br>"
             case Link(text, path):
                 return f"[{escape(text)}]({relative(path, self.folder)})"
         return escape(span)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from scotoma.bench.paper.command import chosen_definitions
+from scotoma.bench.paper.options import make_paper_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ("gpu_check.sh", "gpu_bench.sh")
@@ -80,6 +82,10 @@ def test_every_measurement_takes_its_options(pretend, script):
             found = importlib.import_module(f"{module}.command")
         if hasattr(found, "parse"):
             assert found.parse(options)
+    tables = [words[3:] for words in asked if words[1:3] == ["scotoma.train", "paper"]]
+    assert len(tables) == 2 * (script == "gpu_bench.sh")
+    for options in tables:
+        assert chosen_definitions(make_paper_parser().parse_intermixed_args(options).names)
     for words in asked:
         for path in (word for word in words if word.startswith("tests/")):
             assert (ROOT / path).is_dir()

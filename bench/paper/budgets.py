@@ -1,0 +1,145 @@
+"""How much of an experiment is done: smoke, quick, full."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...defective.attacks import make_attack, parse_attack
+
+ROLES = ("cifar10", "mnist", "tiny-imagenet", "imagenet")
+"""The paper's data sets."""
+
+
+@dataclass(frozen=True)
+class DataPlan:
+    """How the networks of one of the paper's data sets are trained.
+
+    Attributes:
+        dataset: a name; "sample-folder" for the sample as image files.
+        recipe: of training. settings: of training, over the recipe's.
+        image_size, train_limit: as settings of training.
+    """
+
+    dataset: str
+    recipe: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    image_size: int | None = None
+    train_limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Numbers of everything.
+
+    Attributes:
+        name, description: for people. decides: whether claims of the paper can be judged by it.
+        data: for each of the paper's data sets. widths: of architectures, where not the paper's.
+        samples: images that are attacked; cw_samples: by Carlini and Wagner's attack;
+        boundary_samples: by the boundary attack; all_samples: where the paper takes the whole test
+        set; draws: of noise; study_pairs: of images in the user study.
+        shortened: settings of attacks that are cut short, by the attack's name.
+    """
+
+    name: str
+    description: str
+    decides: bool
+    data: Mapping[str, DataPlan]
+    samples: int
+    cw_samples: int
+    boundary_samples: int
+    all_samples: int
+    draws: int
+    study_pairs: int
+    widths: Mapping[str, int] = field(default_factory=dict)
+    shortened: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def attack(self, text: str) -> str:
+        """An attack's text, cut short where this budget does so."""
+        attack = parse_attack(text)
+        cuts = self.shortened.get(attack.name)
+        if not cuts:
+            return str(attack)
+        settings = {k: v for k, v in attack.parameters().items() if k != "attack"}
+        for key, most in cuts.items():
+            settings[key] = min(settings[key], most)
+        return str(make_attack(attack.name, settings))
+
+
+_SMOKE = {"epochs": 3, "batch_size": 64, "lr": 0.05, "save_seconds": 3600.0}
+
+SMOKE = Budget(
+    name="smoke",
+    description="narrow networks on the sample that ships with scotoma: shows that it works",
+    decides=False,
+    data={
+        "cifar10": DataPlan("sample", "quick", _SMOKE, train_limit=1500),
+        "mnist": DataPlan("sample", "quick", _SMOKE, train_limit=1500),
+        "tiny-imagenet": DataPlan("sample", "quick", _SMOKE, train_limit=1500),
+        "imagenet": DataPlan("sample-folder", "quick", _SMOKE),
+    },
+    widths={
+        "resnet18": 4,
+        "resnet50": 4,
+        "densenet121": 4,
+        "senet18": 16,
+        "vgg19": 8,
+        "wrn32_4": 2,
+    },
+    samples=60,
+    cw_samples=20,
+    boundary_samples=10,
+    all_samples=100,
+    draws=3,
+    study_pairs=12,
+    shortened={
+        "cw-l2": {"search_steps": 3, "steps": 40, "confidence": 2.0},
+        "boundary": {"steps": 60},
+    },
+)
+
+QUICK = Budget(
+    name="quick",
+    description="the fast recipe and 1,000 images: one GPU, minutes to an hour",
+    decides=True,
+    data={
+        "cifar10": DataPlan("cifar10", "fast-cifar10"),
+        "mnist": DataPlan("mnist", "paper-mnist", {"epochs": 10, "milestones": [4, 8]}),
+        "tiny-imagenet": DataPlan("tiny-imagenet", "fast-cifar10"),
+        # A tenth of the images at 128 pixels: the stem and the masks of ImageNet, in hours.
+        "imagenet": DataPlan(
+            "imagenet",
+            "imagenet",
+            {"epochs": 20, "milestones": [10, 16], "augment": "imagenet"},
+            image_size=128,
+            train_limit=128_000,
+        ),
+    },
+    samples=1000,
+    cw_samples=200,
+    boundary_samples=100,
+    all_samples=1000,
+    draws=3,
+    study_pairs=100,
+)
+
+FULL = Budget(
+    name="full",
+    description="the paper's recipes and numbers of images",
+    decides=True,
+    data={
+        "cifar10": DataPlan("cifar10", "paper-cifar10"),
+        "mnist": DataPlan("mnist", "paper-mnist"),
+        "tiny-imagenet": DataPlan("tiny-imagenet", "paper-cifar10"),
+        "imagenet": DataPlan("imagenet", "imagenet", image_size=224),
+    },
+    samples=5000,
+    cw_samples=1000,
+    boundary_samples=500,
+    all_samples=10_000,
+    draws=3,
+    study_pairs=200,
+)
+
+BUDGETS = {budget.name: budget for budget in (SMOKE, QUICK, FULL)}

@@ -1,0 +1,6 @@
+"""The page of a table or figure: ours, the paper's and the difference, and how ours came about."""
+
+from .build import Page, build_page
+from .write import write_page
+
+__all__ = ["Page", "build_page", "write_page"]

@@ -1,0 +1,53 @@
+"""Accuracy under Gaussian noise, the scale on a logarithmic axis: Figure 4."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.ticker import NullLocator
+
+from ....train.robustness.plots import style
+from ..estimates import Estimate
+from ..experiment import Place
+from . import png
+
+
+def draw(
+    rows: Sequence[str], columns: Sequence[str], values: Mapping[Place, Estimate]
+) -> bytes | None:
+    """A PNG file with a line for each row and its 95 % intervals; None without a number.
+
+    Args:
+        columns: twice the standard deviation in levels of 255, as text.
+    """
+    lines = {
+        row: [(float(c), values[row, c]) for c in columns if (row, c) in values] for row in rows
+    }
+    lines = {row: points for row, points in lines.items() if points}
+    if not lines:
+        return None
+    figure = style.new((6.6, 4.4), "Accuracy under Gaussian noise")
+    axes = figure.subplots()
+    for number, (row, points) in enumerate(lines.items()):
+        look = {"color": style.colour(number), "label": style.plain(row)}
+        _line(axes, number, points, look)
+    ticks = sorted({float(c) for c in columns})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("2 sigma (levels of 255, logarithmic)")
+    axes.set_ylabel("accuracy (%)")
+    axes.set_ylim(0, 102)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left", fontsize=8, title="95 % intervals", title_fontsize=8)
+    return png(figure)
+
+
+def _line(axes, number: int, points: Sequence[tuple[float, Estimate]], look: dict) -> None:
+    x = [level for level, _ in points]
+    middle = [100 * each.value for _, each in points]
+    low = [100 * (each.value if each.low is None else each.low) for _, each in points]
+    high = [100 * (each.value if each.high is None else each.high) for _, each in points]
+    axes.fill_between(x, low, high, alpha=0.15, linewidth=0, color=look["color"])
+    kind = style.line(number)
+    axes.plot(x, middle, kind, marker=style.marker(number), markersize=4, linewidth=1.4, **look)

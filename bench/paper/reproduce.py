@@ -1,0 +1,115 @@
+"""Making what tables and figures need, and their pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ...defective.errors import UserError
+from ...train.summary import device_name
+from ..machine import commit
+from .claims import claims_of
+from .claims.claim import judge
+from .estimates import read_values
+from .experiment import Definition, Experiment, Made
+from .experiments import definition as find
+from .graph.context import Context
+from .graph.data import Data
+from .graph.local import run_locally
+from .graph.plan import Failure, Plan
+from .graph.training import Training
+from .options import RunOptions
+from .page import build_page, write_page
+from .published import published
+from .setup import Setup
+
+
+def introduce(names: Sequence[str], setup: Setup, plan: Plan, context: Context) -> None:
+    """Say what is going to be made, so that no default stays unseen."""
+    line = context.screen.line
+    seeds = ", ".join(map(str, setup.seeds))
+    there = len(plan.artefacts) - len(plan.missing)
+    trainings = sum(isinstance(a, Training) for a in plan.to_make())
+    line(f"making {', '.join(names)} in {context.store.folder}")
+    line(f"  budget    {setup.budget.name}: {setup.budget.description}")
+    for role, data in setup.data.items():
+        line(f"  data      {data.location(context.store)} as {role}")
+    line(f"  seeds     {seeds}; attacked images: {setup.images}")
+    line(f"  device    {device_name(context.device)}, batches of {context.batch_size} in attacks")
+    line(
+        f"  artefacts {len(plan.artefacts)}: {there} there already, {len(plan.missing)} to make, "
+        f"of them {trainings} trainings"
+    )
+
+
+def check_data(plan: Plan, context: Context) -> None:
+    """Load the data sets of the missing artefacts, so that a missing one is known at once.
+
+    Raises:
+        UserError: a data set that is not there, with the way to get it.
+    """
+    needed: dict[str, Data] = {}
+    for artefact in plan.to_make():
+        data = getattr(artefact, "data", None)
+        if isinstance(data, Data) and data.made_by is None:
+            needed.setdefault(repr((data.location(context.store), data.root)), data)
+    for data in needed.values():
+        context.screen.begin(f"reading {data.label}")
+        context.images(data)
+
+
+def make_missing(plan: Plan, context: Context, options: RunOptions) -> list[Failure]:
+    """Make what is missing, here or on a cluster.
+
+    Raises:
+        UserError: data or a cluster that is not there, before any work.
+        KeyboardInterrupt: stopped; what is finished is kept, and the same command goes on.
+    """
+    try:
+        check_data(plan, context)
+        if options.ray is None:
+            return run_locally(plan, context)
+        from .graph.cluster import run_on_cluster
+
+        return run_on_cluster(plan, context, options.ray, per_gpu=options.per_gpu)
+    except KeyboardInterrupt:
+        context.screen.line("stopped; what is finished is kept, and the same command goes on")
+        raise
+
+
+def make_page(
+    definition: Definition,
+    setup: Setup,
+    experiment: Experiment,
+    context: Context,
+    failures: Sequence[Failure],
+) -> list[Path]:
+    """Write the page of a table or figure. Returns its files.
+
+    Raises:
+        UserError: a damaged result, or a file that cannot be written.
+    """
+    values = read_values(experiment, context.store)
+    made = Made(definition, setup, experiment, values, context)
+    printed = None if definition.of_table is None else published(definition.of_table)
+    claims = claims_of(definition.name)
+    others = {
+        name: read_values(find(name).build(setup), context.store)
+        for name in dict.fromkeys(name for claim in claims for name in claim.elsewhere)
+    }
+    verdicts = [judge(claim, values, setup.budget.decides, others) for claim in claims]
+    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    page = build_page(made, printed, verdicts, failures, commit(), when)
+    folder = context.store.folder / "pages" / f"{definition.name}-{setup.budget.name}"
+    return write_page(page, folder)
+
+
+def fail(failures: Sequence[Failure], plan: Plan) -> None:
+    """Raises UserError if there is a failure."""
+    if failures:
+        first = failures[0]
+        raise UserError(
+            f"{len(failures)} of {len(plan.missing)} artefacts could not be made; the first: "
+            f"{first.artefact.label}: {first.message}. The same command tries them again"
+        )

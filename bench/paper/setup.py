@@ -1,0 +1,153 @@
+"""The words that experiments are written in: networks, samples and attacks of a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from ...defective import Defects
+from ...defective.errors import UserError
+from ...train.config import TrainConfig
+from ...train.presets import read_recipe
+from .budgets import Budget
+from .graph.attacking import AdversarialImages, Sample
+from .graph.data import Data
+from .graph.training import Model, Training
+
+Key, Value = TypeVar("Key"), TypeVar("Value")
+
+SOURCE_SEED = 1000
+"""Sources are trained from other seeds than targets: the paper initialises them differently."""
+MEMBER_SEED = 100
+"""Between the members of an ensemble; its first member is the single network of the same row."""
+ARCHITECTURES = {
+    "resnet18": "ResNet-18",
+    "resnet50": "ResNet-50",
+    "densenet121": "DenseNet-121",
+    "senet18": "SENet-18",
+    "vgg19": "VGG-19",
+}
+"""The five of the paper's tables, in their order, and their names there."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A budget on data, over seeds.
+
+    Attributes:
+        data: {role: data set}, for the roles that are there. seeds: numbers of repetitions; each
+            trains all networks anew. images: "common" for attacked images that all five sources
+            classify right, "source" for those that the attack's own does.
+    """
+
+    budget: Budget
+    data: Mapping[str, Data]
+    seeds: tuple[int, ...] = (0,)
+    images: Literal["common", "source"] = "common"
+
+    def __post_init__(self):
+        seeds = self.seeds
+        if not seeds or len(set(seeds)) < len(seeds):
+            raise UserError(f"seeds is {list(seeds)}; expected at least one, and each once")
+        for seed in seeds:
+            if not 0 <= seed < MEMBER_SEED:
+                raise UserError(
+                    f"seeds has {seed}; expected 0 to {MEMBER_SEED - 1}: further seeds are those "
+                    "of ensembles' members and of sources"
+                )
+
+    def training(
+        self,
+        arch: str,
+        defects: str = "standard",
+        *,
+        role: str = "cifar10",
+        seed: int,
+        mask_seed: int | None = None,
+        **settings: Any,
+    ) -> Training:
+        """A network of this budget. ``settings`` are those of training, over the recipe's."""
+        plan = self.budget.data[role]
+        values = {
+            **read_recipe(plan.recipe),
+            "defects": "standard",
+            "width": self.budget.widths.get(arch),
+            **plan.settings,
+            **settings,
+            "recipe": plan.recipe,
+            "arch": arch,
+            "seed": seed,
+        }
+        values["defects"] = str(Defects.parse(defects))
+        if values["defects"] != "standard":  # of no masks the seed decides nothing
+            values["mask_seed"] = seed if mask_seed is None else mask_seed
+        values.pop("image_size", None)  # the data's
+        return Training(TrainConfig(**values), self.data[role])
+
+    def target(
+        self, name: str, arch: str, defects: str = "standard", *, seed: int, **more
+    ) -> Model:
+        """A network to defend with. Args as :meth:`training`; ``seed`` is the repetition."""
+        return Model(name, (self.training(arch, defects, seed=seed, **more),))
+
+    def ensemble(
+        self, name: str, arch: str, defects: str, *, seed: int, count: int = 5, **more
+    ) -> Model:
+        """``count`` networks with masks and weights of their own, as one (the paper's EN)."""
+        seeds = [seed + MEMBER_SEED * k for k in range(count)]
+        return Model(name, tuple(self.training(arch, defects, seed=s, **more) for s in seeds))
+
+    def source(self, arch: str, *, seed: int, role: str = "cifar10", **more) -> Model:
+        """The standard network of an architecture that attacks are made with."""
+        training = self.training(arch, role=role, seed=SOURCE_SEED + seed, **more)
+        return Model(ARCHITECTURES.get(arch, arch), (training,))
+
+    def sources(self, *, seed: int, role: str = "cifar10") -> dict[str, Model]:
+        """{architecture: source} of the five."""
+        return {arch: self.source(arch, seed=seed, role=role) for arch in ARCHITECTURES}
+
+    def sample(self, role: str, models: tuple[Model, ...], count: int | None = None) -> Sample:
+        """The images that all ``models`` classify right; of them the budget's number."""
+        return Sample(self.data[role], models, self.budget.samples if count is None else count)
+
+    def attacked_sample(self, source: Model, *, seed: int, role: str = "cifar10") -> Sample:
+        """The images that sets of ``source`` are made of."""
+        judges = (source,)
+        if self.images == "common":
+            judges = tuple(self.sources(seed=seed, role=role).values())
+        return self.sample(role, judges)
+
+    def adversarial(self, source: Model, attack: str, sample: Sample) -> AdversarialImages:
+        """The set of an attack; of Carlini and Wagner's, the first images only."""
+        text = self.budget.attack(attack)
+        most = self.budget.cw_samples if text.startswith("cw-l2") else None
+        if most is not None and most >= sample.count:
+            most = None
+        return AdversarialImages(source, text, sample, most)
+
+    def each_seed(
+        self, build: Callable[[int], Mapping[Key, Value]]
+    ) -> dict[Key, tuple[Value, ...]]:
+        """{key: a value for each repetition} from what ``build`` makes for one of them."""
+        built = [build(seed) for seed in self.seeds]
+        return {key: tuple(one[key] for one in built) for key in built[0]}
+
+
+def fgsm(level: int) -> str:
+    """FGSM with epsilon in 1/255."""
+    return f"fgsm:eps={level}/255"
+
+
+def pgd(step: int, steps: int, scale: int) -> str:
+    """PGD as the paper writes it: step size and perturbation scale in 1/255."""
+    return f"pgd:eps={scale}/255,step={step}/255,steps={steps}"
+
+
+def mifgsm(step: int, steps: int, scale: int) -> str:
+    return f"mifgsm:eps={scale}/255,step={step}/255,steps={steps}"
+
+
+def cw(confidence: float) -> str:
+    """Carlini and Wagner's attack with the paper's 30 constants (section A.10)."""
+    return f"cw-l2:confidence={confidence:g},search_steps=30"

@@ -1,0 +1,81 @@
+// The file that a person saves; results.py reads it.
+
+function resultText(study, state) {
+  const result = {
+    format: study.format,
+    study: study.digest,
+    title: study.title,
+    groups: study.groups,
+    settings: study.settings,
+    seed: study.seed,
+    per_person: study.perPerson,
+    person: state.person,
+    person_seed: state.seed,
+    started: state.started,
+    finished: state.finished,
+    answers: state.answers,
+  };
+  return `${JSON.stringify(result, null, 1)}\n`;
+}
+
+function fileName(study, state) {
+  const plain = state.person.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-+|-+$/g, "");
+  return `study-${study.digest.slice(0, 8)}-${plain || state.seed.slice(0, 8)}.json`;
+}
+
+function download(name, text) {
+  const url = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+  const link = document.createElement("a");
+  link.href = url;
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 60000);
+}
+
+async function copied(area) {
+  area.select();
+  try {
+    await navigator.clipboard.writeText(area.value);
+    return true;
+  } catch {
+    return document.execCommand("copy");
+  }
+}
+
+// What the device keeps, so that a reload goes on. Without storage the page works all the same.
+
+function kept(study) {
+  try {
+    const state = JSON.parse(localStorage.getItem(keyOf(study)));
+    return state && fits(study, state) ? state : null;
+  } catch {
+    return null;
+  }
+}
+
+function keep(study, state) {
+  try {
+    if (state) localStorage.setItem(keyOf(study), JSON.stringify(state));
+    else localStorage.removeItem(keyOf(study));
+  } catch {
+    // No storage, or no room in it.
+  }
+}
+
+function keyOf(study) {
+  return `scotoma-study-${study.digest}`;
+}
+
+function fits(study, state) {
+  if (!/^[0-9a-f]{16}$/.test(state.seed) || typeof state.person !== "string") return false;
+  const order = drawn(study, state);
+  return (
+    state.answers.length <= order.length &&
+    state.answers.every((a, i) => a.pair === order[i].pair && a.a_side === order[i].aSide)
+  );
+}
+
+function drawn(study, state) {
+  const numbers = study.pairs.map((pair) => pair.number);
+  return assignment(numbers, study.perPerson, state.seed);
+}

@@ -1,0 +1,603 @@
+"""Plans on a Ray cluster: what runs where and when, what is refused, and what outlives a death."""
+
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import ray_cluster
+import torch
+from paper_smoke import context, new_store, tiny_setup
+from ray_cluster import (
+    Fake,
+    OnPretendedGpu,
+    OtherElsewhere,
+    another_machine,
+    meanwhile,
+    ray,
+    wait_for,
+)
+from safetensors.torch import load_file
+from scotoma.bench.paper.graph import (
+    cluster,
+    cluster_connect,
+    cluster_queue,
+    cluster_store,
+    cluster_worker,
+)
+from scotoma.bench.paper.graph.cluster import run_on_cluster
+from scotoma.bench.paper.graph.cluster_store import log_path
+from scotoma.bench.paper.graph.local import run_locally
+from scotoma.bench.paper.graph.plan import Plan
+from scotoma.bench.paper.graph.results import Clean, Transfer, WhiteBox
+from scotoma.bench.paper.graph.sample_folder import SampleFolder
+from scotoma.defective.errors import UserError
+from scotoma.defective.robustness import load_set
+
+
+@pytest.fixture(scope="module")
+def machines():
+    with ray_cluster.two_machines() as found:
+        yield found
+
+
+@pytest.fixture
+def store(tmp_path):
+    return new_store(tmp_path / "store")
+
+
+@pytest.fixture
+def send(machines, store, monkeypatch, capsys):
+    """Run artefacts on the cluster: (failures, what was printed). The connection stays open."""
+    ray_cluster.connect(machines)
+    monkeypatch.setattr(
+        cluster, "connected", lambda address: nullcontext(cluster_connect.Cluster(ray, address))
+    )
+
+    def run(*wanted, **options):
+        failures = run_on_cluster(Plan.of(wanted, store), context(store), "kept", **options)
+        return failures, capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def apart():
+    """No connection is open."""
+    ray.shutdown()
+
+
+def overlap(first, second):
+    return max(first["start"], second["start"]) < min(first["end"], second["end"])
+
+
+def test_inputs_come_first_and_the_rest_at_once(send, store):
+    """Two that hold each other's machine until both have begun; then what needs them."""
+    pair = [Fake(name, does="hold") for name in ("left", "right")]
+    last = Fake("last", tuple(pair))
+
+    def go():
+        wait_for(lambda: all(fake.begun(store) for fake in pair))
+        (store.folder / "go").touch()
+
+    with meanwhile(go):
+        failures, text = send(last)
+    assert failures == []
+    left, right, end = (a.read(store) for a in (*pair, last))
+    assert overlap(left, right)
+    assert left["node"] != right["node"]
+    assert end["start"] >= max(left["end"], right["end"])
+    assert end["device"] == "cpu"
+    assert end["threads"] == 1
+    lines = re.findall(r"^\[(\d)/3\] fake (\w+) done in \d+ s on (first|second)$", text, re.M)
+    assert [number for number, _, _ in lines] == ["1", "2", "3"]
+    assert {name for _, name, _ in lines[:2]} == {"left", "right"}
+    assert {where for _, _, where in lines[:2]} == {"first", "second"}
+    assert "3 artefacts; 2 machines with 2 CPUs; logs in" in text
+    assert not list((store.folder / "logs").glob(".seen-*"))
+
+
+def test_all_that_can_go_wrong_with_an_artefact(send, store):
+    """Each is a failure with a reason; what needs it is left out, and the others are made."""
+    bad, bug = Fake("bad", does="fail"), Fake("bug", does="bug", group="one")
+    deadly, weak = Fake("deadly", does="die"), Fake("weak", does="die-once", group="one")
+    other = OtherElsewhere("other")
+    wants_bad = Fake("wants-bad", (bad, weak))
+    wants_that = Fake("wants-that", (wants_bad,))
+    after = Fake("after", (weak,))
+    friends = [Fake(f"friend-{number}", group="one") for number in range(4)]
+    talker = Fake("talker", does="print")
+    failures, text = send(wants_that, after, deadly, bug, other, *friends, talker, retries=1)
+    reasons = {f.artefact.name: f.message for f in failures}
+    assert sorted(reasons) == ["bad", "bug", "deadly", "other"]
+    assert reasons["bad"].startswith("bad is bad; see ")
+    assert reasons["bug"].startswith("RuntimeError: bug is wrong; see ")
+    assert re.match(
+        r"the process that made it died, 2 times in a row \(WorkerCrashedError", reasons["deadly"]
+    )
+    assert "another version of scotoma" in reasons["other"]
+    for failure in failures:
+        assert str(log_path(store.folder, failure.artefact.key)) in failure.message
+        assert not failure.artefact.is_done(store)
+    for artefact in (after, weak, talker, *friends):
+        assert artefact.is_done(store)
+    assert not wants_bad.is_done(store)
+    assert "wants-bad: left out, bad failed" in text
+    assert "wants-that: left out, bad failed" in text
+    assert sorted(map(int, re.findall(r"^\[(\d+)/13\] fake", text, re.M))) == [*range(1, 14)]
+    # What workers say is in logs, and nowhere else.
+    assert "a word" not in text
+    said = log_path(store.folder, talker.key).read_text()
+    assert "a word of Python" in said
+    assert "a word of a child" in said
+    said = log_path(store.folder, bug.key).read_text()
+    assert "Traceback" in said
+    assert log_path(store.folder, weak.key).read_text().count(" process ") >= 2
+
+
+def test_a_batch_shares_a_process_and_what_it_loaded(send, store):
+    """Eight ready artefacts on two CPUs: batches of four, of one affinity each."""
+    groups = [[Fake(f"{g}{n}", group=g) for n in range(4)] for g in ("a", "b")]
+    failures, _ = send(*(fake for pair in zip(*groups, strict=True) for fake in pair))
+    assert failures == []
+    for group in groups:
+        made = [fake.read(store) for fake in group]
+        assert len({(m["process"], m["context"]) for m in made}) == 1
+        starts = [m["start"] for m in made]
+        assert starts == sorted(starts)
+        assert all(m["end"] <= later for m, later in zip(made, starts[1:], strict=False))
+
+
+def test_what_is_done_is_not_made_again(send, store):
+    first = Fake("first-one")
+    send(first)
+    before = first.read(store)
+    failures, text = send(Fake("second-one", (first,)))
+    assert failures == []
+    assert "[1/1] fake second-one" in text
+    assert first.read(store) == before
+
+
+def test_ctrl_c_keeps_what_is_finished_and_ends_what_is_not(send, store):
+    """The message that stops a worker arrives as a KeyboardInterrupt there."""
+    held, done = Fake("held", does="hold-once"), Fake("done")
+
+    def stop():
+        wait_for(lambda: done.is_done(store) and held.begun(store))
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with meanwhile(stop), pytest.raises(KeyboardInterrupt):
+        send(held, done)
+    assert (store.folder / "held.stopped").exists()
+    assert done.is_done(store)
+    assert not held.is_done(store)
+    failures, text = send(held, done)
+    assert failures == []
+    assert "[1/1] fake held done" in text
+
+
+def test_what_is_made_but_not_seen_is_a_failure(send, store, monkeypatch):
+    monkeypatch.setattr(cluster, "LATE_SECONDS", 0.1)
+    failures, _ = send(Fake("ghost", does="vanish"))
+    (failure,) = failures
+    assert "was made, but is not seen here" in failure.message
+
+
+def test_a_machine_that_goes_away(machines, send, store):
+    """Its artefact is made elsewhere."""
+    held = [Fake(f"held{number}", does="hold-once") for number in range(3)]
+    with another_machine(machines, num_cpus=1, node_name="third") as third:
+
+        def take_away():
+            wait_for(lambda: all(fake.begun(store) for fake in held))
+            machines.remove_node(third, allow_graceful=False)
+            there = [at for fake in held for at in fake.begun(store) if at[0] == third.node_id]
+            wait_for(lambda: not Path(f"/proc/{there[0][1]}").exists())
+            # The two others hold all that is left.
+            (store.folder / "go").touch()
+
+        with meanwhile(take_away):
+            failures, _ = send(*held)
+    assert failures == []
+    assert all(fake.read(store)["node"] != third.node_id for fake in held)
+    assert sorted(len(fake.begun(store)) for fake in held) == [1, 1, 2]
+
+
+PATCH = """
+import scotoma
+scotoma.__version__ = "0.0.9"
+"""
+BLIND = """
+import pathlib
+read_text = pathlib.Path.read_text
+def read(path, *rest, **more):
+    return read_text(pathlib.Path("/nowhere") if path.name.startswith(".seen") else path, **more)
+pathlib.Path.read_text = read
+"""
+
+
+@pytest.mark.parametrize(
+    ("patch", "message"),
+    [
+        (PATCH, "third has scotoma 0.0.9, and .* gave the command; install the same version"),
+        (BLIND, "third does not see the folder of --out; give one that all machines"),
+        ("import sys; sys.modules['scotoma'] = None", "third cannot take part .*scotoma"),
+    ],
+    ids=["version", "store", "missing"],
+)
+def test_machines_that_cannot_take_part(machines, send, store, tmp_path, patch, message):
+    (tmp_path / "sitecustomize.py").write_text(patch)
+    env = {"PYTHONPATH": f"{tmp_path}:{ray_cluster.PATHS}"}
+    fake = Fake("never")
+    with (
+        another_machine(machines, num_cpus=1, node_name="third", env_vars=env),
+        pytest.raises(UserError, match=message),
+    ):
+        send(fake)
+    assert not fake.is_done(store)
+
+
+def test_a_gpu_is_shared_as_told(machines, send, store):
+    """Ray is told of a GPU, and torch too. Each batch has a process of its own."""
+    fakes = [OnPretendedGpu(f"gpu{number}", does="hold") for number in range(3)]
+
+    def go():
+        wait_for(lambda: sum(map(bool, [fake.begun(store) for fake in fakes])) == 2)
+        time.sleep(1.0)  # for a third, if there were room
+        assert sum(map(bool, [fake.begun(store) for fake in fakes])) == 2
+        (store.folder / "go").touch()
+
+    gpu = another_machine(machines, num_cpus=4, num_gpus=1, node_name="gpu")
+    with gpu as node, meanwhile(go):
+        failures, text = send(*fakes, per_gpu=2)
+    assert failures == []
+    assert "with 1 GPUs" in text
+    made = [fake.read(store) for fake in fakes]
+    assert {m["node"] for m in made} == {node.node_id}
+    assert {m["device"] for m in made} == {"cuda"}
+    assert all(len(m["gpus"]) == 1 for m in made)
+    assert len({m["process"] for m in made}) == 3
+
+
+def test_stopped_and_killed_trainings_change_no_number(send, store, tmp_path):
+    """Ctrl-C in the middle of a training, the same again, and SIGKILL in the middle of it."""
+    setup = tiny_setup()
+    options = {"epochs": 4, "save_seconds": 0.0}
+    source = setup.source("resnet18", seed=0, **options)
+    target = setup.target("target", "resnet18", "0.5-Bottom", seed=0, **options)
+    sample = setup.sample("cifar10", (source, target))
+    images = setup.adversarial(source, "pgd:eps=32/255,step=8/255,steps=3", sample)
+    wanted = [Clean(target), Transfer(target, images), Transfer(source, images)]
+    victim = source.members[0]
+    log = log_path(store.folder, victim.key)
+
+    def epochs():
+        file = victim.path(store) / "metrics.jsonl"
+        return len(file.read_text().splitlines()) if file.exists() else 0
+
+    def stop():
+        wait_for(lambda: epochs() >= 1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with meanwhile(stop), pytest.raises(KeyboardInterrupt):
+        send(*wanted)
+    assert not victim.is_done(store)
+    assert (victim.path(store) / "resume.pt").exists()
+    before = epochs()
+
+    def kill():
+        wait_for(lambda: epochs() > before)
+        os.kill(int(re.findall(r" process (\d+) ", log.read_text())[-1]), signal.SIGKILL)
+        assert not victim.is_done(store)
+
+    with meanwhile(kill):
+        failures, _ = send(*wanted)
+    assert failures == []
+    assert log.read_text().count(" process ") == 3
+    assert log.read_text().count("resuming ") == 2
+    alone = new_store(tmp_path / "alone")
+    assert run_locally(Plan.of(wanted, alone), context(alone)) == []
+    for result in wanted:
+        assert result.read(store) == result.read(alone)
+    for training in (victim, target.members[0]):
+        first, second = (load_file(training.path(s) / "last.safetensors") for s in (store, alone))
+        assert first.keys() == second.keys()
+        assert all(first[name].equal(second[name]) for name in first)
+    assert load_set(images.path(store)).images.equal(load_set(images.path(alone)).images)
+
+
+def test_a_cluster_by_its_address(machines, apart, store):
+    fake = Fake("there")
+    assert run_on_cluster(Plan.of([fake], store), context(store), machines.address) == []
+    assert fake.is_done(store)
+    assert not ray.is_initialized()
+
+
+def test_a_cluster_of_this_machine_alone(apart, store, monkeypatch, capsys):
+    monkeypatch.setenv("PYTHONPATH", ray_cluster.PATHS)
+    fake = Fake("here")
+    assert run_on_cluster(Plan.of([fake], store), context(store), "local") == []
+    assert fake.is_done(store)
+    assert "1 machine with " in capsys.readouterr().out
+
+
+def test_no_work_needs_no_cluster(store):
+    fake = Fake("done-before")
+    fake.path(store).parent.mkdir(parents=True)
+    fake.path(store).write_text("{}")
+    assert run_on_cluster(Plan.of([fake], store), context(store), "127.0.0.1:1") == []
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", "--ray 127.0.0.1:1: nothing answers there .*refused.*ray start --head"),
+        ("ray://127.0.0.1:10001", "--ray 'ray://127.0.0.1:10001': expected local, auto or HOST"),
+        ("head", "--ray 'head': expected local, auto or HOST:PORT"),
+        ("head:port", "--ray 'head:port': expected"),
+        ("head:0", "--ray 'head:0': expected"),
+        (":6379", "--ray ':6379': expected"),
+    ],
+)
+def test_addresses_without_a_cluster(apart, store, address, message):
+    start = time.monotonic()
+    with pytest.raises(UserError, match=message):
+        run_on_cluster(Plan.of([Fake("x")], store), context(store), address)
+    assert time.monotonic() - start < cluster_connect.ANSWER_SECONDS + 5
+
+
+def test_a_port_of_something_else(apart, store, monkeypatch):
+    """Ray itself would try for minutes."""
+    monkeypatch.setattr(cluster_connect, "TRIAL_SECONDS", 4.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"--ray {address}: no Ray cluster answers there"):
+            run_on_cluster(Plan.of([Fake("x")], store), context(store), address)
+
+
+def test_what_ray_says_is_passed_on(apart, monkeypatch):
+    monkeypatch.setattr(
+        cluster_connect, "_TRIAL", "import sys; sys.exit('noise\\nreason: Version mismatch')"
+    )
+    with pytest.raises(UserError, match="--ray auto: Version mismatch; expected local"):
+        run_on_cluster_of_nothing("auto")
+
+
+def run_on_cluster_of_nothing(address):
+    with cluster_connect.connected(address):
+        pass
+
+
+def test_without_ray(store, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"pip install 'scotoma\[ray\]'"):
+        run_on_cluster(Plan.of([Fake("x")], store), context(store), "local")
+
+
+def test_a_connection_that_is_there(machines, store):
+    ray_cluster.connect(machines)
+    with pytest.raises(UserError, match="connected to a Ray cluster already"):
+        run_on_cluster_of_nothing("local")
+
+
+@pytest.mark.parametrize("per_gpu", [0, -1, 1001])
+def test_numbers_for_a_gpu(store, per_gpu):
+    with pytest.raises(UserError, match=f"--per-gpu is {per_gpu}; expected 1 to 1000"):
+        run_on_cluster(Plan.of([], store), context(store), "local", per_gpu=per_gpu)
+
+
+# The order of sending, without a cluster
+
+
+def queue(store, *wanted, cost=lambda artefact: 1.0):
+    return cluster_queue.Queue(Plan.of(wanted, store), cost)
+
+
+def names(batches):
+    return ["".join(artefact.name for artefact in batch.artefacts) for batch in batches]
+
+
+def test_what_most_wait_for_goes_first(store):
+    early, late = Fake("e"), Fake("l")
+    middle = Fake("m", (late,))
+    found = queue(store, Fake("x", (early,)), Fake("y", (middle,)), Fake("z", (middle,)))
+    assert found.total == len(found) == 6
+    assert names(found.take(1, 1, idle=True)) == ["l"]
+    assert names(found.take(1, 1, idle=True)) == ["e"]
+    assert names(found.take(1, 1, idle=True)) == []
+    found.finished(late.key)
+    assert names(found.take(9, 9, idle=True)) == ["m"]
+    assert len(found) == 5
+
+
+def test_an_input_that_is_there_is_not_waited_for(store):
+    there = Fake("there")
+    there.path(store).parent.mkdir(parents=True)
+    there.path(store).write_text("{}")
+    assert names(queue(store, Fake("x", (there,))).take(1, 1, idle=True)) == ["x"]
+
+
+def test_batches_are_of_one_affinity_and_grow_with_the_work(store):
+    fakes = [Fake(f"{group}{n:02} ", group=group) for n in range(20) for group in "ab"]
+    few = queue(store, *fakes[:6])
+    assert names(few.take(4, 4, idle=True)) == ["a00 ", "a01 ", "a02 ", "b00 "]
+    many = queue(store, *fakes)
+    sent = many.take(4, 2, idle=True)
+    assert [{fake.group for fake in batch.artefacts} for batch in sent] == [{"a"}] * 2 + [{"b"}] * 2
+    assert [len(batch.artefacts) for batch in sent] == [16, 4, 16, 4]
+
+
+def test_room_is_not_exceeded_but_something_is_on_its_way(store):
+    costs = {"big": 1.0, "small": 0.25, "free": 0.0}
+    fakes = [Fake("big", group="1"), Fake("small", group="2"), Fake("free", group="3")]
+    found = queue(store, *fakes, cost=lambda artefact: costs[artefact.name])
+    assert names(found.take(0.5, 1, idle=False)) == []  # nor what is smaller: big would never go
+    assert names(found.take(0.5, 1, idle=True)) == ["big"]
+    assert names(found.take(0.25, 1, idle=False)) == ["small", "free"]
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 10])
+def test_so_many_as_told_share_a_gpu(store, count):
+    run = object.__new__(cluster._Run)
+    run.cluster, run.per_gpu = type("", (), {"unit": "GPU"}), count
+    found = queue(store, *(Fake(str(n), group=str(n)) for n in range(30)), cost=run.cost)
+    assert len(found.take(1.0, 1.0, idle=True)) == count
+
+
+def test_a_failure_takes_along_what_needs_it(store):
+    base, other = Fake("base"), Fake("other")
+    first = Fake("first", (base, other))
+    second = Fake("second", (first,))
+    both = Fake("both", (first, second))
+    found = queue(store, both, Fake("free", (other,)))
+    found.take(9, 9, idle=True)
+    assert [a.name for a in found.failed(base.key)] == ["first", "second", "both"]
+    found.finished(other.key)
+    assert names(found.take(9, 9, idle=True)) == ["free"]
+    assert len(found) == 1
+
+
+def test_again_is_alone(store):
+    fakes = [Fake(name, group="one") for name in "abcd"]
+    found = queue(store, *fakes)
+    assert names(found.take(1, 1, idle=True)) == ["abcd"]
+    for fake in fakes[1:3]:
+        found.again(fake)
+    assert names(found.take(2, 1, idle=True)) == ["b", "c"]
+
+
+@pytest.mark.parametrize(("wanted", "order"), [("z", ["b", "z"]), ("y", ["z", "b"])])
+def test_again_is_alone_beside_others(store, wanted, order):
+    """Whichever of them comes first; what y waits for goes before b."""
+    first, second = Fake("a", group="one"), Fake("b", group="one")
+    last = {"z": Fake("z", (first,), group="one")}
+    last["y"] = Fake("y", (last["z"],))
+    found = queue(store, first, second, last[wanted])
+    assert sorted(names(found.take(2, 2, idle=True))) == ["a", "b"]
+    found.finished(first.key)
+    found.again(second)
+    assert names(found.take(2, 1, idle=True)) == order
+
+
+def test_shares_of_a_gpu():
+    setup = tiny_setup()
+    narrow = setup.source("resnet18", seed=0)
+    wide = setup.source("densenet121", seed=0, width=32)
+    usual = setup.source("vgg19", seed=0, width=None)
+    sample = setup.sample("cifar10", (narrow, wide))
+    text = "fgsm:eps=8/255"
+    shares = [
+        (wide.members[0], 1.0),
+        (usual.members[0], 1.0),
+        (narrow.members[0], 0.25),
+        (sample, 0.25),
+        (setup.adversarial(wide, text, sample), 1.0),
+        (setup.adversarial(narrow, text, sample), 0.25),
+        (WhiteBox(usual, text, sample), 1.0),
+        (WhiteBox(narrow, text, sample), 0.25),
+        (Clean(wide), 0.25),
+        (Transfer(wide, setup.adversarial(wide, text, sample)), 0.25),
+        (SampleFolder(10, 10), 0.0),
+    ]
+    assert [cluster_queue.gpu_share(artefact) for artefact, _ in shares] == [s for _, s in shares]
+
+
+def test_trainings_are_sent_alone(store):
+    setup = tiny_setup()
+    trainings = [setup.source("resnet18", seed=n).members[0] for n in range(4)]
+    found = queue(store, *trainings)
+    assert [len(batch.artefacts) for batch in found.take(1, 1, idle=True)] == [1]
+
+
+# What travels
+
+
+def test_keys_are_computed_anew(store):
+    inner = Fake("inner")
+    outer = Fake("outer", (inner,))
+    right = outer.key
+    inner.__dict__["key"] = outer.__dict__["key"] = "stale"
+    cluster_worker.forget_keys(outer)
+    assert outer.key == right
+
+
+def test_a_file_that_shows_late(store):
+    late, never = Fake("late"), Fake("never")
+    late.path(store).parent.mkdir(parents=True)
+
+    def show():
+        time.sleep(0.5)
+        late.path(store).write_text("{}")
+
+    with meanwhile(show):
+        assert cluster_store.unseen([late, never], store, 2.0) == [never]
+
+
+# When processes die
+
+
+@pytest.fixture
+def run(store, capsys):
+    """A run that nothing was sent of, and that has no cluster."""
+    found = object.__new__(cluster._Run)
+    found.order = cluster_worker.Order(store.folder, "", 8, 0, retries=1)
+    found.ray, found.screen, found.counted, found.failures = ray, context(store).screen, 0, []
+    found.begun = {}
+    return found
+
+
+def test_a_batch_that_died_is_sent_again_one_by_one(run, store):
+    fakes = [Fake(name, group="one") for name in "ab"]
+    run.queue = queue(store, *fakes)
+    (batch,) = run.queue.take(1, 1, idle=True)
+    run._died(batch, ray.exceptions.WorkerCrashedError())
+    assert names(run.queue.take(2, 2, idle=True)) == ["a", "b"]
+    assert run.failures == []
+
+
+@pytest.mark.parametrize(("begun", "fails"), [(1, False), (2, True)])
+def test_a_machine_that_is_shut_down_cancels(run, store, begun, fails):
+    """That is no reason to give up, if it does not happen again and again."""
+    fake = Fake("a")
+    run.queue, run.begun = queue(store, fake), {fake.key: begun}
+    (batch,) = run.queue.take(1, 1, idle=True)
+    run._died(batch, ray.exceptions.TaskCancelledError())
+    assert names(run.queue.take(1, 1, idle=True)) == ([] if fails else ["a"])
+    assert len(run.failures) == fails
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_an_artefact_that_kills_is_given_up(store, attempts):
+    """Ray itself goes on without end where it is memory that was short."""
+    fake, order = Fake("a", does="fail"), cluster_worker.Order(store.folder, "", 8, 0, retries=1)
+    log = log_path(store.folder, fake.key)
+    log.parent.mkdir()
+    log.write_text("process 1 task ab12: a\n" * attempts)
+    outcome = cluster_worker._make(fake, fake.key, order, context(store), "ab12")
+    assert outcome.fit
+    text = "the process that made it died 2 times" if attempts == 2 else "[Rr]ay|connected|bad"
+    assert re.search(text, outcome.message or "")
+
+
+def test_an_input_that_a_worker_does_not_see(store, monkeypatch):
+    monkeypatch.setattr(cluster_worker, "LATE_SECONDS", 0.1)
+    fake, order = Fake("a", (Fake("b"),)), cluster_worker.Order(store.folder, "", 8, 0, retries=1)
+    (store.folder / "logs").mkdir()
+    outcome = cluster_worker._make(fake, fake.key, order, context(store), "ab12")
+    assert re.search(r"does not see .*/b-.*\.json, which is made", outcome.message)
+
+
+def test_a_gpu_that_torch_cannot_use(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(ray, "get_gpu_ids", lambda: ["0"])
+    with pytest.raises(UserError, match=r"Ray has a GPU on .* that torch cannot use there"):
+        cluster_worker._device(ray)

@@ -1,0 +1,161 @@
+"""``scotoma paper`` as people use it: from a name to a page, stopped, given again, mistaken."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from paper_smoke import TINY
+from scotoma.bench.paper.budgets import BUDGETS, SMOKE
+from scotoma.bench.paper.experiments import definitions
+from scotoma.bench.paper.graph.training import Training
+from scotoma.defective.errors import UserError
+from scotoma.train.cli import main
+
+
+@pytest.fixture
+def paper(tmp_path, monkeypatch, capsys):
+    """Run the command in a folder of its own, with a budget of seconds in the place of smoke."""
+    monkeypatch.setitem(BUDGETS, "smoke", TINY)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        status = main(["paper", *arguments])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+ONE_ROW = ("--rows", "0.5-Bottom")
+TABLE10 = ("table10", "--budget", "smoke", "--images", "source", "--device", "cpu")
+
+
+def test_a_table_is_made_from_nothing_and_once(paper, tmp_path):
+    status, out, err = paper(*TABLE10)
+    assert (status, err) == (0, "")
+    assert len(list((tmp_path / "paper" / "train").iterdir())) == 6
+    page = tmp_path / "paper" / "pages" / "table10-smoke"
+    cells = json.loads((page / "cells.json").read_text())
+    markdown = (page / "index.md").read_text()
+    assert "0.5-BottomDIF" in markdown
+    assert (page / "index.html").read_text().startswith("<!DOCTYPE html>")
+    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "paper").glob("[rst]*/*")}
+    assert len(times) > 8
+
+    status, out, _ = paper(*TABLE10)
+    assert status == 0 and re.search(r", 0 to make", out)
+    assert times == {p: p.stat().st_mtime_ns for p in (tmp_path / "paper").glob("[rst]*/*")}
+    assert json.loads((page / "cells.json").read_text())["cells"] == cells["cells"]
+
+
+def test_what_fails_is_left_out_and_the_rest_is_made(paper, tmp_path, monkeypatch):
+    make = Training.make
+
+    def fails(self, context):
+        if self.config.defects == "0.5-Bottom" and self.config.seed == 0:
+            raise UserError("the loss is not finite")
+        make(self, context)
+
+    monkeypatch.setattr(Training, "make", fails)
+    status, _, err = paper(*TABLE10, *ONE_ROW)
+    assert status == 2
+    assert re.search(r"error: 1 of \d+ artefacts could not be made.*loss is not finite", err)
+    page = (tmp_path / "paper/pages/table10-smoke/index.md").read_text()
+    assert "failed" in page
+    monkeypatch.setattr(Training, "make", make)
+    status, _, _ = paper(*TABLE10, *ONE_ROW)
+    page = (tmp_path / "paper/pages/table10-smoke/index.md").read_text()
+    assert status == 0 and "failed" not in page
+
+
+def test_a_stopped_command_goes_on(paper, tmp_path, monkeypatch):
+    make, made = Training.make, []
+
+    def stops(self, context):
+        if made:
+            raise KeyboardInterrupt
+        made.append(self)
+        make(self, context)
+
+    monkeypatch.setattr(Training, "make", stops)
+    status, out, _ = paper(*TABLE10, *ONE_ROW)
+    assert status == 130 and "the same command goes on" in out
+    assert not list((tmp_path / "paper").glob("pages/*"))
+    monkeypatch.setattr(Training, "make", make)
+    status, out, _ = paper(*TABLE10, *ONE_ROW)
+    assert status == 0 and re.search(r"[1-9]\d* there already", out)
+
+
+def test_only_rows_that_match(paper, tmp_path):
+    status, _, _ = paper(*TABLE10, *ONE_ROW)
+    assert status == 0
+    names = [p.name for p in (tmp_path / "paper/train").iterdir()]
+    assert sum("0.3-Bottom" in name for name in names) == 1  # the source
+    assert sum("0.5-Bottom" in name for name in names) == 2
+
+
+def test_a_dry_run_makes_nothing(paper, tmp_path):
+    status, out, _ = paper(*TABLE10, "--dry-run", "--no-measure")
+    assert status == 0
+    assert re.search(r"trainings +6 +0 +6", out)
+    assert not (tmp_path / "paper/train").exists() and not (tmp_path / "paper/pages").exists()
+
+
+def test_the_list_has_everything_of_the_paper(paper):
+    status, out, _ = paper("list")
+    assert status == 0
+    wanted = [f"table{n}" for n in range(1, 19)] + [f"figure{n}" for n in (1, 3, 4, 5, 6, 7, 14)]
+    assert list(definitions()) == wanted
+    for name in wanted:
+        assert re.search(rf"^ {name} ", out, re.MULTILINE)
+
+
+def test_a_study_is_made(paper, tmp_path, monkeypatch):
+    # Networks have to be good enough that there is something to fool.
+    monkeypatch.setitem(BUDGETS, "smoke", replace(TINY, data=SMOKE.data))
+    options = ("--budget", "smoke", "--per-person", "2", "--device", "cpu")
+    status, out, err = paper("study", *options, "--attack", "mifgsm:eps=64/255,step=16/255,steps=3")
+    assert status == 0 and "pairs" in out, err
+    page = (tmp_path / "paper/pages/study-smoke/index.html").read_text()
+    assert "data:image/png;base64," in page and "http://" not in page.replace("w3.org", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "which table or figure"),
+        (("tabel4",), "did you mean .?table4|table4"),
+        (("table19",), "table19"),
+        (("table11", "--seeds", "0"), "--seeds is 0"),
+        (("table11", "--first-seed", "99", "--seeds", "2"), "reach seed 100"),
+        (("table11", "--batch-size", "0"), "--batch-size is 0"),
+        (("table11", "--per-gpu", "2"), "give --ray"),
+        (("table11", "--ray", "local", "--per-gpu", "0"), "--per-gpu is 0"),
+        (("table11", "--data", "cifar10"), "expected ROLE=PLACE"),
+        (("table11", "--data", "cifar=x"), "none of the paper's data sets.*cifar10"),
+        (("table11", "--data", "cifar10=nowhere"), "no such image folder"),
+        (("table11", "--budget", "smoke", "--rows", "VGG*"), "no row of table11 matches"),
+        (("table11", "--data-root", "empty"), "--download"),
+        (("table1", "--budget", "smoke", "--stylized", "nowhere"), "--stylized .*no such"),
+        (("table11", "--budget", "tiny"), "smoke.*quick.*full"),
+        (("study", "--defects", "standard"), "--defects is standard"),
+        (("study", "--per-person", "0"), "--per-person is 0"),
+        (("study", "--attack", "pgdd"), "pgdd"),
+        (("study-score", "nowhere.json"), "nowhere.json"),
+        (("list", "table4"), "table4"),
+    ],
+)
+def test_a_mistake_is_one_line_before_any_work(paper, tmp_path, arguments, said):
+    status, _, err = paper(*arguments)
+    assert status == 2
+    assert err.startswith("scotoma paper: error: ") and err.count("\n") == 1
+    assert re.search(said, err), err
+    assert not (tmp_path / "paper" / "train").exists()
+
+
+def test_a_file_is_no_folder(paper, tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    status, _, err = paper("table11", "--budget", "smoke", "--out", "taken")
+    assert status == 2 and "--out" in err and "cannot be written" in err
+    assert (tmp_path / "taken").read_text() == "mine"

@@ -1,0 +1,253 @@
+"""The time of a plan: passes are those that really happen, speeds are kept, schedules add up."""
+
+import io
+import json
+import re
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from paper_smoke import context, new_store, tiny_setup
+from rich.console import Console
+from scotoma.bench.paper.estimate import estimate_plan, facts, measure, show_plan, speeds
+from scotoma.bench.paper.estimate.plan import schedule
+from scotoma.bench.paper.estimate.report import hours
+from scotoma.bench.paper.estimate.work import network_of, work_of
+from scotoma.bench.paper.experiments import definition
+from scotoma.bench.paper.graph.plan import Plan
+from scotoma.bench.paper.graph.protocol_results import BoundaryScore
+from scotoma.bench.paper.graph.results import Clean, Transfer, WhiteBox
+from scotoma.bench.paper.graph.training import Training
+from scotoma.bench.paper.setup import pgd
+from scotoma.defective.models.base import Network
+from scotoma.train import datasets
+from scotoma.train.summary import device_name
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Images that networks saw: {"train", "gradient", "forward"}."""
+    seen = {"train": 0, "gradient": 0, "forward": 0}
+    forward = Network.forward
+
+    def counted(self, pixels):
+        what = "train" if self.training else "gradient" if pixels.requires_grad else "forward"
+        seen[what] += 0 if pixels.is_meta else len(pixels)
+        return forward(self, pixels)
+
+    monkeypatch.setattr(Network, "forward", counted)
+    return seen
+
+
+def estimated(artefact, store):
+    found = {"train": 0, "gradient": 0, "forward": 0}
+    for work in work_of(artefact, store):
+        found[work.what] += work.images
+    return found
+
+
+def test_passes_are_those_that_happen(tmp_path, passes):
+    """Training exactly but for the sanity and last evaluations; attacks' gradients exactly."""
+    store, setup = new_store(tmp_path), tiny_setup()
+    here = context(store)
+    network = setup.target("a", "resnet18", "0.5-Bottom", seed=0)
+    training = network.members[0]
+    said = estimated(training, store)
+    training.make(here)
+    assert passes["train"] == said["train"] == 500
+    # After the epoch, and of the best and the last weights at the end at most.
+    assert said["forward"] <= passes["forward"] <= 3 * said["forward"]
+
+    sample = setup.sample("cifar10", (network,))
+    sample.make(here)
+    images = setup.adversarial(network, pgd(1, 3, 16), sample)
+    passes.update(gradient=0)
+    count = len(sample.read(store)[0])
+    images.make(here)
+    said = estimated(images, store)
+    assert said["gradient"] == 3 * 16
+    assert passes["gradient"] == 3 * count + count  # sanity is looked at once on top
+
+    passes.update(forward=0)
+    result = Transfer(network, images)
+    result.make(here)
+    assert 0 < passes["forward"] <= estimated(result, store)["forward"]
+
+    passes.update(forward=0)
+    clean = Clean(network)
+    clean.make(context(store))
+    assert passes["forward"] == estimated(clean, store)["forward"] == 1000
+
+
+def test_bounds_hold(tmp_path, passes):
+    store, setup = new_store(tmp_path), tiny_setup()
+    here = context(store)
+    network = setup.target("a", "vgg19", seed=0)
+    network.members[0].make(here)
+    sample = setup.sample("cifar10", (), 4)
+    sample.make(here)
+    boundary = BoundaryScore(network, setup.budget.attack("boundary"), sample)
+    attack = WhiteBox(network, setup.budget.attack("cw-l2"), sample)
+    for artefact in (boundary, attack):
+        passes.update(forward=0, gradient=0)
+        artefact.make(here)
+        work = work_of(artefact, store)
+        assert any(w.at_most for w in work)
+        most = estimated(artefact, store)
+        # The network is looked at for sanity and cleanly classified on top: a few passes each.
+        assert passes["gradient"] <= most["gradient"] + 4
+        assert passes["forward"] <= most["forward"] + 12
+        assert passes["gradient"] + passes["forward"] > 0
+
+
+def test_adversarial_training_attacks_every_image(tmp_path, passes):
+    store, setup = new_store(tmp_path), tiny_setup()
+    settings = {"adversarial_eps": 0.03, "adversarial_steps": 2, "adversarial_test_images": 40}
+    training = setup.training("vgg19", seed=0, **settings)
+    training.make(context(store))
+    said = estimated(training, store)
+    assert passes["gradient"] >= said["gradient"] == 2 * (500 + 40)
+    assert passes["gradient"] <= said["gradient"] + 2 * 40  # measured again at the end
+
+
+def test_known_numbers_of_images_are_those_of_the_data():
+    data = datasets.load_dataset("sample")
+    known = facts.KNOWN["sample"]
+    assert (len(data.train), len(data.test)) == (known.train, known.test)
+    assert (data.image_size, data.in_channels) == (known.side, known.channels)
+    assert set(facts.KNOWN) == set(datasets.DATASETS)
+
+
+def test_folders_are_counted(tmp_path):
+    store, setup = new_store(tmp_path), tiny_setup()
+    data = setup.data["imagenet"]
+    before = facts.facts_of(data, store)
+    data.made_by.make(context(store))
+    found = datasets.load_dataset(data.location(store))
+    assert (before.train, before.test) == (len(found.train), len(found.test))
+    assert facts._counted(data.made_by.path(store) / "images") == before
+
+
+def test_keep_probabilities_cost_the_same_and_widths_do_not(tmp_path):
+    store, setup = new_store(tmp_path), tiny_setup()
+
+    def network(defects):
+        return network_of(setup.training("resnet18", defects, seed=0), store)
+
+    assert network("0.3-Bottom") == network("0.1-Bottom") != network("standard")
+    assert network("0.3-BottomDC") != network("0.1-BottomDC")
+    assert network("0.3-Bottomx2") == network("0.1-Bottomx2") != network("0.1-Bottom")
+
+
+def test_estimate_measures_once_and_keeps(tmp_path, monkeypatch):
+    store = new_store(tmp_path)
+    plan = Plan.of(definition("table4").build(tiny_setup()).wanted(), store)
+    asked = []
+
+    def seconds(network, what, device):
+        asked.append((network, what))
+        return {"train": 0.01, "gradient": 0.002, "forward": 0.001}[what]
+
+    monkeypatch.setattr(measure, "seconds_an_image", seconds)
+    said = []
+    first = estimate_plan(plan, store, CPU, said.append)
+    assert len(asked) == len(set(asked)) == len(said) > 5
+    expected = sum(
+        {"train": 0.01, "gradient": 0.002, "forward": 0.001}[w.what] * w.images
+        for several in first.work.values()
+        for w in several
+    )
+    assert first.total == pytest.approx(expected)
+    asked.clear()
+    again = estimate_plan(plan, store, CPU, said.append)
+    assert not asked and again.total == pytest.approx(first.total)
+    (tmp_path / "speeds.json").write_text("{damaged")
+    estimate_plan(plan, store, CPU, said.append)
+    assert asked  # a damaged cache is measured again
+    assert not list(tmp_path.glob("train/*"))
+
+
+def test_finished_trainings_are_the_better_speed(tmp_path):
+    store, setup = new_store(tmp_path), tiny_setup()
+    training = setup.training("resnet18", seed=0)
+    folder = training.path(store)
+    folder.mkdir(parents=True)
+    summary = {"device": device_name(CPU), "train_images": 500, "epochs": 2, "train_s": 30.0}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    key = (network_of(training, store), "train")
+    assert speeds.known_speeds([training], store, CPU)[key] == pytest.approx(0.03)
+    (folder / "summary.json").write_text(json.dumps(summary | {"device": "another"}))
+    assert key not in speeds.known_speeds([training], store, CPU)
+
+
+def test_a_network_is_really_timed(tmp_path):
+    store = new_store(tmp_path)
+    network = network_of(tiny_setup().training("resnet18", seed=0), store)
+    times = {w: measure.seconds_an_image(network, w, CPU) for w in ("train", "gradient", "forward")}
+    assert all(0 < seconds < 10 for seconds in times.values())
+
+
+def test_without_measuring_there_are_counts_and_no_hours(tmp_path):
+    store = new_store(tmp_path)
+    plan = Plan.of(definition("table4").build(tiny_setup()).wanted(), store)
+    text = printed(estimate_plan(plan, store, CPU, print, measure=False))
+    assert "hours" not in text and "Not timed" in text
+    assert re.search(r"trainings +20 +0 +20 +30,000", text)
+
+
+def test_the_plan_says_what_is_there_and_where_hours_are_from(tmp_path, monkeypatch):
+    store, setup = new_store(tmp_path), tiny_setup()
+    monkeypatch.setattr(measure, "seconds_an_image", lambda *_: 0.36)
+    experiment = definition("table4").build(setup)
+    done = next(a for a in Plan.of(experiment.wanted(), store).artefacts if isinstance(a, Training))
+    done.make(context(store))
+    text = printed(estimate_plan(Plan.of(experiment.wanted(), store), store, CPU, print))
+    assert re.search(r"trainings +20 +1 +19", text)
+    assert "hours of this CPU" in text and "longest chain" in text and "GPU hours" not in text
+
+
+def printed(found):
+    console = Console(file=io.StringIO(), width=140)
+    show_plan(found, console)
+    return console.file.getvalue()
+
+
+class Piece:
+    """An artefact as far as a schedule looks."""
+
+    def __init__(self, key, before):
+        self.key, self.before = key, before
+
+    def inputs(self):
+        return self.before
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 100), st.sets(st.integers(0, 30))), max_size=20),
+    st.integers(1, 6),
+)
+def test_a_schedule_is_possible_and_not_idle(drawn, devices):
+    pieces, seconds = [], {}
+    for number, (time, before) in enumerate(drawn):
+        pieces.append(Piece(str(number), [pieces[i] for i in before if i < number]))
+        seconds[str(number)] = time
+    chain = {}
+    for piece in pieces:
+        chain[piece.key] = seconds[piece.key] + max(
+            (chain[i.key] for i in piece.inputs()), default=0
+        )
+    longest, total = max(chain.values(), default=0), sum(seconds.values())
+    span = schedule(pieces, seconds, devices)
+    # Graham's bound for lists: no device waits while something is ready.
+    assert max(longest, total / devices) - 1e-6 <= span
+    assert span <= total / devices + (1 - 1 / devices) * longest + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(5, "5 s"), (99, "99 s"), (600, "10 min"), (7200, "2.0 h")]
+)
+def test_hours(seconds, text):
+    assert hours(seconds) == text
