@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..defective.attacks import PGD, Attack, Oracle, Status
-from ..defective.attacks.lspga import LSPGA, relaxed_gradient
-from ..defective.attacks.oracle import FLOAT16_SCALE, loss_gradient
-from ..defective.attacks.pgd import moved
+from ..defective.attacks import Oracle, Status
+from ..defective.attacks.oracle import FLOAT16_SCALE
 from ..defective.graph import GraphedStep
 from ..defective.layers import use_backend
 from ..defective.models.base import Network
 from ..defective.regularizers import smoothed_cross_entropy
+from .adversarial import attacked_images, held_out_attack, paired_loss
 from .batches import Batch, derived_seed
 from .casting import CastWeights
 from .config import TrainConfig
@@ -167,43 +166,9 @@ class Engine:
         """
         scale = FLOAT16_SCALE if self.dtype == torch.float16 else 1.0
         self.model.eval()
-        inner = self._pgd if self.model.spec.thermometer == 0 else self._lspga
-        attacked = inner(images, labels, scale)
+        attacked = attacked_images(self.model, self.config, images, labels, scale)
         self.model.train()
         return attacked
-
-    def _pgd(self, images: Tensor, labels: Tensor, scale: float) -> Tensor:
-        """PGD with a random start (Madry et al., 2018)."""
-        config = self.config
-        noise = torch.rand_like(images)
-        attacked = (images + config.adversarial_eps * (2 * noise - 1)).clamp_(0, 1)
-        for _ in range(config.adversarial_steps):
-            _, gradient = loss_gradient(self.model, attacked, labels, scale)
-            attacked = moved(
-                attacked,
-                gradient,
-                images,
-                config.adversarial_eps,
-                config.adversarial_step,
-                "linf",
-            )
-        return attacked
-
-    def _lspga(self, images: Tensor, labels: Tensor, scale: float) -> Tensor:
-        """LS-PGA for thermometer encoding, through which PGD gets no gradient (Buckman, 2018)."""
-
-        def gradient(logits: Tensor, encoded) -> Tensor:
-            return relaxed_gradient(self.model, encoded, logits, labels, scale)
-
-        count, channels, height, width = images.shape
-        shape = (count, channels, self.model.spec.thermometer, height, width)
-        start = torch.randn(shape, device=images.device)
-        return self._lspga_settings().ascend(gradient, images, start)
-
-    def _lspga_settings(self) -> LSPGA:
-        """Radius and number of steps are the run's; the rest are the attack's own defaults."""
-        config = self.config
-        return LSPGA(eps=config.adversarial_eps, steps=config.adversarial_steps, seed=config.seed)
 
     @property
     def result(self) -> Network:
@@ -241,7 +206,7 @@ class Engine:
         that depends on (seed, image) alone, against the network that is kept, without autocast.
         All ranks' batches count. Waits for the device.
         """
-        attack = self._held_out_attack()
+        attack = held_out_attack(self.config)
         oracle = Oracle(self.result.eval())
         totals = torch.zeros(2, dtype=torch.float64, device=self.device)
         for images, labels in batches:
@@ -249,18 +214,6 @@ class Engine:
             totals[1] += len(labels)
         correct, count = self.world.sum(totals).tolist()
         return correct / count
-
-    def _held_out_attack(self) -> Attack:
-        config = self.config
-        if self.model.spec.thermometer:
-            return self._lspga_settings()
-        return PGD(
-            eps=config.adversarial_eps,
-            step=config.adversarial_step,
-            steps=config.adversarial_steps,
-            random_start=True,
-            seed=config.seed,
-        )
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimiser, gradient scaler and averaged weights: tensors and plain values."""
@@ -277,30 +230,6 @@ class Engine:
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-
-
-def paired_loss(
-    logits: Tensor, labels: Tensor, weight: float, label_smoothing: float = 0.0
-) -> Tensor:
-    """Adversarial logit pairing (Kannan, Kurakin and Goodfellow, 2018), summed over the images.
-
-    For each image: half the cross entropy of the clean and half that of the adversarial version
-    (their mixed minibatch, whose images all count alike), and ``weight`` times the squared
-    Euclidean distance between the two logits. Gradients flow into both. The distance is summed
-    over classes, so that a mean over K classes with weight w is here a weight of w / K. With
-    weight 0 the mixed minibatch remains.
-
-    Args:
-        logits: [2N,K], of N clean images and then of their adversarial versions; widened to
-            float32. labels: int64 [N].
-
-    Returns:
-        A scalar; divide it by the number of images for the mean.
-    """
-    logits = logits.float()
-    entropy = smoothed_cross_entropy(logits, labels.repeat(2), label_smoothing, reduction="sum")
-    clean, attacked = logits.chunk(2)
-    return entropy / 2 + weight * (clean - attacked).square().sum()
 
 
 def _zeroed(optimizer: torch.optim.SGD) -> torch.optim.SGD:

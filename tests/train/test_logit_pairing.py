@@ -16,11 +16,12 @@ from scotoma.defective import UserError, load_model, save_model
 from scotoma.defective.attacks import Status, pgd
 from scotoma.defective.attacks.lspga import LSPGA
 from scotoma.defective.thermometer import bins
+from scotoma.train.adversarial import paired_loss
 from scotoma.train.batches import derived_seed
 from scotoma.train.commands.train import train
 from scotoma.train.datasets import load_dataset
 from scotoma.train.distributed import World
-from scotoma.train.engine import Engine, paired_loss
+from scotoma.train.engine import Engine
 from scotoma.train.parsing import load_resolved
 from scotoma.train.robustness.models import load_named, relation
 from scotoma.train.setup import build_model, load_data, make_batches, resolve
