@@ -130,6 +130,7 @@ def test_all_that_can_go_wrong_with_an_artefact(send, store):
     assert "wants-bad: left out, bad failed" in text
     assert "wants-that: left out, bad failed" in text
     assert sorted(map(int, re.findall(r"^\[(\d+)/13\] fake", text, re.M))) == [*range(1, 14)]
+    assert len(deadly.begun(store)) == 2
     # What workers say is in logs, and nowhere else.
     assert "a word" not in text
     said = log_path(store.folder, talker.key).read_text()
@@ -147,10 +148,14 @@ def test_a_batch_shares_a_process_and_what_it_loaded(send, store):
     assert failures == []
     for group in groups:
         made = [fake.read(store) for fake in group]
-        assert len({(m["process"], m["context"]) for m in made}) == 1
+        assert len({m["process"] for m in made}) == 1
+        assert [m["number"] for m in made] == [1, 2, 3, 4]
         starts = [m["start"] for m in made]
         assert starts == sorted(starts)
         assert all(m["end"] <= later for m, later in zip(made, starts[1:], strict=False))
+    last = Fake("c", (groups[0][0],))
+    send(last)
+    assert last.read(store)["number"] == 5  # the same context as before, in whichever process
 
 
 def test_what_is_done_is_not_made_again(send, store):
