@@ -40,6 +40,7 @@ class Budget:
         boundary_samples: by the boundary attack; all_samples: where the paper takes the whole test
         set; draws: of noise; study_pairs: of images in the user study.
         shortened: settings of attacks that are cut short, by the attack's name.
+        adversarial_steps: most steps of the attack inside adversarial training.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Budget:
     study_pairs: int
     widths: Mapping[str, int] = field(default_factory=dict)
     shortened: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    adversarial_steps: int = 7
 
     def attack(self, text: str) -> str:
         """An attack's text, cut short where this budget does so."""
@@ -87,6 +89,7 @@ SMOKE = Budget(
         "vgg19": 8,
         "wrn32_4": 2,
     },
+    adversarial_steps=2,
     samples=60,
     cw_samples=20,
     boundary_samples=10,

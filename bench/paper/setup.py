@@ -82,6 +82,9 @@ class Setup:
         values["defects"] = str(Defects.parse(defects))
         if values["defects"] != "standard":  # of no masks the seed decides nothing
             values["mask_seed"] = seed if mask_seed is None else mask_seed
+        if "adversarial_steps" in values:
+            most = self.budget.adversarial_steps
+            values["adversarial_steps"] = min(values["adversarial_steps"], most)
         values.pop("image_size", None)  # the data's
         return Training(TrainConfig(**values), self.data[role])
 

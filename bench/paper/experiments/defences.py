@@ -90,7 +90,7 @@ _COUNT = (
 )
 _TRAINED = (
     "Adversarial training is our own run with the budget's recipe and PGD (2, 7, 8) from a random "
-    "start; the paper quotes other people's numbers."
+    "start (of two steps at the smoke budget); the paper quotes other people's numbers."
 )
 _WEAKER = (
     "DropBlock drops its full share; the release's integer division drops about half as much at "
