@@ -45,7 +45,8 @@ class Experiment:
             missing stay empty (or have the paper's quoted value).
         attached: {name: artefact} that pictures are made of, beside the cells' results.
         settings: lines for people about how the numbers came about.
-        notes: where this differs from the paper, for people.
+        notes: where this differs from the paper, for people. only: patterns that rows were chosen
+            by (:func:`only_rows`); empty for all.
     """
 
     rows: tuple[str, ...]
@@ -54,6 +55,7 @@ class Experiment:
     attached: Mapping[str, Artefact] = field(default_factory=dict)
     settings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
 
     def wanted(self) -> list[Artefact]:
         """The artefacts that have to be there in the end."""
@@ -110,4 +112,6 @@ def only_rows(experiment: Experiment, patterns: Sequence[str], name: str) -> Exp
         there = ", ".join(experiment.rows) or "none, for it is a picture"
         raise UserError(f"--rows {' '.join(patterns)}: no row of {name} matches; it has {there}")
     cells = {place: several for place, several in experiment.cells.items() if place[0] in rows}
-    return replace(experiment, rows=rows, cells=cells)
+    line = f"Made were only the rows that match {' or '.join(patterns)}."
+    settings = (*experiment.settings, line)
+    return replace(experiment, rows=rows, cells=cells, settings=settings, only=tuple(patterns))

@@ -90,6 +90,12 @@ def test_a_stopped_command_goes_on(paper, tmp_path, monkeypatch):
 def test_only_rows_that_match(paper, tmp_path):
     status, _, _ = paper(*TABLE10, *ONE_ROW)
     assert status == 0
+    page = (tmp_path / "paper/pages/table10-smoke/index.md").read_text()
+    assert "table10 --budget smoke --seeds 1 --images source --rows 0.5-Bottom`" in page
+    assert "Made were only the rows that match 0.5-Bottom." in page
+    rows = {line.split(" |")[0]: line for line in page.splitlines() if line.startswith("| 0.")}
+    assert rows["| 0.3-Bottom"].count("paper") == 2 == rows["| 0.3-Bottom"].count("| <small>")
+    assert rows["| 0.5-Bottom"].count("paper") == 2 and "| <small>" not in rows["| 0.5-Bottom"]
     names = [p.name for p in (tmp_path / "paper/train").iterdir()]
     assert sum("0.3-Bottom" in name for name in names) == 1  # the source
     assert sum("0.5-Bottom" in name for name in names) == 2

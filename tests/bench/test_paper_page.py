@@ -595,12 +595,15 @@ def test_settings_of_the_papers_recipe(tmp_path):
     assert "each network itself | 10 |" in smoke  # the budget's images
 
 
-def test_the_command_of_other_data():
-    setup = setup_of("quick", images="source")
+def test_the_command_of_other_data(tmp_path):
+    made = invented("table9", tmp_path, "quick")
+    setup = replace(made.setup, images="source")
     data = {**setup.data, "mnist": Data("mnist", "/a b/c"), "cifar10": Data("cifar10", "/d")}
-    found = command(definition("table9"), replace(setup, data=data))
-    wanted = "scotoma paper table9 --budget quick --seeds 1 --images source --data"
-    assert found == f"{wanted} 'mnist=/a b/c'"
+    made = replace(made, setup=replace(setup, data=data))
+    wanted = "scotoma paper table9 --budget quick --seeds 1 --images source --data 'mnist=/a b/c'"
+    assert command(made) == wanted
+    chosen = replace(made, experiment=replace(made.experiment, only=("0.*", "a b")))
+    assert command(chosen) == f"{wanted} --rows '0.*' 'a b'"
 
 
 def with_files(made):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 
-from ..experiment import Definition
-from ..setup import Setup
+from ..experiment import Made
 
 
-def command(definition: Definition, setup: Setup) -> str:
+def command(made: Made) -> str:
     """With every option that decides numbers; where things lie decides none."""
+    definition, setup = made.definition, made.setup
     words = ["scotoma", "paper", definition.name, "--budget", setup.budget.name]
     words += ["--seeds", str(len(setup.seeds)), "--images", setup.images]
     if setup.seeds[0]:
@@ -21,4 +21,6 @@ def command(definition: Definition, setup: Setup) -> str:
     stylized = [data.stylized for data in setup.data.values() if data.stylized]
     if definition.stylized and stylized:
         words += ["--stylized", stylized[0]]
+    if made.experiment.only:
+        words += ["--rows", *made.experiment.only]
     return shlex.join(words)

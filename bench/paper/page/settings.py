@@ -47,7 +47,7 @@ def settings_blocks(made: Made, facts: Facts, commit: str | None, when: str) -> 
     if differing:
         blocks += [Heading(2, "Where it differs from the paper"), Bullets(differing)]
     blocks += [Heading(2, "How verdicts are reached"), Bullets(RULES)]
-    blocks += [Heading(2, "Make it again"), Paragraph(Code(command(made.definition, made.setup)))]
+    blocks += [Heading(2, "Make it again"), Paragraph(Code(command(made)))]
     return blocks
 
 
