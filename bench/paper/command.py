@@ -67,8 +67,11 @@ def make(arguments: argparse.Namespace) -> None:
         reproduce.introduce([each.name for each in chosen], setup, plan, context)
         failures = reproduce.make_missing(plan, context, options)
         screen.begin("writing pages")
-        for each, experiment in zip(chosen, experiments, strict=True):
+        pages = [
             reproduce.make_page(each, setup, experiment, context, failures)
+            for each, experiment in zip(chosen, experiments, strict=True)
+        ]
+        reproduce.conclude(pages, context)
     reproduce.fail(failures, plan)
 
 

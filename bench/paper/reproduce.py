@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from ...defective.errors import UserError
 from ...train.summary import device_name
 from ..machine import commit
 from .claims import claims_of
-from .claims.claim import judge
+from .claims.claim import Verdict, judge
 from .estimates import read_values
 from .experiment import Definition, Experiment, Made
 from .experiments import definition as find
@@ -20,9 +21,18 @@ from .graph.local import run_locally
 from .graph.plan import Failure, Plan
 from .graph.training import Training
 from .options import RunOptions
-from .page import build_page, write_page
+from .page import build_page, tally, write_page
 from .published import published
 from .setup import Setup
+
+
+@dataclass(frozen=True)
+class Written:
+    """A page that was written: of what, its file to look at, and the verdicts on it."""
+
+    name: str
+    file: Path
+    verdicts: Sequence[Verdict]
 
 
 def introduce(names: Sequence[str], setup: Setup, plan: Plan, context: Context) -> None:
@@ -84,8 +94,8 @@ def make_page(
     experiment: Experiment,
     context: Context,
     failures: Sequence[Failure],
-) -> list[Path]:
-    """Write the page of a table or figure. Returns its files.
+) -> Written:
+    """Write the page of a table or figure.
 
     Raises:
         UserError: a damaged result, or a file that cannot be written.
@@ -102,7 +112,18 @@ def make_page(
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = build_page(made, printed, verdicts, failures, commit(), when)
     folder = context.store.folder / "pages" / f"{definition.name}-{setup.budget.name}"
-    return write_page(page, folder)
+    return Written(definition.name, write_page(page, folder)[0], verdicts)
+
+
+def conclude(pages: Sequence[Written], context: Context) -> None:
+    """Say where the pages are and what they found; claim by claim if there is one page."""
+    line = context.screen.line
+    for page in pages:
+        line(f"{page.name}: {tally(page.verdicts)}")
+        if len(pages) == 1:
+            for each in page.verdicts:
+                line(f"  {each.verdict}: {each.claim}")
+        line(f"  page      {page.file}")
 
 
 def fail(failures: Sequence[Failure], plan: Plan) -> None:

@@ -45,6 +45,9 @@ def test_a_table_is_made_from_nothing_and_once(paper, tmp_path):
 
     status, out, _ = paper(*TABLE10)
     assert status == 0 and re.search(r", 0 to make", out)
+    assert "table10: 2 claims: 2 not decidable at this budget.\n" in out
+    assert out.count("  not decidable at this budget: ") == 2
+    assert f"  page      {page / 'index.html'}\n" in out
     assert times == {p: p.stat().st_mtime_ns for p in (tmp_path / "paper").glob("[rst]*/*")}
     assert json.loads((page / "cells.json").read_text())["cells"] == cells["cells"]
 

@@ -57,17 +57,24 @@ def sentence(text: str) -> str:
 def verdict_blocks(verdicts: Sequence[Verdict]) -> list[Block]:
     """A line for each claim; one sentence where there is none."""
     if not verdicts:
-        return [Paragraph("No claim of the paper rests on these numbers alone.")]
+        return [Paragraph(tally(verdicts))]
+    return [
+        Heading(2, "Claims"),
+        Paragraph(tally(verdicts)),
+        Bullets([_line(each) for each in verdicts]),
+    ]
+
+
+def tally(verdicts: Sequence[Verdict]) -> str:
+    """ "3 claims: 2 supported, 1 not supported." """
+    if not verdicts:
+        return "No claim of the paper rests on these numbers alone."
     counts = [
         f"{sum(each.verdict == word for each in verdicts)} {word}"
         for word in dict.fromkeys([*TONES, *(each.verdict for each in verdicts)])
         if any(each.verdict == word for each in verdicts)
     ]
-    return [
-        Heading(2, "Claims"),
-        Paragraph(f"{count(len(verdicts), 'claim')}: {', '.join(counts)}."),
-        Bullets([_line(each) for each in verdicts]),
-    ]
+    return f"{count(len(verdicts), 'claim')}: {', '.join(counts)}."
 
 
 def _line(found: Verdict) -> Inline:
