@@ -493,6 +493,20 @@ def test_pictures(name, file, tmp_path):
         assert len(image.convert("RGB").getcolors(1 << 24)) > 20
 
 
+def column_at(data, panels, rows, number, row, offset):
+    """Colours of a line from top to bottom of a cell of the panel's first column.
+
+    Args:
+        offset: of the line, in pixels from the cell's left edge.
+    """
+    with Image.open(io.BytesIO(data)) as image:
+        bottom = image.height - 0.15 * 120
+        left = image.width - 120 * (0.05 + (panels - number) * 1.8)
+        top = bottom - (rows - row) * 0.23 * 120
+        x, inside = round(left + offset), range(round(top) + 3, round(top + 0.23 * 120) - 2)
+        return {image.getpixel((x, y))[:3] for y in inside}
+
+
 def colour_at(data, panels, rows, number, row):
     """The colour of the first column's cell of a panel, near its left edge."""
     with Image.open(io.BytesIO(data)) as image:
@@ -520,6 +534,17 @@ def test_colours_of_a_heat_map():
     assert colour_at(data, 3, 3, 1, 2) == (255, 255, 255)
     worse, better, same = (colour_at(data, 3, 3, 2, row) for row in range(3))
     assert worse[0] > 2 * worse[2] and better[2] > 2 * better[0] and min(same) > 235
+
+
+def test_words_stay_within_their_cell():
+    words = {("r", "a"): "no image left", ("s", "a"): "not made"}
+    panels = [heatmap.Panel("ours", {("r", "b"): 0.5}, words)] * 3
+    data = heatmap.draw("A title", ("r", "s"), ("a", "b"), panels)
+    grey, width = {(0xEE, 0xEE, 0xEE)}, round(0.56 * 120)
+    for row in (0, 1):
+        cell = [column_at(data, 3, 2, 0, row, offset) for offset in range(3, width - 2)]
+        assert cell[:3] == [grey] * 3 and cell[-3:] == [grey] * 3
+        assert any(column != grey for column in cell)
 
 
 def test_the_curve_of_noise(monkeypatch):
@@ -593,6 +618,25 @@ def test_settings_of_the_papers_recipe(tmp_path):
     assert "Budget smoke: boundary is cut short (steps at most 60)." in smoke
     assert "mifgsm" not in smoke and "cw-l2" not in smoke
     assert "each network itself | 10 |" in smoke  # the budget's images
+
+
+def test_settings_say_nothing_of_what_is_not_there(tmp_path):
+    images = text_of(page_of(invented("figure1", tmp_path, "smoke")))
+    assert "Devices" not in images and "Versions" not in images and "Commit" in images
+    assert "How verdicts" not in images
+    curves = text_of(page_of(invented("figure14", tmp_path, "smoke")))
+    assert "- Devices of trainings and attacks: unknown." in curves
+    assert "How verdicts" not in curves
+    assert "How verdicts" in text_of(page_of(invented("figure5", tmp_path, "smoke")))
+
+
+def test_two_data_sets_of_the_paper_that_are_one_of_ours(tmp_path):
+    (cifar10, mnist) = [
+        line
+        for line in lines_of(page_of(invented("figure14", tmp_path, "smoke")))
+        if line.endswith(" is sample")
+    ]
+    assert cifar10.startswith("cifar10") and mnist.startswith("mnist")
 
 
 def test_the_command_of_other_data(tmp_path):

@@ -8,12 +8,12 @@ from typing import Any
 from ....defective.attacks import parse_attack
 from ....defective.errors import UserError
 from ...report.document import Block, Bullets, Code, Heading, Inline, Paragraph, Strong, Table
-from ..claims import RULES
+from ..claims import RULES, claims_of
 from ..experiment import Made
 from ..graph.attacking import AdversarialImages, Sample
 from ..graph.data import Data
 from ..graph.protocol_results import BoundaryScore
-from ..graph.results import WhiteBox
+from ..graph.results import Result, WhiteBox
 from ..graph.training import Training
 from .again import command
 from .facts import Facts
@@ -46,7 +46,8 @@ def settings_blocks(made: Made, facts: Facts, commit: str | None, when: str) -> 
     differing = [*experiment.notes, *_cuts(made, facts)]
     if differing:
         blocks += [Heading(2, "Where it differs from the paper"), Bullets(differing)]
-    blocks += [Heading(2, "How verdicts are reached"), Bullets(RULES)]
+    if claims_of(made.definition.name):
+        blocks += [Heading(2, "How verdicts are reached"), Bullets(RULES)]
     blocks += [Heading(2, "Make it again"), Paragraph(Code(command(made)))]
     return blocks
 
@@ -56,11 +57,16 @@ def _bullets(items: Sequence[Inline]) -> list[Block]:
 
 
 def _data(made: Made, facts: Facts) -> list[Inline]:
-    """A line for each data set that the page's networks were trained on."""
+    """A line for each data set that the page's networks were trained on.
+
+    Two of the paper's may be one of ours: their networks are then the same, and of one role.
+    """
     lines: list[Inline] = []
-    for role in dict.fromkeys(training.data.role for training in facts.of(Training)):
-        of_role = [t for t in facts.of(Training) if t.data.role == role]
-        data: Data = of_role[0].data
+    for role in made.definition.roles:
+        data: Data = made.setup.data[role]
+        of_role = [t for t in facts.of(Training) if t.data.settings() == data.settings()]
+        if not of_role:
+            continue
         where = data.location(made.context.store)
         told = [facts.told[t.key] for t in of_role if t.key in facts.told]
         parts = ["" if where == role else f" is {where}"]
@@ -136,17 +142,21 @@ def _rounding(facts: Facts) -> str:
 
 
 def _machines(made: Made, facts: Facts, commit: str | None, when: str) -> list[Inline]:
-    devices = "; ".join(facts.devices) or "unknown"
-    versions = "; ".join(facts.versions) or "unknown"
     trainings = [facts.told[t.key] for t in facts.of(Training) if t.key in facts.told]
     precisions = dict.fromkeys(str(told["precision"]) for told in trainings if "precision" in told)
-    lines: list[Inline] = [
-        f"Devices of trainings and attacks: {devices}.",
-        f"Precision of trainings: {', '.join(precisions) or 'unknown'}.",
-        f"Versions: {versions}.",
-        f"Batches of {made.context.batch_size} images in attacks and evaluations.",
-        f"Measured time of all trainings, attacks and evaluations, also where they were made for "
-        f"another page: {duration(facts.seconds)}.",
+    lines: list[Inline] = []
+    # A page of images alone has neither networks nor results, and so no machine to speak of.
+    if facts.of(Training) or facts.of(Result):
+        lines += [
+            f"Devices of trainings and attacks: {'; '.join(facts.devices) or 'unknown'}.",
+            f"Precision of trainings: {', '.join(precisions) or 'unknown'}.",
+            f"Versions: {'; '.join(facts.versions) or 'unknown'}.",
+            f"Batches of {made.context.batch_size} images in attacks and evaluations.",
+            f"Measured time of all trainings, attacks and evaluations, also where they were made "
+            f"for another page: {duration(facts.seconds)}.",
+        ]
+    return [
+        *lines,
         ("Commit ", Code(commit or "unknown"), f"; this page was written on {when}."),
         (
             "Every number, for programs: ",
@@ -156,7 +166,6 @@ def _machines(made: Made, facts: Facts, commit: str | None, when: str) -> list[I
             " beside this page.",
         ),
     ]
-    return lines
 
 
 def _cuts(made: Made, facts: Facts) -> list[Inline]:

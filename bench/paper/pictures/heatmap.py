@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,8 @@ _GAP, _HEAD = 0.25, 1.8
 """Inches between panels, and the least that a panel's title needs."""
 _LONGEST = 26
 """Characters of a name."""
+_LINE = 10
+"""Characters of a word in a cell's line."""
 _RATES, _DIFFERENCES = colormaps["cividis"], colormaps["RdBu"]
 _SPAN = 0.5
 """The difference that has the full colour; differences span less only in small tables."""
@@ -83,7 +86,9 @@ def _cell(axes: Axes, x: int, y: int, panel: Panel, place: Place) -> None:
         word = panel.words.get(place, "")
         shown = {"facecolor": "#eeeeee" if word else "#ffffff", "edgecolor": "#dddddd"}
         axes.add_patch(Rectangle(*box, linewidth=0.5, **shown))
-        axes.text(x, y, style.plain(word), color="#777777", **(look | {"fontsize": 6.5}))
+        lines = textwrap.wrap(word, _LINE)
+        look |= {"fontsize": 6.5 if len(lines) < 2 else 5.5, "linespacing": 1.0}
+        axes.text(x, y, "\n".join(map(style.plain, lines)), color="#777777", **look)
         return
     fill = _fill(value, panel.signed)
     axes.add_patch(Rectangle(*box, facecolor=fill, edgecolor="#ffffff", linewidth=0.5))
