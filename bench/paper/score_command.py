@@ -36,6 +36,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--out {out} is a file; give a folder")
     scores = score(read_results([Path(file) for file in arguments.files]))
     show(scores)
-    written = write(document(scores), Place(out / "score.md", out / "score.html"))
-    print(f"page {', '.join(map(str, written))}")
+    page = out / "score.html"
+    write(document(scores), Place(out / "score.md", page))
+    print(f"page {page}")
     return 0

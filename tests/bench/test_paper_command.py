@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from paper_smoke import TINY
@@ -11,6 +12,7 @@ from scotoma.bench.paper.experiments import definitions
 from scotoma.bench.paper.graph.training import Training
 from scotoma.defective.errors import UserError
 from scotoma.train.cli import main
+from study_pairs import result, saved, study
 
 
 @pytest.fixture
@@ -128,6 +130,16 @@ def test_a_study_is_made(paper, tmp_path, monkeypatch):
     assert status == 0 and "pairs" in out, err
     page = (tmp_path / "paper/pages/study-smoke/index.html").read_text()
     assert "data:image/png;base64," in page and "http://" not in page.replace("w3.org", "")
+
+
+def test_a_study_is_scored(paper, tmp_path):
+    asked = study()
+    files = saved(tmp_path, result(asked, 1, 6), result(asked, 2, 2))
+    status, out, err = paper("study-score", *map(str, files))
+    assert (status, err) == (0, "")
+    assert "people who chose a more often: 1 of 2" in out
+    page = Path("study-score/score.html")
+    assert out.endswith(f"page {page}\n") and page.read_text().startswith("<!DOCTYPE html>")
 
 
 @pytest.mark.parametrize(
