@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from statistics import NormalDist, fmean, stdev
 from typing import Any
@@ -25,10 +25,12 @@ class Estimate:
     Attributes:
         value: a fraction or a score; the mean over seeds. low, high: a 95 % interval, or None where
             there is none. Of one seed it is the interval for the choice of images (Wilson's for
-            rates), of several Student's over the seeds, which vary more; but never one that is
-            narrower than that for the choice of images, which the seeds may share.
+            rates). Of several it is Student's over the seeds together with that for the choice of
+            images, which the seeds share, so that their spread does not show it: errors that know
+            nothing of each other add up as squares do, here on each side for itself.
         n: images behind the value; of several seeds the fewest. per_seed: each seed's value.
         rate: whether it is a share of ``n`` images, and no score.
+        spans: of several seeds' scores, each seed's own interval of 95 %; empty if one has none.
     """
 
     value: float
@@ -37,11 +39,12 @@ class Estimate:
     n: int
     per_seed: tuple[float, ...]
     rate: bool = False
+    spans: tuple[tuple[float, float], ...] = ()
 
     def interval(self, level: float = LEVEL) -> tuple[float, float] | None:
         """The interval of another level, such as 0.999; None where there is none.
 
-        Of one seed's score, the given interval is stretched as a normal distribution's would be.
+        Intervals of scores for the choice of images are stretched as a normal distribution's.
 
         Raises:
             UserError: a level that is not between 0 and 1.
@@ -50,18 +53,24 @@ class Estimate:
             raise UserError(f"level is {level!r}; expected a number between 0 and 1, such as 0.95")
         if self.low is None or self.high is None:
             return None
+        below, above = self._reach_of_images(level)
         if len(self.per_seed) > 1:
-            low, high = _student(self.per_seed, level)
-            if self.rate:
-                by_images = wilson(self.value, self.n, level)
-                low, high = min(low, by_images[0]), max(high, by_images[1])
-                return max(0.0, low), min(1.0, high)
-            return low, high
+            half = _student_half(self.per_seed, level)
+            below, above = math.hypot(half, below), math.hypot(half, above)
+        low, high = self.value - below, self.value + above
+        return (max(0.0, low), min(1.0, high)) if self.rate else (low, high)
+
+    def _reach_of_images(self, level: float) -> tuple[float, float]:
+        """How far the interval for the choice of images reaches below and above the value."""
         if self.rate:
-            return wilson(self.value, self.n, level)
+            low, high = wilson(self.value, self.n, level)
+            return self.value - low, high - self.value
+        spans = self.spans if len(self.per_seed) > 1 else ((self.low, self.high),)
+        if not spans:
+            return 0.0, 0.0
         stretch = _normal_quantile(level) / _Z
-        below, above = self.value - self.low, self.high - self.value
-        return self.value - stretch * below, self.value + stretch * above
+        low, high = (fmean(ends) for ends in zip(*spans, strict=True))
+        return stretch * (self.value - low), stretch * (high - self.value)
 
 
 def share(value: float, n: int) -> Estimate:
@@ -110,11 +119,14 @@ def combined(found: Sequence[Estimate]) -> Estimate | None:
         return found[0] if found else None
     values = tuple(each.value for each in found)
     mean, few = fmean(values), min(each.n for each in found)
+    rate = all(each.rate for each in found)
+    spans = () if rate else tuple((each.low, each.high) for each in found)
+    if any(None in span for span in spans):
+        spans = ()
     # Not None: from several seeds there always is an interval, which comes from their values.
-    whole = Estimate(mean, mean, mean, few, values, rate=all(each.rate for each in found))
+    whole = Estimate(mean, mean, mean, few, values, rate, spans)
     low, high = whole.interval()
-    low = max(0.0, low)  # no score is below
-    return Estimate(mean, low, high, few, values, rate=whole.rate)
+    return replace(whole, low=max(0.0, low), high=high)  # no score is below 0
 
 
 def read_values(experiment: Experiment, store: Store) -> dict[Place, Estimate]:
@@ -123,11 +135,9 @@ def read_values(experiment: Experiment, store: Store) -> dict[Place, Estimate]:
     return {place: value for place, value in found.items() if value is not None}
 
 
-def _student(values: Sequence[float], level: float) -> tuple[float, float]:
-    """Of the mean of at least two values."""
-    mean = fmean(values)
-    half = _student_quantile(level, len(values) - 1) * stdev(values) / math.sqrt(len(values))
-    return mean - half, mean + half
+def _student_half(values: Sequence[float], level: float) -> float:
+    """Half the width of Student's interval of the mean of at least two values."""
+    return _student_quantile(level, len(values) - 1) * stdev(values) / math.sqrt(len(values))
 
 
 @cache

@@ -21,7 +21,7 @@ from .graph.local import run_locally
 from .graph.plan import Failure, Plan
 from .graph.training import Training
 from .options import RunOptions
-from .page import build_page, tally, write_page
+from .page import build_page, tally, why_apart, write_page
 from .published import published
 from .setup import Setup
 
@@ -108,7 +108,8 @@ def make_page(
         name: read_values(find(name).build(setup), context.store)
         for name in dict.fromkeys(name for claim in claims for name in claim.elsewhere)
     }
-    verdicts = [judge(claim, values, setup.budget.decides, others) for claim in claims]
+    decides = not why_apart(definition, setup)
+    verdicts = [judge(claim, values, decides, others) for claim in claims]
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = build_page(made, printed, verdicts, failures, commit(), when)
     folder = context.store.folder / "pages" / f"{definition.name}-{setup.budget.name}"

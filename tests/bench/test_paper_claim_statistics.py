@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -98,6 +99,18 @@ def test_coverage_of_seeds():
         found = difference(one, other)
         inside += found.low <= 2 <= found.high
     assert 0.95 < inside / draws < 0.999
+
+
+def test_logarithms_of_seeds_keep_their_own_intervals():
+    scores = [Estimate(v, v / 2, v * 3, 500, (v,)) for v in (0.9, 1.0, 1.1)]
+    other = [Estimate(1.5 * v, 0.75 * v, 4.5 * v, 500, (1.5 * v,)) for v in (0.9, 1.0, 1.1)]
+    found = logarithm(combined(scores))
+    assert found.spans == tuple((math.log(e.low), math.log(e.high)) for e in scores)
+    low, high = found.interval()
+    assert low < math.log(0.5) and high > math.log(3)
+    assert outcome(logarithm(combined(other)), found, ABOVE, 1) is Outcome.OPEN
+    nothing = logarithm(combined([replace(each, low=0.0) for each in scores]))
+    assert nothing.interval()[0] == -math.inf
 
 
 def test_true_claims_are_rarely_refuted():

@@ -1,6 +1,7 @@
 """From results to numbers with intervals."""
 
 import math
+import random
 
 import pytest
 from hypothesis import given
@@ -96,10 +97,39 @@ def test_several_seeds():
     found = of(*({"defence": proportion(k, n)} for k, n in ((400, 1000), (500, 1000), (540, 900))))
     assert found.per_seed == (0.4, 0.5, 0.6) and found.value == pytest.approx(0.5)
     assert found.n == 900
+    for level, quantile in ((0.95, 4.302653), (0.99, 9.924843)):
+        half = quantile * 0.1 / math.sqrt(3)
+        low, high = wilson(0.5, 900, level)
+        wanted = 0.5 - math.hypot(half, 0.5 - low), 0.5 + math.hypot(half, high - 0.5)
+        assert found.interval(level) == pytest.approx((max(0.0, wanted[0]), min(1.0, wanted[1])))
+    assert (found.low, found.high) == found.interval()
+
+
+def test_seeds_of_scores_share_their_images():
+    """As in Table 6: what the choice of images leaves open, three seeds on them do not settle."""
+    scores = [Estimate(v, v / 2, v * 3, 500, (v,)) for v in (0.9, 1.0, 1.1)]
+    found = combined(scores)
     half = 4.302653 * 0.1 / math.sqrt(3)
-    assert (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half), rel=1e-5)
-    half = 9.924843 * 0.1 / math.sqrt(3)
-    assert found.interval(0.99) == pytest.approx((max(0.0, 0.5 - half), min(1.0, 0.5 + half)))
+    wanted = 1 - math.hypot(half, 0.5), 1 + math.hypot(half, 2)
+    assert (found.low, found.high) == pytest.approx(wanted, rel=1e-5)
+    assert found.interval(0.99)[1] > found.high and not found.rate
+    alike = combined([scores[1]] * 3)
+    assert (alike.low, alike.high) == pytest.approx((0.5, 3.0))
+    unknown = combined([*scores[:2], Estimate(1.1, None, None, 500, (1.1,))])
+    assert unknown.spans == () and unknown.high == pytest.approx(1 + half, rel=1e-5)
+
+
+@pytest.mark.parametrize("seeds", [3, 10])
+def test_coverage_where_seeds_share_their_images(seeds):
+    """Half of the variance is the images', and no number of seeds shows it."""
+    generator, inside, draws, n = random.Random(4), 0, 400, 200
+    spread = math.sqrt(0.25 / n * seeds)
+    for _ in range(draws):
+        images = [generator.random() for _ in range(n)]
+        moves = [generator.gauss(0, spread) for _ in range(seeds)]
+        found = combined([share(sum(u < 0.5 + m for u in images) / n, n) for m in moves])
+        inside += found.low <= 0.5 <= found.high
+    assert inside / draws > 0.93
 
 
 def test_many_seeds_have_their_own_quantile():

@@ -152,7 +152,7 @@ def test_a_small_table_has_everything_in_a_cell(tmp_path):
             "N 988",
             f"per seed {seeds}",
         ]
-    assert "the mean over 2 seeds" in text_of(found) and "Student's over the seeds" in text_of(
+    assert "the mean over 2 seeds" in text_of(found) and "for the seeds (Student's)" in text_of(
         found
     )
     assert "Wilson's" in text_of(page_of(invented("table10", tmp_path)))

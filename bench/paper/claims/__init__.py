@@ -24,7 +24,8 @@ RULES = (
     "Of one seed, intervals are for the choice of images: a verdict is about these very networks, "
     "and others, trained anew, may differ by more.",
     "Numbers count as independent, though networks see the same images: intervals are rather too "
-    "wide. Numbers that the paper quotes from others count as exact.",
+    "wide. Numbers that the paper quotes from others count as exact, and go before our own runs of "
+    "the same defence, which have claims of their own.",
 )
 """For people: how a verdict is reached."""
 

@@ -50,9 +50,9 @@ class Claim:
         text: the claim, margins included. section: of the paper.
         comparisons: all of them have to hold.
         stated: whether the paper's text says so; if not, its tables show it.
-        quoted: constants of the paper for places that it took from others. They count as exact,
-            since the paper does not say over how many images they are; a measured value in such a
-            place goes first.
+        quoted: constants of the paper for places that it took from others. They go before a
+            measured value in such a place, which is our own run of somebody else's defence, and
+            count as exact, since the paper does not say over how many images they are.
         score: whether values are positive scores, which are compared as ratios.
     """
 
@@ -123,8 +123,8 @@ def judge(
     otherwise not decidable. :mod:`.statistics` says when a comparison holds or is reversed.
 
     Args:
-        values: of the claim's own table or figure. decides: whether the budget is one that can
-            decide at all; the counts are evidence even if it is not.
+        values: of the claim's own table or figure. decides: whether numbers of this budget, on
+            these images, can decide at all; the counts are evidence even if they cannot.
         others: {name: values} of others, for :attr:`Claim.elsewhere`.
 
     Raises:
@@ -158,7 +158,7 @@ def _number(
 ) -> Estimate | float | None:
     if isinstance(side, Elsewhere):
         return others.get(side.name, {}).get((side.row, side.column))
-    return values.get(side, claim.quoted.get(side))
+    return claim.quoted.get(side, values.get(side))
 
 
 def _compare(

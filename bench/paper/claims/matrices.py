@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..setup import ARCHITECTURES
-from .building import NO_LOSS, POINTS, across, down
+from .building import KEEPS_MOST, MOST, across, down
 from .claim import Claim
 from .gray_box import stronger
 
@@ -31,10 +31,10 @@ def _claims(section: str, sources: tuple[str, ...], smaller_is_stated: bool) -> 
         ),
         Claim(
             "Defective networks keep most of the accuracy on clean images "
-            f"(loss less than {100 * POINTS:g} points).",
+            f"(loss less than {100 * MOST:g} points).",
             section,
-            down([*_HALF, *_THIRD], ACCURACY, NO_LOSS),
-            stated=smaller_is_stated,
+            down([*_HALF, *_THIRD], ACCURACY, KEEPS_MOST),
+            stated=False,
         ),
     )
 

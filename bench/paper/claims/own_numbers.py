@@ -29,6 +29,8 @@ _TOLD = {
     }
 }
 """Numbers of the text beside a table (section A.7), with the names of our rows."""
+_OF_TWO = {2: ("Defective CNN", "Defective CNN {1,2}")}
+"""{table: (its row, a row of ours that may be the same network)}: its numbers count for both."""
 
 
 def own_values(name: str) -> dict[Place, Estimate]:
@@ -48,6 +50,8 @@ def own_values(name: str) -> dict[Place, Estimate]:
     found = {(r, c): printed.value(r, c) for r in printed.rows for c in printed.columns}
     found = {p: v for p, v in found.items() if v is not None and p[0] not in printed.quoted}
     found |= _TOLD.get(table, {})
+    row, other = _OF_TWO.get(table, ("", ""))
+    found |= {(other, c): value for (r, c), value in found.items() if r == row}
     if printed.unit == "score":
         return {p: Estimate(v, None, None, _BOUNDARY_IMAGES, (v,)) for p, v in found.items()}
     return {place: share(value, _images(table, place[1])) for place, value in found.items()}

@@ -1,7 +1,7 @@
 """Differences of two estimates, and whether they lie where a claim wants them.
 
 The interval of a difference is the hybrid of Newcombe (1998, method 10), in its general form MOVER
-(Zou and Donner, 2008): from the two intervals, whatever they are, Wilson's of one seed or Student's
+(Zou and Donner, 2008): from the two intervals, whatever they are, Wilson's of one seed or those
 over seeds. The two estimates count as independent. They are not quite: the networks see the same
 images, though each has a denominator of its own, and what is hard for one is hard for another. Such
 a positive correlation makes true intervals narrower than ours, which err on the side of caution.
@@ -97,10 +97,15 @@ def logarithm(estimate: Estimate) -> Estimate:
     if len(per_seed) > 1:
         # The mean of logarithms, since that is what the seeds' spread has its interval about.
         value = math.fsum(per_seed) / len(per_seed)
-        return Estimate(value, value, value, estimate.n, per_seed)
-    ends = (estimate.low, estimate.high)
-    low, high = (None if end is None else math.log(end) if end > 0 else -math.inf for end in ends)
+        spans = tuple((_log(low), _log(high)) for low, high in estimate.spans)
+        return Estimate(value, value, value, estimate.n, per_seed, spans=spans)
+    low, high = (None if end is None else _log(end) for end in (estimate.low, estimate.high))
     return replace(estimate, value=per_seed[0], low=low, high=high, per_seed=per_seed, rate=False)
+
+
+def _log(end: float) -> float:
+    """Of an interval's end, which may be 0."""
+    return math.log(end) if end > 0 else -math.inf
 
 
 def _bounds(side: Estimate | float, level: float) -> tuple[float, float, float]:

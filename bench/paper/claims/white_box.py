@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .building import NO_LOSS, POINTS, down, rising
+from itertools import pairwise
+
+from .building import NO_LOSS, POINTS, across, down, rising
 from .claim import Claim
 
 STANDARD, HALF, THIRD = "ResNet-18", "0.5-Bottom", "0.3-Bottom"
@@ -22,6 +24,16 @@ CLAIMS = {
             "Attacked itself, a network defends better the smaller its keep probability.",
             "A.7",
             down(rising((STANDARD, HALF, THIRD)), ATTACKS),
+            stated=False,
+        ),
+        Claim(
+            "No sign of obfuscated gradients: on the network itself many steps are stronger than "
+            "one of the same size, and larger scales stronger than smaller ones.",
+            "A.7",
+            across(
+                (STANDARD, HALF, THIRD),
+                [("FGSM2", "PGD2"), ("FGSM4", "PGD4"), *pairwise(("PGD2", "PGD4", "PGD8"))],
+            ),
             stated=False,
         ),
         Claim(

@@ -39,7 +39,7 @@ def evidence(
         more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
         parts.append(f"missing: {' | '.join(missing[:LISTED])}{more}")
     if not decides:
-        parts.append("numbers of this budget decide nothing")
+        parts.append("these numbers decide nothing about the paper")
     return "; ".join(parts)
 
 

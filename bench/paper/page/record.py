@@ -39,7 +39,7 @@ def record(
         "title": definition.title,
         "section": definition.section,
         "budget": setup.budget.name,
-        "decides": setup.budget.decides,
+        "decides": not grid.apart,
         "differences": not grid.apart,
         "seeds": list(setup.seeds),
         "images": setup.images,

@@ -54,7 +54,7 @@ def caption(grid: Grid, seeds: int, whole: bool) -> str:
     if whole:
         parts.append("N: images behind it")
     how = (
-        "Student's over the seeds, and never narrower than that for the choice of images"
+        "for the seeds (Student's) and the choice of images together"
         if seeds > 1
         else "for the choice of images, Wilson's for shares; networks trained anew vary more"
     )
