@@ -76,10 +76,9 @@ def paired_loss(
     """Adversarial logit pairing (Kannan, Kurakin and Goodfellow, 2018), summed over the images.
 
     For each image: half the cross entropy of the clean and half that of the adversarial version
-    (their mixed minibatch, whose images all count alike), and ``weight`` times the squared
-    Euclidean distance between the two logits. Gradients flow into both. The distance is summed
-    over classes, so that a mean over K classes with weight w is here a weight of w / K. With
-    weight 0 the mixed minibatch remains.
+    (their mixed minibatch, whose images all count alike), and ``weight`` times the mean over
+    classes of the squared difference between the two logits, as in the authors' release. Gradients
+    flow into both. With weight 0 the mixed minibatch remains.
 
     Args:
         logits: [2N,K], of N clean images and then of their adversarial versions; widened to
@@ -91,4 +90,4 @@ def paired_loss(
     logits = logits.float()
     entropy = smoothed_cross_entropy(logits, labels.repeat(2), label_smoothing, reduction="sum")
     clean, attacked = logits.chunk(2)
-    return entropy / 2 + weight * (clean - attacked).square().sum()
+    return entropy / 2 + weight * (clean - attacked).square().mean(1).sum()

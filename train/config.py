@@ -124,7 +124,7 @@ class TrainConfig:
         0.0,
         "optimisation",
         "with adversarial-eps: train on clean and adversarial images, half the loss each, and add "
-        "so much of the squared distance between their logits; 0 for adversarial images alone",
+        "so much of the mean squared difference of their logits; 0 for adversarial images alone",
     )
 
     precision: Precision = setting(

@@ -19,7 +19,7 @@ ADVERSARIAL = {
 }
 """Madry et al. (2017) on CIFAR-10."""
 PAIRING = ADVERSARIAL | {"logit_pairing": 0.5}
-"""Kannan et al. (2018)."""
+"""Kannan et al. (2018), with the weight of their release."""
 
 Rows = Mapping[str, Mapping[str, Any]]
 """{row: settings of its training}."""
@@ -139,7 +139,7 @@ TABLE_3 = Comparison(
         "last ReLU of each branch; neither paper nor release says where.",
         _TRAINED,
         "ALP is our own run, too: adversarial training with the logits of clean and adversarial "
-        "images paired with weight 0.5.",
+        "images paired, with a weight of 0.5 on the mean squared difference.",
     ),
 )
 
