@@ -105,7 +105,7 @@ SMOKE = Budget(
 
 QUICK = Budget(
     name="quick",
-    description="the fast recipe and 1,000 images: one GPU, minutes to an hour",
+    description="a fast recipe and 1,000 images: one GPU, minutes to an hour; ImageNet takes hours",
     decides=True,
     data={
         "cifar10": DataPlan("cifar10", "fast-cifar10"),
@@ -130,7 +130,7 @@ QUICK = Budget(
 
 FULL = Budget(
     name="full",
-    description="the paper's recipes and numbers of images",
+    description="the paper's recipes and numbers of images, as far as it gives them",
     decides=True,
     data={
         "cifar10": DataPlan("cifar10", "paper-cifar10"),

@@ -66,13 +66,8 @@ def make(arguments: argparse.Namespace) -> None:
         context = Context(store, device, screen, arguments.batch_size, arguments.workers)
         reproduce.introduce([each.name for each in chosen], setup, plan, context)
         failures = reproduce.make_missing(plan, context, options)
-        screen.begin("writing pages")
-        pages = [
-            reproduce.make_page(each, setup, experiment, context, failures)
-            for each, experiment in zip(chosen, experiments, strict=True)
-        ]
-        reproduce.conclude(pages, context)
-    reproduce.fail(failures, plan)
+        errors = reproduce.make_pages(chosen, experiments, setup, context, failures)
+    reproduce.fail(failures, plan, errors)
 
 
 def chosen_definitions(names: list[str]) -> list[Definition]:

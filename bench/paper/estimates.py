@@ -130,8 +130,13 @@ def combined(found: Sequence[Estimate]) -> Estimate | None:
 
 
 def read_values(experiment: Experiment, store: Store) -> dict[Place, Estimate]:
+    """The table's numbers that are there. Raises UserError as :func:`estimate`."""
+    return read_places(experiment.cells, store)
+
+
+def read_places(places: Mapping[Place, Sequence[Measure]], store: Store) -> dict[Place, Estimate]:
     """The numbers that are there. Raises UserError as :func:`estimate`."""
-    found = {place: estimate(several, store) for place, several in experiment.cells.items()}
+    found = {place: estimate(several, store) for place, several in places.items()}
     return {place: value for place, value in found.items() if value is not None}
 
 

@@ -47,6 +47,7 @@ class Experiment:
         settings: lines for people about how the numbers came about.
         notes: where this differs from the paper, for people. only: patterns that rows were chosen
             by (:func:`only_rows`); empty for all.
+        asides: as ``cells``, of numbers that the paper's table has not, with rows of their own.
     """
 
     rows: tuple[str, ...]
@@ -56,10 +57,12 @@ class Experiment:
     settings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    asides: Mapping[Place, tuple[Measure, ...]] = field(default_factory=dict)
 
     def wanted(self) -> list[Artefact]:
         """The artefacts that have to be there in the end."""
-        measured = [measure.result for several in self.cells.values() for measure in several]
+        measures = [*self.cells.values(), *self.asides.values()]
+        measured = [measure.result for several in measures for measure in several]
         return list({a.key: a for a in [*measured, *self.attached.values()]}.values())
 
 
@@ -92,6 +95,7 @@ class Made:
 
     Attributes:
         values: the numbers that are there. context: for its store, data and networks.
+        asides: those of the experiment's asides that are there.
     """
 
     definition: Definition
@@ -99,6 +103,7 @@ class Made:
     experiment: Experiment
     values: Mapping[Place, Estimate]
     context: Context
+    asides: Mapping[Place, Estimate] = field(default_factory=dict)
 
 
 def only_rows(experiment: Experiment, patterns: Sequence[str], name: str) -> Experiment:
@@ -112,6 +117,20 @@ def only_rows(experiment: Experiment, patterns: Sequence[str], name: str) -> Exp
         there = ", ".join(experiment.rows) or "none, for it is a picture"
         raise UserError(f"--rows {' '.join(patterns)}: no row of {name} matches; it has {there}")
     cells = {place: several for place, several in experiment.cells.items() if place[0] in rows}
+    # Of what stands beside the table, all that the chosen rows' results tell anyway.
+    there = {m.result.key for several in cells.values() for m in several}
+    asides = {
+        place: several
+        for place, several in experiment.asides.items()
+        if all(m.result.key in there for m in several)
+    }
     line = f"Made were only the rows that match {' or '.join(patterns)}."
     settings = (*experiment.settings, line)
-    return replace(experiment, rows=rows, cells=cells, settings=settings, only=tuple(patterns))
+    return replace(
+        experiment,
+        rows=rows,
+        cells=cells,
+        settings=settings,
+        only=tuple(patterns),
+        asides=asides,
+    )

@@ -12,7 +12,7 @@ from ...train.summary import device_name
 from ..machine import commit
 from .claims import claims_of
 from .claims.claim import Verdict, judge
-from .estimates import read_values
+from .estimates import read_places, read_values
 from .experiment import Definition, Experiment, Made
 from .experiments import definition as find
 from .graph.context import Context
@@ -22,6 +22,7 @@ from .graph.plan import Failure, Plan
 from .graph.training import Training
 from .options import RunOptions
 from .page import build_page, tally, why_apart, write_page
+from .page.wording import count
 from .published import published
 from .setup import Setup
 
@@ -39,7 +40,7 @@ def introduce(names: Sequence[str], setup: Setup, plan: Plan, context: Context) 
     """Say what is going to be made, so that no default stays unseen."""
     line = context.screen.line
     seeds = ", ".join(map(str, setup.seeds))
-    there = len(plan.artefacts) - len(plan.missing)
+    there = sum(artefact.is_done(context.store) for artefact in plan.artefacts)
     trainings = sum(isinstance(a, Training) for a in plan.to_make())
     line(f"making {', '.join(names)} in {context.store.folder}")
     line(f"  budget    {setup.budget.name}: {setup.budget.description}")
@@ -88,6 +89,26 @@ def make_missing(plan: Plan, context: Context, options: RunOptions) -> list[Fail
         raise
 
 
+def make_pages(
+    definitions: Sequence[Definition],
+    experiments: Sequence[Experiment],
+    setup: Setup,
+    context: Context,
+    failures: Sequence[Failure],
+) -> list[UserError]:
+    """Write the pages, and say what they found. Returns why some could not be written."""
+    context.screen.begin("writing pages")
+    pages, errors = [], []
+    for each, experiment in zip(definitions, experiments, strict=True):
+        try:
+            pages.append(make_page(each, setup, experiment, context, failures))
+        except UserError as error:  # a damaged file is no reason to withhold the other pages
+            context.screen.line(f"{each.name}: no page: {error}")
+            errors.append(error)
+    conclude(pages, context)
+    return errors
+
+
 def make_page(
     definition: Definition,
     setup: Setup,
@@ -101,7 +122,8 @@ def make_page(
         UserError: a damaged result, or a file that cannot be written.
     """
     values = read_values(experiment, context.store)
-    made = Made(definition, setup, experiment, values, context)
+    asides = read_places(experiment.asides, context.store)
+    made = Made(definition, setup, experiment, values, context, asides)
     printed = None if definition.of_table is None else published(definition.of_table)
     claims = claims_of(definition.name)
     others = {
@@ -127,11 +149,15 @@ def conclude(pages: Sequence[Written], context: Context) -> None:
         line(f"  page      {page.file}")
 
 
-def fail(failures: Sequence[Failure], plan: Plan) -> None:
-    """Raises UserError if there is a failure."""
+def fail(failures: Sequence[Failure], plan: Plan, errors: Sequence[UserError] = ()) -> None:
+    """Raises UserError if an artefact could not be made, or a page not be written."""
     if failures:
         first = failures[0]
         raise UserError(
             f"{len(failures)} of {len(plan.missing)} artefacts could not be made; the first: "
             f"{first.artefact.label}: {first.message}. The same command tries them again"
+        )
+    if errors:
+        raise UserError(
+            f"{count(len(errors), 'page')} could not be written; the first: {errors[0]}"
         )

@@ -74,6 +74,21 @@ def test_what_fails_is_left_out_and_the_rest_is_made(paper, tmp_path, monkeypatc
     assert status == 0 and "failed" not in page
 
 
+def test_a_damaged_result_keeps_no_other_page(paper, tmp_path):
+    assert paper(*TABLE10, *ONE_ROW)[0] == 0
+    pages = tmp_path / "paper" / "pages"
+    before = (pages / "table10-smoke" / "index.md").read_text()
+    damaged = next((tmp_path / "paper" / "result").iterdir())
+    damaged.write_text("")
+    status, out, err = paper("table10", "figure1", *TABLE10[1:])
+    assert status == 2
+    # One row of the table is there, and the others are made, whatever is damaged.
+    assert "table10: no page: " in out and damaged.name in err and "remove it" in err
+    assert "1 page could not be written" in err
+    assert (pages / "figure1-smoke" / "index.html").is_file()
+    assert (pages / "table10-smoke" / "index.md").read_text() == before
+
+
 def test_a_stopped_command_goes_on(paper, tmp_path, monkeypatch):
     make, made = Training.make, []
 

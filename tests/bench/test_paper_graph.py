@@ -23,7 +23,7 @@ from scotoma.bench.paper.graph.artefact import Artefact, closure
 from scotoma.bench.paper.graph.attacking import AdversarialImages, Sample
 from scotoma.bench.paper.graph.data import Data, folder_content
 from scotoma.bench.paper.graph.local import make_one, run_locally
-from scotoma.bench.paper.graph.plan import Failure, Plan, raise_first
+from scotoma.bench.paper.graph.plan import Failure, Plan
 from scotoma.bench.paper.graph.protocol_results import Noise, Stylized
 from scotoma.bench.paper.graph.results import Clean, Transfer, WhiteBox
 from scotoma.bench.paper.graph.sample_folder import SIDE, SampleFolder, stylized
@@ -377,9 +377,6 @@ def test_a_failure_leaves_out_dependants_only(notes, store, capsys):
     assert sorted(notes.made) == ["apart", "bottom", "right"]
     printed = capsys.readouterr().out
     assert "top: left out, left failed" in printed and "above: left out, left failed" in printed
-    with pytest.raises(UserError, match=r"^1 of 6 .*left: left is broken"):
-        raise_first(failures, 6)
-    raise_first([], 6)
     notes.broken.clear()
     assert run_locally(Plan.of([above], store), context(store)) == []
     assert notes.made[-3:] == ["left", "top", "above"]

@@ -288,7 +288,10 @@ def test_smoke_has_no_differences(name, tmp_path):
 def test_what_each_budget_says(tmp_path):
     texts = [text_of(page_of(invented("table6", tmp_path, b))) for b in ("quick", "full", "smoke")]
     assert "**Budget quick:** not the paper's recipe." in texts[0]
-    assert "**Budget full:** The paper's recipes and numbers of images." in texts[1]
+    assert (
+        "**Budget full:** The paper's recipes and numbers of images, as far as it gives them."
+        in texts[1]
+    )
     assert "not the paper's recipe" not in texts[1] + texts[2]
     assert all("No differences" not in text for text in texts[:2])
     assert all("Section A.1 of the paper" in text for text in texts)
@@ -547,6 +550,14 @@ def test_words_stay_within_their_cell():
         assert any(column != grey for column in cell)
 
 
+def test_no_title_is_cut_off(tmp_path):
+    for name in (f"table{number}" for number in (1, 8, 11, 13)):
+        (picture,) = page_of(invented(name, tmp_path)).document.pictures()
+        with Image.open(io.BytesIO(picture.data)) as image:
+            right = image.convert("L").crop((image.width - 4, 0, image.width, 60))
+        assert right.getextrema() == (255, 255), name
+
+
 def test_the_curve_of_noise(monkeypatch):
     rows, columns = ("p", "_q"), ("2", "4", "64")
     values = {("p", c): share(0.5, 30) for c in columns}
@@ -618,6 +629,27 @@ def test_settings_of_the_papers_recipe(tmp_path):
     assert "Budget smoke: boundary is cut short (steps at most 60)." in smoke
     assert "mifgsm" not in smoke and "cw-l2" not in smoke
     assert "each network itself | 10 |" in smoke  # the budget's images
+
+
+def test_what_stands_beside_the_table(tmp_path):
+    made = invented("table14", tmp_path, seeds=(0, 1))
+    beside = {place: share(0.75, 60) for place in made.experiment.asides}
+    page = page_of(replace(made, asides=beside))
+    (table,) = [t for t in tables(page) if t.rows[0][0] == "accuracy of the source"]
+    assert list(table.names) == ["", *made.experiment.columns]
+    accuracies, fooled = ([words(cell) for cell in row] for row in table.rows)
+    assert fooled[0] == "fooled: the source itself" and fooled[-1] == ""
+    assert set(fooled[1:-1]) == {"75.00 % [62.77, 84.22]\nN 60"} == {accuracies[-1]}
+    assert set(accuracies[1:-1]) == {""}
+    told = {(each["row"], each["column"]): each["value"] for each in page.record["asides"]}
+    assert told == dict.fromkeys(beside, 0.75)
+    assert "has an accuracy of 95.62 %." in text_of(page)
+    assert "Beside the table" not in text_of(page_of(made))
+    means = invented("table6", tmp_path)
+    means = replace(
+        means, asides=dict.fromkeys(means.experiment.asides, Estimate(0.01, None, None, 9, (0.01,)))
+    )
+    assert "| Defective CNN, mean | **1.00e-02**" in text_of(page_of(means))
 
 
 def test_settings_say_nothing_of_what_is_not_there(tmp_path):

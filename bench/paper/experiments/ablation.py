@@ -8,7 +8,9 @@ from functools import partial
 from ..experiment import Definition, Experiment, Measure, Place
 from ..graph.training import Model
 from ..setup import ARCHITECTURES, Setup, cw, fgsm, pgd
-from .cells import accuracy, defence, transfer_notes, transfer_settings
+from . import notes
+from .asides import Beside, apart, fooled, of_source
+from .cells import accuracy, defence, transfer_settings
 
 STANDARD = ("ResNet-18", "Standard CNN")
 """Names of the network without defects: in the appendix, and in the main text."""
@@ -51,17 +53,16 @@ ATTACKS = {
 }
 CONFIDENCES = {"densenet121": 40, "resnet18": 20, "resnet50": 40, "senet18": 40}
 """Of Carlini and Wagner's attack, by source; the paper has none for VGG-19 (section A.10)."""
+ACCURACIES = {
+    "densenet121": 95.62,
+    "resnet18": 95.27,
+    "resnet50": 95.69,
+    "senet18": 95.15,
+    "vgg19": 94.04,
+}
+"""Of the paper's sources, in percent (captions of Tables 14 to 18)."""
 TABLES = {14: "densenet121", 15: "resnet18", 16: "resnet50", 17: "senet18", 18: "vgg19"}
 
-_FGSM = (
-    "FGSM moves every channel by epsilon; the release's, one step in normalised pixels, moves red "
-    "and blue by up to 1.5 % more.",
-)
-_CW = (
-    "Carlini and Wagner's attack starts anew for each constant, within pixels of [0,1]. The "
-    "release's goes on from the constant before, in a box that is too wide for some channels.",
-    "Images that this attack does not turn fool no source, and count nowhere: see n.",
-)
 _VARIANTS = (
     "DC is a narrower network, as in the release; the paper's text masks whole channels.",
     "DC and x2 have a projection in block 1 that the standard network lacks, as in the release.",
@@ -95,14 +96,20 @@ def cells_of(
     rows: tuple[str, ...],
     attacks: Mapping[str, str],
     accuracy_name: str,
-) -> dict[Place, tuple[Measure, ...]]:
-    """Success defence rates of ``rows`` under {column: attack} from a source, and accuracies."""
+) -> dict[Place | Beside, tuple[Measure, ...]]:
+    """Success defence rates of ``rows`` under {column: attack} from a source, and accuracies.
 
-    def of_seed(seed: int) -> dict[Place, Measure]:
+    Beside them how often the attacks fool their source, and its accuracy.
+    """
+
+    def of_seed(seed: int) -> dict[Place | Beside, Measure]:
         attacker = setup.source(source, seed=seed)
         sample = setup.attacked_sample(attacker, seed=seed)
         sets = {name: setup.adversarial(attacker, text, sample) for name, text in attacks.items()}
-        found = {}
+        first = network(setup, rows[0], seed)
+        found = {**of_source(accuracy_name, attacker)}
+        for column, images in sets.items():
+            found |= fooled(column, first, images)
         for row in rows:
             target = network(setup, row, seed)
             for column, images in sets.items():
@@ -128,17 +135,23 @@ def build_ablation(
     attacks = {k: v for k, v in attacks_of(source).items() if columns is None or k in columns}
     carlini = any(name.startswith("CW") for name in attacks)
     settings = transfer_settings(setup, attacks)
+    settings += (
+        f"The paper's {ARCHITECTURES[source]} that attacks has an accuracy of "
+        f"{ACCURACIES[source]:.2f} %.",
+    )
+    cells, asides = apart(cells_of(setup, source, rows, attacks, accuracy_name))
     if carlini:
         settings += (f"CW attacks the first {_cw_images(setup):,} of these images.",)
     return Experiment(
         rows=rows,
         columns=(*attacks, accuracy_name),
-        cells=cells_of(setup, source, rows, attacks, accuracy_name),
+        cells=cells,
+        asides=asides,
         settings=settings,
         notes=(
-            *transfer_notes(setup),
-            *_FGSM,
-            *(_CW if carlini else ()),
+            *notes.transfer(setup),
+            notes.FGSM,
+            *(notes.CARLINI if carlini else ()),
             *_VARIANTS,
             *(_ENSEMBLES if any(row.endswith("EN") for row in rows) else ()),
         ),

@@ -7,6 +7,8 @@ from typing import Any
 from ..experiment import Definition, Experiment, Measure, Place
 from ..graph.protocol_results import BoundaryScore
 from ..setup import Setup
+from . import notes
+from .asides import Beside, apart
 
 COLUMN = "S(M)"
 ROWS: dict[str, dict[str, Any]] = {
@@ -23,26 +25,33 @@ def build_boundary(setup: Setup) -> Experiment:
     """Five networks on the images that all of them classify right."""
     count, attack = setup.budget.boundary_samples, setup.budget.attack("boundary")
 
-    def of_seed(seed: int) -> dict[Place, Measure]:
+    def of_seed(seed: int) -> dict[Place | Beside, Measure]:
         models = tuple(
             setup.target(name, "resnet18", seed=seed, **how) for name, how in ROWS.items()
         )
         sample = setup.sample("cifar10", models, count)
-        return {
-            (model.name, COLUMN): Measure(BoundaryScore(model, attack, sample), "score_median")
-            for model in models
-        }
+        found: dict[Place | Beside, Measure] = {}
+        for model in models:
+            result = BoundaryScore(model, attack, sample)
+            found[model.name, COLUMN] = Measure(result, "score_median")
+            found[Beside(f"{model.name}, mean", COLUMN)] = Measure(result, "score_mean")
+        return found
+
+    cells, asides = apart(setup.each_seed(of_seed))
 
     return Experiment(
         rows=tuple(ROWS),
         columns=(COLUMN,),
-        cells=setup.each_seed(of_seed),
+        cells=cells,
+        asides=asides,
         settings=(
             f"{attack} on up to {count:,} test images that all five networks classify right.",
             "S(M): the median over the images of the squared Euclidean distance to what the attack "
             "ends at, divided by the number of pixel values; pixels in [0,1]. More is better.",
         ),
         notes=(
+            *notes.NETWORKS,
+            notes.DROPBLOCK,
             "All networks get the same images; the release takes other ones for each.",
             "The attack is foolbox 3's with its number of steps; the release calls foolbox 1, "
             "whose 5,000 steps try 25 directions each. The scores hang on how long it walks.",

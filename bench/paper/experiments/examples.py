@@ -9,6 +9,7 @@ from ..experiment import Definition, Experiment
 from ..graph.artefact import Artefact
 from ..pictures.examples import draw_examples
 from ..setup import Setup, mifgsm
+from . import notes
 
 CIFAR, TINY = "cifar10", "tiny-imagenet"
 PLAIN = "standard"
@@ -27,7 +28,7 @@ def build_examples(
     setup: Setup,
     networks: Mapping[str, tuple[str, ...]],
     attacks: Mapping[str, tuple[str, ...]],
-    notes: tuple[str, ...],
+    more_notes: tuple[str, ...],
 ) -> Experiment:
     """Adversarial images that each network is the source of, from the first of the seeds.
 
@@ -43,8 +44,9 @@ def build_examples(
                 name = "ResNet-18" if defects == PLAIN else defects
                 model = setup.target(name, "resnet18", defects, seed=setup.seeds[0], role=role)
                 attached[f"{role} {attack} {name}"] = setup.adversarial(model, attack, sample)
+    tiny = (notes.TINY,) if TINY in networks else ()
     settings = ("Each network is attacked itself; images are rounded to 256 levels.",)
-    return Experiment((), (), {}, attached, settings, (_FREE, *notes))
+    return Experiment((), (), {}, attached, settings, (notes.EXACT, *tiny, _FREE, *more_notes))
 
 
 DEFINITIONS = [
@@ -58,7 +60,7 @@ DEFINITIONS = [
             build_examples,
             networks={CIFAR: ("0.1-{1,2}", PLAIN), TINY: ("0.1-{1,2}", PLAIN)},
             attacks={CIFAR: (SMALL, MIDDLE), TINY: (SMALL, MIDDLE)},
-            notes=(
+            more_notes=(
                 _STEPS,
                 "The paper does not say which defective network this is; 0.1-{1,2} is the one that "
                 "both of Figures 6 and 7 have.",
@@ -76,7 +78,7 @@ DEFINITIONS = [
             build_examples,
             networks={CIFAR: ("0.2-Bottom", "0.1-{1,2}", PLAIN)},
             attacks={CIFAR: (SMALL, MIDDLE)},
-            notes=(_STEPS,),
+            more_notes=(_STEPS,),
         ),
         draw=draw_examples,
     ),
@@ -90,7 +92,7 @@ DEFINITIONS = [
             build_examples,
             networks={TINY: ("0.1-{1,2}", PLAIN)},
             attacks={TINY: (MIDDLE, LARGE)},
-            notes=(
+            more_notes=(
                 "The paper gives scales 64 and 32 with 40 and 80 steps of 1, but 40 steps reach no "
                 "further than 40: here 80 steps for scale 64 and 40 for scale 32.",
             ),

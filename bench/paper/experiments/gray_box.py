@@ -6,6 +6,9 @@ from ..experiment import Definition, Experiment, Measure, Place
 from ..graph.results import Transfer
 from ..graph.training import Model
 from ..setup import MEMBER_SEED, SOURCE_SEED, Setup, pgd
+from . import notes
+from .asides import Beside, apart, fooled, of_source
+from .cells import P1
 
 KEEP = (0.5, 0.3)
 ARCH, ATTACK = "resnet18", pgd(1, 20, 16)
@@ -14,23 +17,26 @@ ARCH, ATTACK = "resnet18", pgd(1, 20, 16)
 def build_gray_box(setup: Setup) -> Experiment:
     """Two sources; of each kind a network with its masks, and one with others ("DIF")."""
 
-    def of_seed(seed: int) -> dict[Place, Measure]:
+    def of_seed(seed: int) -> dict[Place | Beside, Measure]:
         sources = [_source(setup, keep, seed) for keep in KEEP]
         cells = {}
         for source in sources:
             judges = tuple(sources) if setup.images == "common" else (source,)
             images = setup.adversarial(source, ATTACK, setup.sample("cifar10", judges))
-            for target in _targets(setup, seed):
+            targets = _targets(setup, seed)
+            cells |= fooled(source.name, targets[0], images) | of_source(source.name, source)
+            for target in targets:
                 cells[target.name, source.name] = Measure(Transfer(target, images), "defence")
         return cells
 
-    cells = setup.each_seed(of_seed)
+    cells, asides = apart(setup.each_seed(of_seed))
     return Experiment(
         rows=tuple(dict.fromkeys(row for row, _ in cells)),
         columns=tuple(dict.fromkeys(column for _, column in cells)),
         cells=cells,
+        asides=asides,
         settings=(
-            "Success defence rate against PGD (1, 20, 16). Sources in columns, targets in rows.",
+            f"{P1} Against PGD (1, 20, 16); sources in columns, targets in rows.",
             "p-Bottom: the masks of the source of the same p, other initial weights. "
             "p-BottomDIF: other masks, and other initial weights too.",
             "Attacked are test images that "
@@ -38,6 +44,7 @@ def build_gray_box(setup: Setup) -> Experiment:
             + " right.",
         ),
         notes=(
+            *notes.transfer(setup),
             "Masks of two keep probabilities that are drawn from one seed are nested: what 0.3 "
             "keeps, 0.5 keeps too. So 0.3-Bottom and 0.5-Bottom share places with each other's "
             "source, which networks of the paper, drawn apart, do by chance only; the rows DIF "

@@ -8,7 +8,9 @@ from functools import partial
 from ..experiment import Definition, Experiment, Measure, Place
 from ..graph.training import Model
 from ..setup import ARCHITECTURES, Setup, pgd
-from .cells import accuracy, defence, transfer_notes, transfer_settings
+from . import notes
+from .asides import Beside, apart, fooled, of_source
+from .cells import accuracy, defence, transfer_settings
 
 KEEP = (0.5, 0.3)
 ACCURACY = "Test Accuracy"
@@ -18,14 +20,9 @@ MNIST_PGD = "pgd:eps=0.3,step=0.01,steps=40"
 
 Sources = Callable[[Setup, str, int], dict[str, Model]]
 
-_SITES = (
-    "DenseNet-121 and SENet-18 are defective where the release has masks: before the 1x1 "
-    "convolutions of dense blocks 1 and 2, and in the residual units of stages 1 and 2. The "
-    "paper's text and figures place them elsewhere.",
-)
 _FUSED = (
-    "A source of four networks is attacked through the mean of their logits. The paper does not "
-    "say how it fuses them, and the release has no such attack.",
+    "Not comparable: a source of four networks is attacked through the mean of their logits. The "
+    "paper does not say how it fuses them, and the release has no such attack.",
 )
 _DIGITS = (
     "Training flips digits, as the paper's does. VGG-19 has no fifth pooling layer here, and "
@@ -49,35 +46,38 @@ def leave_one_out(setup: Setup, role: str, seed: int) -> dict[str, Model]:
 
 
 def build_matrix(
-    setup: Setup, role: str, attack: str, sources: Sources, notes: tuple[str, ...]
+    setup: Setup, role: str, attack: str, sources: Sources, more_notes: tuple[str, ...]
 ) -> Experiment:
     """Sources against five architectures, standard and with two keep probabilities."""
 
-    def of_seed(seed: int) -> dict[Place, Measure]:
-        sets = {}
+    def of_seed(seed: int) -> dict[Place | Beside, Measure]:
+        sets, found = {}, {}
+        targets = _targets(setup, role, seed)
         for column, source in sources(setup, role, seed).items():
             sample = setup.attacked_sample(source, seed=seed, role=role)
             sets[column] = setup.adversarial(source, attack, sample)
-        found = {}
-        for target in _targets(setup, role, seed):
+            found |= fooled(column, targets[0], sets[column]) | of_source(column, source)
+        for target in targets:
             for column, images in sets.items():
                 found[target.name, column] = defence(target, images)
             found[target.name, ACCURACY] = accuracy(target)
         return found
 
+    cells, asides = apart(setup.each_seed(of_seed))
     return Experiment(
         rows=tuple(target.name for target in _targets(setup, role, setup.seeds[0])),
         columns=(*ARCHITECTURES.values(), ACCURACY),
-        cells=setup.each_seed(of_seed),
+        cells=cells,
+        asides=asides,
         settings=transfer_settings(setup, {"PGD": attack}),
-        notes=(*transfer_notes(setup), *notes),
+        notes=(*notes.transfer(setup), *more_notes),
     )
 
 
 def build_gray(setup: Setup, attack: str) -> Experiment:
     """Standard networks of two architectures against each other, and against themselves."""
 
-    def of_seed(seed: int) -> dict[Place, Measure]:
+    def of_seed(seed: int) -> dict[Place | Beside, Measure]:
         found = {}
         for target_arch in GRAY:
             target = setup.target(ARCHITECTURES[target_arch], target_arch, seed=seed)
@@ -86,15 +86,19 @@ def build_gray(setup: Setup, attack: str) -> Experiment:
                 sample = setup.attacked_sample(source, seed=seed)
                 images = setup.adversarial(source, attack, sample)
                 found[target.name, source.name] = defence(target, images)
+                found = fooled(source.name, target, images) | found  # the first row's
+                found |= of_source(source.name, source)
         return found
 
     names = tuple(ARCHITECTURES[arch] for arch in GRAY)
+    cells, asides = apart(setup.each_seed(of_seed))
     return Experiment(
         rows=names,
         columns=names,
-        cells=setup.each_seed(of_seed),
+        cells=cells,
+        asides=asides,
         settings=transfer_settings(setup, {"PGD": attack}),
-        notes=(*transfer_notes(setup), *_PART),
+        notes=(*notes.transfer(setup), *_PART),
     )
 
 
@@ -117,7 +121,13 @@ DEFINITIONS = [
         "4.1.2",
         ("cifar10",),
         "5 sources and 15 targets; PGD (1, 20, 16)",
-        partial(build_matrix, role="cifar10", attack=_CIFAR_PGD, sources=single, notes=_SITES),
+        partial(
+            build_matrix,
+            role="cifar10",
+            attack=_CIFAR_PGD,
+            sources=single,
+            more_notes=(notes.SITES,),
+        ),
         of_table=4,
     ),
     Definition(
@@ -131,7 +141,7 @@ DEFINITIONS = [
             role="cifar10",
             attack=pgd(2, 7, 8),
             sources=leave_one_out,
-            notes=_SITES + _FUSED,
+            more_notes=(notes.SITES, *_FUSED),
         ),
         of_table=8,
     ),
@@ -142,7 +152,11 @@ DEFINITIONS = [
         ("mnist",),
         "5 sources and 15 targets; PGD (2.55, 40, 76.5)",
         partial(
-            build_matrix, role="mnist", attack=MNIST_PGD, sources=single, notes=_SITES + _DIGITS
+            build_matrix,
+            role="mnist",
+            attack=MNIST_PGD,
+            sources=single,
+            more_notes=(notes.SITES, *_DIGITS),
         ),
         of_table=9,
     ),

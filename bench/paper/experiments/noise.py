@@ -7,6 +7,7 @@ from ....train.robustness.wording import levels
 from ..experiment import Definition, Experiment, Measure, Place
 from ..graph.protocol_results import Noise
 from ..setup import Setup
+from . import notes
 
 DEFECTS = {
     "ResNet-18": "standard",
@@ -42,6 +43,7 @@ def build_noise(setup: Setup) -> Experiment:
             "Columns: twice the standard deviation, in levels of 255, where the noise is clipped.",
         ),
         notes=(
+            *notes.NETWORKS,
             "The release draws the noise once, and makes it up to 1.5 % stronger in red and blue "
             "than in green.",
         ),

@@ -5,8 +5,10 @@ from __future__ import annotations
 from ..experiment import Definition, Experiment
 from ..pictures.tradeoff import ACCURACY, DEFENCE, draw_tradeoff
 from ..setup import Setup
+from . import notes
 from .ablation import ATTACKS, BOTTOM, cells_of
-from .cells import transfer_notes, transfer_settings
+from .asides import apart
+from .cells import transfer_settings
 
 ROWS = ("ResNet-18", *BOTTOM)
 SOURCE = "densenet121"
@@ -15,13 +17,15 @@ SOURCE = "densenet121"
 def build_tradeoff(setup: Setup) -> Experiment:
     """Two columns of Table 14: ResNet-18 of each keep probability, attacked from DenseNet-121."""
     attacks = {DEFENCE: ATTACKS["PGD16"]}
+    cells, asides = apart(cells_of(setup, SOURCE, ROWS, attacks, ACCURACY))
     return Experiment(
         rows=ROWS,
         columns=(DEFENCE, ACCURACY),
-        cells=cells_of(setup, SOURCE, ROWS, attacks, ACCURACY),
+        cells=cells,
+        asides=asides,
         settings=transfer_settings(setup, attacks),
         notes=(
-            *transfer_notes(setup),
+            *notes.transfer(setup),
             "The same networks and attack as in Table 14, which has the numbers that the paper's "
             "figure does not print. The standard network, ResNet-18, is not in that figure.",
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..experiment import Definition, Experiment, Measure, Place
 from ..graph.results import Clean, WhiteBox
 from ..setup import Setup, fgsm, pgd
+from . import notes
 from .defences import ADVERSARIAL
 
 ATTACKS = {
@@ -58,10 +59,13 @@ def build_white_box(setup: Setup) -> Experiment:
             "random point), attacked with the same.",
         ),
         notes=(
+            *notes.NETWORKS,
+            notes.FGSM,
             f"{', '.join(TRAINED)} are not in Table 12. The paper's text has 50.0 % for the "
-            "standard network and 51.6 % for a defective one. It does not say of which keep "
-            "probability that is (here 0.5), nor whether of all images or of those that are right "
-            "before the attack (here the latter, as in the table).",
+            "standard network and 51.6 % for a defective one. Not comparable: it does not say how "
+            "they are trained, of which keep probability the defective one is (here 0.5), nor "
+            "whether shares are of all images or of those that are right before the attack (here "
+            "the latter, as in the table).",
         ),
     )
 

@@ -30,8 +30,8 @@ _MOST = 1 << 31
 class Sample(Artefact):
     """Which test images: the first of a seeded shuffle that all ``models`` classify right.
 
-    Without models, the first of the shuffle. Section 7 of docs/reference.md says why images are
-    common to all sources.
+    Without models, the first of the shuffle. docs/paper.md says why images are common to all
+    sources.
     """
 
     kind = "sample"

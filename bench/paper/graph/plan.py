@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ....defective.errors import UserError
 from .artefact import Artefact, closure
 from .store import Store
 
@@ -69,12 +68,3 @@ class Failure:
 def without_failed(artefact: Artefact, failed: dict[str, Failure]) -> Failure | None:
     """A failure that keeps an artefact from being made, among its inputs; None where none does."""
     return next((failed[i.key] for i in artefact.inputs() if i.key in failed), None)
-
-
-def raise_first(failures: list[Failure], total: int) -> None:
-    """Raises UserError if there is a failure."""
-    if failures:
-        raise UserError(
-            f"{len(failures)} of {total} artefacts could not be made; the first: "
-            f"{failures[0].artefact.label}: {failures[0].message}"
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from ....train.datasets import DATASETS
@@ -70,6 +70,7 @@ class Grid:
         cells: every place. quoted: citations, by rows whose paper's numbers are others' work.
         own_rows, own_columns: those that the paper has not.
         apart: why there are no differences; "" where there are.
+        asides: measured places of ours beside the table, with rows of their own.
     """
 
     rows: tuple[str, ...]
@@ -79,6 +80,7 @@ class Grid:
     own_rows: tuple[str, ...] = ()
     own_columns: tuple[str, ...] = ()
     apart: str = ""
+    asides: Mapping[Place, Cell] = field(default_factory=dict)
 
     def of(self, *states: State) -> list[Place]:
         """Places of these states, in reading order."""
@@ -111,7 +113,11 @@ def read_grid(made: Made, printed: Published | None, failures: Sequence[Failure]
     if paper:
         own_rows = tuple(row for row in all_rows if row not in rows)
         own_columns = tuple(column for column in all_columns if column not in columns)
-    return Grid(all_rows, all_columns, cells, quoted, own_rows, own_columns, apart)
+    asides = {
+        place: Cell(State.MEASURED, ours, score=not ours.rate)
+        for place, ours in made.asides.items()
+    }
+    return Grid(all_rows, all_columns, cells, quoted, own_rows, own_columns, apart, asides)
 
 
 def why_apart(definition: Definition, setup: Setup) -> str:

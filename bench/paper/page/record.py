@@ -9,7 +9,7 @@ from typing import Any
 
 from ...report.document import clean
 from ..claims.claim import Verdict
-from ..estimates import LEVEL
+from ..estimates import LEVEL, Estimate
 from ..experiment import Made
 from ..graph.plan import Failure
 from .grid import Cell, Grid
@@ -52,6 +52,10 @@ def record(
         "cells": [
             cell_record(grid, row, column, cell) for (row, column), cell in grid.cells.items()
         ],
+        "asides": [
+            {"row": row, "column": column} | _numbers(cell.ours)
+            for (row, column), cell in grid.asides.items()
+        ],
         "verdicts": [
             {
                 "claim": each.claim,
@@ -80,17 +84,23 @@ def cell_record(grid: Grid, row: str, column: str, cell: Cell) -> dict[str, Any]
         "row": row,
         "column": column,
         "state": cell.state.value or None,
-        "value": ours and ours.value,
-        "low": ours and ours.low,
-        "high": ours and ours.high,
-        "n": ours and ours.n,
-        "per_seed": ours and list(ours.per_seed),
+        **_numbers(ours),
         "paper": cell.paper,
         "difference": cell.difference,
         "ratio": cell.ratio,
         "quoted": grid.quoted.get(row) if cell.paper is not None else None,
         "ours_only": row in grid.own_rows or column in grid.own_columns,
         "unit": "score" if cell.score else "rate",
+    }
+
+
+def _numbers(ours: Estimate | None) -> dict[str, Any]:
+    return {
+        "value": ours and ours.value,
+        "low": ours and ours.low,
+        "high": ours and ours.high,
+        "n": ours and ours.n,
+        "per_seed": ours and list(ours.per_seed),
     }
 
 

@@ -38,6 +38,8 @@ def table_blocks(grid: Grid, seeds: int, failures: Sequence[Failure]) -> list[Bl
         blocks += [Paragraph(grid.apart)] if grid.apart and grid.has_paper else []
         if not whole and grid.of(State.MEASURED):
             blocks.append(Details("95 % intervals and N of each cell", [interval_table(grid)]))
+    if grid.asides:
+        blocks += [Paragraph("Beside the table, ours only:"), aside_table(grid)]
     return blocks + missing_blocks(grid, failures) + quoted_blocks(grid)
 
 
@@ -84,6 +86,18 @@ def interval_table(grid: Grid) -> Table:
         if any(cell.ours is not None for cell in cells):
             rows.append([row, *map(_interval_cell, cells)])
     return Table(_names(grid), rows, pinned=True)
+
+
+def aside_table(grid: Grid) -> Table:
+    """What the paper's table has not, in the table's own columns: values with intervals and N."""
+    rows = list(dict.fromkeys(row for row, _ in grid.asides))
+    columns = [c for c in grid.columns if any(place[1] == c for place in grid.asides)]
+    blank = Cell()
+    cells = [
+        [row, *(_whole_cell(grid.asides.get((row, column), blank), False) for column in columns)]
+        for row in rows
+    ]
+    return Table(["", *columns], cells, pinned=True)
 
 
 def missing_blocks(grid: Grid, failures: Sequence[Failure]) -> list[Block]:

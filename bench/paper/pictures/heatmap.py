@@ -21,6 +21,8 @@ _GAP, _HEAD = 0.25, 1.8
 """Inches between panels, and the least that a panel's title needs."""
 _LONGEST = 26
 """Characters of a name."""
+_LETTER = 0.084
+"""Inches of a letter of the title, on average and a little more."""
 _LINE = 10
 """Characters of a word in a cell's line."""
 _RATES, _DIFFERENCES = colormaps["cividis"], colormaps["RdBu"]
@@ -50,7 +52,7 @@ def draw(title: str, rows: Sequence[str], columns: Sequence[str], panels: Sequen
     left = 0.2 + 0.068 * max(map(len, names.values()))
     above = 0.72 + 0.062 * max(map(len, heads.values()))
     pitch = max(across + _GAP, _HEAD)
-    width = max(5.0, left + len(panels) * pitch + 0.05)
+    width = max(5.0, 0.3 + _LETTER * len(title), left + len(panels) * pitch + 0.05)
     height = above + down + 0.25
     # Places are computed, not laid out: cells keep their size at any number.
     figure = style.new((width, height), layout=None)
