@@ -19,7 +19,7 @@ from ..defective.errors import UserError, nearest
 from ..defective.models import CIFAR10_STATISTICS, IMAGENET_STATISTICS, MNIST_STATISTICS
 from . import folder
 from .dataset import DataSet, Split, measured_statistics
-from .download import fetch
+from .download import alone, fetch
 
 RESIDENT_LIMIT = 64
 """Images up to this side are decoded once and kept on the training device."""
@@ -147,14 +147,15 @@ FASHION_STATISTICS = ((0.2860,), (0.3530,))
 def _from_torchvision(name: str, root: Path, download: bool, _size) -> DataSet:
     source, statistics = _TORCHVISION[name]
     if download and not _is_whole(source, root):
-        _fetch_for_torchvision(source, root)
+        with alone(root / source.__name__):
+            if not _is_whole(source, root):
+                _fetch_for_torchvision(name, source, root)
     splits = []
     for train in (True, False):
         try:
-            stored = source(root, train=train, download=download)
-        except (RuntimeError, OSError, ValueError, EOFError) as error:
-            # torchvision goes on to advise an argument of its own.
-            raise _missing(name, root, str(error).split(". ")[0]) from None
+            stored = source(root, train=train)
+        except _NOT_WHOLE as error:
+            raise _missing(name, root, _first_sentence(error)) from None
         images = torch.as_tensor(stored.data)
         images = images[..., None] if images.dim() == 3 else images
         splits.append(Split(torch.as_tensor(stored.targets, dtype=torch.int64), images))
@@ -162,21 +163,34 @@ def _from_torchvision(name: str, root: Path, download: bool, _size) -> DataSet:
     return DataSet(name, tuple(stored.classes), *splits, height, channels, *statistics)
 
 
+_NOT_WHOLE = (RuntimeError, OSError, ValueError, EOFError, AssertionError)
+"""What torchvision raises for data that are not there, or half unpacked by another process."""
+
+
 def _is_whole(source, root: Path) -> bool:
     try:
         return all(source(root, train=train) for train in (True, False))
-    except (RuntimeError, OSError, ValueError, EOFError):
+    except _NOT_WHOLE:
         return False
 
 
-def _fetch_for_torchvision(source, root: Path) -> None:
-    """Put the archives where torchvision looks for them; it then verifies and unpacks."""
+def _first_sentence(error: Exception) -> str:
+    """torchvision goes on to advise an argument of its own."""
+    return str(error).split(". ")[0] or "it is damaged"
+
+
+def _fetch_for_torchvision(name: str, source, root: Path) -> None:
+    """Put the archives where torchvision looks for them; it verifies and unpacks them, in place."""
     if hasattr(source, "tgz_md5"):
         fetch([source.url], root / source.filename, source.tgz_md5)
     else:
         for filename, md5 in source.resources:
             raw = root / source.__name__ / "raw" / filename
             fetch([mirror + filename for mirror in source.mirrors], raw, md5)
+    try:
+        source(root, download=True)
+    except _NOT_WHOLE as error:
+        raise _missing(name, root, _first_sentence(error)) from None
 
 
 _TORCHVISION = {
@@ -187,22 +201,18 @@ _TORCHVISION = {
 
 TINY_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 TINY_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
+TINY_FOLDER = "tiny-imagenet-200"
 
 
 def _tiny_imagenet(root: Path, download: bool, image_size: int | None) -> DataSet:
     """200 classes of 64x64; the labelled validation images serve as the test set."""
-    base = root / "tiny-imagenet-200"
+    base = root / TINY_FOLDER
     if not base.is_dir():
         if not download:
             raise _missing("tiny-imagenet", root, f"{base} is not there")
-        archive = root / "tiny-imagenet-200.zip"
-        fetch([TINY_URL], archive, TINY_MD5)
-        unpacked = root / "unpacking"
-        shutil.rmtree(unpacked, ignore_errors=True)
-        with zipfile.ZipFile(archive) as file:  # the checksum vouches for its content
-            file.extractall(unpacked)
-        (unpacked / base.name).rename(base)
-        unpacked.rmdir()
+        with alone(base):
+            if not base.is_dir():
+                _unpack_tiny_imagenet(base)
     annotations = base / "val" / "val_annotations.txt"
     if not annotations.is_file():
         raise _missing("tiny-imagenet", root, f"{annotations} is not there")
@@ -227,6 +237,17 @@ def _tiny_imagenet(root: Path, download: bool, image_size: int | None) -> DataSe
         images, labels = folder.decode_all(files, "RGB", 64, f"tiny-imagenet: {what} images")
         splits.append(Split(labels, images, tuple(file for file, _ in files)))
     return DataSet("tiny-imagenet", tuple(classes), *splits, 64, 3, *IMAGENET_STATISTICS)
+
+
+def _unpack_tiny_imagenet(base: Path) -> None:
+    archive = base.with_name(f"{base.name}.zip")
+    fetch([TINY_URL], archive, TINY_MD5)
+    unpacked = base.with_name("unpacking")
+    shutil.rmtree(unpacked, ignore_errors=True)
+    with zipfile.ZipFile(archive) as file:  # the checksum vouches for its content
+        file.extractall(unpacked)
+    (unpacked / base.name).rename(base)
+    unpacked.rmdir()
 
 
 def _imagenet(root: Path, _download: bool, image_size: int | None) -> DataSet:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.progress import (
@@ -25,14 +29,61 @@ def fetch(urls: list[str], path: Path, md5: str, progress: bool = True) -> None:
     """Bring a file to ``path`` from the first of ``urls`` that works.
 
     Bytes arrive in ``path.part``, which a later call continues. The file gets its name only when
-    its MD5 is right; a wrong one is removed, so that the next call starts anew.
+    its MD5 is right; a wrong one is removed, so that the next call starts anew. Of processes that
+    want the same file one fetches it, and the others wait.
 
     Raises:
-        UserError: no address worked, or the checksum is wrong.
+        UserError: no address worked, the checksum is wrong, or the folder cannot be written to.
     """
-    if path.is_file() and _md5(path) == md5:
+    if _is_whole(path, md5):
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with alone(path):
+        if not _is_whole(path, md5):
+            _fetch(urls, path, md5, progress)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Alone among processes with what is made at ``path``: who comes second waits.
+
+    The lock is the operating system's, and goes with a process that dies; the file that it is on,
+    ``path.lock``, goes with whoever had it.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    lock = path.with_name(path.name + ".lock")
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = lock.open("a")
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"{path.parent}: cannot be written to ({reason})") from None
+        with file:
+            with suppress(OSError):  # a file system without locks: as if nobody else were there
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(file.fileno(), lock):
+                continue  # it was removed while we waited, and another process may hold a new one
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+def _is_at(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except OSError:
+        return False
+
+
+def _is_whole(path: Path, md5: str) -> bool:
+    return path.is_file() and _md5(path) == md5
+
+
+def _fetch(urls: list[str], path: Path, md5: str, progress: bool) -> None:
     part = path.with_name(path.name + ".part")
     failures = []
     for url in urls:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...defective.errors import UserError, nearest
 from ...train.datasets import DATASETS
 from .budgets import BUDGETS, ROLES, DataPlan
-from .graph.data import Data, folder_content
+from .graph.data import Data, folder_content, named_content
 from .graph.sample_folder import SampleFolder
 from .setup import MEMBER_SEED, Setup
 
@@ -35,9 +35,9 @@ def read_setup(arguments: argparse.Namespace, roles: Iterable[str]) -> Setup:
         )
     budget = BUDGETS[arguments.budget]
     places = _places(getattr(arguments, "data", []))
-    stylized = getattr(arguments, "stylized", "")
+    stylized = _place(getattr(arguments, "stylized", ""))
     content = folder_content(Path(stylized), "--stylized") if stylized else ""
-    root = getattr(arguments, "data_root", None)
+    root = _place(getattr(arguments, "data_root", "")) or None
     data = {
         role: _data(
             role, budget.data[role], places.get(role), root, arguments.download, stylized, content
@@ -47,6 +47,11 @@ def read_setup(arguments: argparse.Namespace, roles: Iterable[str]) -> Setup:
     }
     seeds = tuple(range(arguments.first_seed, last + 1))
     return Setup(budget, data, seeds, arguments.images)
+
+
+def _place(text: str) -> str:
+    """As all processes understand it, wherever they run; "" stays."""
+    return str(Path(text).expanduser().absolute()) if text else ""
 
 
 def _places(texts: list[str]) -> dict[str, str]:
@@ -89,6 +94,7 @@ def _data(
     if dataset == SAMPLE_FOLDER:
         return Data(dataset="", made_by=SampleFolder(1500, 400), **common)
     if dataset in DATASETS:
-        return Data(dataset=dataset, **common)
-    folder = Path(dataset).expanduser().absolute()
-    return Data(dataset=str(folder), content=folder_content(folder, f"--data {role}"), **common)
+        return Data(dataset=dataset, content=named_content(dataset, root), **common)
+    folder = _place(dataset)
+    content = folder_content(Path(folder), f"--data {role}")
+    return Data(dataset=folder, content=content, **common)

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from scotoma.bench.paper.estimate.report import hours
 from scotoma.bench.paper.estimate.work import network_of, work_of
 from scotoma.bench.paper.experiments import definition
 from scotoma.bench.paper.graph.plan import Plan
-from scotoma.bench.paper.graph.protocol_results import BoundaryScore
+from scotoma.bench.paper.graph.protocol_results import BoundaryScore, Noise, Shuffled
 from scotoma.bench.paper.graph.results import Clean, Transfer, WhiteBox
 from scotoma.bench.paper.graph.training import Training
 from scotoma.bench.paper.setup import pgd
@@ -101,6 +102,28 @@ def test_bounds_hold(tmp_path, passes):
         assert passes["gradient"] <= most["gradient"] + 4
         assert passes["forward"] <= most["forward"] + 12
         assert passes["gradient"] + passes["forward"] > 0
+
+
+def test_no_more_images_than_there_are(tmp_path):
+    store, setup = new_store(tmp_path), tiny_setup()
+    network = setup.target("a", "resnet18", seed=0, role="imagenet")
+    test = facts.facts_of(network.data, store).test
+    sample = setup.sample("imagenet", (), 10 * test)
+    images = setup.adversarial(network, pgd(1, 3, 16), sample)
+    few = replace(images, most=2)
+    expected = [
+        (images, (3 * test, 2 * test)),
+        (few, (3 * 2, 2 * 2)),
+        (replace(images, most=2 * test), (3 * test, 2 * test)),
+        (Transfer(network, images), (0, 2 * test)),
+        (Transfer(network, few), (0, 2 * 2)),
+        (WhiteBox(network, pgd(1, 3, 16), sample), (3 * test, 2 * test)),
+        (Noise(network, sample, (0.1, 0.2), draws=5), (0, 2 * 5 * test)),
+        (Shuffled(network, sample, (2, 4)), (0, 2 * test)),
+    ]
+    for artefact, passes in expected:
+        said = estimated(artefact, store)
+        assert (said["gradient"], said["forward"]) == passes, artefact.label
 
 
 def test_adversarial_training_attacks_every_image(tmp_path, passes):
@@ -207,6 +230,18 @@ def test_the_plan_says_what_is_there_and_where_hours_are_from(tmp_path, monkeypa
     text = printed(estimate_plan(Plan.of(experiment.wanted(), store), store, CPU, print))
     assert re.search(r"trainings +20 +1 +19", text)
     assert "hours of this CPU" in text and "longest chain" in text and "GPU hours" not in text
+
+
+def test_there_is_what_is_there_and_not_what_need_not_be_made(tmp_path):
+    """With results kept and the rest removed, trainings were said to be there."""
+    store = new_store(tmp_path)
+    result = Clean(tiny_setup().target("a", "resnet18", seed=0))
+    result.path(store).parent.mkdir()
+    result.path(store).write_text("{}")
+    plan = Plan.of([result], store)
+    text = printed(estimate_plan(plan, store, CPU, print, measure=False))
+    assert re.search(r"trainings +1 +0 +0 +-", text)
+    assert re.search(r"evaluations +1 +1 +0 +-", text)
 
 
 def printed(found):

@@ -2,6 +2,9 @@
 
 import gzip
 import pickle
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ import torch
 from PIL import Image
 from scotoma.defective import UserError
 from scotoma.defective.models import CIFAR10_STATISTICS
+from scotoma.train import datasets
 from scotoma.train.dataset import measured_statistics
 from scotoma.train.datasets import load_dataset
 from scotoma.train.sample.build import read_idx
@@ -135,7 +139,15 @@ def test_cifar10_is_read_through_torchvision(tmp_path, monkeypatch):
 
 
 def test_tiny_imagenet_uses_its_annotations(tmp_path):
-    base = tmp_path / "tiny-imagenet" / "tiny-imagenet-200"
+    write_tiny_imagenet(tmp_path / "tiny-imagenet" / "tiny-imagenet-200")
+    data = load_dataset("tiny-imagenet", tmp_path)
+    assert data.classes == ("n01", "n02")
+    assert data.test.labels.tolist() == [1, 0]
+    assert data.train.images.shape == (2, 64, 64, 3)
+
+
+def write_tiny_imagenet(base):
+    """Two classes of an image each, and two validation images."""
     image = Image.new("RGB", (64, 64), (10, 20, 30))
     for name in ("n02", "n01"):
         (base / "train" / name / "images").mkdir(parents=True)
@@ -145,10 +157,78 @@ def test_tiny_imagenet_uses_its_annotations(tmp_path):
         image.save(base / "val" / "images" / f"val_{index}.JPEG")
     lines = "val_0.JPEG\tn02\t0\t0\t9\t9\nval_1.JPEG\tn01\t0\t0\t9\t9\n"
     (base / "val" / "val_annotations.txt").write_text(lines)
-    data = load_dataset("tiny-imagenet", tmp_path)
-    assert data.classes == ("n01", "n02")
-    assert data.test.labels.tolist() == [1, 0]
-    assert data.train.images.shape == (2, 64, 64, 3)
+
+
+def at_once(name, root):
+    """Download a data set in three threads that differ a little in time."""
+
+    def load(delay):
+        time.sleep(delay)
+        return load_dataset(name, root, download=True)
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(load, (0, 0.05, 0.1)))
+
+
+def test_tiny_imagenet_is_unpacked_once(tmp_path, monkeypatch):
+    write_tiny_imagenet(tmp_path / "tiny-imagenet-200")
+    unpacked = []
+
+    def fetch(urls, path, md5):
+        with zipfile.ZipFile(path, "w") as file:
+            for each in sorted((tmp_path / "tiny-imagenet-200").rglob("*.*")):
+                file.write(each, each.relative_to(tmp_path))
+
+    def extractall(self, folder, extract=zipfile.ZipFile.extractall):
+        unpacked.append(folder)
+        extract(self, folder)
+        time.sleep(0.3)
+
+    monkeypatch.setattr(datasets, "fetch", fetch)
+    monkeypatch.setattr(zipfile.ZipFile, "extractall", extractall)
+    assert [len(data.train) for data in at_once("tiny-imagenet", tmp_path / "root")] == [2] * 3
+    assert len(unpacked) == 1
+    left = [p.name for p in (tmp_path / "root" / "tiny-imagenet").iterdir()]
+    assert sorted(left) == ["tiny-imagenet-200", "tiny-imagenet-200.zip"]
+
+
+def test_torchvisions_data_are_unpacked_once(tmp_path, monkeypatch):
+    """As torchvision does it: in place, where others read."""
+    unpacked = []
+
+    class Source:
+        url, filename, tgz_md5 = "http://nowhere", "archive", "0"
+        classes, targets = ("a", "b"), [0, 1]
+
+        def __init__(self, root, train=True, download=False):
+            pixels = np.zeros((2, 32, 32, 3), np.uint8)
+            if download:
+                unpacked.append(root)
+                (root / "pixels").write_bytes(b"half")
+                time.sleep(0.3)
+                (root / "pixels").write_bytes(pixels.tobytes())
+            stored = (root / "pixels").read_bytes()
+            assert len(stored) == pixels.size  # as torchvision's MNIST does
+            self.data = np.frombuffer(stored, np.uint8).reshape(pixels.shape).copy()
+
+    monkeypatch.setattr(datasets, "fetch", lambda urls, path, md5: path.write_bytes(b"archive"))
+    monkeypatch.setitem(datasets._TORCHVISION, "cifar10", (Source, CIFAR10_STATISTICS))
+    assert [len(data.train) for data in at_once("cifar10", tmp_path)] == [2] * 3
+    assert len(unpacked) == 1
+    assert sorted(p.name for p in (tmp_path / "cifar10").iterdir()) == ["archive", "pixels"]
+    assert len(load_dataset("cifar10", tmp_path, download=True).test) == 2
+    assert len(unpacked) == 1
+
+
+def test_a_half_unpacked_data_set_is_no_traceback(tmp_path):
+    raw = tmp_path / "mnist" / "MNIST" / "raw"
+    for stem in ("train", "t10k"):
+        write_idx(raw / f"{stem}-images-idx3-ubyte", np.zeros((9, 28, 28), np.uint8))
+        write_idx(raw / f"{stem}-labels-idx1-ubyte", np.arange(9, dtype=np.uint8))
+    path = raw / "train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:3])  # not even the header
+    with pytest.raises(UserError, match=r"'mnist' is not \(whole\)"):
+        load_dataset("mnist", tmp_path)
 
 
 def test_imagenet_is_streamed_from_class_folders(image_folder):

@@ -2,11 +2,14 @@
 
 import hashlib
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from scotoma.defective import UserError
-from scotoma.train.download import fetch
+from scotoma.train import download
+from scotoma.train.download import alone, fetch
 
 CONTENT = bytes(range(256)) * 2000
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -14,7 +17,10 @@ MD5 = hashlib.md5(CONTENT).hexdigest()
 
 @pytest.fixture
 def server():
-    """Serves CONTENT with ranges; ``cut`` limits how much an answer delivers, ``log`` notes it."""
+    """Serves CONTENT with ranges; ``cut`` limits how much an answer delivers, ``log`` notes it.
+
+    ``pause`` is the time in seconds that an answer takes.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -28,15 +34,18 @@ def server():
             self.send_response(206 if start else 200)
             self.send_header("Content-Length", str(len(CONTENT) - start))
             self.end_headers()
-            self.wfile.write(CONTENT[start : start + cut[0]])
+            half = start + (len(CONTENT) - start) // 2
+            self.wfile.write(CONTENT[start : min(half, start + cut[0])])
+            time.sleep(pause[0])
+            self.wfile.write(CONTENT[half : start + cut[0]])
 
         def log_message(self, *_):
             pass
 
-    log, cut, ranges = [], [len(CONTENT)], [True]
+    log, cut, ranges, pause = [], [len(CONTENT)], [True], [0]
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    httpd.log, httpd.cut, httpd.ranges = log, cut, ranges
+    httpd.log, httpd.cut, httpd.ranges, httpd.pause = log, cut, ranges, pause
     httpd.url = f"http://127.0.0.1:{httpd.server_port}"
     yield httpd
     httpd.shutdown()
@@ -94,3 +103,63 @@ def test_without_a_network_the_error_says_where_to_put_the_file(tmp_path):
         fetch(["http://127.0.0.1:9/data.bin"], tmp_path / "data.bin", MD5, progress=False)
     assert str(tmp_path / "data.bin") in str(refused.value)
     assert MD5 in str(refused.value)
+
+
+def test_of_several_that_want_a_file_one_fetches_it(server, tmp_path):
+    """Without a lock the second continued what the first was still writing."""
+    server.pause[0] = 0.3
+
+    def wants(delay):
+        time.sleep(delay)
+        get(server, tmp_path / "data.bin")
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(wants, (0, 0.1, 0.2)))
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT
+    assert server.log == [("/file", 0)]
+    assert [p.name for p in tmp_path.iterdir()] == ["data.bin"]
+
+
+def test_a_failure_lets_the_next_one_try(server, tmp_path):
+    server.pause[0] = 0.2
+    with ThreadPoolExecutor() as pool:
+        wrong = pool.submit(get, server, tmp_path / "data.bin", md5="0" * 32)
+        time.sleep(0.1)
+        right = pool.submit(get, server, tmp_path / "data.bin")
+        right.result()
+        with pytest.raises(UserError, match="expected 0000"):
+            wrong.result()
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT
+
+
+def test_never_two_at_once(tmp_path):
+    """Also while the lock's file is removed and made again all the time."""
+    inside, most = [], []
+
+    def work(number):
+        for _ in range(40):
+            with alone(tmp_path / "new" / "data"):
+                inside.append(number)
+                time.sleep(0.0002)
+                most.append(len(inside))
+                inside.remove(number)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))
+    assert most == [1] * 240
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_without_locks_there_is_nobody_else(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(download.fcntl, "flock", refuse)
+    with alone(tmp_path / "data"):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(UserError, match="file: cannot be written to"):
+        fetch(["http://127.0.0.1:9/data.bin"], tmp_path / "file" / "data.bin", MD5, progress=False)

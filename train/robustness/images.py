@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...defective.errors import UserError
+from ..contents import files_digest
 from ..dataset import DataSet
 from ..stream import StreamedBatches
 
@@ -27,6 +28,7 @@ class TestImages:
         self.data, self.device, self.workers = data, device, workers
         self.split = data.test
         self.labels = data.test.labels
+        self._prints: dict[bytes, str] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,19 +57,25 @@ class TestImages:
             yield part, images.float().div_(255), self.labels[part].to(self.device)
 
     def fingerprint(self, indices: Tensor) -> str:
-        """A hash of which images these are: of their pixels, or of their files' names and the size
-        they are brought to. Raises UserError as :meth:`batches`."""
+        """A hash of which images these are: of their pixels, or of the size they are brought to
+        and their files (:func:`scotoma.train.contents.files_digest`).
+
+        Raises UserError as :meth:`batches`."""
         self._check(indices)
+        if self.split.images is None:
+            key = indices.numpy().tobytes()
+            if key not in self._prints:  # many evaluations are of the same images
+                self._prints[key] = self._of_files(indices)
+            return self._prints[key]
         digest = hashlib.sha256(self.labels[indices].numpy().tobytes())
-        if self.split.images is not None:
-            for part in indices.split(4096):
-                digest.update(self.split.images[part].contiguous().numpy().tobytes())
-        else:
-            digest.update(f"{self.data.image_size}\n".encode())
-            for index in indices.tolist():
-                path = self.split.files[index]
-                digest.update(f"{path.parent.name}/{path.name}\n".encode())
+        for part in indices.split(4096):
+            digest.update(self.split.images[part].contiguous().numpy().tobytes())
         return digest.hexdigest()[:32]
+
+    def _of_files(self, indices: Tensor) -> str:
+        paths = [self.split.files[index] for index in indices.tolist()]
+        about = self.labels[indices].numpy().tobytes() + b"%d\n" % self.data.image_size
+        return files_digest([(f"{path.parent.name}/{path.name}", path) for path in paths], about)
 
     def _check(self, indices: Tensor) -> None:
         """A negative index would be another image without a word."""

@@ -22,12 +22,14 @@ class PlanEstimate:
     """What a plan costs.
 
     Attributes:
-        plan: of it. device: the name of what was measured. on_gpu: whether that is a GPU.
-        work: {key: passes} of what has to be made. seconds: {key: seconds}, or None if nothing was
-            measured. at_most: keys whose time is a bound.
+        plan: of it. there: keys of what is made already. device: the name of what was measured.
+        on_gpu: whether that is a GPU. work: {key: passes} of what has to be made.
+        seconds: {key: seconds}, or None if nothing was measured. at_most: keys whose time is a
+            bound.
     """
 
     plan: Plan
+    there: frozenset[str]
     device: str
     on_gpu: bool
     work: Mapping[str, list[Work]]
@@ -105,5 +107,6 @@ def estimate_plan(
             key: sum(speeds[w.network, w.what] * w.images for w in several)
             for key, several in work.items()
         }
+    there = frozenset(a.key for a in plan.artefacts if a.is_done(store))
     on_gpu = device.type == "cuda"
-    return PlanEstimate(plan, device_name(device), on_gpu, work, seconds, bounds)
+    return PlanEstimate(plan, there, device_name(device), on_gpu, work, seconds, bounds)

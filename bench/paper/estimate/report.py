@@ -37,7 +37,9 @@ def show_plan(found: PlanEstimate, console: Console) -> None:
         of_kind = [a for a in plan.artefacts if a.kind == kind]
         todo = [a for a in of_kind if a.key in plan.missing]
         if of_kind:
-            numbers = [len(of_kind), len(of_kind) - len(todo), len(todo)]
+            # What is neither was removed, and nothing that is left to make needs it.
+            there = sum(a.key in found.there for a in of_kind)
+            numbers = [len(of_kind), there, len(todo)]
             kinds.add_row(words, *map(str, numbers), _passes(found, todo), _time(found, todo))
     console.print(kinds)
     console.print(_groups(found))

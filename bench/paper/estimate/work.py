@@ -129,7 +129,7 @@ def _(artefact: Sample, store: Store) -> list[Work]:
 
 @work_of.register
 def _(artefact: AdversarialImages, store: Store) -> list[Work]:
-    count = artefact.sample.count if artefact.most is None else artefact.most
+    count = _count(artefact.sample, store, artefact.most)
     return _attack(artefact.source, artefact.attack, count, store)
 
 
@@ -142,25 +142,25 @@ def _(artefact: Clean, store: Store) -> list[Work]:
 @work_of.register
 def _(artefact: Transfer, store: Store) -> list[Work]:
     images = artefact.images
-    count = images.sample.count if images.most is None else images.most
+    count = _count(images.sample, store, images.most)
     return _passes(artefact.target, "forward", 2 * count, store)
 
 
 @work_of.register(WhiteBox)
 @work_of.register(BoundaryScore)
 def _(artefact: WhiteBox | BoundaryScore, store: Store) -> list[Work]:
-    return _attack(artefact.target, artefact.attack, artefact.sample.count, store)
+    return _attack(artefact.target, artefact.attack, _count(artefact.sample, store), store)
 
 
 @work_of.register
 def _(artefact: Noise, store: Store) -> list[Work]:
-    images = artefact.sample.count * artefact.draws * len(artefact.epsilons)
+    images = _count(artefact.sample, store) * artefact.draws * len(artefact.epsilons)
     return _passes(artefact.target, "forward", images, store)
 
 
 @work_of.register
 def _(artefact: Shuffled, store: Store) -> list[Work]:
-    images = artefact.sample.count * len(artefact.grids)
+    images = _count(artefact.sample, store) * len(artefact.grids)
     return _passes(artefact.target, "forward", images, store)
 
 
@@ -168,6 +168,12 @@ def _(artefact: Shuffled, store: Store) -> list[Work]:
 def _(artefact: Stylized, store: Store) -> list[Work]:
     test = facts_of(artefact.targets[0].data, store).test
     return [w for t in artefact.targets for w in _passes(t, "forward", 2 * test, store, True)]
+
+
+def _count(sample: Sample, store: Store, most: int | None = None) -> int:
+    """Images, at most: a small test set has fewer than are asked for."""
+    count = min(sample.count, facts_of(sample.data, store).test)
+    return count if most is None else min(count, most)
 
 
 def _attack(model: Model, text: str, count: int, store: Store) -> list[Work]:

@@ -119,7 +119,7 @@ class AdversarialImages(Artefact):
         }
 
     def inputs(self) -> tuple[Artefact, ...]:
-        return (*self.source.members, self.sample)
+        return (*self.source.members, self.sample, *self.sample.data.inputs())
 
     @property
     def affinity(self) -> str:

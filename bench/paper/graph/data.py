@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ....defective.errors import UserError
-from ....train.datasets import DATASETS
+from ....train.contents import files_digest, files_in
+from ....train.datasets import DATASETS, TINY_FOLDER, default_root
 from .artefact import Artefact
 from .store import Store
+
+TINY_IMAGES = {"train": 100_000, "val": 10_000}
+"""Of the archive of Tiny-ImageNet."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +23,9 @@ class Data:
 
     Attributes:
         role: the paper's data set that it stands for: cifar10, mnist, tiny-imagenet, imagenet.
-        dataset: a name or a folder's path; "" with ``made_by``. content: of a folder, a hash of
-            its files' names and sizes. image_size, train_limit: as settings of training.
+        dataset: a name or a folder's path; "" with ``made_by``. content: of a folder, as of
+            :func:`folder_content`; of a name, as of :func:`named_content`.
+        image_size, train_limit: as settings of training.
         root, download: where named data sets live, and whether to fetch them; decide nothing else.
         made_by: the artefact that is the image folder.
         stylized: a folder of stylised test images, or "". stylized_content: a hash as ``content``.
@@ -40,11 +45,12 @@ class Data:
     def settings(self) -> dict[str, Any]:
         """What determines the images: a moved folder is the same."""
         named = self.dataset if self.dataset in DATASETS else ""
-        return {
+        found = {
             "dataset": named or self.content,
             "image_size": self.image_size,
             "train_limit": self.train_limit,
         }
+        return found | ({"content": self.content} if named and self.content else {})
 
     def inputs(self) -> tuple[Artefact, ...]:
         return () if self.made_by is None else (self.made_by,)
@@ -68,7 +74,8 @@ class Data:
 
 
 def folder_content(folder: Path, option: str = "--data") -> str:
-    """A hash of the names and sizes of a folder's files: cheap, and moved folders stay the same.
+    """A hash of a folder's files: their names below it, which a move leaves as they are, sizes,
+    and contents where sizes tell too little (:func:`scotoma.train.contents.files_digest`).
 
     Args:
         option: that named the folder, for messages.
@@ -81,12 +88,25 @@ def folder_content(folder: Path, option: str = "--data") -> str:
             f"{option} {folder}: no such image folder, and no data set of that name; expected "
             "<class>/<image> in it, or a name of 'scotoma train --help'"
         )
-    digest, count = hashlib.sha256(), 0
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith("."):
-            name = path.relative_to(folder).as_posix()
-            digest.update(f"{name}\n{path.stat().st_size}\n".encode())
-            count += 1
-    if not count:
+    files = files_in(folder)
+    if not files:
         raise UserError(f"{option} {folder}: no files in it; expected <class>/<image> in it")
-    return digest.hexdigest()[:32]
+    return files_digest(files)
+
+
+def named_content(dataset: str, root: str | None) -> str:
+    """A hash of what lies in a named data set's folder, where nothing else vouches for it, or "".
+
+    That is ImageNet, whatever it is; and Tiny-ImageNet if it has not the archive's number of
+    images. A folder that is not there yet has none: what a download brings is verified.
+    """
+    folder = (Path(root) if root else default_root()) / dataset
+    if dataset == "tiny-imagenet":
+        folder /= TINY_FOLDER
+    elif dataset != "imagenet":
+        return ""
+    files = files_in(folder) if folder.is_dir() else []
+    images = Counter(name.partition("/")[0] for name, _ in files if name.endswith(".JPEG"))
+    if dataset == "tiny-imagenet" and TINY_IMAGES.items() <= images.items():
+        return ""
+    return files_digest(files) if files else ""

@@ -34,7 +34,7 @@ class BoundaryScore(OfTarget):
         return {"protocol": "boundary", "attack": parameters, "members": len(self.target.members)}
 
     def inputs(self) -> tuple[Artefact, ...]:
-        return (*self.target.members, self.sample)
+        return (*self.target.members, self.sample, *self.sample.data.inputs())
 
     def compute(self, context: Context) -> list[dict[str, Any]]:
         indices, _ = self.sample.read(context.store)
@@ -71,7 +71,7 @@ class Noise(OfTarget):
         }
 
     def inputs(self) -> tuple[Artefact, ...]:
-        return (*self.target.members, self.sample)
+        return (*self.target.members, self.sample, *self.sample.data.inputs())
 
     def compute(self, context: Context) -> list[dict[str, Any]]:
         indices, _ = self.sample.read(context.store)
@@ -109,7 +109,7 @@ class Shuffled(OfTarget):
         }
 
     def inputs(self) -> tuple[Artefact, ...]:
-        return (*self.target.members, self.sample)
+        return (*self.target.members, self.sample, *self.sample.data.inputs())
 
     def compute(self, context: Context) -> list[dict[str, Any]]:
         indices, _ = self.sample.read(context.store)
@@ -147,7 +147,8 @@ class Stylized(Result):
         }
 
     def inputs(self) -> tuple[Artefact, ...]:
-        return tuple(member for target in self.targets for member in target.members)
+        members = [member for target in self.targets for member in target.members]
+        return (*members, *self.targets[0].data.inputs())
 
     @property
     def affinity(self) -> str:

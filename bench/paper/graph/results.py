@@ -70,7 +70,7 @@ class Clean(OfTarget):
         return {"protocol": "clean", "members": len(self.target.members)}
 
     def inputs(self) -> tuple[Artefact, ...]:
-        return self.target.members
+        return (*self.target.members, *self.target.data.inputs())
 
     def compute(self, context: Context) -> list[dict[str, Any]]:
         data = self.target.data
@@ -100,7 +100,7 @@ class Transfer(OfTarget):
         return {"protocol": "transfer", "members": len(self.target.members)}
 
     def inputs(self) -> tuple[Artefact, ...]:
-        return (*self.target.members, self.images)
+        return (*self.target.members, self.images, *self.images.sample.data.inputs())
 
     def compute(self, context: Context) -> list[dict[str, Any]]:
         data = self.images.sample.data
@@ -138,7 +138,7 @@ class WhiteBox(OfTarget):
         }
 
     def inputs(self) -> tuple[Artefact, ...]:
-        return (*self.target.members, self.sample)
+        return (*self.target.members, self.sample, *self.sample.data.inputs())
 
     def compute(self, context: Context) -> list[dict[str, Any]]:
         indices, _ = self.sample.read(context.store)

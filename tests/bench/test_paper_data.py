@@ -1,0 +1,242 @@
+"""Data in keys: other images are another key, and the same ones the same, wherever they lie."""
+
+import argparse
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from paper_smoke import context, new_store, tiny_setup
+from PIL import Image
+from scotoma.bench.paper import asked
+from scotoma.bench.paper.graph import data as of_data
+from scotoma.bench.paper.graph.data import Data, folder_content
+from scotoma.bench.paper.graph.local import run_locally
+from scotoma.bench.paper.graph.plan import Plan
+from scotoma.bench.paper.graph.protocol_results import BoundaryScore, Noise, Shuffled, Stylized
+from scotoma.bench.paper.graph.results import Clean, Transfer, WhiteBox
+from scotoma.bench.paper.graph.sample_folder import SampleFolder
+from scotoma.bench.paper.graph.training import Model, Training
+from scotoma.bench.paper.options import make_paper_parser
+from scotoma.bench.paper.setup import fgsm
+from scotoma.defective.errors import UserError
+from scotoma.train import contents
+from scotoma.train.config import TrainConfig
+
+CONFIG = TrainConfig(width=4, epochs=1, batch_size=8, lr=0.01, augment="none", workers=0)
+
+
+def images(root: Path, count=2, seed=0, extension="png", split="train", size=16):
+    """``root/split/{a,b}/*`` of random pixels; the classes differ in brightness."""
+    generator = np.random.default_rng(seed)
+    for label, name in enumerate("ab"):
+        (root / split / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            pixels = generator.integers(128 * label, 128 + 128 * label, (size, size, 3), np.uint8)
+            Image.fromarray(pixels).save(root / split / name / f"{number}.{extension}")
+    return root
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """Folders are not small enough to be read."""
+    monkeypatch.setattr(contents, "SMALL", 0)
+
+
+def test_links_are_what_they_lead_to(tmp_path, large):
+    plain = images(images(tmp_path / "plain"), 3, split="test")
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for split in ("train", "test"):
+        (linked / split).symlink_to(plain / split)
+    assert folder_content(linked) == folder_content(plain)
+    (linked / "test").unlink()
+    (linked / "test").symlink_to(images(tmp_path / "more", 4, split="test") / "test")
+    assert folder_content(linked) != folder_content(plain)
+
+
+def test_links_in_a_circle_end(tmp_path, large):
+    plain = images(tmp_path / "plain")
+    before = folder_content(plain)
+    (plain / "train" / "a" / "up").symlink_to(plain)
+    (plain / "train" / "b" / "itself").symlink_to("itself")
+    (plain / "train" / "b" / "nowhere").symlink_to("nothing")
+    assert folder_content(plain) == before
+
+
+def test_names_need_not_be_utf8(tmp_path):
+    found = set()
+    for name in (b"\xe9.png", b"\xe8.png"):
+        folder = tmp_path / str(len(found)) / "a"
+        folder.mkdir(parents=True)
+        Path(os.fsdecode(os.path.join(os.fsencode(folder), name))).write_bytes(b"x")  # noqa: PTH118
+        found.add(folder_content(folder))
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("extension", ["bmp", "ppm", "tif", "TIFF"])
+def test_uncompressed_images_are_read(tmp_path, large, extension):
+    folders = [images(tmp_path / str(seed), seed=seed, extension=extension) for seed in (0, 1)]
+    sizes = [[p.stat().st_size for p in sorted(f.rglob("*.*"))] for f in folders]
+    assert sizes[0] == sizes[1]
+    assert folder_content(folders[0]) != folder_content(folders[1])
+
+
+def test_small_folders_are_read_whatever_the_format(tmp_path, monkeypatch):
+    for name in "xy":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.jpg").write_bytes(name.encode())
+    assert folder_content(tmp_path / "x") != folder_content(tmp_path / "y")
+    monkeypatch.setattr(contents, "SMALL", 0)
+    assert folder_content(tmp_path / "x") == folder_content(tmp_path / "y")
+
+
+def test_hidden_images_count_since_they_are_read_and_other_hidden_files_do_not(tmp_path):
+    folder = images(tmp_path / "here")
+    before = folder_content(folder)
+    (folder / "train" / "a" / ".DS_Store").write_bytes(b"x")
+    assert folder_content(folder) == before
+    (folder / "train" / "a" / ".0.png").write_bytes(b"x")
+    assert folder_content(folder) != before
+
+
+def test_an_unreadable_folder_is_refused(tmp_path, monkeypatch):
+    folder = images(tmp_path / "here")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(contents.os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"here: cannot be read \(Permission denied\)"):
+        folder_content(folder)
+
+
+# What options become.
+
+
+def read(*options):
+    arguments = make_paper_parser().parse_args(["table1", "--budget", "quick", *options])
+    setup = asked.read_setup(arguments, ("cifar10", "mnist", "tiny-imagenet", "imagenet"))
+    return setup.data
+
+
+def keys(data):
+    return {role: Training(TrainConfig(), one).key for role, one in data.items()}
+
+
+def test_imagenet_is_what_lies_in_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCOTOMA_DATA", str(tmp_path / "usual"))
+    none = keys(read())
+    found = []
+    for place, count in (("one", 2), ("two", 3), ("usual", 3)):
+        images(tmp_path / place / "imagenet", count)
+        root = () if place == "usual" else ("--data-root", str(tmp_path / place))
+        found.append(keys(read(*root)))
+    assert found[0]["imagenet"] != found[1]["imagenet"] == found[2]["imagenet"]
+    assert none["imagenet"] not in {each["imagenet"] for each in found}
+    for each in found:
+        assert {**each, "imagenet": none["imagenet"]} == none
+    assert read("--data", f"mnist={tmp_path / 'one'}")["mnist"].content
+    assert keys(read("--data", "mnist=imagenet"))["mnist"] != none["mnist"]
+
+
+def test_an_empty_folder_of_imagenet_is_left_to_who_reads_it(tmp_path):
+    (tmp_path / "imagenet").mkdir()
+    assert read("--data-root", str(tmp_path))["imagenet"].content == ""
+
+
+def test_tiny_imagenet_is_itself_before_and_after_its_download_and_a_part_is_not(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(of_data, "TINY_IMAGES", {"train": 4, "val": 2})
+    base = tmp_path / "tiny-imagenet" / "tiny-imagenet-200"
+    before = keys(read("--data-root", str(tmp_path), "--download"))
+    images(images(base, 2, extension="JPEG"), 1, split="val", extension="JPEG")
+    (base / "words.txt").write_text("words")
+    assert keys(read("--data-root", str(tmp_path))) == before
+    (base / "train" / "a" / "1.JPEG").unlink()
+    part = keys(read("--data-root", str(tmp_path)))
+    assert part["tiny-imagenet"] != before["tiny-imagenet"]
+    assert {**part, "tiny-imagenet": before["tiny-imagenet"]} == before
+
+
+def test_settings_of_verified_data_are_as_they_were():
+    for name in ("cifar10", "mnist", "tiny-imagenet"):
+        expected = {"dataset": name, "image_size": None, "train_limit": None}
+        assert Data(name, name).settings() == expected
+        assert read()[name].settings() == expected
+
+
+def test_places_are_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    images(tmp_path / "home" / "styles")
+    data = read("--data-root", "data", "--stylized", "~/styles")["imagenet"]
+    assert data.root == str(tmp_path / "data")
+    assert data.stylized == str(tmp_path / "home" / "styles")
+    assert read()["imagenet"].root is None and read()["imagenet"].stylized == ""
+    # The command of a study has no --stylized.
+    bare = {"budget": "quick", "seeds": 1, "first_seed": 0, "batch_size": 9, "workers": 0}
+    namespace = argparse.Namespace(**bare, images="common", download=False)
+    assert asked.read_setup(namespace, ("cifar10",)).data["cifar10"].root is None
+
+
+# Data that an artefact makes.
+
+
+def test_results_need_the_data_that_they_read(tmp_path):
+    setup = tiny_setup()
+    made = setup.data["imagenet"].made_by
+    network = setup.target("a", "resnet18", seed=0, role="imagenet")
+    sample = setup.sample("imagenet", (network,))
+    results = [
+        Clean(network),
+        Transfer(network, setup.adversarial(network, fgsm(8), sample)),
+        WhiteBox(network, fgsm(8), sample),
+        BoundaryScore(network, "boundary", sample),
+        Noise(network, sample, (0.1,)),
+        Shuffled(network, sample, (2,)),
+        Stylized((network, network)),
+    ]
+    assert all(made in result.inputs() for result in results)
+    plain = setup.target("a", "resnet18", seed=0, role="cifar10")
+    assert Clean(plain).inputs() == plain.members
+
+
+def test_images_that_are_gone_are_made_again(tmp_path):
+    store = new_store(tmp_path / "store")
+    data = Data("imagenet", "", made_by=SampleFolder(200, 40))
+    network = Model("x", (Training(CONFIG, data),))
+    results = [Clean(network), Stylized((network,))]
+    assert run_locally(Plan.of(results, store), context(store)) == []
+    before = [result.read(store) for result in results]
+    for gone in ("data", "result", "cells"):
+        shutil.rmtree(store.folder / gone)
+    plan = Plan.of(results, store)
+    assert [a.kind for a in plan.to_make()] == ["data", "result", "result"]
+    assert run_locally(plan, context(store)) == []
+    assert [result.read(store) for result in results] == before
+
+
+# Streamed images that change under their names.
+
+
+def test_results_of_changed_files_are_not_those_of_before(tmp_path):
+    folder = images(images(tmp_path / "pets", 16, size=72), 4, split="test", size=72)
+    store = new_store(tmp_path / "store")
+    config = replace(CONFIG, epochs=6, lr=0.02)
+
+    def accuracy():
+        data = Data("cifar10", str(folder), content=folder_content(folder), image_size=72)
+        result = Clean(Model("x", (Training(config, data),)))
+        assert run_locally(Plan.of([result], store), context(store)) == []
+        return result.read(store)[0]["accuracy"]["rate"]
+
+    before = accuracy()
+    (folder / "test" / "a").rename(folder / "test" / "c")
+    (folder / "test" / "b").rename(folder / "test" / "a")
+    (folder / "test" / "c").rename(folder / "test" / "b")
+    assert before > 0.5
+    assert accuracy() == pytest.approx(1 - before)  # the new network has the weights of the old
