@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from .dataset import DataSet, Split
 from .distributed import World
 from .engine import Engine
 from .report import Report
-from .runfolder import STATE, RunFolder
+from .runfolder import STATE, WEIGHTS, RunFolder
 from .schedule import learning_rate
 from .setup import make_batches
 from .stop import StopRequest
@@ -38,7 +39,12 @@ class NonFiniteLoss(UserError):
 
 @dataclass
 class Outcome:
-    """How a run ended: its summary, or the signal that interrupted it."""
+    """How a run ended.
+
+    Attributes:
+        summary: of a finished run; None if it was interrupted. stopped_by: the signal that told it
+            to stop. Both, if the signal came after the last step, when little was left to do.
+    """
 
     summary: dict[str, Any] | None
     stopped_by: int | None = None
@@ -49,6 +55,10 @@ class Trainer:
 
     Batches, augmentation and learning rate are functions of (seed, epoch, step), so a run that was
     killed and resumed from an earlier state ends with the same weights as one that never was.
+
+    Args:
+        moved: settings that may be others than the run folder's state was saved under, beside the
+            free ones.
     """
 
     def __init__(
@@ -58,8 +68,9 @@ class Trainer:
         engine: Engine,
         folder: RunFolder,
         world: World,
+        moved: Collection[str] = (),
     ):
-        self.config, self.data, self.engine = config, data, engine
+        self.config, self.data, self.engine, self.moved = config, data, engine, moved
         self.folder, self.world, self.device = folder, world, engine.device
         self.batches = make_batches(config, data, data.train, self.device, training=True)
         self.evaluated = "val" if data.validation is not None else "test"
@@ -97,19 +108,35 @@ class Trainer:
 
     # The loop
 
-    def run(self) -> Outcome:
-        """Train to the end, or until a signal. Raises NonFiniteLoss or UserError."""
+    def run(self, stop: StopRequest | None = None) -> Outcome:
+        """Train to the end, or until a signal.
+
+        Args:
+            stop: notes the signal; somebody else's tells them of it even if there is an error.
+
+        Raises:
+            UserError: files that cannot be read or written. NonFiniteLoss: training diverged.
+        """
+        config, main = self.config, self.world.is_main
         state = self.world.from_main(self.folder.load_state)
         if state is not None:
             self._restore(state)
-        total = self.config.epochs * self.steps
-        with StopRequest() as stop, Report(self.config.epochs, total, self.world.is_main) as report:
-            while self.epoch < self.config.epochs:
+            if any(state["settings"].get(name) != getattr(config, name) for name in self.moved):
+                self._save_state()  # under the new ones, so that the folder alone is enough
+        if main and self.epoch < config.epochs:
+            self.folder.withdraw_summary()  # or it would stand beside weights of a few epochs
+        total = config.epochs * self.steps
+        with stop or StopRequest() as stop, Report(config.epochs, total, main) as report:
+            while self.epoch < config.epochs:
                 if self._told_to_stop(stop) or not self.train_epoch(report, stop):
                     self._save_state()
                     return Outcome(None, stop.signal or signal.SIGINT)
                 report.epoch(self._finish_epoch(), self.evaluated)
-        return Outcome(self._finish())
+            # Of a run that was finished before somebody may have taken the weights away.
+            lost = main and not (self.folder.path / WEIGHTS).is_file()
+            if self.world.any(lost, self.device):
+                self._save_state()
+            return Outcome(self._finish(), stop.signal)
 
     def _finish(self) -> dict[str, Any]:
         """Write and return the summary; with validation, this is where the test set is used."""
@@ -279,7 +306,7 @@ class Trainer:
                 self._unsaved_best = None
             if self.history and self.first_step == 0:
                 tensors, details = self.engine.result.state_dict(), self._details(self.history[-1])
-                self.folder.save_model("last.safetensors", spec, tensors, details)
+                self.folder.save_model(WEIGHTS, spec, tensors, details)
                 title = f"{self.config.arch} {self.config.defects} on {self.data.name}"
                 self.folder.write_curves(self.history, title)
             self.folder.save_state(
@@ -300,19 +327,19 @@ class Trainer:
 
     def _settings(self) -> dict[str, Any]:
         """The settings that decide the weights; a state goes on under the same ones only."""
-        return _deciding(self.config)
+        return deciding(self.config)
 
     def _restore(self, state: dict[str, Any]) -> None:
         where = self.folder.path / STATE
         try:
             # A setting that an older version did not have was what is the default now.
-            saved, now = _deciding(TrainConfig()) | state["settings"], self._settings()
-            for key in sorted(saved.keys() | now.keys()):
-                if saved.get(key) != now.get(key):
-                    raise UserError(
-                        f"{where}: saved under {key} = {saved.get(key)!r}, but config.yaml says "
-                        f"{now.get(key)!r}; change it back, or start a new run"
-                    )
+            saved, now = deciding(TrainConfig()) | state["settings"], self._settings()
+            key = differing(saved, now, self.moved)
+            if key is not None:
+                raise UserError(
+                    f"{where}: saved under {key} = {saved.get(key)!r}, but config.yaml says "
+                    f"{now.get(key)!r}; change it back, or start a new run"
+                )
             self.engine.load_state_dict(state["engine"])
             self.epoch, self.first_step = int(state["epoch"]), int(state["step"])
             self.history, self.best = list(state["history"]), dict(state["best"])
@@ -332,6 +359,14 @@ class Trainer:
             raise UserError(f"{where}: damaged, or of another version ({reason})") from None
 
 
-def _deciding(config: TrainConfig) -> dict[str, Any]:
+def deciding(config: TrainConfig) -> dict[str, Any]:
     """All settings but the free ones."""
     return {name: value for name, value in asdict(config).items() if name not in FREE}
+
+
+def differing(
+    saved: Mapping[str, Any], now: Mapping[str, Any], moved: Collection[str] = ()
+) -> str | None:
+    """The first setting that differs, but for those in ``moved``; None if they are the same."""
+    names = sorted((saved.keys() | now.keys()) - set(moved))
+    return next((name for name in names if saved.get(name) != now.get(name)), None)

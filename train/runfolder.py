@@ -18,6 +18,7 @@ from .config import TrainConfig
 from .curves import draw_curves
 
 CONFIG, STATE, SUMMARY = "config.yaml", "resume.pt", "summary.json"
+WEIGHTS = "last.safetensors"
 
 
 class RunFolder:
@@ -55,12 +56,20 @@ class RunFolder:
                     f"{self.path} holds another run; choose another --name, or continue it with "
                     f"--resume {self.path}"
                 )
-            with atomic_path(self.path / CONFIG) as temporary:
-                config.save(temporary)
+            self._write_config(config)
         except OSError as error:
             raise UserError(
                 f"cannot create {self.path}: {error.strerror}; choose another --out"
             ) from None
+
+    def _write_config(self, config: TrainConfig) -> None:
+        with atomic_path(self.path / CONFIG) as temporary:
+            config.save(temporary)
+
+    def change_config(self, config: TrainConfig) -> None:
+        """Write the settings with which a run goes on."""
+        with self._saving(CONFIG):
+            self._write_config(config)
 
     def reopen(self) -> None:
         """Check that there is a run to continue. Raises UserError if there is none."""
@@ -99,7 +108,7 @@ class RunFolder:
         except Exception as error:  # torch.load raises many types for damaged files
             raise UserError(
                 f"{path}: damaged, or not a state that scotoma wrote ({_first_line(error)}); the "
-                f"last finished epoch's weights are in {self.path / 'last.safetensors'}"
+                f"last finished epoch's weights are in {self.path / WEIGHTS}"
             ) from None
 
     def save_model(self, file: str, spec: ModelSpec, tensors, details: Mapping[str, Any]) -> None:
@@ -129,6 +138,13 @@ class RunFolder:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         text = json.dumps(summary, indent=2) + "\n"
         self._replace(SUMMARY, lambda path: path.write_text(text))
+
+    def withdraw_summary(self) -> None:
+        """A run that is not finished has no summary; an old one is kept under another name."""
+        path = self.path / SUMMARY
+        if path.is_file():
+            with self._saving(SUMMARY):
+                path.replace(path.with_name("summary-before.json"))
 
     def close(self) -> None:
         if self._events is not None:

@@ -64,7 +64,7 @@ def make(arguments: argparse.Namespace) -> None:
 
     with AttackScreen() as screen:
         context = Context(store, device, screen, arguments.batch_size, arguments.workers)
-        reproduce.introduce([each.name for each in chosen], setup, plan, context)
+        reproduce.introduce([each.name for each in chosen], setup, plan, context, options.ray)
         failures = reproduce.make_missing(plan, context, options)
         errors = reproduce.make_pages(chosen, experiments, setup, context, failures)
     reproduce.fail(failures, plan, errors)

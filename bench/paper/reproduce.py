@@ -36,8 +36,14 @@ class Written:
     verdicts: Sequence[Verdict]
 
 
-def introduce(names: Sequence[str], setup: Setup, plan: Plan, context: Context) -> None:
-    """Say what is going to be made, so that no default stays unseen."""
+def introduce(
+    names: Sequence[str], setup: Setup, plan: Plan, context: Context, ray: str | None = None
+) -> None:
+    """Say what is going to be made, so that no default stays unseen.
+
+    Args:
+        ray: address of the cluster that makes it, or None.
+    """
     line = context.screen.line
     seeds = ", ".join(map(str, setup.seeds))
     there = sum(artefact.is_done(context.store) for artefact in plan.artefacts)
@@ -47,7 +53,8 @@ def introduce(names: Sequence[str], setup: Setup, plan: Plan, context: Context) 
     for role, data in setup.data.items():
         line(f"  data      {data.location(context.store)} as {role}")
     line(f"  seeds     {seeds}; attacked images: {setup.images}")
-    line(f"  device    {device_name(context.device)}, batches of {context.batch_size} in attacks")
+    device = device_name(context.device) if ray is None else f"those of the Ray cluster at {ray}"
+    line(f"  device    {device}, batches of {context.batch_size} in attacks")
     line(
         f"  artefacts {len(plan.artefacts)}: {there} there already, {len(plan.missing)} to make, "
         f"of them {trainings} trainings"

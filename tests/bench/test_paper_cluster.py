@@ -36,6 +36,7 @@ from scotoma.bench.paper.graph.local import run_locally
 from scotoma.bench.paper.graph.plan import Plan
 from scotoma.bench.paper.graph.results import Clean, Transfer, WhiteBox
 from scotoma.bench.paper.graph.sample_folder import SampleFolder
+from scotoma.bench.paper.options import RunOptions, make_paper_parser, run_options
 from scotoma.defective.errors import UserError
 from scotoma.defective.robustness import load_set
 
@@ -56,7 +57,9 @@ def send(machines, store, monkeypatch, capsys):
     """Run artefacts on the cluster: (failures, what was printed). The connection stays open."""
     ray_cluster.connect(machines)
     monkeypatch.setattr(
-        cluster, "connected", lambda address: nullcontext(cluster_connect.Cluster(ray, address))
+        cluster,
+        "connected",
+        lambda address, gpus: nullcontext(cluster_connect.Cluster(ray, address, gpus)),
     )
 
     def run(*wanted, **options):
@@ -270,6 +273,22 @@ def test_a_gpu_is_shared_as_told(machines, send, store):
     assert len({m["process"] for m in made}) == 3
 
 
+def test_gpus_that_are_not_wanted(machines, send, store):
+    """Work goes to CPUs, of the machine with the GPU too."""
+    fakes = [OnPretendedGpu(f"cpu{number}", does="hold") for number in range(3)]
+
+    def go():
+        wait_for(lambda: all(fake.begun(store) for fake in fakes))
+        (store.folder / "go").touch()
+
+    with another_machine(machines, num_cpus=1, num_gpus=1, node_name="gpu"), meanwhile(go):
+        failures, text = send(*fakes, per_gpu=0)
+    assert failures == []
+    assert "3 machines with 3 CPUs" in text
+    made = [fake.read(store) for fake in fakes]
+    assert {(m["device"], *m["gpus"]) for m in made} == {("cpu",)}
+
+
 def test_stopped_and_killed_trainings_change_no_number(send, store, tmp_path):
     """Ctrl-C in the middle of a training, the same again, and SIGKILL in the middle of it."""
     setup = tiny_setup()
@@ -332,6 +351,41 @@ def test_a_cluster_of_this_machine_alone(apart, store, monkeypatch, capsys):
     assert "1 machine with " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("per_gpu", [0, None])
+def test_a_cluster_of_our_own_is_told_of_gpus(apart, store, monkeypatch, per_gpu):
+    seen = {}
+
+    def init(address, **options):
+        seen.update(options)
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(UserError, match="enough"):
+        run_on_cluster(Plan.of([Fake("x")], store), context(store), "local", per_gpu=per_gpu)
+    assert seen.get("num_gpus") == per_gpu
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["--ray", "local"], RunOptions("local", None)),
+        (["--ray", "local", "--per-gpu", "2"], RunOptions("local", 2)),
+        (["--ray", "local", "--device", "cpu"], RunOptions("local", 0)),
+        (["--device", "cuda:1"], RunOptions(None, None)),
+        (["--ray", "auto", "--device", "cuda"], "--device cuda with --ray: .*auto or cpu"),
+        (["--ray", "auto", "--device", "cuda:1"], "--device cuda:1 with --ray"),
+        (["--ray", "auto", "--device", "cpu", "--per-gpu", "2"], "--per-gpu is for tasks on GPUs"),
+    ],
+)
+def test_devices_and_clusters(given, expected):
+    arguments = make_paper_parser().parse_args(["table4", *given])
+    if isinstance(expected, RunOptions):
+        assert run_options(arguments) == expected
+    else:
+        with pytest.raises(UserError, match=expected):
+            run_options(arguments)
+
+
 def test_no_work_needs_no_cluster(store):
     fake = Fake("done-before")
     fake.path(store).parent.mkdir(parents=True)
@@ -377,6 +431,16 @@ def test_what_ray_says_is_passed_on(apart, monkeypatch):
         run_on_cluster_of_nothing("auto")
 
 
+def test_why_ray_was_refused_is_passed_on(apart, monkeypatch):
+    """Ray 2.60 says that to its log alone: this is what a missing token looks like."""
+    why = "Unauthenticated: RPC error: InvalidAuthToken: Authentication token is missing"
+    line = f"[2026-11-23 14:08:59,894 W 31215 31215] gcs_client.cc:210: {why}\n"
+    text = f"{line * 2}reason: Failed to connect to Ray cluster at 10.0.0.1:6379"
+    monkeypatch.setattr(cluster_connect, "_TRIAL", f"import sys; sys.exit({text!r})")
+    with pytest.raises(UserError, match=rf"auto: Failed to .*:6379 \({why}\); expected local"):
+        run_on_cluster_of_nothing("auto")
+
+
 def run_on_cluster_of_nothing(address):
     with cluster_connect.connected(address):
         pass
@@ -394,7 +458,7 @@ def test_a_connection_that_is_there(machines, store):
         run_on_cluster_of_nothing("local")
 
 
-@pytest.mark.parametrize("per_gpu", [0, -1, 1001])
+@pytest.mark.parametrize("per_gpu", [-1, 1001])
 def test_numbers_for_a_gpu(store, per_gpu):
     with pytest.raises(UserError, match=f"--per-gpu is {per_gpu}; expected 1 to 1000"):
         run_on_cluster(Plan.of([], store), context(store), "local", per_gpu=per_gpu)

@@ -693,6 +693,7 @@ def with_files(made):
             summary = {"train_s": 60, "device": "Test GPU", "versions": {"torch": "2.0-test"}}
             summary |= {"train_images": 50000, "test_images": 10000, "precision": "bfloat16"}
             (path / "summary.json").write_text(json.dumps(summary))
+            (path / "last.safetensors").touch()
         elif artefact.kind == "sample":
             content = {"indices": [1, 2], "details": {"asked": 5000, "found": 2, "seed": 0}}
             path.write_text(json.dumps(content))

@@ -225,6 +225,7 @@ def write_run(training, made, records):
     lines = (json.dumps(record) + "\n" for record in records)
     (folder / training_curves.METRICS).write_text("".join(lines))
     (folder / "summary.json").write_text("{}")
+    (folder / "last.safetensors").touch()
     return training_curves.read_history(folder / training_curves.METRICS)
 
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 from attacking_fixtures import CPU
 from fitted_networks import pixels
+from PIL import Image
 from scotoma.defective.errors import UserError
+from scotoma.train import contents
 from scotoma.train.dataset import DataSet, Split
 from scotoma.train.robustness.images import TestImages
 from scotoma.train.robustness.sampling import choose_images
@@ -89,3 +91,34 @@ def test_images_in_files_by_number(image_folder):
     assert torch.cat([y for _, _, y in parts]).tolist() == [1, 0, 0]
     other = TestImages(replace(data, image_size=64), CPU)
     assert streamed.fingerprint(torch.arange(3)) != other.fingerprint(torch.arange(3))
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_files_of_other_contents_are_other_images(image_folder, monkeypatch, small):
+    """Their names alone once counted, and results of the files of before were found again."""
+    monkeypatch.setattr(contents, "SMALL", 1 << 20 if small else 0)
+    files = sorted((image_folder((70, 70)) / "test").rglob("*.png"))
+    files.append(files[0].with_suffix(".bmp"))
+    Image.new("RGB", (70, 70), (1, 2, 3)).save(files[-1])
+    split = Split(torch.zeros(len(files), dtype=torch.int64), files=tuple(files))
+    data = DataSet("pets", ("cat", "dog"), split, split, 70, 3, (0.5,) * 3, (0.2,) * 3)
+
+    def fingerprints():
+        images = TestImages(data, CPU)
+        found = [images.fingerprint(torch.tensor([index])) for index in range(len(files))]
+        assert found == [images.fingerprint(torch.tensor([index])) for index in range(len(files))]
+        return found
+
+    def same():
+        return [one == other for one, other in zip(before, fingerprints(), strict=True)]
+
+    before = fingerprints()
+    assert len(set(before)) == len(files) and all(same())
+    files[1].write_bytes(files[1].read_bytes() + b"\0")  # another size
+    content = files[2].read_bytes()
+    files[2].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # the same size
+    Image.new("RGB", (70, 70), (1, 2, 4)).save(files[-1])
+    assert same() == [True, False, not small, *[True] * (len(files) - 4), False]
+    files[0].unlink()
+    with pytest.raises(UserError, match=r"00\.png: cannot be read"):
+        fingerprints()

@@ -1,6 +1,8 @@
 """A run that was stopped, at any moment, ends with the weights of one that never was."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +14,12 @@ import pytest
 import torch
 from scotoma.defective import UserError, load_model
 from scotoma.defective.serialization import read_details
-from scotoma.train.commands.train import train
+from scotoma.train.commands.train import main, train
+from scotoma.train.config import TrainConfig
 from scotoma.train.engine import Engine
 from scotoma.train.loop import Trainer
+from scotoma.train.parsing import load_resolved
+from scotoma.train.runfolder import RunFolder
 from scotoma.train.stop import StopRequest
 
 
@@ -207,6 +212,141 @@ def test_a_finished_run_resumes_to_its_result(tiny):
     again, _ = train(config, resume=folder.path)
     assert again.summary["test/acc1"] == outcome.summary["test/acc1"]
     assert (folder.path / "last.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("state", [True, False], ids=["with its state", "without"])
+def test_a_finished_run_whose_weights_are_gone_gets_them_back(tiny, monkeypatch, state):
+    """From its state, or trained anew: then the old summary is not taken for the new one's."""
+    config = tiny(epochs=1)
+    _, folder = train(config)
+    path, copy = folder.path, folder.path.with_name("copy")
+    shutil.copytree(path, copy)
+    for name in ["last.safetensors"] if state else ["last.safetensors", "resume.pt"]:
+        (path / name).unlink()
+    seen, save_model = [], RunFolder.save_model
+
+    def save(self, *rest):
+        seen.append((path / "summary.json").exists())
+        save_model(self, *rest)
+
+    monkeypatch.setattr(RunFolder, "save_model", save)
+    train(config, resume=path)
+    assert_same_weights(path, copy)
+    assert set(seen) == {state}
+    kept = path / ("summary.json" if state else "summary-before.json")
+    assert json.loads(kept.read_text()) == json.loads((copy / "summary.json").read_text())
+
+
+@pytest.mark.parametrize("evaluate_on", ["test", "validation"])
+def test_told_to_stop_after_the_last_step(tiny, monkeypatch, capsys, evaluate_on):
+    """The run is finished, and whoever called it learns of the signal."""
+    config = tiny(epochs=1, evaluate_on=evaluate_on)
+    evaluate, calls = Trainer._evaluate, []
+
+    def told(self, batches):
+        calls.append(batches)
+        if len(calls) == (2 if evaluate_on == "validation" else 1):  # the test set, in the end
+            signal.raise_signal(signal.SIGTERM)
+        return evaluate(self, batches)
+
+    monkeypatch.setattr(Trainer, "_evaluate", told)
+    outcome, folder = train(config)
+    assert outcome.stopped_by == signal.SIGTERM
+    assert outcome.summary["epochs"] == 1 and (folder.path / "summary.json").exists()
+    # The command did what it was asked for.
+    calls.clear()
+    options = [f"--{key.replace('_', '-')}={value}" for key, value in SMALL.items()]
+    assert main([*options, "--out", config.out, "--name", "command"]) == 0
+    assert "test accuracy" in capsys.readouterr().out
+
+
+SMALL = {"width": 4, "train_limit": 64, "test_limit": 20, "epochs": 1, "device": "cpu"}
+
+
+def test_an_error_does_not_hide_a_signal(tiny, monkeypatch):
+    def fail(self, batches):
+        signal.raise_signal(signal.SIGINT)
+        raise UserError("a bad file")
+
+    monkeypatch.setattr(Trainer, "_evaluate", fail)
+    stop = StopRequest()
+    with pytest.raises(UserError, match="a bad file"):
+        train(tiny(epochs=1), stop=stop)
+    assert stop.signal == signal.SIGINT
+
+
+# With all the settings that somebody asks for, as reproductions do.
+
+
+def cut_run(config, monkeypatch):
+    """The folder of a run that was stopped in its second epoch."""
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        return train(config)[1].path
+
+
+def test_settings_that_decide_no_weights_may_be_asked_anew(tiny, monkeypatch, tmp_path):
+    _, whole = train(tiny(name="whole"))
+    folder = cut_run(tiny(name="cut"), monkeypatch)
+    asked = tiny(name="cut", workers=7, save_seconds=9.0, data_root=str(tmp_path), recipe="quick")
+    train(asked, resume=folder, whole=True)
+    assert_same_weights(whole.path, folder)
+    found = load_resolved(folder / "config.yaml")
+    assert (found.workers, found.save_seconds, found.data_root) == (7, 9.0, str(tmp_path))
+
+
+@pytest.mark.parametrize("epochs", [2, 3], ids=["finished", "cut"])
+def test_a_moved_data_set_is_gone_on_with_where_it_is(tiny, monkeypatch, image_folder, epochs):
+    """Three steps an epoch."""
+    here = image_folder(train=12, test=4)
+    there = here.with_name("there")
+    config = tiny(dataset=str(here), batch_size=8, epochs=epochs)
+    folder = cut_run(config, monkeypatch)
+    here.rename(there)
+    train(replace(config, dataset=str(there)), resume=folder, whole=True)
+    # The folder alone is enough afterwards.
+    assert load_resolved(folder / "config.yaml").dataset == str(there)
+    outcome, _ = train(TrainConfig(), resume=folder)
+    assert outcome.summary["epochs"] == epochs
+
+
+def test_another_data_set_is_still_refused_by_a_folder_alone(tiny, monkeypatch, image_folder):
+    folder = cut_run(tiny(dataset=str(image_folder(train=12)), batch_size=8), monkeypatch)
+    other = image_folder(train=12, name="other")
+    file = folder / "config.yaml"
+    file.write_text(file.read_text().replace("pets", "other"))
+    with pytest.raises(UserError, match=rf"saved under dataset = '.*pets', but .*'{other}'"):
+        train(TrainConfig(), resume=folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 4}, "mask_seed is 0 there, and 4 is asked for"),
+        ({"arch": "vgg19"}, "arch is 'resnet18' there, and 'vgg19' is asked for"),
+        ({"width": None}, "width is 4 there, and 64 is asked for"),
+        ({"precision": "bfloat16"}, "precision is 'float32' there, and 'bfloat16' is asked for"),
+        ({"test_limit": 99}, "test_limit is 100 there, and 99 is asked for"),
+    ],
+)
+@pytest.mark.parametrize("state", [True, False], ids=["with its state", "without"])
+def test_another_run_is_not_gone_on_with(tiny, monkeypatch, change, message, state):
+    folder = cut_run(tiny(name="cut"), monkeypatch)
+    if not state:  # nothing but config.yaml says what it was
+        (folder / "resume.pt").unlink()
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(UserError, match=rf"cut/config\.yaml: {message}; remove the folder"):
+        train(tiny(name="cut", **change), resume=folder, whole=True)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_what_was_left_to_the_device_stays(tiny, monkeypatch):
+    """Begun on a GPU, say, and gone on with on a machine without one."""
+    begun = {"precision": "bfloat16", "channels_last": True, "train_limit": 160, "batch_size": 20}
+    folder = cut_run(tiny(**begun), monkeypatch)
+    asked = tiny(**begun | {"precision": "auto", "channels_last": None})
+    outcome, _ = train(asked, resume=folder, whole=True)
+    assert outcome.summary["precision"] == "bfloat16"
 
 
 def test_stopping_right_after_resuming_loses_nothing(tiny, monkeypatch):

@@ -16,8 +16,10 @@ from ..engine import Engine
 from ..graph import check_graph
 from ..loop import NonFiniteLoss, Outcome, Trainer
 from ..parsing import load_resolved, parse
+from ..resuming import MOVED, as_asked, as_saved, check_same
 from ..runfolder import CONFIG, RunFolder
 from ..setup import build_model, load_data, resolve
+from ..stop import StopRequest
 from ..summary import device_name
 
 
@@ -25,7 +27,7 @@ def main(argv: list[str]) -> int:
     config, resume = parse(argv)
     world = world_from_environment()
     outcome, folder = train(config, Path(resume) if resume else None, world)
-    if outcome.stopped_by is not None:
+    if outcome.summary is None:  # a run that a signal found finished is a success
         if world.is_main:
             print(
                 f"stopped; everything is saved. Continue with: scotoma train --resume {folder.path}"
@@ -37,32 +39,41 @@ def main(argv: list[str]) -> int:
 
 
 def train(
-    config: TrainConfig, resume: Path | None = None, world: World | None = None
+    config: TrainConfig,
+    resume: Path | None = None,
+    world: World | None = None,
+    *,
+    whole: bool = False,
+    stop: StopRequest | None = None,
 ) -> tuple[Outcome, RunFolder]:
     """Train a network.
 
     Args:
-        config: the settings; with ``resume`` only its device counts.
+        config: the settings; with ``resume`` only its device counts, if not ``whole``.
         resume: folder of a run to continue.
         world: this process among several; None for one alone.
+        whole: all of ``config`` counts with ``resume`` too. Data and whatever else decides no
+            weights may be in other places than before; any other setting has to be the run's. The
+            caller answers for it that the images are the same.
+        stop: notes signals while the network is trained, as of :meth:`Trainer.run`.
 
     Raises:
-        UserError: bad settings, data or files, a diverged run, a full disk or device memory.
+        UserError: bad settings, data or files, a diverged run, a full disk or device memory; or
+            another run is in ``resume``.
     """
     world = world or World()
-    if resume is not None:
-        asked = config.device
-        RunFolder(resume).reopen()
-        config = load_resolved(resume / CONFIG)
-        # The folder may have been moved or renamed since.
-        config = replace(config, out=str(resume.parent), name=resume.resolve().name)
-        device = choose_device(config.device if asked == "auto" else asked, world)
-        if device.type != "cuda":  # perhaps another machine than before
-            backend = "auto" if config.backend == "triton" else config.backend
-            config = replace(config, cuda_graph=False, backend=backend)
-    else:
+    saved = None
+    if resume is None:
         device = choose_device(config.device, world)
         config = resolve(config, device)
+    else:
+        RunFolder(resume).reopen()
+        saved = load_resolved(resume / CONFIG)
+        kept = config.device == "auto" and not whole
+        device = choose_device(saved.device if kept else config.device, world)
+        config = as_asked(config, saved, device) if whole else as_saved(saved, device)
+        # The folder may have been moved or renamed since.
+        config = replace(config, out=str(resume.parent), name=resume.resolve().name)
     check_graph(config, device, world.size)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
@@ -70,7 +81,7 @@ def train(
         torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
     join(world, device)
     try:
-        return _run(config, device, world, new=resume is None)
+        return _run(config, device, world, saved, whole, stop)
     except torch.OutOfMemoryError:
         raise RankError(
             f"{device} is out of memory; try a --batch-size below {config.batch_size}, or "
@@ -86,21 +97,33 @@ def train(
 
 
 def _run(
-    config: TrainConfig, device: torch.device, world: World, new: bool
+    config: TrainConfig,
+    device: torch.device,
+    world: World,
+    saved: TrainConfig | None,
+    whole: bool,
+    stop: StopRequest | None,
 ) -> tuple[Outcome, RunFolder]:
+    """``saved``: what the folder says of a run to continue. Else as of :func:`train`."""
     # The names of runs depend on what exists, so that ranks have to agree on one.
     config = world.from_main(lambda: config)
     folder = RunFolder(Path(config.out) / config.name)
     data = _load_data(config, world)
     model = build_model(config, data)
     config = replace(config, width=model.spec.width, image_size=data.image_size)
+    moved = MOVED if saved is not None and whole else ()
+    if moved:
+        check_same(saved, config, folder.path)
     engine = Engine(model, config, device, world)
-    trainer = Trainer(config, data, engine, folder, world)
+    trainer = Trainer(config, data, engine, folder, world, moved)
     # Everything that can be wrong with the settings is found by now.
-    world.from_main(lambda: folder.create(config) if new else None)
+    if saved is None:
+        world.from_main(lambda: folder.create(config))
+    elif moved:  # so that it goes on by its folder alone, too
+        world.from_main(lambda: folder.change_config(config))
     if world.is_main:
-        _print_plan(trainer, resumed=not new)
-    return trainer.run(), folder
+        _print_plan(trainer, resumed=saved is not None)
+    return trainer.run(stop), folder
 
 
 def _load_data(config: TrainConfig, world: World) -> DataSet:

@@ -34,7 +34,8 @@ def run_on_cluster(
         address: "local", "auto" or HOST:PORT, as of
             :func:`scotoma.bench.paper.graph.cluster_connect.connected`.
         per_gpu: how many artefacts share a GPU; None for a number of each one's own
-            (:func:`scotoma.bench.paper.graph.cluster_queue.gpu_share`).
+            (:func:`scotoma.bench.paper.graph.cluster_queue.gpu_share`); 0 leaves GPUs alone, and
+            everything is made on CPUs.
         retries: how often an artefact is begun again whose process or machine died.
 
     Returns:
@@ -44,13 +45,13 @@ def run_on_cluster(
         UserError: no such cluster, or one of its machines cannot take part.
         KeyboardInterrupt: stopped; what is finished is kept, and the same call goes on.
     """
-    if per_gpu is not None and not 1 <= per_gpu <= 1000:
+    if per_gpu is not None and not 0 <= per_gpu <= 1000:
         raise UserError(f"--per-gpu is {per_gpu}; expected 1 to 1000")
     load_ray()
     if not plan.missing:
         return []
     context.store.prepare()
-    with connected(address) as cluster, token(context.store) as word:
+    with connected(address, gpus=per_gpu != 0) as cluster, token(context.store) as word:
         order = Order(context.store.folder, word, context.batch_size, context.workers, retries)
         cluster.check(order, context.screen.line)
         return _Run(cluster, plan, context, order, per_gpu).all()

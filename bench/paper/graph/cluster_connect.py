@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import socket
 import subprocess
 import sys
@@ -20,7 +21,8 @@ ANSWER_SECONDS, TRIAL_SECONDS, LOOK_SECONDS = 5.0, 30.0, 180.0
 OBJECT_STORE = 100_000_000
 """Bytes of shared memory of a cluster that we start: nothing but outcomes is sent through it."""
 _EXPECTED = "expected local, auto or HOST:PORT of a cluster that 'ray start --head' began"
-# A process of its own, since Ray tries for minutes, and then ends the process that asked.
+# A process of its own, since Ray tries for minutes, and then ends the process that asked. Why it
+# was refused (a missing token, say) Ray only writes to its log: "[time W ...] file.cc:1: why".
 _TRIAL = """
 import sys, ray
 try:
@@ -31,12 +33,16 @@ except Exception as error:
 
 
 class Cluster:
-    """A cluster that this process is connected to."""
+    """A cluster that this process is connected to.
 
-    def __init__(self, ray: Any, address: str):
+    Args:
+        gpus: whether to use them; otherwise the work is done on CPUs.
+    """
+
+    def __init__(self, ray: Any, address: str, gpus: bool = True):
         self.ray, self.address = ray, address
         self._names: dict[str, str] = {}
-        self.unit = "GPU" if self.total("GPU") else "CPU"
+        self.unit = "GPU" if gpus and self.total("GPU") else "CPU"
         if not self.capacity():
             raise UserError(f"--ray {address}: the cluster has neither GPUs nor CPUs")
 
@@ -45,7 +51,7 @@ class Cluster:
         return self.ray.cluster_resources().get(what, 0.0)
 
     def capacity(self) -> float:
-        """GPUs, or CPUs of a cluster that began without GPUs."""
+        """GPUs, or CPUs of a cluster that began without GPUs or where they are not used."""
         return self.total(self.unit)
 
     def workers(self) -> list[dict[str, Any]]:
@@ -101,12 +107,13 @@ class Cluster:
 
 
 @contextmanager
-def connected(address: str) -> Iterator[Cluster]:
+def connected(address: str, gpus: bool = True) -> Iterator[Cluster]:
     """A connection to a Ray cluster, for a while.
 
     Args:
         address: "local" starts a cluster on this machine, which ends with the block; "auto" finds
             the one that this machine is part of; HOST:PORT names the head of such a one.
+        gpus: whether to use them.
 
     Raises:
         UserError: Ray is not installed, or there is no such cluster.
@@ -117,11 +124,12 @@ def connected(address: str) -> Iterator[Cluster]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
         options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
+        options |= {} if gpus else {"num_gpus": 0}
     else:
         _try(address)
     try:
         ray.init(address, **options)
-        yield Cluster(ray, address)
+        yield Cluster(ray, address, gpus)
     except (ConnectionError, RuntimeError) as error:
         if ray.is_initialized():
             raise
@@ -169,8 +177,11 @@ def _try(address: str) -> None:
             f"{_EXPECTED}, and run the command on one of its machines"
         ) from None
     if trial.returncode:
-        reason = trial.stderr.rpartition("reason: ")[2].strip() or f"status {trial.returncode}"
-        raise UserError(f"--ray {address}: {reason[:300]}; {_EXPECTED}")
+        said, _, reason = trial.stderr.rpartition("reason: ")
+        logged = re.findall(r"^\[.* [WE] .*\] \S+:\d+: (.+)$", said, re.M)
+        reason = reason.strip()[:300] or f"status {trial.returncode}"
+        why = f" ({logged[-1][:200]})" if logged else ""
+        raise UserError(f"--ray {address}: {reason}{why}; {_EXPECTED}")
 
 
 def first_line(error: BaseException) -> str:

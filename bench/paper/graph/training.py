@@ -7,11 +7,13 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ....defective.errors import UserError
 from ....train.commands.train import train
 from ....train.config import TrainConfig
 from ....train.loop import FREE
 from ....train.robustness.termination import Terminated
-from ....train.runfolder import CONFIG, SUMMARY
+from ....train.runfolder import CONFIG, SUMMARY, WEIGHTS
+from ....train.stop import StopRequest
 from .artefact import Artefact
 from .context import Context
 from .data import Data
@@ -67,19 +69,30 @@ class Training(Artefact):
         return self.data.inputs()
 
     def is_done(self, store: Store) -> bool:
-        return (self.path(store) / SUMMARY).is_file()
+        # The summary is written last, but weights are large, and are what people leave behind.
+        return all((self.path(store) / name).is_file() for name in (SUMMARY, WEIGHTS))
 
     def make(self, context: Context) -> None:
         folder = self.path(context.store)
         resume = folder if (folder / CONFIG).is_file() else None
-        config = self.whole_config(context.store, str(context.device))
-        with context.screen.paused():
-            outcome, _ = train(config, resume)
-        if outcome.stopped_by is not None:
-            # Its state is saved; whoever asked for it stops as at any other moment.
-            raise Terminated if outcome.stopped_by == signal.SIGTERM else KeyboardInterrupt
+        config = self.whole_config(context.store, str(context.device), context.workers)
+        stop = StopRequest()  # here, since a training that fails reports no signal
+        try:
+            with context.screen.paused():
+                outcome, _ = train(config, resume, whole=True, stop=stop)
+            told = outcome.stopped_by
+        except UserError as error:
+            if stop.signal is None:
+                raise
+            context.screen.line(f"  failed: {error}")
+            told = stop.signal
+        if told is not None:
+            # Finished or with a saved state: whoever asked for it stops as at any other moment.
+            raise Terminated if told == signal.SIGTERM else KeyboardInterrupt
 
-    def whole_config(self, store: Store, device: str) -> TrainConfig:
+    def whole_config(
+        self, store: Store, device: str, workers: int = TrainConfig.workers
+    ) -> TrainConfig:
         """The settings with data and places."""
         folder, data = self.path(store), self.data
         return replace(
@@ -92,6 +105,7 @@ class Training(Artefact):
             out=str(folder.parent),
             name=folder.name,
             device=device,
+            workers=workers,
         )
 
 

@@ -1,0 +1,50 @@
+"""The settings with which a run goes on: its own, or those that somebody asks for again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ..defective.errors import UserError
+from .config import TrainConfig
+from .loop import deciding, differing
+from .runfolder import CONFIG
+from .setup import resolve
+
+MOVED = ("dataset", "recipe")
+"""Settings that may be others beside the free ones, where the caller answers for the images: a
+folder may have been moved, and a recipe is a name for settings that are compared themselves."""
+
+
+def as_saved(saved: TrainConfig, device: torch.device) -> TrainConfig:
+    """A run's own settings, on a device of perhaps another machine than before."""
+    if device.type == "cuda":
+        return saved
+    backend = "auto" if saved.backend == "triton" else saved.backend
+    return replace(saved, cuda_graph=False, backend=backend)
+
+
+def as_asked(asked: TrainConfig, saved: TrainConfig, device: torch.device) -> TrainConfig:
+    """Settings that are asked for, resolved; what they leave to the device is as the run has it."""
+    resolved = resolve(asked, device)
+    if asked.precision == "auto":
+        resolved.precision = saved.precision
+    if asked.channels_last is None:
+        resolved.channels_last = saved.channels_last
+    return resolved
+
+
+def check_same(saved: TrainConfig, asked: TrainConfig, folder: Path) -> None:
+    """Refuse to go on with another run than the one that is asked for.
+
+    Raises:
+        UserError: a setting that decides the weights differs; it is named, with both values.
+    """
+    name = differing(deciding(saved), deciding(asked), MOVED)
+    if name is not None:
+        raise UserError(
+            f"{folder / CONFIG}: {name} is {getattr(saved, name)!r} there, and "
+            f"{getattr(asked, name)!r} is asked for; remove the folder, and it is trained anew"
+        )
