@@ -37,12 +37,18 @@ class Written:
 
 
 def introduce(
-    names: Sequence[str], setup: Setup, plan: Plan, context: Context, ray: str | None = None
+    names: Sequence[str],
+    setup: Setup,
+    plan: Plan,
+    context: Context,
+    ray: str | None = None,
+    tables: bool = True,
 ) -> None:
     """Say what is going to be made, so that no default stays unseen.
 
     Args:
-        ray: address of the cluster that makes it, or None.
+        ray: address of the cluster that makes it, or None. tables: whether attacked images are
+            those of tables, of which there are two kinds.
     """
     line = context.screen.line
     seeds = ", ".join(map(str, setup.seeds))
@@ -52,7 +58,7 @@ def introduce(
     line(f"  budget    {setup.budget.name}: {setup.budget.description}")
     for role, data in setup.data.items():
         line(f"  data      {data.location(context.store)} as {role}")
-    line(f"  seeds     {seeds}; attacked images: {setup.images}")
+    line(f"  seeds     {seeds}" + (f"; attacked images: {setup.images}" if tables else ""))
     device = device_name(context.device) if ray is None else f"those of the Ray cluster at {ray}"
     line(f"  device    {device}, batches of {context.batch_size} in attacks")
     line(

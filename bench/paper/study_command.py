@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,29 +18,32 @@ from ...train.commands.options import Parser, make_parser
 from ...train.distributed import World, choose_device
 from ...train.robustness.attack_report import AttackScreen
 from ...train.robustness.termination import run_until_terminated
+from ..report.document import clean
 from . import reproduce
 from .asked import read_setup
 from .graph.attacking import AdversarialImages
 from .graph.context import Context
+from .graph.data import Data
 from .graph.plan import Plan
 from .graph.store import Store
 from .options import add_run_options, add_setup_options, run_options
+from .pictures.class_names import WORDS, class_names
 from .setup import Setup, mifgsm
+from .study.origin import ROLES
 from .study.page import write_page
 from .study.pairs import Pair, Study
 
 _TEXT = """\
 Write one web page that asks people which of two adversarial images looks more like the class that
 its network sees in it: one is made against a defective network, the other against a standard one.
-It needs no network connection; people save a file at the end, and 'scotoma paper study-score FILES'
-evaluates those files."""
-ROLES = ("cifar10", "tiny-imagenet")
-"""The data sets of the paper's study."""
+It needs no network connection; people save a file at the end, and 'scotoma paper study-score FILES
+--page PAGE' evaluates those files."""
+_WORDNET = re.compile(r"n\d{8}")
 
 
 def make_study_parser() -> Parser:
     parser = make_parser("paper study", _TEXT)
-    add_setup_options(parser)
+    add_setup_options(parser, tables=False)
     add_run_options(parser)
     parser.add_argument(
         "--of",
@@ -69,7 +73,8 @@ def main(argv: list[str]) -> int:
         path, study = make_study(arguments)
         print(
             f"{len(study.pairs)} pairs, of which each person judges {study.per_person}: {path}\n"
-            "Open it in a browser, or send it to people; then: scotoma paper study-score FILES"
+            "Open it in a browser, or send it to people; then: scotoma paper study-score FILES "
+            f"--page {path}"
         )
 
     return run_until_terminated("paper study", work)
@@ -79,8 +84,8 @@ def make_study(arguments: argparse.Namespace) -> tuple[Path, Study]:
     """Train and attack what is missing, and write the page.
 
     Raises:
-        UserError: bad arguments, before any work; an artefact that could not be made; or too few
-            images that fool both sources.
+        UserError: bad arguments, or classes without names, before any work; an artefact that could
+            not be made; or too few images that fool both sources.
     """
     if arguments.per_person < 1:
         raise UserError(f"--per-person is {arguments.per_person}; expected 1 or more")
@@ -97,7 +102,10 @@ def make_study(arguments: argparse.Namespace) -> tuple[Path, Study]:
     plan = Plan.of([each for pair in sets.values() for each in pair.both()], store)
     with AttackScreen() as screen:
         context = Context(store, device, screen, arguments.batch_size, arguments.workers)
-        reproduce.introduce(["the user study"], setup, plan, context)
+        reproduce.introduce(["the user study"], setup, plan, context, options.ray, tables=False)
+        for data in setup.data.values():
+            if data.made_by is None:  # else there is nothing to read yet
+                _names(data, context)
         reproduce.fail(reproduce.make_missing(plan, context, options), plan)
         pairs = list(_pairs(sets, context))[: setup.budget.study_pairs]
     if len(pairs) < min(arguments.per_person, setup.budget.study_pairs):
@@ -158,16 +166,28 @@ def _pairs_of(role: str, sets: _Sets, context: Context) -> Iterator[tuple]:
     first, second = (load_set(each.path(context.store)) for each in sets.both())
     if not torch.equal(first.indices, second.indices):
         raise UserError("the two sets are of different images; remove them and make them again")
-    classes = context.images(sets.defective.sample.data).data.classes
+    names = _names(sets.defective.sample.data, context)
     both = (first.fooled & second.fooled).nonzero().flatten().tolist()
     for row in both:
-        label = classes[int(first.labels[row])]
-        yield (
-            role,
-            label,
-            tuple(_image(s, row) for s in (first, second)),
-            tuple(classes[int(s.predictions[row])] for s in (first, second)),
-        )
+        label = names[int(first.labels[row])]
+        predicted = tuple(names[int(s.predictions[row])] for s in (first, second))
+        # Two classes may share a name, such as WordNet's two "crane"s: a label that people read as
+        # the true one asks nothing.
+        if label not in predicted:
+            yield role, label, tuple(_image(s, row) for s in (first, second)), predicted
+
+
+def _names(data: Data, context: Context) -> tuple[str, ...]:
+    """Of the classes, as people see them. Raises UserError if one has none, or a mere number."""
+    names = tuple(map(clean, class_names(data, context)))
+    for name in names:
+        if not name or _WORDNET.fullmatch(name):
+            fix = f"put back {WORDS}, which has the names; or " * (data.dataset == "tiny-imagenet")
+            raise UserError(
+                f"{data.label}: {name or 'a class without a name'} says nothing to people; {fix}"
+                "give --data an image folder whose classes are called in words"
+            )
+    return names
 
 
 def _image(found: AdversarialSet, row: int):

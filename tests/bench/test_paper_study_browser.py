@@ -1,5 +1,6 @@
 """The page of the user study in a browser: keys, fingers, reloads, and nothing from outside."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -42,6 +43,29 @@ def browser():
         started.close()
 
 
+# The key under which a browser has the answers of the person whose turn it is.
+STATE = """(() => {
+  const turn = Object.keys(localStorage).find((key) => key.endsWith("-turn"));
+  return turn.replace(/turn$/, localStorage[turn]);
+})()"""
+# A browser's storage that is full after so many writes.
+FULL = """{
+  const set = Storage.prototype.setItem;
+  let left = %d;
+  Storage.prototype.setItem = function (...given) {
+    if (left-- <= 0) throw new Error("full");
+    set.apply(this, given);
+  };
+}"""
+NO_STORAGE = {
+    "forbidden": "Object.defineProperty(window, 'localStorage', { get() { throw new Error(); } })",
+    "none": "Object.defineProperty(window, 'localStorage', { value: null })",
+    "full": FULL % 0,
+    "silent": "Storage.prototype.setItem = () => {}",
+}
+STAY = "Keep this page open and save before you leave."
+
+
 class Visit:
     """A page that is open. Its clock stands still but for :meth:`wait`."""
 
@@ -76,7 +100,8 @@ class Visit:
         return self.state()["seed"]
 
     def state(self):
-        return json.loads(self.page.evaluate("Object.values(localStorage)[0]"))
+        """What the device keeps of the person whose turn it is; None between two."""
+        return json.loads(self.page.evaluate(f"localStorage[{STATE}] ?? 'null'"))
 
     def save(self, folder):
         with self.page.expect_download() as expected:
@@ -156,9 +181,9 @@ def test_with_fingers_on_a_telephone(visit, tmp_path):
     assert [answer.side for answer in result.answers] == sides and result.person == ""
 
 
-def check_fits(at):
+def check_fits(at, width=360):
     """Nothing to scroll sideways, and whatever can be touched is at least 44 pixels both ways."""
-    assert at.page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert at.page.evaluate("document.documentElement.scrollWidth") <= width
     boxes = at.page.evaluate(
         """[...document.querySelectorAll("button, input, textarea, summary")]
         .filter((e) => e.checkVisibility()).map((e) => e.getBoundingClientRect().toJSON())"""
@@ -166,7 +191,7 @@ def check_fits(at):
     assert boxes
     for box in boxes:
         assert box["width"] >= 44 and box["height"] >= 44
-        assert box["left"] >= 0 and box["right"] <= 360
+        assert box["left"] >= 0 and box["right"] <= width
 
 
 @pytest.mark.parametrize("options", [PHONE, DESK], ids=["telephone", "desk"])
@@ -226,7 +251,7 @@ def test_a_kept_state_that_does_not_fit_is_dropped(visit, change):
     at.begin()
     at.press("1")
     at.page.evaluate(
-        "(change) => { const key = Object.keys(localStorage)[0];"
+        f"(change) => {{ const key = {STATE};"
         "let state = JSON.parse(localStorage[key]);"
         f"{change}; localStorage[key] = JSON.stringify(state); }}"
     )
@@ -234,18 +259,88 @@ def test_a_kept_state_that_does_not_fit_is_dropped(visit, change):
     assert at.page.locator("#start").is_visible()
 
 
-def test_without_storage_it_works_all_the_same(visit, tmp_path):
+def closes(at):
+    """What the browser asks before it closes the page, which stays open."""
+    asked = []
+
+    def stay(dialog):
+        asked.append(dialog.type)
+        dialog.dismiss()
+
+    at.page.once("dialog", stay)
+    with contextlib.suppress(api.TimeoutError), at.page.expect_event("close", timeout=1000):
+        at.page.close(run_before_unload=True)
+    return asked
+
+
+@pytest.mark.parametrize("script", NO_STORAGE.values(), ids=NO_STORAGE)
+def test_without_storage_nothing_is_promised(visit, tmp_path, script):
+    """All works but for reloads, of which the page says so, and asks before it goes."""
     asked = study(4, 2)
     at = visit(asked)
-    at.context.add_init_script(
-        "Object.defineProperty(window, 'localStorage', { get() { throw new Error('no'); } })"
-    )
+    assert "you can stop and go on later" in at.page.inner_text("#start ul")
+    at.page.evaluate("localStorage.clear()")
+    at.context.add_init_script(script)
+    at.page.reload()
+    words = at.page.inner_text("#start ul")
+    assert STAY in words and "later" not in words and "on this device" not in words
+    at.begin()
+    at.press("1")
+    at.page.click("#stop")
+    words = at.page.inner_text("#end")
+    assert STAY in words and "later" not in words and "on this device" not in words
+    assert closes(at) == ["beforeunload"]
+    at.page.click("#back")
+    at.press("2")
+    assert STAY in at.page.inner_text("#end")
+    # The next person's turn, too, loses nothing.
+    at.page.click("#next")
+    at.wait()
+    assert closes(at) == ["beforeunload"]
+    at.page.click("#people button")
+    [result] = read_results([at.save(tmp_path)], asked)
+    assert result.complete and [answer.side for answer in result.answers] == ["left", "right"]
+    # Nobody knows whether the file was saved.
+    assert closes(at) == ["beforeunload"]
+
+
+def test_storage_that_fills_up(visit, tmp_path):
+    """In the middle: what is left of the page's promises is what it can keep."""
+    asked = study(20, 4)
+    at = visit(asked)
+    at.context.add_init_script(FULL % 4)  # whose turn twice, a beginning, one answer
     at.page.reload()
     at.begin()
     at.press("1")
-    at.press("2")
+    assert len(at.state()["answers"]) == 1
+    for key in "212":
+        at.press(key)
+    assert len(at.state()["answers"]) == 1
+    assert STAY in at.page.inner_text("#answered")
+    assert closes(at) == ["beforeunload"]
     [result] = read_results([at.save(tmp_path)], asked)
-    assert result.complete
+    assert [answer.side for answer in result.answers] == ["left", "right"] * 2
+
+
+def test_who_gave_no_answer_loses_none(visit):
+    at = visit(study(4, 2))
+    at.begin()
+    at.page.evaluate(
+        "localStorage[Object.keys(localStorage).find((k) => k.endsWith('-turn'))] = ''"
+    )
+    at.page.reload()
+    assert at.page.locator("#start").is_visible() and not at.page.locator("#earlier").is_visible()
+    at.context.add_init_script(NO_STORAGE["forbidden"])
+    at.page.reload()
+    at.begin()
+    assert closes(at) == [] and at.page.is_closed()
+
+
+def test_with_storage_nothing_asks_before_it_closes(visit):
+    at = visit(study(4, 2))
+    at.begin()
+    at.press("1")
+    assert closes(at) == [] and at.page.is_closed()
 
 
 def test_undo(visit, tmp_path):
@@ -288,8 +383,7 @@ def test_stopping_saving_and_going_on(visit, tmp_path):
     assert at.place() == "12 of 12"
     at.press("1")
     # What was saved before does not hold the last answer.
-    at.page.click("#next")
-    assert "not saved" in at.page.inner_text("#warning")
+    assert at.state()["saved"] is False
     [result] = read_results([half, at.save(tmp_path)], asked)
     assert result.complete and result.notes
 
@@ -309,27 +403,115 @@ def test_what_can_be_copied_is_the_file(visit, tmp_path):
     assert area.evaluate("(e) => e.value.slice(e.selectionStart, e.selectionEnd)") == text
 
 
-def test_next_person(visit, tmp_path):
-    """Only when the answers are saved, or on asking twice; with another seed."""
-    at = visit(study(4, 2))
-    seeds = set()
-    for saving in (True, False):
-        at.begin("x")
-        at.press("1")
-        at.press("1")
-        seeds.add(at.seed())
-        if saving:
-            at.save(tmp_path)
-            at.page.reload()
-        else:
-            at.page.click("#next")
-            assert "not saved" in at.page.inner_text("#warning")
-            assert at.page.locator("#end").is_visible()
-        at.page.click("#next")
-        assert at.page.locator("#start").is_visible()
+def answered(at, name, keys="11"):
+    """A person answers all, with these keys."""
+    at.begin(name)
+    for key in keys:
+        at.press(key)
+
+
+@pytest.mark.parametrize("how", ["click", "double click", "taps", "keys"])
+def test_next_person(visit, tmp_path, how):
+    """However often it is pressed, the answers before are there, to be saved or gone on with."""
+    asked = study(4, 2)
+    at = visit(asked, **(PHONE if how == "taps" else {}))
+    press = {
+        "click": lambda: at.page.click("#next"),
+        "double click": lambda: at.page.dblclick("#next"),
+        "taps": lambda: tap_twice(at, "#next"),
+        "keys": lambda: [at.page.press("#next", "Enter"), at.page.keyboard.press("Enter")],
+    }[how]
+    seeds = []
+    for name, keys in (("Ann", "12"), ("Ben", "21")):
+        answered(at, name, keys)
+        seeds.append(at.seed())
+        press()
+        assert at.page.locator("#start").is_visible() and at.state() is None
         assert at.page.input_value("#name") == ""
-        assert at.page.evaluate("localStorage.length") == 0
-    assert len(seeds) == 2
+        assert "Ann" not in at.page.inner_text("body")
+        if how == "taps":
+            check_fits(at)
+        # Nor does a second press begin for whoever is next, or take the answers back.
+        at.page.click("text=Begin")
+        at.page.click("#people button")
+        assert at.page.locator("#start").is_visible()
+        at.wait()
+    assert len(set(seeds)) == 2
+    at.page.reload()
+    people = at.page.locator("#people button")
+    assert people.count() == 2
+    assert all(text.endswith(": 2 of 2, not saved yet") for text in people.all_inner_texts())
+    for place, sides in enumerate([["left", "right"], ["right", "left"]]):
+        people.nth(place).click()
+        assert at.seed() == seeds[place]
+        [result] = read_results([at.save(tmp_path)], asked)
+        assert (result.person, result.person_seed) == (("Ann", "Ben")[place], seeds[place])
+        assert [answer.side for answer in result.answers] == sides
+        at.page.click("#next")
+        at.wait()
+    assert not any("not saved" in text for text in people.all_inner_texts())
+
+
+def tap_twice(at, what):
+    """As fast as a finger can, at one place of the screen."""
+    box = at.page.locator(what).bounding_box()
+    for _ in range(2):
+        at.page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+
+def test_who_was_put_away_in_the_middle_goes_on(visit, tmp_path):
+    asked = study(20, 4)
+    at = visit(asked)
+    answered(at, "Ann", "12")
+    at.page.click("#stop")
+    at.page.click("#next")
+    at.wait()
+    check_fits(at, 1000)
+    at.page.click("#people button")
+    assert at.page.inner_text("#thanks") == "Stopped for now"
+    at.page.click("#back")
+    assert at.place() == "3 of 4"
+    for key in "12":
+        at.press(key)
+    [result] = read_results([at.save(tmp_path)], asked)
+    assert result.complete and [a.side for a in result.answers] == ["left", "right"] * 2
+
+
+def test_another_tab_goes_on_with_the_same(visit):
+    """At once; and after it was asleep, when it heard of nothing."""
+    at = visit(study(20, 4))
+    at.begin()
+    at.press("1")
+    other = at.context.new_page()
+    other.goto(at.path.as_uri())
+    assert other.inner_text("#place") == "2 of 4"
+    at.wait()
+    other.keyboard.press("1")
+    api.expect(at.page.locator("#place")).to_have_text("3 of 4")
+    asleep = "addEventListener('storage', (e) => e.stopImmediatePropagation(), { capture: true })"
+    at.context.add_init_script(asleep)
+    at.page.reload()
+    at.wait()
+    other.keyboard.press("1")
+    assert at.place() == "3 of 4"
+    at.page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+    assert at.place() == "4 of 4"
+
+
+def test_nothing_says_that_a_file_was_saved(visit):
+    """A browser that ignores downloads: the page cannot know, and keeps the answers."""
+    asked = study(4, 2)
+    at = visit(asked)
+    answered(at, "Ann")
+    at.page.evaluate("HTMLAnchorElement.prototype.click = () => {}")
+    at.page.click("#save")
+    said = at.page.inner_text("#saved")
+    assert said.startswith(f"Look for study-{asked.digest[:8]}-ann.json in your downloads.")
+    at.page.click("#next")
+    at.wait()
+    at.page.reload()
+    at.page.click("#people button")
+    assert json.loads(at.page.input_value("#text"))["person"] == "Ann"
 
 
 def test_a_second_tap_is_not_an_answer(visit):

@@ -3,12 +3,15 @@ const study = JSON.parse(document.getElementById("study").textContent);
 const byNumber = new Map(study.pairs.map((pair) => [pair.number, pair]));
 // A second tap of an impatient finger is meant for the pair before.
 const GUARD = 150;
+// A double tap on "Next person" must not begin for that person as well.
+const HANDOVER = 600;
+const STAY = "Keep this page open and save before you leave.";
 
 const find = (id) => document.getElementById(id);
 const screens = ["start", "ask", "end"].map(find);
-let state = kept(study);
-let order = state && drawn(study, state);
+let state, order;
 let since = 0;
+let handedOver = -Infinity;
 
 // --- Screens.
 
@@ -16,9 +19,48 @@ function show() {
   const done = state && state.answers.length === study.perPerson;
   const screen = !state ? "start" : done || state.stopped ? "end" : "ask";
   for (const each of screens) each.hidden = each.id !== screen;
+  promise();
+  if (screen === "start") start();
   if (screen === "ask") ask();
   if (screen === "end") end();
   window.scrollTo(0, 0);
+}
+
+// Whoever turns it is, as the device has it.
+function refresh() {
+  state = kept(study, turn(study));
+  order = state && drawn(study, state);
+  show();
+}
+
+// Nothing that the browser does not keep.
+function promise() {
+  find("later").textContent = lasting()
+    ? "No hurry; you can stop and go on later."
+    : `This browser keeps no answers. ${STAY}`;
+  const where = lasting() ? "on this device" : "in this open page";
+  for (const each of document.querySelectorAll(".where")) each.textContent = where;
+}
+
+function start() {
+  const before = everyone(study);
+  find("earlier").hidden = !before.length;
+  find("people").replaceChildren(...before.map(entry));
+}
+
+// Of somebody who was here before; without the name, which is not for those who come next.
+function entry(person) {
+  const button = document.createElement("button");
+  const begun = new Date(person.started).toLocaleString();
+  const unsaved = person.saved ? "" : ", not saved yet";
+  button.type = "button";
+  button.textContent = `Begun ${begun}: ${person.answers.length} of ${study.perPerson}${unsaved}`;
+  button.addEventListener("click", () => {
+    if (performance.now() - handedOver < HANDOVER) return;
+    pass(study, person.seed);
+    refresh();
+  });
+  return button;
 }
 
 function ask() {
@@ -64,13 +106,16 @@ function end() {
   const count = state.answers.length;
   const complete = count === study.perPerson;
   find("thanks").textContent = complete ? "Thank you" : "Stopped for now";
+  const goOn = lasting()
+    ? "You can go on, now or later, or save these."
+    : "You can go on now, or save these.";
   find("answered").textContent = complete
     ? `All ${count} pairs are answered.`
-    : `${count} of ${study.perPerson} pairs are answered. You can go on, now or later, or save these.`;
+    : `${count} of ${study.perPerson} pairs are answered. ${goOn}`;
+  if (!lasting()) find("answered").append(` ${STAY}`);
   find("file").textContent = fileName(study, state);
   find("text").value = resultText(study, state);
   find("saved").textContent = "";
-  find("warning").textContent = "";
   find("thanks").focus({ preventScroll: true });
 }
 
@@ -104,9 +149,11 @@ function stop(stopped) {
 
 // --- The end.
 
+// Browsers inside other apps ignore downloads, and no page learns of it.
 function save() {
-  download(fileName(study, state), resultText(study, state));
-  done("The file is in your downloads.");
+  const name = fileName(study, state);
+  download(name, resultText(study, state));
+  done(`Look for ${name} in your downloads. If it is not there, copy the text instead: see below.`);
 }
 
 async function copy() {
@@ -117,20 +164,14 @@ function done(words) {
   state.saved = true;
   keep(study, state);
   find("saved").textContent = words;
-  find("warning").textContent = "";
 }
 
+// What was answered stays, and the first screen leads back to it.
 function next() {
-  if (!state.saved && !find("warning").textContent) {
-    find("warning").textContent =
-      "These answers are not saved yet. Save the file first, or press “Next person” again to " +
-      "delete them.";
-    return;
-  }
-  state = null;
-  keep(study, state);
+  pass(study, "");
+  handedOver = performance.now();
   find("name").value = "";
-  show();
+  refresh();
 }
 
 // --- Fingers and keys.
@@ -144,13 +185,14 @@ find("copy").addEventListener("click", copy);
 find("next").addEventListener("click", next);
 find("begin").addEventListener("submit", (event) => {
   event.preventDefault();
+  if (performance.now() - handedOver < HANDOVER) return;
   const person = find("name").value.trim();
   const started = new Date().toISOString();
   state = { seed: newSeed(), person, started, finished: null, stopped: false, saved: false };
   state.answers = [];
-  order = drawn(study, state);
   keep(study, state);
-  show();
+  pass(study, state.seed);
+  refresh();
 });
 document.addEventListener("keydown", (event) => {
   if (event.repeat || event.ctrlKey || event.altKey || event.metaKey || event.shiftKey) return;
@@ -161,12 +203,17 @@ document.addEventListener("keydown", (event) => {
   else return;
   event.preventDefault();
 });
-// The same page in another tab went on.
+// The same page in another tab went on; or did, while this one was put away.
 window.addEventListener("storage", (event) => {
-  if (event.key !== keyOf(study)) return;
-  state = kept(study);
-  order = state && drawn(study, state);
-  show();
+  if (event.key?.startsWith(keyOf(study, ""))) refresh();
+});
+window.addEventListener("pageshow", (event) => {
+  if (event.persisted) refresh();
+});
+window.addEventListener("beforeunload", (event) => {
+  if (!atRisk(study)) return;
+  event.preventDefault();
+  event.returnValue = true; // for browsers before 2024
 });
 window.addEventListener("resize", () => {
   if (!find("ask").hidden) fit(byNumber.get(order[state.answers.length].pair));
@@ -180,4 +227,5 @@ for (const each of document.querySelectorAll(".minutes")) {
 }
 find("question").textContent = study.question;
 find("progress").max = study.perPerson;
-show();
+pass(study, turn(study)); // whether the browser keeps anything shows by trying
+refresh();

@@ -22,7 +22,7 @@ from . import limits
 from .pairs import FORMAT, QUESTION, Pair, Study
 
 _HERE = Path(__file__).parent
-_SCRIPTS = ("draw.js", "result.js", "page.js")
+_SCRIPTS = ("draw.js", "result.js", "keep.js", "page.js")
 
 
 def write_page(study: Study, path: str | os.PathLike) -> Path:

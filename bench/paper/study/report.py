@@ -25,14 +25,23 @@ from ...report.document import (
     clean,
 )
 from .intervals import Interval
+from .origin import told
 from .people import Person
 from .picture import picture
 from .score import CLAIM, PAPER, Scores
 
 _LIMITS = (
     "The intervals are of 95 %, Student's over people: they say what other people would choose "
-    "from these pairs, not what other networks or images would give. Each person had pairs and "
-    "sides of their own, each group as often on the left as on the right."
+    "from these pairs, not what other networks or images would give. "
+)
+_HELD = (
+    "Each person had pairs and sides of their own, as their seed draws them from the page: of all "
+    "pairs each group is on the left as often as on the right, give or take one; who stopped early "
+    "saw the first of them."
+)
+_NOT_HELD = (
+    "The files were not held against the page that people answered (study-score --page): which "
+    "pairs they saw on which sides is what the files say."
 )
 MOST_PAIRS = 10
 _NONE = "-"
@@ -48,13 +57,16 @@ def blocks(scores: Scores) -> list[Block]:
     """What stands below the title."""
     groups = scores.head["groups"]
     found: list[Block] = [
-        Paragraph(f"{scores.head['title']}. Group a: {groups['a']}; group b: {groups['b']}."),
+        Paragraph(
+            f"{scores.head['title']}. Group a: {groups['a']}; group b: {groups['b']}. "
+            f"{told(scores.head['settings'])}"
+        ),
         Paragraph((f"The claim that {CLAIM}: ", Strong(scores.verdict), f". {_reason(scores)}")),
         Bullets([f"{name}: {value}" for name, value in summary(scores)]),
         picture(scores),
         Heading(2, "People"),
         _people(scores),
-        Paragraph(_LIMITS),
+        Paragraph(_LIMITS + (_HELD if scores.held else _NOT_HELD)),
     ]
     if scores.agreement:
         found.append(Details("Pairs about which most people agree", [_pairs(scores)]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ....defective.errors import UserError
-from . import limits
+from . import limits, strict
 from .draw import SIDES
 from .pairs import FORMAT, GROUPS
 
@@ -42,7 +41,8 @@ class Result:
         path: of the file. study: digest of the study. head: the study's title, groups, settings,
             seed and per_person. person: the name given, may be empty. person_seed: what the pairs
             were drawn with. finished: None if pairs are left. answers: in the order of asking.
-        notes: what a reader should know of the file.
+        notes: what a reader should know of the file. held: whether pairs and sides are what the
+            seed draws from the study; otherwise they are what the file says.
     """
 
     path: Path
@@ -54,6 +54,7 @@ class Result:
     finished: str | None
     answers: tuple[Answer, ...]
     notes: tuple[str, ...] = ()
+    held: bool = False
 
     @property
     def complete(self) -> bool:
@@ -63,38 +64,11 @@ class Result:
 def read_result(path: Path) -> Result:
     """Raises UserError, naming the file and what is wrong with it."""
     try:
-        return _checked(path, _json(path))
+        return _checked(path, strict.parse(strict.read(path, LARGEST)))
     except UserError as error:
         raise UserError(
             f"{path}: {error}; expected a file study-*.json as the page saved it"
         ) from None
-
-
-def _json(path: Path) -> Any:
-    try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
-    except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror})") from None
-    if len(data) > LARGEST:
-        raise UserError(f"larger than {LARGEST:,} bytes, so no result")
-    try:
-        # With or without the mark that some editors put before a text.
-        text = data.decode("utf-8-sig")
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"no JSON, or damaged ({' '.join(str(error).split())})") from None
-
-
-def _object(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(items)
-    if len(found) < len(items):
-        raise ValueError("a name stands twice in one object")
-    return found
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
 
 
 def _checked(path: Path, found: Any) -> Result:
@@ -113,12 +87,25 @@ def _checked(path: Path, found: Any) -> Result:
     numbers = [answer.pair for answer in answers]
     if len(set(numbers)) < len(numbers):
         raise UserError("answers has two of one pair")
+    _sides(answers, head["per_person"])
     if len(answers) == head["per_person"]:
         _time("finished", found["finished"])
     elif found["finished"] is not None:
         raise UserError(f"finished, with {len(answers)} of {head['per_person']} answers")
     names = ("study", "person", "person_seed", "started", "finished")
     return Result(path, head=head, answers=answers, **{name: found[name] for name in names})
+
+
+def _sides(answers: tuple[Answer, ...], asked: int) -> None:
+    """What can be told without the study: each group has half of the sides, as ``draw`` gives."""
+    most = (asked + 1) // 2
+    for side in SIDES:
+        count = sum(answer.a_side == side for answer in answers)
+        if count > most:
+            raise UserError(
+                f"a was on the {side} {count} times; of {asked} pairs the page puts it there "
+                f"{most} times at most, so that the file was edited"
+            )
 
 
 def _answer(what: str, found: Any) -> Answer:
@@ -160,4 +147,4 @@ def _time(what: str, found: Any) -> None:
         given = limits.shown(found)
         raise UserError(
             f"{what} is {given}; expected a time such as 2026-01-02T03:04:05.678Z"
-        ) from (None)
+        ) from None

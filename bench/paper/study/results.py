@@ -8,19 +8,21 @@ from pathlib import Path
 
 from ....defective.errors import UserError
 from .draw import assignment
+from .page_data import PageData
 from .pairs import Study
 from .result import HEAD, Answer, Result, read_result
 
 __all__ = ["Answer", "Result", "read_results"]
 
 
-def read_results(paths: Iterable[Path], study: Study | None = None) -> list[Result]:
+def read_results(paths: Iterable[Path], study: Study | PageData | None = None) -> list[Result]:
     """The results in files, and in folders all ``*.json``, one a person, ordered by seed.
 
     Of a person whose answers were saved twice, the longer file counts, with a note.
 
     Args:
-        study: if given, results must be of it, and ask what each person's seed draws from it.
+        study: or what its page says of it. If given, results must be of it, and ask what each
+            person's seed draws from it.
 
     Raises:
         UserError: a file is no result, is damaged or was edited, or results do not fit together.
@@ -39,8 +41,8 @@ def read_results(paths: Iterable[Path], study: Study | None = None) -> list[Resu
                 f"{first.path} and {other.path} are of one study, but differ in {keys[0]}: one was "
                 "edited; leave it out"
             )
-        if study is not None:
-            _check_drawn(other, study)
+    if study is not None:
+        results = [_held(result, study) for result in results]
     return sorted(_one_each(results), key=lambda result: result.person_seed)
 
 
@@ -61,7 +63,8 @@ def _files(paths: Iterable[Path]) -> list[Path]:
     return list(found.values())
 
 
-def _check_drawn(result: Result, study: Study) -> None:
+def _held(result: Result, study: Study | PageData) -> Result:
+    """The result, held against the study. Raises UserError if the study does not ask that."""
     if result.study != study.digest:
         raise UserError(
             f"{result.path} is of study {result.study}, not of this one, {study.digest}; give the "
@@ -76,6 +79,7 @@ def _check_drawn(result: Result, study: Study) -> None:
             f"{result.person_seed} draws, or says other things of the study: it was edited; leave "
             "it out"
         )
+    return replace(result, held=True)
 
 
 def _one_each(results: list[Result]) -> list[Result]:

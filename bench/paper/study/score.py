@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ....defective.errors import UserError
 from .intervals import Interval, mean_interval, sign_test
+from .origin import why_apart
 from .people import Agreement, Person, agreement_of, person_of
 from .results import Result, read_results
-from .verdict import CLAIM, PAPER, judge
+from .verdict import CLAIM, NOT_DECIDABLE, PAPER, judge
 
 __all__ = ["CLAIM", "PAPER", "Person", "Result", "Scores", "read_results", "score"]
 
@@ -29,7 +30,7 @@ class Scores:
             weighing the same whatever they answered. pooled: (choices of a, choices). left: share
             of left images. sign_p: of the sign test over people. agreement: pairs of at least three
             people, those first about which most agree. verdict, reason: on :data:`CLAIM`.
-        notes: what is odd about the results.
+        held: whether all results were held against the study. notes: what is odd about them.
     """
 
     study: str
@@ -43,6 +44,7 @@ class Scores:
     agreement: tuple[Agreement, ...]
     verdict: str
     reason: str
+    held: bool
     notes: tuple[str, ...]
 
     @property
@@ -66,21 +68,25 @@ def score(results: Sequence[Result], minimum: int = MINIMUM) -> Scores:
         UserError: nobody counts.
     """
     results = sorted(results, key=lambda result: result.person_seed)
+    head = results[0].head
+    minimum = min(minimum, head["per_person"])
     people = tuple(person_of(result, minimum) for result in results)
     counting = [(r, p) for r, p in zip(results, people, strict=True) if p.counts]
     if not counting:
+        less = ", or count those who stopped earlier with a smaller --minimum" * (minimum > 1)
         raise UserError(
-            f"none of {len(people)} people gave {minimum} answers; ask more people, or count those "
-            "who stopped earlier with a smaller minimum"
+            f"none of {len(people)} people gave {minimum} answers; ask more people{less}"
         )
     counted = [person for _, person in counting]
     difference = mean_interval([person.difference for person in counted])
     more = sum(person.a > person.b for person in counted)
     less = sum(person.a < person.b for person in counted)
     sign_p = sign_test(more, less)
-    head = results[0].head
     published = PAPER.difference_of(head["per_person"])
+    apart = why_apart(head["settings"])
     verdict, reason = judge(difference, more, less, published)
+    if apart:
+        verdict, reason = NOT_DECIDABLE, apart
     return Scores(
         study=results[0].study,
         head=head,
@@ -93,6 +99,7 @@ def score(results: Sequence[Result], minimum: int = MINIMUM) -> Scores:
         agreement=agreement_of([result for result, _ in counting]),
         verdict=verdict,
         reason=reason,
+        held=all(result.held for result in results),
         notes=_notes(results, people, minimum),
     )
 
@@ -116,5 +123,17 @@ def _notes(results: Sequence[Result], people: Sequence[Person], minimum: int) ->
             notes.append(
                 f"{count} results carry the name {name!r}; if they are of one person, "
                 "leave all but one out"
+            )
+    same: dict[tuple, list[str]] = defaultdict(list)
+    for result, person in zip(results, people, strict=True):
+        if person.counts:
+            # Not the times, which are changed as easily as the seed.
+            answers = tuple((a.pair, a.a_side, a.chosen) for a in result.answers)
+            same[answers].append(result.path.name)
+    for names in same.values():
+        if len(names) > 1:
+            notes.append(
+                f"{len(names)} results have the same answers to the same pairs in one order, "
+                f"{names[0]} and {names[1]} among them; if they are copies, leave all but one out"
             )
     return tuple(notes)
