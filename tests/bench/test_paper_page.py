@@ -1,4 +1,4 @@
-"""The page of a table or figure, with invented numbers: its cells, files and settings."""
+"""The page of a table or figure, with invented numbers: its cells, verdicts and files."""
 
 import csv
 import io
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from paper_pages import WHEN, cells_of, lines_of, page_of, tables, text_of, without, words
 from paper_values import INVENTED, invented, setup_of
 from PIL import Image
 from report_rows import HOSTILE
@@ -22,61 +23,15 @@ from scotoma.bench.paper.graph.artefact import closure
 from scotoma.bench.paper.graph.data import Data
 from scotoma.bench.paper.graph.plan import Failure
 from scotoma.bench.paper.graph.training import Training
-from scotoma.bench.paper.page import Page, build_page, wording, write_page
-from scotoma.bench.paper.page.again import command
-from scotoma.bench.paper.page.drawings import stamped
-from scotoma.bench.paper.page.facts import read_facts
+from scotoma.bench.paper.page import wording, write_page
 from scotoma.bench.paper.page.grid import Cell, State, merged, read_grid, why_apart
-from scotoma.bench.paper.page.settings import settings_blocks
 from scotoma.bench.paper.page.tables import main_table
-from scotoma.bench.paper.pictures import heatmap, noise_curve
 from scotoma.bench.paper.published import figure5, published
-from scotoma.bench.report import html, markdown
-from scotoma.bench.report.document import Break, Bullets, Details, Document, Table, spans, walk
+from scotoma.bench.report import html
+from scotoma.bench.report.document import Details, Document, walk
 from scotoma.defective.errors import UserError
 
-WHEN = "2026-01-02 03:04 UTC"
 FRACTIONS = st.floats(0, 1)
-
-
-def page_of(made, *, verdicts=(), failures=(), commit="abc1234", printed="own"):
-    number = made.definition.of_table
-    if printed == "own":
-        printed = None if number is None else published(number)
-    return build_page(made, printed, list(verdicts), list(failures), commit, WHEN)
-
-
-def words(inline):
-    """A cell's text, its lines parted by line ends."""
-    return "".join("\n" if isinstance(s, Break) else getattr(s, "text", s) for s in spans(inline))
-
-
-def tables(page):
-    return [block for block in walk(page.document.blocks) if isinstance(block, Table)]
-
-
-def cells_of(table):
-    """{(row, column): text}, names without their marks."""
-    return {
-        (words(row[0]).split("\n")[0], name.removesuffix(" (ours only)")): words(cell)
-        for row in table.rows
-        for name, cell in zip(table.names[1:], row[1:], strict=True)
-    }
-
-
-def text_of(page, folder=Path("page")):
-    return markdown.render(page.document, folder / "index.md", folder / "images")
-
-
-def lines_of(page):
-    """Every item of every list, as text."""
-    lists = [block for block in walk(page.document.blocks) if isinstance(block, Bullets)]
-    return [words(item) for block in lists for item in block.items]
-
-
-def without(made, places):
-    return replace(made, values={p: v for p, v in made.values.items() if p not in set(places)})
-
 
 # Numbers.
 
@@ -471,273 +426,6 @@ def test_files_that_cannot_be_written(tmp_path):
     (tmp_path / "page").write_text("a file")
     with pytest.raises(UserError, match=r"cannot be written.*--out"):
         write_page(page, tmp_path / "page")
-
-
-# Pictures.
-
-
-@pytest.mark.parametrize(
-    ("name", "file"),
-    [
-        ("table4", "table4-heatmap.png"),
-        ("table14", "table14-heatmap.png"),
-        ("table10", "table10-heatmap.png"),
-        ("figure4", "figure4.png"),
-        ("figure5", "figure5.png"),
-    ],
-)
-def test_pictures(name, file, tmp_path):
-    (picture,) = page_of(invented(name, tmp_path)).document.pictures()
-    assert picture.name == file and len(picture.alt) > 20
-    with Image.open(io.BytesIO(picture.data)) as image:
-        image.load()
-        assert image.format == "PNG" and image.info["Source"].startswith(f"scotoma paper {name}; ")
-        assert 400 < image.width < 2200 and 200 < image.height < 1500
-        assert len(image.convert("RGB").getcolors(1 << 24)) > 20
-
-
-def column_at(data, panels, rows, number, row, offset):
-    """Colours of a line from top to bottom of a cell of the panel's first column.
-
-    Args:
-        offset: of the line, in pixels from the cell's left edge.
-    """
-    with Image.open(io.BytesIO(data)) as image:
-        bottom = image.height - 0.15 * 120
-        left = image.width - 120 * (0.05 + (panels - number) * 1.8)
-        top = bottom - (rows - row) * 0.23 * 120
-        x, inside = round(left + offset), range(round(top) + 3, round(top + 0.23 * 120) - 2)
-        return {image.getpixel((x, y))[:3] for y in inside}
-
-
-def colour_at(data, panels, rows, number, row):
-    """The colour of the first column's cell of a panel, near its left edge."""
-    with Image.open(io.BytesIO(data)) as image:
-        image = image.convert("RGB")
-        bottom = image.height - 0.15 * 120
-        left = image.width - 120 * (0.05 + (panels - number) * 1.8)
-        middle = bottom - (rows - row - 0.5) * 0.23 * 120
-        return image.getpixel((round(left + 3), round(middle)))
-
-
-def test_colours_of_a_heat_map():
-    rows, columns = ("r", "s", "t"), ("a", "b")
-    rates = {("r", "a"): 0.0, ("s", "a"): 1.0, ("r", "b"): 0.5, ("s", "b"): 0.5}
-    differences = {("r", "a"): -0.5, ("s", "a"): 0.5, ("t", "a"): 0.0}
-    panels = [
-        heatmap.Panel("ours", rates, {("t", "a"): "failed"}),
-        heatmap.Panel("paper", rates),
-        heatmap.Panel("difference", differences, signed=True),
-    ]
-    data = heatmap.draw("A title", rows, columns, panels)
-    assert data == heatmap.draw("A title", rows, columns, panels)
-    low, high, failed = (colour_at(data, 3, 3, 0, row) for row in range(3))
-    assert sum(low) < 200 < 400 < sum(high) and low[2] > low[0] and high[0] > high[2]
-    assert failed == (0xEE, 0xEE, 0xEE)
-    assert colour_at(data, 3, 3, 1, 2) == (255, 255, 255)
-    worse, better, same = (colour_at(data, 3, 3, 2, row) for row in range(3))
-    assert worse[0] > 2 * worse[2] and better[2] > 2 * better[0] and min(same) > 235
-
-
-def test_words_stay_within_their_cell():
-    words = {("r", "a"): "no image left", ("s", "a"): "not made"}
-    panels = [heatmap.Panel("ours", {("r", "b"): 0.5}, words)] * 3
-    data = heatmap.draw("A title", ("r", "s"), ("a", "b"), panels)
-    grey, width = {(0xEE, 0xEE, 0xEE)}, round(0.56 * 120)
-    for row in (0, 1):
-        cell = [column_at(data, 3, 2, 0, row, offset) for offset in range(3, width - 2)]
-        assert cell[:3] == [grey] * 3 and cell[-3:] == [grey] * 3
-        assert any(column != grey for column in cell)
-
-
-def test_no_title_is_cut_off(tmp_path):
-    for name in (f"table{number}" for number in (1, 8, 11, 13)):
-        (picture,) = page_of(invented(name, tmp_path)).document.pictures()
-        with Image.open(io.BytesIO(picture.data)) as image:
-            right = image.convert("L").crop((image.width - 4, 0, image.width, 60))
-        assert right.getextrema() == (255, 255), name
-
-
-def test_the_curve_of_noise(monkeypatch):
-    rows, columns = ("p", "_q"), ("2", "4", "64")
-    values = {("p", c): share(0.5, 30) for c in columns}
-    values["_q", "4"] = Estimate(0.4, None, None, 3, (0.4,), rate=True)
-    data = noise_curve.draw(rows, columns, values)
-    assert data != noise_curve.draw(rows, columns, {**values, ("p", "4"): share(0.9, 30)})
-    assert noise_curve.draw(rows, columns, {}) is None
-    figures = []
-    monkeypatch.setattr(noise_curve, "png", lambda figure: figures.append(figure) or b"")
-    noise_curve.draw(rows, columns, values)
-    (axes,) = figures[0].axes
-    assert axes.get_xscale() == "log" and axes.get_xticks().tolist() == [2, 4, 64]
-    first, second = axes.lines
-    assert first.get_xdata().tolist() == [2, 4, 64] and first.get_ydata().tolist() == 3 * [50]
-    assert second.get_xdata().tolist() == [4] and second.get_ydata().tolist() == [40]
-    shaded = axes.collections[0].get_paths()[0].vertices[:, 1]
-    low, high = values["p", "2"].low, values["p", "2"].high
-    assert [shaded.min(), shaded.max()] == pytest.approx([100 * low, 100 * high])
-    assert len(axes.get_legend().get_texts()) == 2
-
-
-def test_a_stamp_needs_a_picture():
-    with pytest.raises(ValueError, match="no PNG"):
-        stamped(b"GIF89a", "table4")
-
-
-def test_a_page_of_nothing(tmp_path):
-    page = page_of(invented("figure14", tmp_path))
-    assert page.document.pictures() == [] and "Nothing that this page could show" in text_of(page)
-    assert page.record["cells"] == []
-
-
-# Settings.
-
-
-def test_settings_of_a_table(tmp_path):
-    made = invented("table14", tmp_path, "quick", seeds=(3, 4))
-    # Without the pictures, which take long.
-    blocks = settings_blocks(made, read_facts(made), None, WHEN)
-    page = Page(Document("T", blocks), {})
-    text = text_of(page)
-    (training,) = [t for t in tables(page) if "recipe" in t.names]
-    (row,) = training.rows
-    assert words(row[0]).split("\n")[0] == "resnet18" and "vgg19" in words(row[0])
-    assert words(row[3]) == "fast-cifar10" and words(row[4]) == "30" and words(row[5]) == "512"
-    assert words(row[6]) == "0.4 at its peak\none-cycle, rising for 20 %"
-    assert "(26 variants)" in words(row[1]) and words(row[2]).startswith("3, 4, 103")
-    (attacks,) = [t for t in tables(page) if "attack" in t.names]
-    by_name = {words(r[0]): [words(c) for c in r[1:]] for r in attacks.rows}
-    assert list(by_name) == ["FGSM8", "FGSM16", "FGSM32", "PGD16", "PGD2,16", "PGD32", "CW40"]
-    assert by_name["PGD16"][0].startswith("pgd:eps=16/255,step=1/255,steps=20,")
-    assert by_name["PGD16"][1:] == ["DenseNet-121", "1,000"]
-    assert by_name["CW40"][2] == "200"
-    assert (
-        "uint8" in text and "Commit `unknown`" in text and "Seeds of the repetitions: 3, 4" in text
-    )
-    assert all(note in lines_of(page) for note in made.experiment.notes)
-    wanted = "scotoma paper table14 --budget quick --seeds 2 --images common --first-seed 3"
-    assert f"`{wanted}`" in text
-
-
-def test_settings_of_the_papers_recipe(tmp_path):
-    page = page_of(invented("table10", tmp_path))
-    (training,) = [t for t in tables(page) if "recipe" in t.names]
-    assert words(training.rows[0][6]) == "0.1\ndivided by 10 after 150, 250"
-    assert "narrower" not in text_of(page)
-    smoke = text_of(page_of(invented("table6", tmp_path, "smoke")))
-    assert "networks are narrower than the paper's (resnet18 4" in smoke
-    assert "Budget smoke: boundary is cut short (steps at most 60)." in smoke
-    assert "mifgsm" not in smoke and "cw-l2" not in smoke
-    assert "each network itself | 10 |" in smoke  # the budget's images
-
-
-def test_what_stands_beside_the_table(tmp_path):
-    made = invented("table14", tmp_path, seeds=(0, 1))
-    beside = {place: share(0.75, 60) for place in made.experiment.asides}
-    page = page_of(replace(made, asides=beside))
-    (table,) = [t for t in tables(page) if t.rows[0][0] == "accuracy of the source"]
-    assert list(table.names) == ["", *made.experiment.columns]
-    accuracies, fooled = ([words(cell) for cell in row] for row in table.rows)
-    assert fooled[0] == "fooled: the source itself" and fooled[-1] == ""
-    assert set(fooled[1:-1]) == {"75.00 % [62.77, 84.22]\nN 60"} == {accuracies[-1]}
-    assert set(accuracies[1:-1]) == {""}
-    told = {(each["row"], each["column"]): each["value"] for each in page.record["asides"]}
-    assert told == dict.fromkeys(beside, 0.75)
-    assert "has an accuracy of 95.62 %." in text_of(page)
-    assert "Beside the table" not in text_of(page_of(made))
-    means = invented("table6", tmp_path)
-    means = replace(
-        means, asides=dict.fromkeys(means.experiment.asides, Estimate(0.01, None, None, 9, (0.01,)))
-    )
-    assert "| Defective CNN, mean | **1.00e-02**" in text_of(page_of(means))
-
-
-def test_settings_say_nothing_of_what_is_not_there(tmp_path):
-    images = text_of(page_of(invented("figure1", tmp_path, "smoke")))
-    assert "Devices" not in images and "Versions" not in images and "Commit" in images
-    assert "How verdicts" not in images
-    curves = text_of(page_of(invented("figure14", tmp_path, "smoke")))
-    assert "- Devices of trainings and attacks: unknown." in curves
-    assert "How verdicts" not in curves
-    assert "How verdicts" in text_of(page_of(invented("figure5", tmp_path, "smoke")))
-
-
-def test_two_data_sets_of_the_paper_that_are_one_of_ours(tmp_path):
-    (cifar10, mnist) = [
-        line
-        for line in lines_of(page_of(invented("figure14", tmp_path, "smoke")))
-        if line.endswith(" is sample")
-    ]
-    assert cifar10.startswith("cifar10") and mnist.startswith("mnist")
-
-
-def test_the_command_of_other_data(tmp_path):
-    made = invented("table9", tmp_path, "quick")
-    setup = replace(made.setup, images="source")
-    data = {**setup.data, "mnist": Data("mnist", "/a b/c"), "cifar10": Data("cifar10", "/d")}
-    made = replace(made, setup=replace(setup, data=data))
-    wanted = "scotoma paper table9 --budget quick --seeds 1 --images source --data 'mnist=/a b/c'"
-    assert command(made) == wanted
-    chosen = replace(made, experiment=replace(made.experiment, only=("0.*", "a b")))
-    assert command(chosen) == f"{wanted} --rows '0.*' 'a b'"
-
-
-def with_files(made):
-    """Files of a training, its sample and a result, as making them would leave them."""
-    store = made.context.store
-    for artefact in closure(made.experiment.wanted()):
-        path = artefact.path(store)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if artefact.kind == "train":
-            path.mkdir()
-            summary = {"train_s": 60, "device": "Test GPU", "versions": {"torch": "2.0-test"}}
-            summary |= {"train_images": 50000, "test_images": 10000, "precision": "bfloat16"}
-            (path / "summary.json").write_text(json.dumps(summary))
-            (path / "last.safetensors").touch()
-        elif artefact.kind == "sample":
-            content = {"indices": [1, 2], "details": {"asked": 5000, "found": 2, "seed": 0}}
-            path.write_text(json.dumps(content))
-        elif artefact.kind == "result":
-            results = {"warnings": ["gradients vanish"]}
-            cell = {"results": results, "made": {"seconds": 2.5, "torch": "2.1-test"}}
-            path.write_text(json.dumps({"cells": [cell]}))
-    return made
-
-
-def test_what_files_tell(tmp_path):
-    made = with_files(invented("table12", tmp_path))
-    artefacts = closure(made.experiment.wanted())
-    kinds = [artefact.kind for artefact in artefacts]
-    text = text_of(page_of(made))
-    assert "Devices of trainings and attacks: Test GPU." in text
-    assert "Versions: torch 2.0-test; torch 2.1-test." in text and "bfloat16" in text
-    seconds = 60 * kinds.count("train") + 2.5 * kinds.count("result")
-    assert f"for another page: {wording.duration(seconds)}." in text
-    assert "50,000 training images, 10,000 test images" in text
-    assert "2 of 5,000 wanted test images of cifar10" in text
-    assert text.count("- gradients vanish") == 1
-
-
-@pytest.mark.parametrize("damage", ["{", "[]", "[[]]", "null", '{"cells": 3, "versions": 3}'])
-@pytest.mark.parametrize("kind", ["train", "result", "sample"])
-def test_damaged_files_are_named(damage, kind, tmp_path):
-    made = with_files(invented("table12", tmp_path))
-    several = [a for a in closure(made.experiment.wanted()) if a.kind == kind]
-    path = several[0].path(made.context.store)
-    path = path / "summary.json" if kind == "train" else path
-    path.write_text(damage)
-    with pytest.raises(UserError, match=re.escape(several[0].key)):
-        page_of(made)
-
-
-def test_a_damaged_set_is_named(tmp_path):
-    made = invented("table4", tmp_path)
-    (first, *_) = [a for a in closure(made.experiment.wanted()) if a.kind == "set"]
-    path = first.path(made.context.store)
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"\x10\0\0\0\0\0\0\0{}")
-    with pytest.raises(UserError, match=re.escape(first.key)):
-        page_of(made)
 
 
 # What the report's renderers have for these pages.

@@ -7,6 +7,8 @@ import torch
 from scotoma.bench.paper.budgets import ROLES, SMOKE, DataPlan
 from scotoma.bench.paper.graph.context import Context
 from scotoma.bench.paper.graph.data import Data
+from scotoma.bench.paper.graph.local import run_locally
+from scotoma.bench.paper.graph.plan import Plan
 from scotoma.bench.paper.graph.sample_folder import SampleFolder
 from scotoma.bench.paper.graph.store import Store
 from scotoma.bench.paper.setup import Setup
@@ -55,3 +57,7 @@ def context(store: Store) -> Context:
     screen = AttackScreen()
     screen.begin("a test")
     return Context(store, torch.device("cpu"), screen, workers=0)
+
+
+def finish(wanted, store):
+    return run_locally(Plan.of(wanted, store), context(store))
