@@ -5,6 +5,7 @@ Triton's interpreter instead, on CPU tensors.
 """
 
 import os
+import signal
 
 # One thread: more would wait for each other over tensors this small, and several processes of tests
 # for all. Runs are compared bit for bit, and the number decides the order of sums, so that it is
@@ -18,6 +19,10 @@ from hypothesis import settings
 # Triton reads it when a kernel is defined, so it must be set before scotoma's are imported.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# A shell starts what runs in its background with Ctrl-C ignored, and then Python never learns of it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No time limit for an example: a busy machine is not a bug.
 settings.register_profile("scotoma", deadline=None)

@@ -149,16 +149,21 @@ def test_a_batch_shares_a_process_and_what_it_loaded(send, store):
     groups = [[Fake(f"{g}{n}", group=g) for n in range(4)] for g in ("a", "b")]
     failures, _ = send(*(fake for pair in zip(*groups, strict=True) for fake in pair))
     assert failures == []
-    for group in groups:
+    made_by: dict[int, int] = {}
+    for group in sorted(groups, key=lambda group: group[0].read(store)["start"]):
         made = [fake.read(store) for fake in group]
-        assert len({m["process"] for m in made}) == 1
-        assert [m["number"] for m in made] == [1, 2, 3, 4]
+        (process,) = {m["process"] for m in made}
+        # On a busy machine the second batch may find the first one's process free.
+        before = made_by.get(process, 0)
+        assert [m["number"] for m in made] == [before + n for n in (1, 2, 3, 4)]
+        made_by[process] = before + 4
         starts = [m["start"] for m in made]
         assert starts == sorted(starts)
         assert all(m["end"] <= later for m, later in zip(made, starts[1:], strict=False))
     last = Fake("c", (groups[0][0],))
     send(last)
-    assert last.read(store)["number"] == 5  # the same context as before, in whichever process
+    # The same context as before, in whichever process.
+    assert last.read(store)["number"] == made_by.get(last.read(store)["process"], 0) + 1
 
 
 def test_what_is_done_is_not_made_again(send, store):
