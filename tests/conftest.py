@@ -20,7 +20,7 @@ from hypothesis import settings
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# A shell starts what runs in its background with Ctrl-C ignored, and then Python never learns of it.
+# A shell starts what runs in its background with Ctrl-C ignored, and Python then never hears of it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
