@@ -88,7 +88,8 @@ def test_the_paper_s_own_numbers(name):
     found = [f"{SIGN[v.verdict]}{v.holds}/{v.open}/{v.reversed}" for v in verdicts]
     assert found == PINNED[name].split()
     # The paper has no number of its own for what it quotes.
-    assert all(bool(v.missing) == ("our own runs" in v.claim) for v in verdicts)
+    assert all(bool(v.missing) == ("our own runs" in v.claim) == v.ours for v in verdicts)
+    assert not any(v.stated and v.ours for v in verdicts)
 
 
 def test_what_the_paper_s_own_numbers_contradict():

@@ -292,7 +292,7 @@ def test_verdicts_come_first(tmp_path):
         verdict(SUPPORTED),
         verdict(NOT_SUPPORTED, stated=False),
         verdict(NOT_DECIDABLE, "<b>Less</b> noise"),
-        verdict(SUPPORTED),
+        replace(verdict(SUPPORTED), stated=False, ours=True),
     ]
     page = page_of(invented("table10", tmp_path), verdicts=given_verdicts)
     text = text_of(page)
@@ -302,6 +302,7 @@ def test_verdicts_come_first(tmp_path):
     lines = lines_of(page)[:4]
     assert lines[0] == "supported Masks help. (section 4.2)\n3 of 4 hold"
     assert "its tables show it, its text does not say so" in lines[1]
+    assert "(section 4.2; the paper has no such runs)" in lines[3]
     shown = html.render(page.document, Path("page/index.html"))
     assert '<span class="badge good">supported</span>' in shown
     assert '<span class="badge bad">not supported</span>' in shown
@@ -309,6 +310,7 @@ def test_verdicts_come_first(tmp_path):
     assert "<b>" not in shown and "&lt;b&gt;Less&lt;/b&gt; noise" in shown
     recorded = page.record["verdicts"]
     assert [v["verdict"] for v in recorded] == [v.verdict for v in given_verdicts]
+    assert recorded[3]["ours"] is True and recorded[1]["ours"] is False
     assert recorded[1]["stated"] is False and recorded[0]["holds"] == 3 and recorded[0]["open"] == 1
 
 

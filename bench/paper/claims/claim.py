@@ -49,7 +49,8 @@ class Claim:
     Attributes:
         text: the claim, margins included. section: of the paper.
         comparisons: all of them have to hold.
-        stated: whether the paper's text says so; if not, its tables show it.
+        stated: whether the paper's text says so; if not, its tables show it. ours: whether it is
+            about runs that the paper has not, so that neither does.
         quoted: constants of the paper for places that it took from others. They go before a
             measured value in such a place, which is our own run of somebody else's defence, and
             count as exact, since the paper does not say over how many images they are.
@@ -60,6 +61,7 @@ class Claim:
     section: str
     comparisons: tuple[Comparison, ...]
     stated: bool = True
+    ours: bool = False
     quoted: Mapping[Place, float] = field(default_factory=dict)
     score: bool = False
 
@@ -98,7 +100,7 @@ class Verdict:
     """What the numbers say of a claim.
 
     Attributes:
-        claim, section, stated: of the claim. verdict: one of this module's three words for it.
+        claim, section, stated, ours: of the claim. verdict: one of this module's three words.
         evidence: a line for people. holds, open, reversed: numbers of comparisons; those that lack
             a number are in none of them. missing: the places that they lack, for people.
     """
@@ -112,6 +114,7 @@ class Verdict:
     open: int
     reversed: int
     missing: tuple[str, ...] = ()
+    ours: bool = False
 
 
 def judge(
@@ -149,7 +152,8 @@ def judge(
     absent = tuple(place(side) for side in missing)
     line = evidence(claim, compared, absent, decides)
     return Verdict(
-        claim.text, claim.section, claim.stated, verdict, line, holds, unclear, against, absent
+        *(claim.text, claim.section, claim.stated, verdict, line),
+        *(holds, unclear, against, absent, claim.ours),
     )
 
 

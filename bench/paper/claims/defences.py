@@ -90,6 +90,7 @@ class _Table:
                 f"{name} defends better than our own runs of {_listed(self.ours)}.",
                 down(over(row, self.ours), attacks),
                 stated=False,
+                ours=True,
             ),
         ]
         if self.others:

@@ -34,7 +34,6 @@ CLAIMS = {
                 (STANDARD, HALF, THIRD),
                 [("FGSM2", "PGD2"), ("FGSM4", "PGD4"), *pairwise(("PGD2", "PGD4", "PGD8"))],
             ),
-            stated=False,
         ),
         Claim(
             "Adversarial training makes a defective network more robust than a standard one.",

@@ -79,7 +79,10 @@ def tally(verdicts: Sequence[Verdict]) -> str:
 
 def _line(found: Verdict) -> Inline:
     origin = f"(section {found.section}"
-    origin += ")" if found.stated else "; its tables show it, its text does not say so)"
+    if found.ours:
+        origin += "; the paper has no such runs)"
+    else:
+        origin += ")" if found.stated else "; its tables show it, its text does not say so)"
     return (
         Badge(found.verdict, TONES.get(found.verdict, "open")),
         " ",

@@ -61,6 +61,7 @@ def record(
                 "claim": each.claim,
                 "section": each.section,
                 "stated": each.stated,
+                "ours": each.ours,
                 "verdict": each.verdict,
                 "evidence": each.evidence,
                 "holds": each.holds,
