@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -60,24 +60,44 @@ def write(document: Document, place: Place) -> list[Path]:
         UserError: a file cannot be written.
     """
     files = _files(document, place)
+    replace_files(files, _old(document, place), place.page)
+    return list(files)
+
+
+def replace_files(files: Mapping[Path, bytes], old: Iterable[Path], place: Path) -> None:
+    """Write files, each of which is whole or not there, and then remove ``old`` ones.
+
+    Args:
+        place: is named where an error names no file.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
     try:
         for path, data in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(path) as temporary:
                 temporary.write_bytes(data)
-        for path in _leftovers(document, place):
+        for path in old:
             path.unlink()
     except OSError as error:
+        reason = error.strerror or error
         raise UserError(
-            f"{error.filename or place.page} cannot be written: {error.strerror}; give another "
-            "--out"
+            f"{error.filename or place} cannot be written: {reason}; give another --out"
         ) from error
-    return list(files)
+
+
+def leftovers(document: Document, pictures: Path, origin: str) -> Iterator[Path]:
+    """Pictures in a folder that say that they come from ``origin``, and that no page shows now."""
+    names = {picture.name for picture in document.pictures()}
+    for path in sorted(pictures.glob("*.png")):
+        if path.name not in names and _source(path).startswith(origin):
+            yield path
 
 
 def stale(document: Document, place: Place) -> list[tuple[Path, str]]:
     """Files that differ from what :func:`write` would leave, and in which way."""
-    found = [(path, "is of no picture on the page") for path in _leftovers(document, place)]
+    found = [(path, "is of no picture on the page") for path in _old(document, place)]
     document = Document(document.title, _with_kept(document.blocks, place))
     for path, data in _files(document, place).items():
         if not path.is_file():
@@ -96,12 +116,9 @@ def _files(document: Document, place: Place) -> dict[Path, bytes]:
     return files
 
 
-def _leftovers(document: Document, place: Place) -> Iterator[Path]:
+def _old(document: Document, place: Place) -> Iterator[Path]:
     """Pictures of this command that the page does not show (any more)."""
-    names = {picture.name for picture in document.pictures()}
-    for path in sorted(place.pictures.glob("*.png")):
-        if path.name not in names and _source(path).startswith(_MADE_HERE):
-            yield path
+    return leftovers(document, place.pictures, _MADE_HERE)
 
 
 def _with_kept(blocks: Sequence[Block], place: Place) -> list[Block]:

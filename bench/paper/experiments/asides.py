@@ -25,7 +25,7 @@ class Beside:
 
 
 def fooled(column: str, target: Model, images: AdversarialImages) -> dict[Beside, Measure]:
-    """The share of a set's images that fool their source: all that P1 looks at.
+    """The share that fool their source, of a set's images that it had right: all that P1 looks at.
 
     Args:
         target: any network that is evaluated on the set.

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
-
-from ....defective.errors import UserError
-from ....defective.serialization import atomic_path
 from ...report import html, markdown
+from ...report.output import leftovers, replace_files
 from .build import Page
 from .drawings import SOURCE
 from .record import as_csv
@@ -34,18 +30,8 @@ def write_page(page: Page, folder: Path) -> list[Path]:
         UserError: a file cannot be written.
     """
     files = _files(page, folder)
-    try:
-        for path, data in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(path) as temporary:
-                temporary.write_bytes(data)
-        for path in _leftovers(page, folder):
-            path.unlink()
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"{error.filename or folder} cannot be written: {reason}; give another --out"
-        ) from error
+    old = leftovers(page.document, folder / PICTURES, f"{SOURCE} ")
+    replace_files(files, old, folder)
     return list(reversed(files))
 
 
@@ -60,20 +46,3 @@ def _files(page: Page, folder: Path) -> dict[Path, bytes]:
     files[markdown_page] = text.encode()
     files[html_page] = html.render(document, html_page).encode()
     return files
-
-
-def _leftovers(page: Page, folder: Path) -> Iterator[Path]:
-    """Pictures of a former page of ours that this one does not show."""
-    names = {picture.name for picture in page.document.pictures()}
-    for path in sorted((folder / PICTURES).glob("*.png")):
-        if path.name not in names and _origin(path).startswith(f"{SOURCE} "):
-            yield path
-
-
-def _origin(path: Path) -> str:
-    """What a picture says of its origin; "" where it says nothing."""
-    try:
-        with Image.open(path) as image:
-            return str(image.info.get("Source", ""))
-    except (OSError, ValueError, SyntaxError):
-        return ""
