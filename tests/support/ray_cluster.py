@@ -32,17 +32,24 @@ def two_machines():
     """A cluster of two nodes with a CPU each; nothing of it is left afterwards."""
     from ray.cluster_utils import Cluster
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     folder = tempfile.mkdtemp(prefix="sct", dir="/tmp")  # a socket's path is at most 107 long
-    cluster = Cluster()
+    # Ray notes there which cluster was started last, and does not make the folder for it. In the
+    # usual one, the note would be taken for a cluster of the person who runs the tests.
+    Path(folder, "ray").mkdir()
     try:
-        for name in ("first", "second"):
-            cluster.add_node(num_cpus=1, node_name=name, temp_dir=folder, **NODE)
-        cluster.wait_for_nodes()
-        yield cluster
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
+            environment.setenv("RAY_TMPDIR", folder)
+            cluster = Cluster()
+            try:
+                for name in ("first", "second"):
+                    cluster.add_node(num_cpus=1, node_name=name, **NODE)
+                cluster.wait_for_nodes()
+                yield cluster
+            finally:
+                ray.shutdown()
+                cluster.shutdown()
     finally:
-        ray.shutdown()
-        cluster.shutdown()
         until = time.monotonic() + 20
         while (left := processes_with(folder)) and time.monotonic() < until:
             time.sleep(0.1)
