@@ -16,6 +16,7 @@ from scotoma.bench.paper.estimate.plan import schedule
 from scotoma.bench.paper.estimate.report import hours
 from scotoma.bench.paper.estimate.work import network_of, work_of
 from scotoma.bench.paper.experiments import definition
+from scotoma.bench.paper.graph.data import Data
 from scotoma.bench.paper.graph.plan import Plan
 from scotoma.bench.paper.graph.protocol_results import BoundaryScore, Noise, Shuffled
 from scotoma.bench.paper.graph.results import Clean, Transfer, WhiteBox
@@ -23,6 +24,7 @@ from scotoma.bench.paper.graph.training import Training
 from scotoma.bench.paper.setup import pgd
 from scotoma.defective.models.base import Network
 from scotoma.train import datasets
+from scotoma.train.loop import Trainer
 from scotoma.train.summary import device_name
 
 CPU = torch.device("cpu")
@@ -130,8 +132,8 @@ def test_adversarial_training_attacks_every_image(tmp_path, passes):
     store, setup = new_store(tmp_path), tiny_setup()
     settings = {"adversarial_eps": 0.03, "adversarial_steps": 2, "adversarial_test_images": 40}
     training = setup.training("vgg19", seed=0, **settings)
-    training.make(context(store))
     said = estimated(training, store)
+    training.make(context(store))
     assert passes["gradient"] >= said["gradient"] == 2 * (500 + 40)
     assert passes["gradient"] <= said["gradient"] + 2 * 40  # measured again at the end
 
@@ -151,7 +153,27 @@ def test_folders_are_counted(tmp_path):
     data.made_by.make(context(store))
     found = datasets.load_dataset(data.location(store))
     assert (before.train, before.test) == (len(found.train), len(found.test))
-    assert facts._counted(data.made_by.path(store) / "images") == before
+    place = data.made_by.path(store) / "images"
+    assert facts.facts_of(Data("imagenet", str(place), "of a folder"), store) == before
+    (tmp_path / "imagenet").symlink_to(place)
+    named = Data("imagenet", "imagenet", "of a part", image_size=64, root=str(tmp_path))
+    of_part = facts.facts_of(named, store)
+    assert of_part == replace(before, side=64, channels=3)
+    assert facts.facts_of(replace(named, content="", image_size=None), store).train == 1_281_167
+
+
+def test_a_training_that_was_stopped_counts_what_is_left(tmp_path, passes, monkeypatch):
+    store, setup = new_store(tmp_path), tiny_setup()
+    training = setup.training("resnet18", seed=0, epochs=3)
+    said = estimated(training, store)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "_told_to_stop", lambda self, stop: self.epoch == 2)
+        training.make(context(store))
+    left = estimated(training, store)
+    assert {name: count / 3 for name, count in said.items()} == left
+    passes["train"] = 0
+    training.make(context(store))
+    assert passes["train"] == left["train"]
 
 
 def test_keep_probabilities_cost_the_same_and_widths_do_not(tmp_path):

@@ -107,6 +107,20 @@ def test_a_training_in_the_folder_of_another(store, monkeypatch, line, other, me
     assert not training.is_done(store)
 
 
+def test_a_training_without_its_settings(store, monkeypatch):
+    training = learning_setup().training("resnet18", seed=0, epochs=2)
+    cut_training(training, store, monkeypatch)
+    file = training.path(store) / "config.yaml"
+    settings = file.read_text()
+    file.unlink()
+    (failure,) = finish([training], store)
+    assert (
+        "cannot go on without config.yaml; put that back, or remove the folder" in failure.message
+    )
+    file.write_text(settings)
+    assert finish([training], store) == []
+
+
 @pytest.mark.parametrize("error", [None, UserError("a bad file")], ids=["good", "failing"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_told_to_stop_in_the_last_evaluation(store, monkeypatch, capsys, number, error):

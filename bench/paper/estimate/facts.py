@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from ....defective.errors import UserError
 from ....train import folder
+from ....train.datasets import default_root
 from ..graph.data import Data
 from ..graph.sample_folder import SIDE, SampleFolder
 from ..graph.store import Store
@@ -41,17 +43,24 @@ def facts_of(data: Data, store: Store) -> Facts:
     """
     if isinstance(data.made_by, SampleFolder):
         found = Facts(data.made_by.train, data.made_by.test, SIDE, 1, 10)
+    elif data.dataset == "imagenet" and data.content:  # people use parts of it
+        root = Path(data.root) if data.root else default_root()
+        whole = KNOWN["imagenet"]
+        found = replace(
+            _counted(root / "imagenet", data.content), side=whole.side, channels=whole.channels
+        )
     elif data.dataset in KNOWN:
         found = KNOWN[data.dataset]
     else:
-        found = _counted(Path(data.location(store)))
+        found = _counted(Path(data.location(store)), data.content)
     train = found.train if data.train_limit is None else min(found.train, data.train_limit)
     side = data.image_size or found.side
     return Facts(train, found.test, side, found.channels, found.classes)
 
 
-def _counted(path: Path) -> Facts:
-    """Of an image folder; small ones are read whole later, here only names are."""
+@lru_cache(maxsize=64)  # ImageNet is a million files, and hundreds of artefacts ask
+def _counted(path: Path, content: str) -> Facts:
+    """Of an image folder with a content hash; small ones are read whole later, here only names."""
     classes, train, test = folder.find_splits(path)
     if not train or not test:
         raise UserError(f"{path}: no training or no test images")

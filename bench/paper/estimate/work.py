@@ -109,14 +109,15 @@ def work_of(artefact: Artefact, store: Store) -> list[Work]:
 def _(artefact: Training, store: Store) -> list[Work]:
     config, facts = artefact.config, facts_of(artefact.data, store)
     network = network_of(artefact, store)
-    images = config.epochs * facts.train
+    epochs = artefact.epochs_left(store)
+    images = epochs * facts.train
     both = 2 if getattr(config, "logit_pairing", 0) else 1
     found = [
         Work(network, "train", images * both),
-        Work(network, "forward", config.epochs * facts.test),
+        Work(network, "forward", epochs * facts.test),
     ]
     if config.adversarial_eps:
-        tested = min(config.adversarial_test_images, facts.test) * config.epochs
+        tested = min(config.adversarial_test_images, facts.test) * epochs
         found.append(Work(network, "gradient", (images + tested) * config.adversarial_steps))
     return found
 

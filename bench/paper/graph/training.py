@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ....defective.errors import UserError
+from ....defective.serialization import read_details
 from ....train.commands.train import train
 from ....train.config import TrainConfig
 from ....train.loop import FREE
 from ....train.robustness.termination import Terminated
-from ....train.runfolder import CONFIG, SUMMARY, WEIGHTS
+from ....train.runfolder import CONFIG, STATE, SUMMARY, WEIGHTS
 from ....train.stop import StopRequest
 from .artefact import Artefact
 from .context import Context
@@ -72,9 +73,25 @@ class Training(Artefact):
         # The summary is written last, but weights are large, and are what people leave behind.
         return all((self.path(store) / name).is_file() for name in (SUMMARY, WEIGHTS))
 
+    def epochs_left(self, store: Store) -> int:
+        """Of a training that was stopped, those that are not in the state that it goes on from."""
+        folder = self.path(store)
+        if not all((folder / name).is_file() for name in (CONFIG, STATE)):
+            return self.config.epochs
+        try:
+            _, details = read_details(folder / WEIGHTS)  # written with the state
+            return max(self.config.epochs - int(details["epoch"]), 0)
+        except (UserError, LookupError, TypeError, ValueError):
+            return self.config.epochs  # stopped in the first one
+
     def make(self, context: Context) -> None:
         folder = self.path(context.store)
         resume = folder if (folder / CONFIG).is_file() else None
+        if resume is None and folder.is_dir() and any(folder.glob("[!.]*")):
+            raise UserError(
+                f"{folder}: a part of a training, which cannot go on without {CONFIG}; put that "
+                "back, or remove the folder, and it is trained anew"
+            )
         config = self.whole_config(context.store, str(context.device), context.workers)
         stop = StopRequest()  # here, since a training that fails reports no signal
         try:
