@@ -64,7 +64,7 @@ def test_what_stands_beside_the_table(tmp_path):
     assert list(table.names) == ["", *made.experiment.columns]
     accuracies, fooled = ([words(cell) for cell in row] for row in table.rows)
     assert fooled[0] == "fooled: the source itself" and fooled[-1] == ""
-    assert set(fooled[1:-1]) == {"75.00 % [62.77, 84.22]\nN 60"} == {accuracies[-1]}
+    assert set(fooled[1:-1]) == {"75.00 %\n[62.77, 84.22]\nN 60"} == {accuracies[-1]}
     assert set(accuracies[1:-1]) == {""}
     told = {(each["row"], each["column"]): each["value"] for each in page.record["asides"]}
     assert told == dict.fromkeys(beside, 0.75)

@@ -94,7 +94,7 @@ def aside_table(grid: Grid) -> Table:
     columns = [c for c in grid.columns if any(place[1] == c for place in grid.asides)]
     blank = Cell()
     cells = [
-        [row, *(_whole_cell(grid.asides.get((row, column), blank), False) for column in columns)]
+        [row, *(_aside_cell(grid.asides.get((row, column), blank)) for column in columns)]
         for row in rows
     ]
     return Table(["", *columns], cells, pinned=True)
@@ -174,6 +174,18 @@ def _whole_cell(cell: Cell, quoted: bool) -> Inline:
     if cell.paper is not None:
         against = wording.against_paper(cell, unit=True)
         lines.append([Soft(_paper(cell, quoted) + (f", {against}" if against else ""))])
+    return _joined(lines + _counted(cell))
+
+
+def _aside_cell(cell: Cell) -> Inline:
+    """Ours, its interval and N below each other, for as many columns as the widest table has."""
+    if cell.ours is None:
+        return "" if cell.state is State.ABSENT else cell.state.value
+    between = wording.interval(cell.ours, cell.score)
+    lines: list[list[Span]] = [
+        [Strong(wording.ours(cell))],
+        *([[Soft(between)]] if between else []),
+    ]
     return _joined(lines + _counted(cell))
 
 
