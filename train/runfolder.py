@@ -51,10 +51,15 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._clear_leftovers()
-            if any(self.path.iterdir()):
+            if (self.path / CONFIG).is_file():
                 raise UserError(
                     f"{self.path} holds another run; choose another --name, or continue it with "
                     f"--resume {self.path}"
+                )
+            if any(self.path.iterdir()):
+                raise UserError(
+                    f"{self.path} is not empty, and holds no run to continue ({CONFIG} is "
+                    "missing); put that back, move away what is there, or choose another --name"
                 )
             self._write_config(config)
         except OSError as error:

@@ -30,3 +30,36 @@ def empty(monkeypatch, tmp_path):
     monkeypatch.setenv("SCOTOMA_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
     return tmp_path
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Where a reproduction keeps what it makes."""
+    from paper_smoke import new_store
+
+    return new_store(tmp_path / "store")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from study_visit import running  # only here, since not everybody has one
+
+    with running() as started:
+        yield started
+
+
+@pytest.fixture
+def visit(browser, tmp_path):
+    """visit(study, **options of a context) opens its page; afterwards nothing has gone wrong."""
+    from scotoma.bench.paper.study.page import write_page
+    from study_visit import Visit
+
+    opened = []
+
+    def visit(asked, **options):
+        opened.append(Visit(browser, write_page(asked, tmp_path / "page.html"), **options))
+        return opened[-1]
+
+    yield visit
+    for each in opened:
+        each.close()

@@ -24,11 +24,6 @@ from scotoma.train.loop import Trainer
 DATA = Data("cifar10", "sample", train_limit=800)
 
 
-@pytest.fixture
-def store(tmp_path):
-    return new_store(tmp_path / "store")
-
-
 def chain():
     setup = learning_setup(images="source")
     source = setup.source("resnet18", seed=0)

@@ -10,8 +10,9 @@ from typing import ClassVar
 
 import pytest
 import torch
+from named_artefact import Named
 from paper_smoke import context, new_store
-from scotoma.bench.paper.graph.artefact import Artefact, closure
+from scotoma.bench.paper.graph.artefact import closure
 from scotoma.bench.paper.graph.local import make_one, run_locally
 from scotoma.bench.paper.graph.plan import Failure, Plan
 from scotoma.bench.paper.graph.sample_folder import SampleFolder
@@ -20,31 +21,13 @@ from scotoma.defective.errors import UserError
 
 
 @dataclass(frozen=True)
-class Note(Artefact):
+class Note(Named):
     """A file that says when it was made, and of what."""
 
     kind: ClassVar[str] = "note"
     suffix: ClassVar[str] = ".txt"
     made: ClassVar[list] = []
     broken: ClassVar[set] = set()
-
-    name: str
-    needs: tuple = ()
-    group: str = ""
-
-    @property
-    def label(self):
-        return self.name
-
-    def settings(self):
-        return {"name": self.name}
-
-    def inputs(self):
-        return self.needs
-
-    @property
-    def affinity(self):
-        return self.group or self.key
 
     def make(self, context):
         assert all(each.is_done(context.store) for each in self.needs)
@@ -61,11 +44,6 @@ def notes(monkeypatch):
     monkeypatch.setattr(Note, "made", [])
     monkeypatch.setattr(Note, "broken", set())
     return Note
-
-
-@pytest.fixture
-def store(tmp_path):
-    return new_store(tmp_path / "store")
 
 
 def diamond():

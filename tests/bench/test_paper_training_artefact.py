@@ -20,11 +20,6 @@ from scotoma.train.loop import Trainer
 from scotoma.train.robustness.termination import Terminated
 
 
-@pytest.fixture
-def store(tmp_path):
-    return new_store(tmp_path / "store")
-
-
 def test_a_training_goes_on_only_where_it_began(store, monkeypatch):
     """A folder with settings is gone on with; without, it is begun. Both as the command says."""
     training = learning_setup().training("resnet18", seed=0)
@@ -114,9 +109,7 @@ def test_a_training_without_its_settings(store, monkeypatch):
     settings = file.read_text()
     file.unlink()
     (failure,) = finish([training], store)
-    assert (
-        "cannot go on without config.yaml; put that back, or remove the folder" in failure.message
-    )
+    assert "no run to continue (config.yaml is missing); put that back" in failure.message
     file.write_text(settings)
     assert finish([training], store) == []
 

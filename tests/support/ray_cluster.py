@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from scotoma.bench.paper.graph.artefact import Artefact
+from named_artefact import Named
 from scotoma.defective.errors import UserError
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'scotoma[ray]'")
@@ -89,7 +89,7 @@ def processes_with(text):
 
 
 @dataclass(frozen=True)
-class Fake(Artefact):
+class Fake(Named):
     """Writes where and when it was made.
 
     Attributes:
@@ -101,24 +101,10 @@ class Fake(Artefact):
     kind = "fake"
     suffix = ".json"
 
-    name: str
-    needs: tuple[Artefact, ...] = ()
     does: str = ""
-    group: str = ""
-
-    @property
-    def label(self):
-        return self.name
 
     def settings(self):
-        return {"name": self.name, "does": self.does}
-
-    def inputs(self):
-        return self.needs
-
-    @property
-    def affinity(self):
-        return self.group or self.key
+        return super().settings() | {"does": self.does}
 
     def make(self, context):
         start, path = time.time(), self.path(context.store)

@@ -141,13 +141,20 @@ def test_no_gpu_where_one_was_asked_for(out, capsys, monkeypatch):
     assert "--device cpu" in message
 
 
-def test_a_folder_that_holds_another_run_is_left_alone(out, capsys):
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("config.yaml", ("holds another run", "--name", "--resume")),
+        ("notes.txt", ("is not empty", "no run to continue (config.yaml is missing)", "--name")),
+    ],
+)
+def test_a_folder_that_holds_something_is_left_alone(out, capsys, file, words):
     (out / "mine").mkdir(parents=True)
-    (out / "mine" / "notes.txt").write_text("precious")
+    (out / "mine" / file).write_text("precious")
     message = refused(capsys, ["train", *TINY, "--name", "mine"])
-    assert "holds another run" in message
-    assert "--resume" in message
-    assert [p.name for p in (out / "mine").iterdir()] == ["notes.txt"]
+    assert all(each in message for each in words)
+    assert [p.read_text() for p in (out / "mine").iterdir()] == ["precious"]
+    assert ("--resume" in message) == (file == "config.yaml")
 
 
 def test_an_image_folder_with_a_corrupt_file(out, capsys, image_folder):

@@ -87,11 +87,6 @@ class Training(Artefact):
     def make(self, context: Context) -> None:
         folder = self.path(context.store)
         resume = folder if (folder / CONFIG).is_file() else None
-        if resume is None and folder.is_dir() and any(folder.glob("[!.]*")):
-            raise UserError(
-                f"{folder}: a part of a training, which cannot go on without {CONFIG}; put that "
-                "back, or remove the folder, and it is trained anew"
-            )
         config = self.whole_config(context.store, str(context.device), context.workers)
         stop = StopRequest()  # here, since a training that fails reports no signal
         try:
