@@ -180,13 +180,10 @@ def _whole_cell(cell: Cell, quoted: bool) -> Inline:
 def _aside_cell(cell: Cell) -> Inline:
     """Ours, its interval and N below each other, for as many columns as the widest table has."""
     if cell.ours is None:
-        return "" if cell.state is State.ABSENT else cell.state.value
+        return ""
     between = wording.interval(cell.ours, cell.score)
-    lines: list[list[Span]] = [
-        [Strong(wording.ours(cell))],
-        *([[Soft(between)]] if between else []),
-    ]
-    return _joined(lines + _counted(cell))
+    lines: list[list[Span]] = [[Strong(wording.ours(cell))]]
+    return _joined(lines + ([[Soft(between)]] if between else []) + _counted(cell))
 
 
 def _interval_cell(cell: Cell) -> Inline:
