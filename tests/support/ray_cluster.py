@@ -16,6 +16,8 @@ import torch
 from named_artefact import Named
 from scotoma.defective.errors import UserError
 
+# Else a call of Ray where there is no cluster starts one, which stays for the tests after it.
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'scotoma[ray]'")
 # Workers import this file, and scotoma from where the tests do.
 PATHS = ":".join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
@@ -61,6 +63,7 @@ def connect(cluster):
     """One connection for many tests, so that workers are started once."""
     if not ray.is_initialized():
         ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
+    assert ray.get_runtime_context().gcs_address == cluster.address, "a test left a connection open"
 
 
 @contextmanager
