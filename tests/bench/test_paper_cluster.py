@@ -20,10 +20,7 @@ from ray_cluster import (
     wait_for,
 )
 from safetensors.torch import load_file
-from scotoma.bench.paper.graph import (
-    cluster,
-    cluster_connect,
-)
+from scotoma.bench.paper.graph import cluster, cluster_connect
 from scotoma.bench.paper.graph.cluster import run_on_cluster
 from scotoma.bench.paper.graph.cluster_store import log_path
 from scotoma.bench.paper.graph.local import run_locally

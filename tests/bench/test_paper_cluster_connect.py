@@ -6,13 +6,8 @@ import time
 
 import pytest
 from paper_smoke import context
-from ray_cluster import (
-    Fake,
-    ray,
-)
-from scotoma.bench.paper.graph import (
-    cluster_connect,
-)
+from ray_cluster import Fake, ray
+from scotoma.bench.paper.graph import cluster_connect
 from scotoma.bench.paper.graph.cluster import run_on_cluster
 from scotoma.bench.paper.graph.plan import Plan
 from scotoma.bench.paper.options import RunOptions, make_paper_parser, run_options

@@ -9,17 +9,8 @@ import pytest
 import torch
 from named_artefact import Named
 from paper_smoke import context, tiny_setup
-from ray_cluster import (
-    Fake,
-    meanwhile,
-    ray,
-)
-from scotoma.bench.paper.graph import (
-    cluster,
-    cluster_queue,
-    cluster_store,
-    cluster_worker,
-)
+from ray_cluster import Fake, meanwhile, ray
+from scotoma.bench.paper.graph import cluster, cluster_queue, cluster_store, cluster_worker
 from scotoma.bench.paper.graph.cluster_store import log_path
 from scotoma.bench.paper.graph.plan import Plan
 from scotoma.bench.paper.graph.results import Clean, Transfer, WhiteBox

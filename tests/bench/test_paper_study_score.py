@@ -9,13 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
-from scotoma.bench.paper.study import (
-    intervals,
-    origin,
-    people,
-    report,
-    verdict,
-)
+from scotoma.bench.paper.study import intervals, origin, people, report, verdict
 from scotoma.bench.paper.study.score import MINIMUM, read_results, score
 from scotoma.bench.report import html, markdown
 from scotoma.bench.report.document import Picture, Table, walk

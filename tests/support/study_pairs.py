@@ -3,12 +3,14 @@
 import json
 
 import numpy as np
+from hypothesis import strategies as st
 from scotoma.bench.paper.study.draw import assignment
 from scotoma.bench.paper.study.pairs import Pair, Study
 
 GROUPS = {"a": "adversarial images of resnet18 0.3-Bottom", "b": "those of resnet18"}
 NAMES = ("cat", "dog", "frog", "ship", "truck")
 TIME = "2026-01-02T03:04:05.678Z"
+SEEDS = st.integers(0, 2**64 - 1).map(lambda number: f"{number:016x}")
 
 
 def pair(number=0, *, seed=0, side=8, channels=3, **values):
@@ -68,3 +70,15 @@ def saved(folder, *results):
         paths.append(folder / f"study-{number:02}.json")
         paths[-1].write_text(json.dumps(each))
     return paths
+
+
+def changed(path, value):
+    """Change the value at a path such as ("answers", 0, "ms") of a file's content."""
+
+    def change(found):
+        *above, last = path
+        for step in above:
+            found = found[step]
+        found[last] = value
+
+    return change

@@ -150,10 +150,17 @@ def judge(
     elif decides and holds == len(claim.comparisons):
         verdict = SUPPORTED
     absent = tuple(place(side) for side in missing)
-    line = evidence(claim, compared, absent, decides)
     return Verdict(
-        *(claim.text, claim.section, claim.stated, verdict, line),
-        *(holds, unclear, against, absent, claim.ours),
+        claim=claim.text,
+        section=claim.section,
+        stated=claim.stated,
+        ours=claim.ours,
+        verdict=verdict,
+        evidence=evidence(claim, compared, absent, decides),
+        holds=holds,
+        open=unclear,
+        reversed=against,
+        missing=absent,
     )
 
 

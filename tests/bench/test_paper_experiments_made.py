@@ -1,0 +1,152 @@
+"""Tables of transfer attacks and Figure 5, really made: numbers are those of the images."""
+
+import pytest
+import torch
+from paper_smoke import context, learning_setup, new_store, tiny_setup
+from paper_transfers import ALL
+from scotoma.bench.paper.budgets import SMOKE
+from scotoma.bench.paper.estimates import read_places, read_values
+from scotoma.bench.paper.experiment import Made, only_rows
+from scotoma.bench.paper.experiments import definition
+from scotoma.bench.paper.graph.data import Data
+from scotoma.bench.paper.graph.local import run_locally
+from scotoma.bench.paper.graph.plan import Plan
+from scotoma.bench.paper.graph.results import Transfer
+from scotoma.bench.paper.setup import Setup
+from scotoma.defective.robustness import load_set
+
+
+def run(experiment, store):
+    failures = run_locally(Plan.of(experiment.wanted(), store), context(store))
+    assert failures == [], failures[0].message
+    return read_values(experiment, store)
+
+
+@pytest.mark.parametrize("name", ["table2", "table4", "table8", "table10", "table11", "table14"])
+def test_sources_are_measured_beside_the_table(name):
+    """Each set has the share that fools its source, and each source an accuracy."""
+    experiment = definition(name).build(tiny_setup(seeds=(0, 3)))
+    sets = {
+        measure.result.images.key: measure.result.images
+        for several in experiment.cells.values()
+        for measure in several
+        if isinstance(measure.result, Transfer)
+    }
+    fooled, accuracies = (
+        [m.result for several in experiment.asides.values() for m in several if m.quantity == kind]
+        for kind in ("fooled_source", "accuracy")
+    )
+    assert sorted(result.images.key for result in fooled) == sorted(sets)
+    assert {r.target.key for r in accuracies} == {each.source.key for each in sets.values()}
+    # Nothing is evaluated for the shares: they are in results that the table needs anyway.
+    needed = {m.result.key for several in experiment.cells.values() for m in several}
+    assert {result.key for result in fooled} <= needed
+    chosen = only_rows(experiment, [experiment.rows[0]], name)
+    assert set(chosen.asides) == {
+        place for place in experiment.asides if place[0] == "fooled: the source itself"
+    } | ({(f"{experiment.rows[0]}, P1", c) for c in ("FGSM", "PGD")} if name == "table2" else set())
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return new_store(tmp_path_factory.mktemp("tiny"))
+
+
+def test_two_rows_of_table_15(store):
+    """From a network of its own to numbers; the images are those that the source gets right."""
+    setup = learning_setup(images="source")
+    whole = definition("table15").build(setup)
+    experiment = only_rows(whole, ["ResNet-18", "0.3-Bottom"], "table15")
+    values = run(experiment, store)
+    assert set(values) == {(r, c) for r in experiment.rows for c in experiment.columns}
+    assert Plan.of(experiment.wanted(), store).to_make() == []
+    for (row, column), value in values.items():
+        result = experiment.cells[row, column][0].result
+        assert 0 <= value.value <= 1 and value.n > 0
+        if column == "Acc":
+            assert value.n == 1000 and value.value > 0.3
+            continue
+        found = load_set(result.images.path(store))
+        here = context(store)
+        with torch.no_grad():
+            network = result.target.load(here).model
+            data = here.images(result.images.sample.data)
+            (_, clean, labels), *more = data.batches(found.indices, 100)
+            assert not more and torch.equal(labels, found.labels)
+            pixels = found.images.float() / 255
+            source = result.images.source.load(here).model
+            counted = network(clean).argmax(1) == labels
+            counted &= source(clean).argmax(1) == labels
+            counted &= source(pixels).argmax(1) != labels
+            held = (network(pixels).argmax(1) == labels)[counted]
+        assert len(found) == (6 if column == "CW20" else 16)
+        assert (value.n, value.value) == (len(held), float(held.double().mean()))
+
+
+def test_three_rows_of_table_2(store):
+    setup = learning_setup()
+    rows = ["Standard CNN", "Defective CNN*"]
+    experiment = only_rows(definition("table2").build(setup), rows, "table2")
+    values = run(experiment, store)
+    assert len(experiment.rows) == 3 and set(values) == set(experiment.cells)
+    for (row, column), value in values.items():
+        result = experiment.cells[row, column][0].result
+        assert value.n == (1000 if column == "Clean Acc" else 20)
+        if column != "Clean Acc":
+            found = load_set(result.images.path(store))
+            with torch.no_grad():
+                network = result.target.load(context(store)).model
+                right = network(found.images.float() / 255).argmax(1) == found.labels
+            assert value.value == float(right.double().mean())
+
+
+def test_a_picture_for_figure_5(store):
+    """Of the rows that are there; none where there is no row."""
+    setup = learning_setup(images="source")
+    plan = definition("figure5")
+    experiment = plan.build(setup)
+    here = context(store)
+    assert plan.draw(Made(plan, setup, experiment, {}, here)) == []
+    ours = only_rows(definition("table15").build(setup), ["ResNet-18", "0.3-Bottom"], "table15")
+    names = {"PGD16": "Defence Rate", "Acc": "Test Accuracy"}
+    values = {
+        (row, names[column]): value
+        for (row, column), value in run(ours, store).items()
+        if column in names
+    }
+    pictures = plan.draw(Made(plan, setup, experiment, values, here))
+    assert [picture.name for picture in pictures] == ["figure5.png"]
+    assert pictures[0].data.startswith(b"\x89PNG")
+    assert "0.3-Bottom" in pictures[0].alt and "0.5-Bottom" not in pictures[0].alt
+    assert plan.draw(Made(plan, setup, experiment, values, here))[0].data == pictures[0].data
+    half = {place: value for place, value in values.items() if place[1] == "Defence Rate"}
+    assert plan.draw(Made(plan, setup, experiment, half, here)) == []
+
+
+@pytest.fixture(scope="module")
+def smoke_store(tmp_path_factory):
+    return new_store(tmp_path_factory.mktemp("smoke"))
+
+
+def without_images(experiment, place, store):
+    (measure,) = experiment.cells[place]
+    found = measure.result.read(store)[measure.index][measure.quantity]
+    return isinstance(found, dict) and found["n"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
+def test_everything_at_the_smallest_budget(smoke_store, name):
+    """One store for all, so that what tables share is made once."""
+    data = {
+        role: Data(role, "sample", train_limit=SMOKE.data[role].train_limit)
+        for role in definition(name).roles
+    }
+    experiment = definition(name).build(Setup(SMOKE, data))
+    values = run(experiment, smoke_store)
+    # Narrow ensembles may withstand an attack, and then nothing is left to defend against.
+    empty = {place for place in experiment.cells if without_images(experiment, place, smoke_store)}
+    assert set(values) == set(experiment.cells) - empty
+    assert 2 * len(empty) <= len(values) and all(value.n > 0 for value in values.values())
+    beside = read_places(experiment.asides, smoke_store)
+    assert set(beside) == set(experiment.asides)

@@ -1,0 +1,122 @@
+"""What a run goes on with: which settings may be asked anew, and what is refused."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from cut_runs import assert_same_weights, cut_run
+from scotoma.defective import UserError
+from scotoma.train.commands.train import train
+from scotoma.train.config import TrainConfig
+from scotoma.train.parsing import load_resolved
+
+
+def test_settings_that_decide_no_weights_may_be_asked_anew(tiny, monkeypatch, tmp_path):
+    _, whole = train(tiny(name="whole"))
+    folder = cut_run(tiny(name="cut"), monkeypatch)
+    asked = tiny(name="cut", workers=7, save_seconds=9.0, data_root=str(tmp_path), recipe="quick")
+    train(asked, resume=folder, whole=True)
+    assert_same_weights(whole.path, folder)
+    found = load_resolved(folder / "config.yaml")
+    assert (found.workers, found.save_seconds, found.data_root) == (7, 9.0, str(tmp_path))
+
+
+@pytest.mark.parametrize("epochs", [2, 3], ids=["finished", "cut"])
+def test_a_moved_data_set_is_gone_on_with_where_it_is(tiny, monkeypatch, image_folder, epochs):
+    """Three steps an epoch."""
+    here = image_folder(train=12, test=4)
+    there = here.with_name("there")
+    config = tiny(dataset=str(here), batch_size=8, epochs=epochs)
+    folder = cut_run(config, monkeypatch)
+    here.rename(there)
+    train(replace(config, dataset=str(there)), resume=folder, whole=True)
+    # The folder alone is enough afterwards.
+    assert load_resolved(folder / "config.yaml").dataset == str(there)
+    outcome, _ = train(TrainConfig(), resume=folder)
+    assert outcome.summary["epochs"] == epochs
+
+
+def test_another_data_set_is_still_refused_by_a_folder_alone(tiny, monkeypatch, image_folder):
+    folder = cut_run(tiny(dataset=str(image_folder(train=12)), batch_size=8), monkeypatch)
+    other = image_folder(train=12, name="other")
+    file = folder / "config.yaml"
+    file.write_text(file.read_text().replace("pets", "other"))
+    with pytest.raises(UserError, match=rf"saved under dataset = '.*pets', but .*'{other}'"):
+        train(TrainConfig(), resume=folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 4}, "mask_seed is 0 there, and 4 is asked for"),
+        ({"arch": "vgg19"}, "arch is 'resnet18' there, and 'vgg19' is asked for"),
+        ({"width": None}, "width is 4 there, and 64 is asked for"),
+        ({"precision": "bfloat16"}, "precision is 'float32' there, and 'bfloat16' is asked for"),
+        ({"test_limit": 99}, "test_limit is 100 there, and 99 is asked for"),
+    ],
+)
+@pytest.mark.parametrize("state", [True, False], ids=["with its state", "without"])
+def test_another_run_is_not_gone_on_with(tiny, monkeypatch, change, message, state):
+    folder = cut_run(tiny(name="cut"), monkeypatch)
+    if not state:  # nothing but config.yaml says what it was
+        (folder / "resume.pt").unlink()
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(UserError, match=rf"cut/config\.yaml: {message}; remove the folder"):
+        train(tiny(name="cut", **change), resume=folder, whole=True)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_what_was_left_to_the_device_stays(tiny, monkeypatch):
+    """Begun on a GPU, say, and gone on with on a machine without one."""
+    begun = {"precision": "bfloat16", "channels_last": True, "train_limit": 160, "batch_size": 20}
+    folder = cut_run(tiny(**begun), monkeypatch)
+    asked = tiny(**begun | {"precision": "auto", "channels_last": None})
+    outcome, _ = train(asked, resume=folder, whole=True)
+    assert outcome.summary["precision"] == "bfloat16"
+
+
+def test_nothing_to_resume(tmp_path, tiny):
+    with pytest.raises(UserError, match="no run to resume"):
+        train(tiny(), resume=tmp_path)
+
+
+def test_a_state_with_code_in_it_is_refused(tiny, tmp_path):
+    """Unpickling it would create a file."""
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "owned"), "w"))
+
+    config = tiny(epochs=1)
+    _, folder = train(config)
+    for content in (pickle.dumps(Evil()), b"PK\x03\x04 truncated", b""):
+        (folder.path / "resume.pt").write_bytes(content)
+        with pytest.raises(UserError, match=r"resume\.pt: damaged"):
+            train(config, resume=folder.path)
+    torch.save({"epoch": Evil()}, folder.path / "resume.pt")
+    with pytest.raises(UserError, match=r"resume\.pt: damaged"):
+        train(config, resume=folder.path)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_an_edited_config_does_not_fit_the_state(tiny):
+    config = tiny(epochs=1)
+    _, folder = train(config)
+    file = folder.path / "config.yaml"
+    file.write_text(file.read_text().replace("width: 4", "width: 8"))
+    with pytest.raises(UserError, match=r"saved under width = 4, but config\.yaml says 8"):
+        train(config, resume=folder.path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("epoch", "x"), ("step", 99), ("history", None), ("best", None), ("engine", 5), ("losses", 1)],
+)
+def test_a_state_with_wrong_content_is_refused(tiny, key, value):
+    config = tiny(epochs=1)
+    _, folder = train(config)
+    state = torch.load(folder.path / "resume.pt", weights_only=True)
+    torch.save(state | {key: value}, folder.path / "resume.pt")
+    with pytest.raises(UserError, match=r"resume\.pt: damaged"):
+        train(config, resume=folder.path)
