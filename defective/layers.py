@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..kernels import Projection, apply_mask, bn_mask_add_relu, conv_bn_mask_add_relu
+from ..kernels.autotune import active as convolutions_may_fuse
 from ..kernels.backends import NAMES as BACKENDS
-from ..kernels.choice import active as convolutions_may_fuse
 from .errors import UserError
 
 

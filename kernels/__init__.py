@@ -1,10 +1,10 @@
 """Fused operators for batch norm, fixed neuron masks, residual addition and ReLU.
 
-This floor stands alone: it imports torch, and Triton at the first call that uses it, and nothing
-else of scotoma.
+This floor stands alone: it imports torch and einops, and Triton at the first call that uses it, and
+nothing else of scotoma.
 """
 
-from .choice import measure_convolutions
+from .autotune import measure_convolutions
 from .convolution import conv_bn_mask_add_relu
 from .masking import apply_mask
 from .operator import bn_mask_add_relu

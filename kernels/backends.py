@@ -19,6 +19,8 @@ VARIABLE = "SCOTOMA_BACKEND"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # bfloat16 arithmetic and asynchronous copies came with Ampere.
 CAPABILITY = (8, 0)
+# Row numbers are 32 bits wide, those of the last tile included, which begins inside.
+MAX_ROWS = 2**31 - 2**20
 
 _default = os.environ.get(VARIABLE) or None
 
@@ -69,8 +71,11 @@ def why_not_triton(*activations: Tensor | None) -> str | None:
             )
     if x.numel() == 0:
         return f"x {list(x.shape)} is empty"
-    if x.numel() >= 2**31 and x[0].numel() >= 2**31:
-        return f"one image of x {list(x.shape)} has more than 2^31 elements"
+    if x.numel() >= 2**31:
+        if x[0].numel() >= 2**31:
+            return f"one image of x {list(x.shape)} has more than 2^31 elements"
+        if x.numel() // x.shape[1] >= MAX_ROWS:
+            return f"x {list(x.shape)} has more than {MAX_ROWS} values a channel"
     return None
 
 

@@ -13,19 +13,64 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from . import launch, reference
-from .call import NO_BRANCH, Branch, Gradients, Settings
-from .second_order import differentiable_backward
+from . import reference
+from .launch import MAX_PLANS, Plan, on_device
+from .reference import NO_BRANCH, Branch, Settings
+
+
+class Gradients(NamedTuple):
+    """One entry for each input that may have a gradient: the gradient, or whether it is wanted."""
+
+    x: Tensor | bool | None
+    weight: Tensor | bool | None
+    bias: Tensor | bool | None
+    residual: Tensor | bool | None
+    x2: Tensor | bool | None
+    weight2: Tensor | bool | None
+    bias2: Tensor | bool | None
 
 
 class Partials(NamedTuple):
     """Partial statistics of the main branch that its convolution left behind."""
 
-    values: Tensor  # [2, chunks, C]
+    values: Tensor  # [1, 2, chunks, C]
     chunk: int  # rows
 
 
+plans: dict[tuple, Plan] = {}
+
+
+def plan_for(main: Branch, other: Branch | None, residual, settings: Settings) -> Plan:
+    """The plan for calls on tensors like these, kept for the next one."""
+    key = describe(main, other, residual, settings)
+    if key not in plans:
+        if len(plans) >= MAX_PLANS:  # shapes that change with every call
+            plans.clear()
+        plans[key] = Plan(main, other, residual, *key[0], direct=key[1])
+    return plans[key]
+
+
+def describe(main: Branch, other: Branch | None, residual, settings: Settings) -> tuple:
+    """Everything that a plan depends on: of tensors all but their numbers."""
+    tensors = (*main, residual) if other is None else (*main, residual, *other)
+    return (
+        (settings.relu, settings.training, settings.eps),
+        aligned(*tensors),
+        *[None if t is None else (t.shape, t.stride(), t.dtype, t.device) for t in tensors],
+    )
+
+
+def aligned(*tensors: Tensor | None) -> bool:
+    """Whether every tensor begins at a multiple of 16 bytes."""
+    together = 0
+    for tensor in tensors:
+        if tensor is not None:
+            together |= tensor.data_ptr()
+    return together & 15 == 0
+
+
 def bn_mask_add_relu(
+    plan: Plan,
     main: Branch,
     other: Branch | None,
     residual: Tensor | None,
@@ -33,34 +78,12 @@ def bn_mask_add_relu(
     partials: Partials | None = None,
 ) -> Tensor:
     """The fused operator, its arguments checked. A branch's mean and var are the running ones."""
-    main, other, residual = laid_out(main, other, residual)
+    main, other, residual = plan.lay_out(main, other, residual)
     if not torch.is_grad_enabled():
-        with launch.on_device(main.x):
-            return forward(main, other, residual, settings, partials, save_bits=False).out
+        return forward(main, other, residual, settings, partials, save_bits=False, plan=plan).out
     second = other or NO_BRANCH
-    inputs = (main.x, main.weight, main.bias, residual, second.x, second.weight, second.bias)
-    return _BNMaskAddReLU.apply(*inputs, main, other, settings, partials)
-
-
-def laid_out(main: Branch, other: Branch | None, residual: Tensor | None):
-    """Every activation in the memory format of ``x``, vectors dense. Copies only what differs."""
-    layout = launch.memory_format(main.x)
-
-    if residual is not None:
-        residual = residual.contiguous(memory_format=layout)
-    return _dense(main, layout), None if other is None else _dense(other, layout), residual
-
-
-def _dense(branch: Branch, layout: torch.memory_format) -> Branch:
-    x, weight, bias = branch[:3]
-    if (
-        x.is_contiguous(memory_format=layout)
-        and (weight is None or weight.is_contiguous())
-        and (bias is None or bias.is_contiguous())
-    ):
-        return branch
-    vectors = [v if v is None else v.contiguous() for v in (weight, bias)]
-    return Branch(x.contiguous(memory_format=layout), *vectors, *branch[3:])
+    inputs = (*main[:3], residual, *second[:3])
+    return _BNMaskAddReLU.apply(*inputs, plan, main, other, settings, partials)
 
 
 class Forward(NamedTuple):
@@ -72,84 +95,73 @@ class Forward(NamedTuple):
 
 
 def forward(
-    main, other, residual, settings: Settings, partials: Partials | None = None, *, save_bits: bool
+    main: Branch,
+    other: Branch | None,
+    residual: Tensor | None,
+    settings: Settings,
+    partials: Partials | None = None,
+    *,
+    save_bits: bool,
+    plan: Plan | None = None,
 ) -> Forward:
     """Statistics (training only), then one pass. Updates the running statistics."""
+    if plan is None:
+        plan = plan_for(main, other, residual, settings)
+        main, other, residual = plan.lay_out(main, other, residual)
     count = None
-    if settings.training:
-        branches = [main] if other is None else [main, other]
-        if settings.synchronised:
-            statistics, count = _synchronised_statistics(branches, settings)
-        else:
-            statistics = _local_statistics(branches, settings.momentum, partials)
-        main = Branch(*main[:3], *statistics[0], main.mask)
-        if other is not None:
-            other = Branch(*other[:3], *statistics[1], other.mask)
-    else:
-        main, other = _dense_statistics(main), other and _dense_statistics(other)
-    out, bits = launch.apply_forward(
-        main,
-        other,
-        residual,
-        relu=settings.relu,
-        eps=settings.eps,
-        save_bits=save_bits,
-        reverse=settings.training,
-    )
+    with on_device(plan.device):
+        if settings.training:
+            branches = [main] if other is None else [main, other]
+            if settings.synchronised:
+                statistics, count = _synchronised_statistics(plan, branches, settings)
+            else:
+                statistics = _local_statistics(plan, branches, settings.momentum, partials)
+            main = Branch(*main[:3], *statistics[:2], main.mask)
+            if other is not None:
+                other = Branch(*other[:3], *statistics[2:], other.mask)
+        out, bits = plan.apply_forward(main, other, residual, save_bits)
     return Forward(out, main, other, bits, count)
 
 
-def _dense_statistics(branch: Branch) -> Branch:
-    if branch.mean.is_contiguous() and branch.var.is_contiguous():
-        return branch
-    return branch._replace(mean=branch.mean.contiguous(), var=branch.var.contiguous())
-
-
-def _local_statistics(branches: list[Branch], momentum, partials: Partials | None):
+def _local_statistics(plan: Plan, branches: list[Branch], momentum, partials: Partials | None):
     """Mean and biased variance [C] of each branch in this process; updates the running ones."""
-    # A momentum that only the device knows cannot be a kernel's argument, and kernels take vectors
-    # to be dense: then update outside.
-    dense = all(
-        b.mean is None or (b.mean.is_contiguous() and b.var.is_contiguous()) for b in branches
-    )
-    inside = dense and not isinstance(momentum, Tensor)
-    counted = branches if inside else _without_running(branches)
-    factor = momentum if inside else 0.0
-    rows = branches[0].x.numel() // branches[0].x.shape[1]
+    # A momentum that only the device knows cannot be a kernel's argument: then update outside.
+    running = [(b.mean, b.var) for b in branches]
+    inside = plan.updates and not isinstance(momentum, Tensor) and running[0][0] is not None
+    update, factor = (running, momentum) if inside else (None, 0.0)
     if partials is None:
-        statistics = launch.batch_statistics(counted, factor)
+        sums = plan.partial_statistics(*(b.x for b in branches))
+        statistics = plan.merge_statistics(sums, plan.large.chunk, update, factor)
     else:
-        running = [(counted[0].mean, counted[0].var)]
-        statistics = launch.merge_statistics(partials.values, rows, partials.chunk, running, factor)
-        if len(counted) > 1:
-            statistics += launch.batch_statistics(counted[1:], factor)
+        first, second = (update[:1], update[1:]) if inside else (None, None)
+        statistics = plan.merge_statistics(partials.values, partials.chunk, first, factor)
+        for branch in branches[1:]:
+            sums = plan.partial_statistics(branch.x)
+            more = plan.merge_statistics(sums, plan.large.chunk, second, factor)
+            statistics = torch.cat([statistics, more])
+    statistics = statistics.flatten(0, 1).unbind()
     if not inside:
-        for branch, (mean, var) in zip(branches, statistics, strict=True):
-            if branch.mean is not None:
-                unbiased = var * (rows / (rows - 1))
-                reference.update_running_statistics(
-                    branch.mean, branch.var, mean, unbiased, momentum
-                )
+        for (old_mean, old_var), mean, var in zip(
+            running, statistics[::2], statistics[1::2], strict=True
+        ):
+            if old_mean is not None:
+                unbiased = var * (plan.rows / (plan.rows - 1))
+                reference.update_running_statistics(old_mean, old_var, mean, unbiased, momentum)
     return statistics
 
 
-def _without_running(branches: list[Branch]) -> list[Branch]:
-    return [b._replace(mean=None, var=None) for b in branches]
-
-
-def _synchronised_statistics(branches, settings: Settings):
+def _synchronised_statistics(plan: Plan, branches: list[Branch], settings: Settings):
     """Statistics over all ranks' batches, by one collective for all branches."""
-    local = launch.batch_statistics(_without_running(branches), 0.0)
-    x = branches[0].x
-    count = x.numel() // x.shape[1]
-    packed = torch.cat([local[0][0].new_full((1,), count), *(v for s in local for v in s)])
+    sums = plan.partial_statistics(*(b.x for b in branches))
+    local = plan.merge_statistics(sums, plan.large.chunk, None, 0.0)
+    packed = torch.cat([local.new_full((1,), plan.rows), local.flatten()])
     gathered = reference.all_gather(packed, settings.group)
     counts, total = gathered[:, :1], gathered[:, 0].sum()
     merged = []
     for branch, s in zip(branches, gathered[:, 1:].chunk(len(branches), dim=1), strict=True):
         means, variances = s.chunk(2, dim=1)
         mean, m2 = reference.merge_moments(means, variances * counts, counts)
-        merged.append((mean, m2 / total))
+        merged += [mean, m2 / total]
         if branch.mean is not None:
             reference.update_running_statistics(
                 branch.mean, branch.var, mean, m2 / (total - 1), settings.momentum
@@ -165,44 +177,38 @@ def backward(
     settings: Settings,
     wanted: Gradients,
     count: Tensor | None = None,
+    plan: Plan | None = None,
 ) -> Gradients:
     """Gradients of all inputs that are ``wanted``.
 
     count: rows of all ranks, where statistics were synchronised.
     """
-    grad_out = grad_out.contiguous(memory_format=launch.memory_format(main.x)).to(main.x.dtype)
-    vectors = (wanted.weight, wanted.bias, wanted.weight2, wanted.bias2)
+    grad_out = grad_out.to(main.x.dtype)
+    if plan is None or not aligned(grad_out):
+        plan = plan_for(main, other, grad_out, settings)
+        main, other, grad_out = plan.lay_out(main, other, grad_out)
+    grad_out = grad_out.contiguous(memory_format=plan.format)
+    vectors = wanted.weight, wanted.bias, wanted.weight2, wanted.bias2
     through_statistics = settings.training and (wanted.x or wanted.x2)
-    sums, vector_grads, rows = None, (None,) * 4, main.x.numel() // main.x.shape[1]
-    if through_statistics or any(vectors):
-        reduced = launch.reduce_gradients(
-            grad_out, main, other, bits, relu=settings.relu, eps=settings.eps, wanted=vectors
-        )
-        vector_grads = reduced[1:]
-    if through_statistics:
-        sums = reduced.sums
-        if settings.synchronised:
+    sums, grads, inverse_count = None, (None,) * 4, 1.0 / plan.rows
+    with on_device(plan.device):
+        if through_statistics or any(vectors):
+            sums, grads = plan.reduce_gradients(grad_out, main, other, bits, vectors)
+        if not through_statistics:
+            sums = None
+        elif settings.synchronised:
             dist.all_reduce(sums, group=settings.group)
-            sums, rows = sums / count, 1
-    if not settings.relu and wanted.residual and not (wanted.x or wanted.x2):
-        grad_x, grad_residual, grad_x2 = None, grad_out, None
-    elif wanted.x or wanted.residual or wanted.x2:
-        grad_x, grad_residual, grad_x2 = launch.apply_backward(
-            grad_out,
-            main,
-            other,
-            bits,
-            sums,
-            count=rows,
-            relu=settings.relu,
-            eps=settings.eps,
-            wanted=(wanted.x, wanted.residual and settings.relu, wanted.x2),
-        )
-        if wanted.residual and not settings.relu:
-            grad_residual = grad_out
-    else:
-        grad_x = grad_residual = grad_x2 = None
-    return Gradients(grad_x, *vector_grads[:2], grad_residual, grad_x2, *vector_grads[2:])
+            sums, inverse_count = sums / count, 1.0
+        # Without ReLU the residual's gradient is grad_out itself.
+        activations = wanted.x, wanted.residual and settings.relu, wanted.x2
+        grad_x, grad_residual, grad_x2 = (None,) * 3
+        if any(activations):
+            grad_x, grad_residual, grad_x2 = plan.apply_backward(
+                grad_out, main, other, bits, sums, inverse_count, activations
+            )
+    if wanted.residual and not settings.relu:
+        grad_residual = grad_out
+    return Gradients(grad_x, *grads[:2], grad_residual, grad_x2, *grads[2:])
 
 
 class _BNMaskAddReLU(torch.autograd.Function):
@@ -210,25 +216,60 @@ class _BNMaskAddReLU(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, x, weight, bias, residual, x2, weight2, bias2, main, other, settings, partials
+        ctx, x, weight, bias, residual, x2, weight2, bias2, plan, main, other, settings, partials
     ):
         save_bits = settings.relu and residual is not None and any(ctx.needs_input_grad)
-        with launch.on_device(x):
-            result = forward(main, other, residual, settings, partials, save_bits=save_bits)
+        result = forward(main, other, residual, settings, partials, save_bits=save_bits, plan=plan)
         second = result.other or NO_BRANCH
         ctx.save_for_backward(*result.main, *second, result.bits)
-        ctx.settings, ctx.count, ctx.projected = settings, result.count, other is not None
+        ctx.plan, ctx.settings, ctx.count = plan, settings, result.count
         return result.out
 
     @staticmethod
     def backward(ctx, grad_out):
         saved = ctx.saved_tensors
         main, other, bits = Branch(*saved[:6]), Branch(*saved[6:12]), saved[12]
-        other = other if ctx.projected else None
+        other = None if other.x is None else other
         wanted = Gradients(*ctx.needs_input_grad[:7])
         if torch.is_grad_enabled():
             grads = differentiable_backward(grad_out, main, other, bits, ctx.settings, wanted)
         else:
-            with launch.on_device(main.x):
-                grads = backward(grad_out, main, other, bits, ctx.settings, wanted, ctx.count)
-        return (*grads, None, None, None, None)
+            grads = backward(grad_out, main, other, bits, ctx.settings, wanted, ctx.count, ctx.plan)
+        return (*grads, None, None, None, None, None)
+
+
+def differentiable_backward(grad_out, main, other, bits, settings: Settings, wanted: Gradients):
+    """``backward`` for ``create_graph=True``, in plain torch, which can be differentiated again.
+
+    The gradient of each branch is autograd's of the eager definition; ReLU is a constant 0/1
+    factor, whose own derivative is 0.
+    """
+    # Inputs may depend on each other (one tensor in both branches, shared parameters). Each gets a
+    # name of its own in the graph, so that its gradient counts no path through another.
+    branches = [_named(b) for b in ([main] if other is None else [main, other])]
+    values = []
+    for b in branches:
+        running = (None, None) if settings.training else (b.mean, b.var)
+        value = reference.batch_norm(*b[:3], *running, *settings[1:])
+        values.append(reference.apply_mask(value, b.mask))
+    grad = grad_out
+    if settings.relu:
+        if bits is None:
+            alive = ~(sum(values).detach() <= 0)
+        else:
+            alive = reference.unpack_bits(bits, main.x)
+        grad = grad_out * alive
+    names = [n for n in ("x", "weight", "bias", "x2", "weight2", "bias2") if getattr(wanted, n)]
+    inputs = [getattr(branches[n.endswith("2")], n.removesuffix("2")) for n in names]
+    found = {}
+    if inputs:
+        grads = torch.autograd.grad(values, inputs, [grad] * len(values), create_graph=True)
+        found = dict(zip(names, grads, strict=True))
+    if wanted.residual:
+        found["residual"] = grad
+    return Gradients(*(found.get(name) for name in Gradients._fields))
+
+
+def _named(branch: Branch) -> Branch:
+    own = [None if t is None else t.view_as(t) for t in branch[:3]]
+    return Branch(*own, *branch[3:])

@@ -11,9 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import backends, fused, launch, reference
-from .bits import pack_bits, unpack_bits
-from .call import NO_BRANCH, Branch, Gradients, Settings
+from . import backends, fused, reference
+from .fused import Gradients
+from .launch import empty_output
+from .reference import NO_BRANCH, Branch, Settings, pack_bits, unpack_bits
 
 OptTensor = Tensor | None
 
@@ -74,9 +75,8 @@ def _forward(
         other = None if other is None else other._replace(mean=None, var=None)
     settings = Settings(relu, training, 0.0, eps)
     if backends.why_not_triton(x):
-        return eager_forward(main, other, residual, settings, save_bits)
-    main, other, residual = fused.laid_out(main, other, residual)
-    with launch.on_device(x):
+        result = eager_forward(main, other, residual, settings, save_bits)
+    else:
         result = fused.forward(main, other, residual, settings, save_bits=save_bits)
     return (
         result.out,
@@ -95,7 +95,7 @@ def _(x, weight, bias, running_mean, running_var, mask, x2, weight2, bias2, runn
         statistics = x.new_empty((1 if x2 is None else 2, 2, channels), dtype=dtype)
     rows = (n * height * width, (channels + 7) // 8)
     bits = x.new_empty(rows if save_bits else 0, dtype=torch.uint8)
-    return torch.empty_like(x), statistics, bits
+    return empty_output(x), statistics, bits
 
 
 def _stack_statistics(main: Branch, other: Branch | None) -> Tensor:
@@ -131,11 +131,13 @@ def _backward(
     if backends.why_not_triton(x):
         grads = eager_backward(grad_out, main, other, bits, settings, Gradients(*wanted))
     else:
-        main, other, _ = fused.laid_out(main, other, None)
-        with launch.on_device(x):
-            grads = fused.backward(grad_out, main, other, bits, settings, Gradients(*wanted))
+        grads = fused.backward(grad_out, main, other, bits, settings, Gradients(*wanted))
     # An operator may not return its own input, which grad_out is where there is no ReLU.
-    return [x.new_empty(0) if g is None else g.clone() if g is grad_out else g for g in grads]
+    copy = [g is not None and g.data_ptr() == grad_out.data_ptr() for g in grads]
+    return [
+        x.new_empty(0) if g is None else empty_output(x).copy_(g) if copied else g
+        for g, copied in zip(grads, copy, strict=True)
+    ]
 
 
 @_backward.register_fake
@@ -143,7 +145,7 @@ def _(grad_out, x, weight, bias, mean, var, mask, x2, weight2, bias2, mean2, var
       relu, training, eps, wanted):  # fmt: skip
     like = (x, weight, bias, x, x2, weight2, bias2)
     return [
-        torch.empty_like(t) if wants else x.new_empty(0)
+        x.new_empty(0) if not wants else empty_output(x) if t.dim() > 1 else t.new_empty(t.shape)
         for t, wants in zip(like, wanted, strict=True)
     ]
 
@@ -193,66 +195,49 @@ _backward.register_autograd(_no_second_derivative, setup_context=lambda ctx, inp
 
 
 def eager_forward(main: Branch, other, residual, settings: Settings, save_bits: bool):
-    """The forward operator in plain torch: where a graph made on a GPU runs without one."""
+    """``fused.forward`` by the definition: where a graph made on a GPU runs without one."""
     branches = [main] if other is None else [main, other]
     if settings.training:
         for i, b in enumerate(branches):
             wide = b.x if b.x.dtype == torch.float64 else b.x.float()
             var, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
             branches[i] = b._replace(mean=mean, var=var)
-    total = sum(_eager_branch(b, settings.eps) for b in branches)
-    out = (total if residual is None else total + residual).to(main.x.dtype)
-    statistics, bits = main.x.new_empty(0), main.x.new_empty(0, dtype=torch.uint8)
-    if save_bits:
-        bits = pack_bits(~(out <= 0))
-    if settings.relu:
-        out = torch.relu(out)
-    if settings.training:
-        statistics = torch.stack([torch.stack([b.mean, b.var]) for b in branches])
-    return torch.empty_like(main.x).copy_(out), statistics, bits
+    total = _before_relu(branches, settings)
+    total = total if residual is None else total + residual
+    out = empty_output(main.x).copy_(torch.relu(total) if settings.relu else total)
+    bits = pack_bits(~(total <= 0)) if save_bits else None
+    return fused.Forward(out, branches[0], branches[1] if other else None, bits, None)
 
 
-def _eager_branch(b: Branch, eps: float) -> Tensor:
-    """``mask * BN(x)`` by given statistics, in their precision."""
-    mean, inverse = _columns(b.mean, (b.var + eps).rsqrt())
-    weight, bias = _columns(b.weight, b.bias)
-    value = (b.x - mean) * inverse
-    value = value if weight is None else value * weight
-    value = value if bias is None else value + bias
-    return reference.apply_mask(value, b.mask)
-
-
-def _columns(*vectors):
-    return [None if v is None else v.view(-1, 1, 1) for v in vectors]
+def _before_relu(branches: list[Branch], settings: Settings) -> Tensor:
+    """The sum of the branches by given statistics."""
+    evaluated = settings._replace(training=False, momentum=0.0)
+    values = (reference.batch_norm(*b[:5], *evaluated[1:]) for b in branches)
+    return sum(reference.apply_mask(v, b.mask) for v, b in zip(values, branches, strict=True))
 
 
 def eager_backward(grad_out, main: Branch, other, bits, settings: Settings, wanted: Gradients):
-    """The backward operator in plain torch: the formulas of ``device/backward.py`` once more."""
+    """``fused.backward`` in plain torch: each branch's is that of torch's own batch norm."""
     branches = [main] if other is None else [main, other]
-    grad = grad_out.to(torch.promote_types(grad_out.dtype, main.var.dtype))
+    grad = grad_out
     if settings.relu:
-        if bits is not None:
-            alive = unpack_bits(bits, main.x)
+        if bits is None:
+            alive = ~(_before_relu(branches, settings) <= 0)
         else:
-            total = sum(_eager_branch(b, settings.eps) for b in branches)
-            alive = ~(total.to(main.x.dtype) <= 0)
+            alive = unpack_bits(bits, main.x)
         grad = grad * alive
     found = []
     for b in branches:
-        mean, inverse = _columns(b.mean, (b.var + settings.eps).rsqrt())
-        scale = inverse if b.weight is None else inverse * b.weight.view(-1, 1, 1)
-        normalised = (b.x - mean) * inverse
-        value = reference.apply_mask(grad, b.mask)
-        grad_bias, grad_weight = value.sum((0, 2, 3)), (value * normalised).sum((0, 2, 3))
-        if settings.training:
-            rows = b.x.numel() // b.x.shape[1]
-            bias_column, weight_column = _columns(grad_bias / rows, grad_weight / rows)
-            value = value - bias_column - normalised * weight_column
-        found += [value * scale, grad_weight, grad_bias]
+        saved = b.mean, (b.var + settings.eps).rsqrt()
+        running = (None, None) if settings.training else (b.mean, b.var)
+        found += torch.ops.aten.native_batch_norm_backward(
+            reference.apply_mask(grad, b.mask), b.x, b.weight, *running, *saved,
+            settings.training, settings.eps, [True, b.weight is not None, b.bias is not None],
+        )  # fmt: skip
     found += [None] * (6 - len(found))
-    grads = Gradients(*found[:3], grad, *found[3:])
-    like = (main.x, main.weight, main.bias, main.x, *(other or (None,) * 3)[:3])
-    return [
-        torch.empty_like(t).copy_(g) if wants else None
-        for t, g, wants in zip(like, grads, wanted, strict=True)
+    like = (main.x, main.weight, main.bias, main.x, *(other or NO_BRANCH)[:3])
+    grads = [
+        None if not wants else (empty_output(t) if t.dim() > 1 else t.new_empty(t.shape)).copy_(g)
+        for t, g, wants in zip(like, (*found[:3], grad, *found[3:]), wanted, strict=True)
     ]
+    return Gradients(*grads)

@@ -1,16 +1,23 @@
-"""The public face of the operators: checks once, then hands over to a backend."""
+"""The public face of ``bn_mask_add_relu``: checks once, then hands over to a backend."""
 
 from __future__ import annotations
 
+from math import inf
 from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from . import backends, checks, fused, library, reference
-from .call import Branch, Settings
-from .reference import Projection
+from . import backends, fused, library, reference
+from .launch import MAX_PLANS, Plan
+from .reference import Branch, Projection, Settings
+
+MASK_DTYPES = (torch.bool, torch.uint8)
+
+# Of calls that were checked, by what the checks looked at: the plan, or None where the eager
+# definition runs them.
+plans: dict[tuple, Plan | None] = {}
 
 
 def bn_mask_add_relu(
@@ -40,6 +47,7 @@ def bn_mask_add_relu(
     Args:
         x: convolution output [N,C,H,W], float32, float16, bfloat16 or (eager) float64;
             channels_last or contiguous. The output has its shape, dtype and memory format.
+            [N,C,L] and [N,C,D,H,W] work as well, with masks [C,L] and [C,D,H,W].
         weight, bias: affine parameters [C], or None.
         running_mean, running_var: running statistics [C], updated in place when ``training``;
             None to use none (``training`` must then be True).
@@ -49,10 +57,10 @@ def bn_mask_add_relu(
         relu: apply ReLU at the end. NaN passes through it.
         training: normalise by batch statistics (True) or running statistics (False). The gradient
             is right in both cases.
-        momentum: weight of the new batch in the running statistics; a float, or a tensor with one
-            value where it is known on the device alone (1 / batches seen, for ``momentum=None`` of
-            ``torch.nn.BatchNorm2d``).
-        eps: epsilon, added to the variance.
+        momentum: weight of the new batch in the running statistics, from 0 to 1; a float, or a
+            tensor with one value where it is known on the device alone (1 / batches seen, for
+            ``momentum=None`` of ``torch.nn.BatchNorm2d``).
+        eps: epsilon, added to the variance; finite and not negative.
         group: process group over which batch statistics are synchronised; None for local ones.
         backend: "triton" for the fused kernels, "eager" for the PyTorch definition, None to choose:
             what the environment variable ``SCOTOMA_BACKEND`` says, else Triton where it can run.
@@ -64,34 +72,202 @@ def bn_mask_add_relu(
     Speed: in training forward and backward launch three kernels each (partial sums, their merge,
     one pass over the activations). In bfloat16 without a residual they move 6 and 10 bytes an
     element. Activations that are neither channels_last nor contiguous,
-    or whose formats differ, are copied first.
+    or whose formats differ, are copied first. What a call decides by shapes, strides, dtypes and
+    settings is decided at the first such call and kept.
 
     Raises:
-        ValueError: an argument has the wrong shape, dtype or combination, or ``backend`` is
-            "triton" and cannot run this call. The message names it.
+        ValueError: an argument has the wrong shape, dtype, device or combination, or ``backend``
+            is "triton" and cannot run this call. The message names it.
     """
     settings = Settings(relu, training, momentum, eps, group)
-    checks.check_call(
-        x, weight, bias, running_mean, running_var, mask, residual, projection, settings
-    )
-    others = (residual, None if projection is None else projection.x)
-    # Collectives are not inside the registered operator: compiled, synchronised statistics are
-    # those of the eager definition.
-    compiling = torch.compiler.is_compiling()
-    if backends.use_triton(backend, x, *others) and not (compiling and settings.synchronised):
-        main = Branch(x, weight, bias, running_mean, running_var, mask)
-        other = None if projection is None else Branch(*projection)
-        # The compiler sees registered operators; eager mode takes the shorter way.
-        run = library.bn_mask_add_relu if compiling else fused.bn_mask_add_relu
+    main = Branch(x, weight, bias, running_mean, running_var, mask)
+    other = None if projection is None else Branch(*projection)
+    if x.dim() != 4:
+        return _of_images(main, other, residual, settings, backend)
+    if torch.compiler.is_compiling() or type(x) is not Tensor:
+        # The compiler sees registered operators, and so does whatever stands in for a tensor.
+        # Collectives are not inside them: compiled, synchronised statistics are those of the
+        # eager definition.
+        check_call(main, other, residual, settings)
+        fuses = backends.use_triton(backend, *activations(main, other, residual))
+        run = library.bn_mask_add_relu if fuses and not settings.synchronised else eager
         return run(main, other, residual, settings)
+    if type(momentum) is not float or not 0.0 <= momentum <= 1.0:
+        check_momentum(momentum)
+    # Whether there is a group decides how many values a batch needs.
+    key = fused.describe(main, other, residual, settings)
+    key = key, group is None, backend or backends._default
+    plan = plans[key] if key in plans else _planned(key, main, other, residual, settings, backend)
+    if plan is None or torch._C._are_functorch_transforms_active():
+        return eager(main, other, residual, settings)
+    return fused.bn_mask_add_relu(plan, main, other, residual, settings)
+
+
+def eager(main: Branch, other: Branch | None, residual, settings: Settings) -> Tensor:
+    """The definition on a checked call."""
+    projection = None if other is None else Projection(*other)
     return reference.bn_mask_add_relu(
-        x,
-        weight,
-        bias,
-        running_mean,
-        running_var,
-        mask=mask,
+        *main[:5],
+        mask=main.mask,
         residual=residual,
         projection=projection,
         **settings._asdict(),
     )
+
+
+def _planned(key, main, other, residual, settings: Settings, backend) -> Plan | None:
+    """Check a call of a new description; make and keep its plan."""
+    check_call(main, other, residual, settings)
+    plan = None
+    if backends.use_triton(backend, *activations(main, other, residual)):
+        plan = fused.plan_for(main, other, residual, settings)
+    if len(plans) >= MAX_PLANS:
+        plans.clear()
+    plans[key] = plan
+    return plan
+
+
+def activations(main: Branch, other: Branch | None, residual):
+    return main.x, residual, None if other is None else other.x
+
+
+def _of_images(main: Branch, other: Branch | None, residual, settings: Settings, backend) -> Tensor:
+    """Activations [N,C,L] and [N,C,D,H,W] as images, which have the same rows and channels."""
+    check_call(main, other, residual, settings)
+    shape = main.x.shape
+
+    def image(tensor, first):
+        if tensor is None:
+            return None
+        return tensor.unsqueeze(first) if len(shape) == 3 else tensor.flatten(first, first + 1)
+
+    def of_images(branch):
+        return branch._replace(x=image(branch.x, 2), mask=image(branch.mask, 1))
+
+    main = of_images(main)
+    out = bn_mask_add_relu(
+        *main[:5],
+        mask=main.mask,
+        residual=image(residual, 2),
+        projection=None if other is None else Projection(*of_images(other)),
+        backend=backend,
+        **settings._asdict(),
+    )
+    return out.squeeze(2) if len(shape) == 3 else out.unflatten(2, shape[2:4])
+
+
+# Checks look at shapes, dtypes and devices only, so that none waits for a GPU.
+
+
+def check_call(main: Branch, other: Branch | None, residual, settings: Settings) -> None:
+    """All arguments of ``bn_mask_add_relu``.
+
+    Raises:
+        ValueError: the message names the argument, what it is and what it should be.
+    """
+    x = main.x
+    check_branch(main, settings.training)
+    check_momentum(settings.momentum)
+    eps = settings.eps
+    if not (isinstance(eps, (int, float)) and 0 <= eps < inf):
+        raise ValueError(
+            f"eps is {eps!r}; expected a finite number that is not negative, such as 1e-5"
+        )
+    if settings.training and settings.group is None and x.numel() == x.shape[1]:
+        raise ValueError(
+            f"x has shape {list(x.shape)}: batch statistics need more than 1 value per channel; "
+            "use a larger batch, or training=False"
+        )
+    if residual is not None:
+        if other is not None:
+            raise ValueError("residual and projection are both given; a block has one of them")
+        if residual.shape != x.shape:
+            raise ValueError(
+                f"residual has shape {list(residual.shape)}; expected that of x, {list(x.shape)}"
+            )
+        check_device(x, residual, "residual")
+    if other is not None:
+        if other.x.shape != x.shape:
+            raise ValueError(
+                f"projection.x has shape {list(other.x.shape)}; expected that of x, {list(x.shape)}"
+            )
+        check_device(x, other.x, "projection.x")
+        check_branch(other, settings.training, "projection.")
+
+
+def check_branch(branch: Branch, training: bool, prefix: str = "") -> None:
+    """One batch norm branch: ``x`` [N,C,...], per-channel vectors [C], mask [C,...]."""
+    x, weight, bias, running_mean, running_var, mask = branch
+    if x.dim() not in (3, 4, 5):
+        raise ValueError(
+            f"{prefix}x has shape {list(x.shape)}; expected [N,C,H,W], [N,C,L] or [N,C,D,H,W]"
+        )
+    if not x.is_floating_point():
+        raise ValueError(
+            f"{prefix}x has dtype {x.dtype}; expected a floating dtype: convert it with x.float()"
+        )
+    channels = x.shape[1]
+    for name, vector in (
+        ("weight", weight),
+        ("bias", bias),
+        ("running_mean", running_mean),
+        ("running_var", running_var),
+    ):
+        if vector is None:
+            continue
+        if vector.shape != (channels,):
+            raise ValueError(
+                f"{prefix}{name} has shape {list(vector.shape)}; expected [{channels}], "
+                f"one value for each channel of {prefix}x {list(x.shape)}"
+            )
+        if not vector.is_floating_point():
+            raise ValueError(f"{prefix}{name} has dtype {vector.dtype}; expected a floating dtype")
+        check_device(x, vector, prefix + name)
+    if (running_mean is None) != (running_var is None):
+        raise ValueError(f"{prefix}running_mean and {prefix}running_var: give both or neither")
+    if not training and running_mean is None:
+        raise ValueError(
+            f"{prefix}running_mean is None while training is False: evaluation needs running "
+            "statistics; give them, or pass training=True to use the batch's own"
+        )
+    if mask is not None:
+        check_mask(x, mask, f"{prefix}mask")
+
+
+def check_momentum(momentum) -> None:
+    if momentum is None:
+        raise ValueError(
+            "momentum is None; expected a float, or a tensor with one value. For a cumulative "
+            "average pass 1 / num_batches_tracked"
+        )
+    if isinstance(momentum, Tensor):
+        if momentum.numel() != 1:
+            raise ValueError(
+                f"momentum has shape {list(momentum.shape)}; expected a float, or a tensor with "
+                "one value"
+            )
+    elif not isinstance(momentum, (int, float)) or not 0 <= momentum <= 1:
+        raise ValueError(f"momentum is {momentum!r}; expected a number from 0 to 1, such as 0.1")
+
+
+def check_mask(x: Tensor, mask: Tensor, name: str) -> None:
+    if mask.dtype not in MASK_DTYPES:
+        raise ValueError(
+            f"{name} has dtype {mask.dtype}; expected bool or uint8 (a float mask would promote "
+            f"the activations): convert it with mask.bool()"
+        )
+    if mask.shape != x.shape[1:]:
+        raise ValueError(
+            f"{name} has shape {list(mask.shape)}, but the activations are {list(x.shape)}; "
+            f"expected {list(x.shape[1:])}. Masks are fixed to one image size: feed images of "
+            "the size the network was created for"
+        )
+    check_device(x, mask, name)
+
+
+def check_device(x: Tensor, tensor: Tensor, name: str) -> None:
+    if tensor.device != x.device:
+        raise ValueError(
+            f"{name} is on {tensor.device}, but x is on {x.device}; move it with "
+            f"{name}.to(x.device)"
+        )

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 
@@ -26,6 +27,34 @@ class Projection(NamedTuple):
     running_mean: Tensor | None
     running_var: Tensor | None
     mask: Tensor | None = None
+
+
+class Branch(NamedTuple):
+    """One batch norm branch. ``mean`` and ``var`` are the statistics that normalise, once known."""
+
+    x: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    mean: Tensor | None
+    var: Tensor | None
+    mask: Tensor | None
+
+
+NO_BRANCH = Branch(None, None, None, None, None, None)
+
+
+class Settings(NamedTuple):
+    """What is neither a tensor nor differentiable."""
+
+    relu: bool
+    training: bool
+    momentum: float | Tensor
+    eps: float
+    group: dist.ProcessGroup | None = None
+
+    @property
+    def synchronised(self) -> bool:
+        return self.training and self.group is not None and dist.get_world_size(self.group) > 1
 
 
 def bn_mask_add_relu(
@@ -163,3 +192,21 @@ def all_gather(x: Tensor, group: dist.ProcessGroup) -> Tensor:
     out = x.new_empty(ranks * x.numel())
     dist.all_gather_into_tensor(out, x.contiguous(), group=group)
     return out.view(ranks, -1)
+
+
+def pack_bits(flags: Tensor) -> Tensor:
+    """[N,C,H,W] of 0 and 1 as uint8 [N*H*W, ceil(C/8)], as the forward kernel saves them."""
+    rows = rearrange(flags.to(torch.uint8), "n c h w -> (n h w) c")
+    padded = F.pad(rows, (0, -rows.shape[1] % 8))
+    eights = rearrange(padded, "rows (bytes eight) -> rows bytes eight", eight=8)
+    weights = 1 << torch.arange(8, device=flags.device, dtype=torch.uint8)
+    return (eights * weights).sum(-1).to(torch.uint8)
+
+
+def unpack_bits(bits: Tensor, like: Tensor) -> Tensor:
+    """The inverse of :func:`pack_bits`: a bool tensor of the shape of ``like`` [N,C,H,W]."""
+    n, channels, height, width = like.shape
+    shifts = torch.arange(8, device=bits.device, dtype=torch.uint8)
+    flags = (bits.unsqueeze(-1) >> shifts) & 1
+    flags = rearrange(flags, "(n h w) bytes eight -> n (bytes eight) h w", n=n, h=height, w=width)
+    return flags[:, :channels].bool()

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...kernels import conv_launch, fused, masking
-from ...kernels.conv_launch import CONV_TILES, ConvTile, Window
-from ...kernels.launch import Branch
+from ...kernels import convolution, fused, masking
+from ...kernels.convolution import CONV_TILES, ConvTile, Window
+from ...kernels.reference import Branch
 
 SHORT = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 LAYOUTS = {torch.channels_last: "nhwc", torch.contiguous_format: "nchw"}
@@ -168,11 +168,11 @@ class Convolution:
         window = Window(1, self.kernel // 2)
         epilogue = {}
         if not self.training:
-            shape = conv_launch.output_shape(x, kernel, window)
+            shape = convolution.output_shape(x, kernel, window)
             branch = Branch(None, *vectors(outer), mask_for(shape, torch.channels_last))
             residual = activation(shape, self.dtype)
             epilogue = {"branch": branch, "residual": residual, "relu": True, "eps": 1e-5}
-        conv_launch.convolve(x, kernel, None, window, self.tile, **epilogue)
+        convolution.convolve(x, kernel, None, window, self.tile, **epilogue)
 
 
 def convolutions() -> Iterator[Convolution]:
@@ -187,8 +187,8 @@ def convolutions() -> Iterator[Convolution]:
 
 
 def convolution_cases() -> Iterator[Case]:
-    for convolution in convolutions():
-        yield Case(convolution.name, convolution.run)
+    for case in convolutions():
+        yield Case(case.name, case.run)
 
 
 OPERATORS: tuple[Callable[[], Iterator[Case]], ...] = (

@@ -8,9 +8,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
-from ...kernels import choice
 from .line import ABSENT, OK, WARNING, Examination, Line
 
 GIB = 2**30
@@ -20,28 +17,9 @@ LEAST_SHARED = 1 * GIB
 
 
 def caches(examination: Examination) -> Iterator[Line]:
-    yield _choices()
     folder = Path(os.environ.get("TRITON_CACHE_DIR") or Path.home() / ".triton" / "cache")
     fix = "export TRITON_CACHE_DIR=/a/folder/you/may/write"
     yield _writable("Triton's cache", folder, fix, "; Triton compiles into it")
-
-
-def _choices() -> Line:
-    """Remembered convolutions: of these GPUs and versions, and others."""
-    what, folder = "measured convolutions", choice.cache_folder()
-    problem = why_not_writable(folder)
-    if problem:
-        fix = f"export {choice.VARIABLE}=/a/folder/you/may/write"
-        return Line(what, WARNING, f"{folder} {problem}; no choice is remembered", fix)
-    here = []
-    if torch.cuda.is_available():
-        here = [choice.cache_file(index) for index in range(torch.cuda.device_count())]
-    number = sum(len(choice.remembered(path)) for path in dict.fromkeys(here))
-    other = len(set(folder.glob("convolutions_*.json")) - set(here))
-    detail = f"{number or 'none yet'} for this machine in {folder}"
-    detail += f"; {other} files of other GPUs, versions or kernels" if other else ""
-    values = {"folder": str(folder), "choices": number, "other_files": other}
-    return Line(what, OK, detail, values=values)
 
 
 def _writable(what: str, folder: Path, fix: str, consequence: str) -> Line:

@@ -8,9 +8,9 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
-from ...kernels import backends, conv_ways
-from ...kernels.call import Branch, Settings
-from ...kernels.conv_launch import CONV_TILES
+from ...kernels import backends, convolution
+from ...kernels.convolution import CONV_TILES
+from ...kernels.reference import Branch, Settings
 from ..layers import operands
 from ..layers.operands import Call
 from ..layers.sites import Site
@@ -54,12 +54,12 @@ class FusedCase(OfConvolution):
 
     def ways(self, dtype, device) -> list[Way]:
         def separate(*given) -> Tensor:
-            return conv_ways.separate(self.call(*given), backend)
+            return convolution.separate(self.call(*given), backend)
 
         def fused(tile) -> Way:
             return Way(
                 "triton",
-                lambda *given: conv_ways.fused(self.call(*given), tile),
+                lambda *given: convolution.fused(self.call(*given), tile),
                 tile.name,
             )
 
@@ -70,10 +70,10 @@ class FusedCase(OfConvolution):
             ways += [fused(tile) for tile in CONV_TILES]
         return ways
 
-    def call(self, x, kernel, weight, bias, mean, var, mask, residual) -> conv_ways.Call:
+    def call(self, x, kernel, weight, bias, mean, var, mask, residual) -> convolution.Call:
         branch = Branch(None, weight, bias, mean, var, mask)
         options = (self.layer.stride, self.layer.padding, 1, 1)
-        return conv_ways.Call(x, kernel, None, options, branch, residual, None, EVALUATION)
+        return convolution.Call(x, kernel, None, options, branch, residual, None, EVALUATION)
 
     def draw(self, dtype, device) -> Call:
         after = operands.draw(self.site, dtype, device)

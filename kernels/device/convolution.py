@@ -8,7 +8,16 @@ runs over kernel taps and input channels. Everything is channels_last; the weigh
 import triton
 import triton.language as tl
 
-from .tiles import channel_affine, load_channel, load_mask, load_tile, passes_relu, tile_pointers
+from .tiles import (
+    load_affine,
+    load_channel,
+    load_mask,
+    load_tile,
+    masked_branch,
+    passes_relu,
+    positions,
+    tile_pointers,
+)
 
 
 @triton.jit(do_not_specialize=["M", "CHUNKS"])
@@ -16,11 +25,7 @@ def convolve(
     x,
     kernel,
     kernel_bias,
-    weight,
-    bias,
-    mean,
-    var,
-    mask,
+    branch,
     residual,
     out,
     partials,
@@ -49,7 +54,8 @@ def convolve(
     """One of two epilogues.
 
     partials is None: ``out = relu(mask * BN(conv(x) + kernel_bias) + residual)`` by the statistics
-    given, all of it on the float32 accumulator, so nothing is rounded before ``out``.
+    of ``branch`` (which has no x of its own), all of it on the float32 accumulator, so nothing is
+    rounded before ``out``.
 
     partials float32 [2, CHUNKS, C_out]: ``out = conv(x) + kernel_bias``, and mean and M2 of each
     tile's rows, as ``statistics.partial_statistics`` writes them for chunks of BLOCK_M rows.
@@ -99,11 +105,10 @@ def convolve(
             tl.permute(tl.reshape(accumulator, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1))
         )
         c = (tl.program_id(0) % column_blocks) * BLOCK_N + tl.arange(0, BLOCK_N // 2)
-        store_normalised(left_half, weight, bias, mean, var, mask, residual, out, eps, first, rows,
-                         r, c, OUT, OUT_H * OUT_W, MASK_CHANNELS_LAST, RELU)  # fmt: skip
-        store_normalised(right_half, weight, bias, mean, var, mask, residual, out, eps, first,
-                         rows, r, c + BLOCK_N // 2, OUT, OUT_H * OUT_W, MASK_CHANNELS_LAST,
-                         RELU)  # fmt: skip
+        store_normalised(left_half, branch, residual, out, eps, first, rows, r, c, OUT,
+                         OUT_H * OUT_W, MASK_CHANNELS_LAST, RELU)  # fmt: skip
+        store_normalised(right_half, branch, residual, out, eps, first, rows, r, c + BLOCK_N // 2,
+                         OUT, OUT_H * OUT_W, MASK_CHANNELS_LAST, RELU)  # fmt: skip
 
 
 @triton.jit
@@ -111,7 +116,7 @@ def store_with_statistics(value, out, partials, first, chunk, rows, r, c, C, HW,
     """Store the convolution's output; mean and M2 of its rows, as rounded, as one chunk."""
     inside = (r < rows)[:, None] & (c < C)[None, :]
     value = value.to(out.dtype.element_ty)
-    tl.store(tile_pointers(out, first, r, c, C, HW, True, False), value, mask=inside)
+    tl.store(tile_pointers(out, first, r, c, C, HW, True), value, mask=inside)
     value = tl.where(inside, value.to(tl.float32), 0.0)
     mean = tl.sum(value, axis=0) / rows.to(tl.float32)
     deviation = tl.where(inside, value - mean[None, :], 0.0)
@@ -122,17 +127,16 @@ def store_with_statistics(value, out, partials, first, chunk, rows, r, c, C, HW,
 
 
 @triton.jit
-def store_normalised(value, weight, bias, mean, var, mask, residual, out, eps, first, rows, r, c,
-                     C, HW, MASK_CHANNELS_LAST: tl.constexpr, RELU: tl.constexpr):  # fmt: skip
+def store_normalised(value, branch, residual, out, eps, first, rows, r, c, C, HW,
+                     MASK_CHANNELS_LAST: tl.constexpr, RELU: tl.constexpr):  # fmt: skip
     """Store ``relu(mask * BN(value) + residual)``, rounded once."""
     inside = (r < rows)[:, None] & (c < C)[None, :]
-    mean_c, scale_c, bias_c, _ = channel_affine(weight, bias, mean, var, c, C, eps)
-    value = tl.fma(value - mean_c[None, :], scale_c[None, :], bias_c[None, :])
-    if mask is not None:
-        value *= load_mask(mask, first, r, c, inside, C, HW, MASK_CHANNELS_LAST, False)
+    position = positions(first, r, HW)
+    keep = load_mask(branch.mask, position, c, inside, C, HW, MASK_CHANNELS_LAST)
+    value = masked_branch(value, load_affine(branch, c, C, eps), keep)
     if residual is not None:
-        value += load_tile(residual, first, r, c, inside, C, HW, True, False)
+        value += load_tile(residual, first, r, c, inside, C, HW, True)
     value = value.to(out.dtype.element_ty)
     if RELU:
         value = tl.where(passes_relu(value), value, 0.0).to(out.dtype.element_ty)
-    tl.store(tile_pointers(out, first, r, c, C, HW, True, False), value, mask=inside)
+    tl.store(tile_pointers(out, first, r, c, C, HW, True), value, mask=inside)

@@ -27,7 +27,6 @@ def no_compile(monkeypatch):
 def empty(monkeypatch, tmp_path):
     """A machine without caches and data."""
     monkeypatch.setenv("SCOTOMA_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("SCOTOMA_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
     return tmp_path
 

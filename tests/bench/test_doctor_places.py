@@ -3,33 +3,16 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-import torch
 import torchvision
 from doctor_lines import NOTHING, by_what
 from scotoma.bench.doctor import data, places
 from scotoma.bench.doctor.line import ABSENT, OK, WARNING, Examination
-from scotoma.kernels import choice
 from scotoma.train.datasets import DATASETS
-
-
-def test_measured_choices_are_counted(monkeypatch, tmp_path):
-    monkeypatch.setenv("SCOTOMA_CACHE_DIR", str(tmp_path))
-    here = tmp_path / "convolutions_here.json"
-    choice.save(here, {"a": {"choice": "separate"}, "b": {"choice": "separate"}})
-    choice.save(tmp_path / "convolutions_old.json", {"c": {"choice": "separate"}})
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(choice, "cache_file", lambda index: here)
-    monkeypatch.setattr(choice, "_files", {})
-    line = by_what(places.caches(NOTHING))["measured convolutions"]
-    assert line.verdict == OK
-    assert line.values == {"folder": str(tmp_path), "choices": 2, "other_files": 1}
 
 
 def test_folders_that_cannot_be_written(monkeypatch, tmp_path):
     file = tmp_path / "file"
     file.touch()
-    monkeypatch.setenv("SCOTOMA_CACHE_DIR", str(file))
     monkeypatch.setenv("TRITON_CACHE_DIR", str(file / "below"))
     lines = by_what(places.caches(NOTHING))
     assert {line.verdict for line in lines.values()} == {WARNING}

@@ -1,16 +1,15 @@
 """``scotoma bench step`` end to end on a CPU, and what its rows are made of."""
 
-from unittest import mock
-
 import pytest
 import torch
+from launches import launches
 from scotoma.bench import results
 from scotoma.bench.step import command, measure, players, table
 from scotoma.bench.step.case import Case
 from scotoma.bench.step.ways import ON_CPU, ON_GPU, WAYS
 from scotoma.defective import UserError
 from scotoma.defective.layers import MaskSite
-from scotoma.kernels import backends, launch
+from scotoma.kernels import backends
 
 CPU = torch.device("cpu")
 SMALL = ["--cpu", "--networks", "resnet18", "--width", "4", "--batch", "4", "--windows", "2"]
@@ -152,13 +151,13 @@ def test_images_of_the_reference_come_from_workers():
 def test_fused_contestants_compute_what_eager_ones_do():
     one = Case("resnet18", ("0.5-Bottom",), 2, "train", "float32", width=2)
     data = players.random_images(one, CPU)
-    found, launches = {}, {}
+    found, counts = {}, {}
     for name in ("eager", "fused"):
-        with mock.patch.object(launch, "apply_backward", wraps=launch.apply_backward) as launched:
+        with launches() as launched:
             found[name] = players.Player(name, one, "0.5-Bottom", data, CPU).warm_up(1)
-        launches[name] = launched.call_count
+        counts[name] = launched.count("apply_backward")
     assert found["fused"] == pytest.approx(found["eager"], rel=1e-4)
-    assert launches == {"eager": 0, "fused": 17}  # one for each end of a layer
+    assert counts == {"eager": 0, "fused": 17}  # one for each end of a layer
 
 
 def test_a_wrong_contestant_gets_no_times(monkeypatch):

@@ -9,8 +9,9 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from launches import launches
 from scotoma.defective import BNMaskReLU, create_model, model_names
-from scotoma.kernels import backends, launch
+from scotoma.kernels import backends
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
@@ -76,17 +77,14 @@ def check(model, batch, monkeypatch):
     images = torch.rand(batch, 3, size, size, device=DEVICE, generator=generator)
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.arange(batch, device=DEVICE) % 10
-    launched = []
-    kernels = launch.device_kernels()
     with monkeypatch.context() as patch:
         patch.setattr(backends, "_default", "eager")
         exact = step(copy.deepcopy(model).double(), images.double(), labels)
         eager = errors(step(model, images, labels), exact)
     with monkeypatch.context() as patch:
         patch.setattr(backends, "_default", None if ON_GPU else "triton")
-        for name, kernel in list(vars(kernels).items()):
-            patch.setattr(kernels, name, counted(name, kernel, launched))
-        fused = errors(step(model, images, labels), exact)
+        with launches() as launched:
+            fused = errors(step(model, images, labels), exact)
     sites = {"apply_forward", "partial_gradients", "merge_gradients", "apply_backward"}
     assert sites <= set(launched)
     assert ("partial_statistics" in launched) == model.training
@@ -98,15 +96,6 @@ def check(model, batch, monkeypatch):
     assert not worse, worse
     # The loss has no such corners.
     assert fused["loss"] <= 8 * eager["loss"] + 1e-5
-
-
-def counted(name, kernel, launched):
-    class Counted:
-        def __getitem__(self, grid):
-            launched.append(name)
-            return kernel[grid]
-
-    return Counted()
 
 
 @pytest.mark.skipif(ON_GPU or not backends.interpreting(), reason="for Triton's interpreter")

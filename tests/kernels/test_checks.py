@@ -32,8 +32,13 @@ VECTORS = ["weight", "bias", "running_mean", "running_var"]
 REFUSED = {
     "integer x": (dict(x=X.long()), ["x has dtype torch.int64", "floating", "x.float()"]),
     "bool x": (dict(x=X.bool()), ["x has dtype torch.bool", "floating"]),
-    "3-d x": (dict(x=X[0]), ["x has shape [3, 4, 5]", "[N,C,H,W]"]),
-    "5-d x": (dict(x=X[None]), ["x has shape [1, 2, 3, 4, 5]", "[N,C,H,W]"]),
+    "2-d x": (dict(x=X[0, 0]), ["x has shape [4, 5]", "[N,C,H,W]", "[N,C,L]"]),
+    "6-d x": (dict(x=X[None, None]), ["x has shape [1, 1, 2, 3, 4, 5]", "[N,C,D,H,W]"]),
+    "image without a batch": (dict(x=X[0]), ["weight has shape [3]", "[4]", "[3, 4, 5]"]),
+    "mask of another length": (
+        dict(x=X[..., 0], mask=MASK[..., 0, None]),
+        ["mask has shape [3, 4, 1]", "[2, 3, 4]", "expected [3, 4]"],
+    ),
     **{
         f"longer {name}": ({name: torch.ones(4)}, [f"{name} has shape [4]", "[3]"])
         for name in VECTORS
@@ -74,7 +79,33 @@ REFUSED = {
     # torch.nn.BatchNorm2d takes it for a cumulative average; here the caller knows the count.
     "no momentum": (dict(momentum=None), ["momentum is None", "1 / num_batches_tracked"]),
     "momentum for each channel": (dict(momentum=torch.ones(3)), ["momentum has shape [3]", "one"]),
+    "momentum over 1": (dict(momentum=1.5), ["momentum is 1.5", "from 0 to 1"]),
+    "negative momentum": (dict(momentum=-0.1), ["momentum is -0.1", "from 0 to 1"]),
+    "nan as momentum": (dict(momentum=float("nan")), ["momentum is nan", "from 0 to 1"]),
+    "text as momentum": (dict(momentum="0.1"), ["momentum is '0.1'", "from 0 to 1"]),
     "negative eps": (dict(eps=-1e-5), ["eps is -1e-05", "not negative"]),
+    "nan as eps": (dict(eps=float("nan")), ["eps is nan", "finite"]),
+    "infinite eps": (dict(eps=float("inf")), ["eps is inf", "finite"]),
+    "no eps": (dict(eps=None), ["eps is None", "finite"]),
+    "integer weight": (dict(weight=torch.ones(3).int()), ["weight has dtype torch.int32"]),
+    # An illegal access, if a kernel ran.
+    **{
+        f"{name} on another device": (
+            {name: GOOD[name].to("meta")},
+            [f"{name} is on meta", "x is on cpu", f"{name}.to(x.device)"],
+        )
+        for name in VECTORS
+    },
+    "mask on another device": (dict(mask=MASK.to("meta")), ["mask is on meta", "x is on cpu"]),
+    "residual on another device": (dict(residual=X.to("meta")), ["residual is on meta", "cpu"]),
+    "projection on another device": (
+        dict(projection=projection(x=X.to("meta"))),
+        ["projection.x is on meta", "x is on cpu"],
+    ),
+    "projection's mask on another device": (
+        dict(projection=projection(mask=MASK.to("meta"))),
+        ["projection.mask is on meta", "x is on cpu"],
+    ),
     "unknown backend": (dict(backend="cuda"), ["backend is 'cuda'", "'eager'"]),
     "projection of another shape": (
         dict(projection=projection(x=X[..., :4])),
@@ -148,6 +179,7 @@ def test_one_value_per_channel_has_no_variance():
     [
         (MASK.float(), ["mask has dtype torch.float32", "bool or uint8"]),
         (MASK[:2], ["mask has shape [2, 4, 5]", "expected [3, 4, 5]"]),
+        (MASK.to("meta"), ["mask is on meta", "x is on cpu"]),
     ],
 )
 def test_apply_mask_refuses(mask, words):
