@@ -1,8 +1,11 @@
 """Which backend runs a call: the fused Triton kernels, or the eager definition.
 
 By default Triton on an NVIDIA GPU that it supports and eager everywhere else. The argument
-``backend=`` of every operator decides for one call, the environment variable ``SCOTOMA_BACKEND``
-(read once, at import) for all the others.
+``backend=`` of every operator demands one for a call: "triton" is an error where no kernel can run
+it. The environment variable ``SCOTOMA_BACKEND`` (read once, at import) prefers one for all calls
+that say nothing, and demands nothing of them: many are not the user's own (a pass over the meta
+device that finds shapes, a check in float64, a probe on a CPU), so that "triton" there means the
+kernels wherever they can run, in Triton's interpreter too, and eager elsewhere.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 NAMES = ("eager", "triton")
 VARIABLE = "SCOTOMA_BACKEND"
@@ -29,12 +33,12 @@ def use_triton(backend: str | None, *activations: Tensor | None) -> bool:
     """Whether the fused kernels run a call on these activations [N,C,H,W].
 
     Raises:
-        ValueError: the backend is unknown, or "triton" was demanded and cannot run this call.
+        ValueError: the backend is unknown, or ``backend`` is "triton" and cannot run this call.
     """
-    backend = checked(backend)
-    if backend == "eager":
+    chosen = checked(backend)
+    if chosen == "eager":
         return False
-    if backend is None and not activations[0].is_cuda:
+    if chosen is None and not activations[0].is_cuda:
         return False  # the common case on a CPU, decided without looking further
     refusal = why_not_triton(*activations)
     if refusal and backend == "triton":
@@ -43,7 +47,7 @@ def use_triton(backend: str | None, *activations: Tensor | None) -> bool:
 
 
 def checked(backend: str | None) -> str | None:
-    """The backend demanded by argument, else by the environment, else None.
+    """The backend demanded by argument, else preferred by the environment, else None.
 
     Raises:
         ValueError: there is no such backend.
@@ -61,6 +65,9 @@ def why_not_triton(*activations: Tensor | None) -> str | None:
     refusal = device_refusal(x.device)
     if refusal is not None:
         return refusal
+    # Kernels need memory; the compiler's fake tensors get registered operators instead.
+    if isinstance(x, FakeTensor) and not torch.compiler.is_compiling():
+        return "x is a fake tensor, which has no memory"
     if x.dtype not in DTYPES:
         return f"x has dtype {x.dtype}, and the kernels know float32, float16 and bfloat16"
     for other in activations[1:]:

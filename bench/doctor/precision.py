@@ -58,7 +58,7 @@ def backend(examination: Examination) -> Iterator[Line]:
             detail = "set: kernels run in Triton's interpreter, slower by orders of magnitude"
             yield Line("TRITON_INTERPRET", WARNING, detail, "unset TRITON_INTERPRET")
         else:
-            detail = "set: backend='triton' runs kernels on the CPU, for tests; networks do not"
+            detail = "set: backend='triton' runs kernels on the CPU, slowly, for tests"
             yield Line("TRITON_INTERPRET", OK, detail)
 
 
@@ -73,8 +73,9 @@ def _backend(on_gpu: bool, refusal: str | None) -> Line:
     by = f"by {backends.VARIABLE}={chosen}"
     if chosen == "triton":
         if refusal is not None:
-            return Line(what, FAILED, f"fused kernels {by}, but {refusal}", unset, values)
-        return Line(what, OK, f"fused kernels everywhere, {by}", values=values)
+            detail = f"eager definition: fused kernels are preferred {by}, but {refusal}"
+            return Line(what, WARNING, detail, unset, values)
+        return Line(what, OK, f"fused kernels wherever they can run, {by}", values=values)
     if chosen == "eager":
         if on_gpu and refusal is None:
             detail = f"eager definition, {by}, though this GPU runs the fused kernels"

@@ -1,10 +1,14 @@
 """Networks from outside: images in, logits out, and every refused request."""
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
-from scotoma.defective import UserError, create_model, model_names
+from scotoma.defective import UserError, create_model, mask_sites, model_names
+from scotoma.kernels import backends
 
 NAMES = model_names()
 CIFAR_STATISTICS = ([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010])
@@ -240,3 +244,24 @@ def test_odd_image_sizes(small_model, name, size):
     """Masks fit whatever the strides make of the size."""
     model = small_model(name, "0.5-Bottom,0.5-Top", image_size=size).eval()
     assert model(torch.rand(1, 3, size, size)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_environments_backend_changes_no_network(small_model, name, monkeypatch):
+    """Masks are drawn by the shapes of a pass on the meta device, where no kernel runs."""
+    expected = small_model(name, "0.3-Bottom,0.5-Top")
+    monkeypatch.setattr(backends, "_default", "triton")
+    model = small_model(name, "0.3-Bottom,0.5-Top")
+    for site, mask in mask_sites(expected).items():
+        assert torch.equal(mask, model.get_submodule(site).mask)
+    images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    assert torch.equal(model.double()(images), expected.double()(images))
+
+
+@pytest.mark.parametrize("interpreted", ["0", "1"])
+def test_networks_are_made_whatever_the_environment_prefers(interpreted):
+    code = "from scotoma.defective import create_model; create_model('resnet18', '0.3-Bottom')"
+    environment = {"SCOTOMA_BACKEND": "triton", "TRITON_INTERPRET": interpreted}
+    subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, check=True, timeout=240
+    )

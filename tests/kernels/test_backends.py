@@ -9,8 +9,15 @@ from functools import cache
 import pytest
 import torch
 from layouts import DENSE
-from scotoma.kernels import Projection, backends, bn_mask_add_relu
+from scotoma.kernels import (
+    Projection,
+    apply_mask,
+    backends,
+    bn_mask_add_relu,
+    conv_bn_mask_add_relu,
+)
 from targets import EAGER, GPU, everywhere, on_triton
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 SCRIPT = """
 import sys
@@ -63,6 +70,61 @@ def test_the_environment_decides_where_no_argument_does():
     assert (found[None], found["eager"], found["triton"]) == ("triton", "eager", "triton")
 
 
+def test_the_environment_prefers_and_demands_nothing():
+    """Where no kernel runs on the device of a call, the definition does."""
+    found = choices(SCOTOMA_BACKEND="triton")
+    assert found[None] == found["eager"] == "eager"
+    assert "backend is 'triton'" in found["triton"]
+
+
+def with_vectors(operator, x, place, **options):
+    """An operator on ``x`` and a mask and vectors beside it, all put where ``place`` puts them."""
+    channels, *size = x.shape[1:]
+    mask = torch.arange(channels * size[0] * size[1]).view(channels, *size) % 3 > 0
+    weight = torch.linspace(-1, 1, channels * channels).view(channels, channels, 1, 1)
+    vectors = [torch.linspace(1, 2, channels) for _ in range(4)]
+    x, weight, *vectors = (place(t) for t in (x, weight, *vectors))
+    if place in (NO_KERNEL["meta"], NO_KERNEL["fake"]):
+        mask = place(mask)
+    if operator is apply_mask:
+        return apply_mask(x, mask, **options)
+    call = dict(mask=mask, training=False, **options)
+    if operator is conv_bn_mask_add_relu:
+        return conv_bn_mask_add_relu(x, weight, None, *vectors, **call)
+    return bn_mask_add_relu(x, *vectors, residual=x, **call)
+
+
+FAKE = FakeTensorMode()
+NO_KERNEL = {
+    "meta": lambda t: t.to("meta"),
+    "fake": FAKE.from_tensor,
+    "float64": torch.Tensor.double,
+    "empty": lambda t: t[:0] if t.dim() == 4 and t.shape[2] > 1 else t,
+}
+
+
+@pytest.mark.parametrize("operator", [bn_mask_add_relu, apply_mask, conv_bn_mask_add_relu])
+@pytest.mark.parametrize("kind", NO_KERNEL)
+def test_calls_that_no_kernel_runs_do_not_obey_the_environment(kind, operator, monkeypatch):
+    """They are other people's: passes that find shapes, checks in float64, probes."""
+    x = torch.linspace(-2, 2, 120).view(2, 3, 4, 5)
+    place = NO_KERNEL[kind]
+    expected = with_vectors(operator, x, place, backend="eager")
+    monkeypatch.setattr(backends, "_default", "triton")
+    found = with_vectors(operator, x, place)
+    assert (found.shape, found.dtype, found.device) == (
+        expected.shape,
+        expected.dtype,
+        expected.device,
+    )
+    if kind not in ("meta", "fake"):
+        assert torch.equal(found, expected)
+    if operator is conv_bn_mask_add_relu:
+        return  # "triton" demands another thing of it
+    with pytest.raises(ValueError, match="backend is 'triton'"):
+        with_vectors(operator, x, place, backend="triton")
+
+
 def test_a_wrong_environment_is_named():
     found = choices(SCOTOMA_BACKEND="cuda", TRITON_INTERPRET="1")
     for word in ("SCOTOMA_BACKEND is 'cuda'", "'eager'", "'triton'"):
@@ -100,8 +162,8 @@ def test_float64_is_refused(target):
 
 @on_triton
 @pytest.mark.parametrize("addend", ["residual", "projection"])
-def test_mixed_dtypes_are_refused(target, addend):
-    """With backend=None they fall back to eager, which promotes."""
+def test_mixed_dtypes_are_refused(target, addend, monkeypatch):
+    """With backend=None they fall back to eager, which promotes, whatever the environment says."""
     x = torch.randn(2, 3, 4, 5, device=target.device)
     other = x.half()
     options = {"residual": other}
@@ -111,7 +173,9 @@ def test_mixed_dtypes_are_refused(target, addend):
         call(target, x, **options)
     for word in ("float32", "float16", "backend", "'eager'"):
         assert word in str(error.value)
-    assert call(target, x, backend=None, **options).dtype == torch.float32
+    for default in (None, "triton"):
+        monkeypatch.setattr(backends, "_default", default)
+        assert call(target, x, backend=None, **options).dtype == torch.float32
 
 
 @on_triton
