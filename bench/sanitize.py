@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
         raise UserError("on a CPU kernels run in Triton's interpreter: set TRITON_INTERPRET=1")
     if not on_cpu and not torch.cuda.is_available():
         raise UserError("no NVIDIA GPU on this machine; --cpu checks this program alone")
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    backends.allow_tf32(convolutions=False, products=False)
     half = torch.float32 if on_cpu else torch.bfloat16
     wrong = []
     with count_launches() as launched:

@@ -6,13 +6,19 @@ it. The environment variable ``SCOTOMA_BACKEND`` (read once, at import) prefers 
 that say nothing, and demands nothing of them: many are not the user's own (a pass over the meta
 device that finds shapes, a check in float64, a probe on a CPU), so that "triton" there means the
 kernels wherever they can run, in Triton's interpreter too, and eager elsewhere.
+
+Whether float32 may be multiplied as TF32 is asked and said here as well: torch has two APIs for it,
+and the older one raises where the newer one was used.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -116,3 +122,57 @@ def _device_refusal(device: torch.device) -> str | None:
 def interpreting() -> bool:
     """Whether Triton's kernels run in its interpreter (TRITON_INTERPRET=1), on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on")
+
+
+def convolutions_may_use_tf32() -> bool:
+    """Whether torch's float32 convolutions on a GPU may be of TF32, whichever API said so.
+
+    ``torch.backends.cudnn.allow_tf32`` raises once somebody has set ``fp32_precision``.
+    """
+    return torch.backends.cudnn.conv.fp32_precision == "tf32"
+
+
+def products_may_use_tf32() -> bool:
+    """The same of float32 matrix products (``torch.get_float32_matmul_precision`` raises, too)."""
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+def allow_tf32(*, convolutions: bool, products: bool) -> None:
+    """Let float32 convolutions and matrix products be of TF32 on a GPU, or not.
+
+    Said so that readers of either API get the same answer: torch's own compiler reads the older.
+    """
+    cudnn = torch.backends.cudnn
+    torch.set_float32_matmul_precision("high" if products else "highest")
+    cudnn.allow_tf32 = convolutions
+    if not convolutions:  # the older API's "no" leaves it to a more general "yes" of the newer one
+        cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "ieee"
+
+
+@contextmanager
+def tf32_allowed(*, convolutions: bool, products: bool) -> Iterator[None]:
+    """:func:`allow_tf32` for a while; afterwards both APIs answer as before."""
+    cudnn, backends = torch.backends.cudnn, torch.backends
+    operators = cudnn.conv, cudnn.rnn, backends.cuda.matmul, backends.mkldnn.matmul
+    precisions = [operator.fp32_precision for operator in operators]
+    allowed = _unless_mixed(lambda: cudnn.allow_tf32)
+    products_precision = _unless_mixed(torch.get_float32_matmul_precision)
+    allow_tf32(convolutions=convolutions, products=products)
+    try:
+        yield
+    finally:
+        if allowed is not None:
+            cudnn.allow_tf32 = allowed
+        if products_precision is not None:
+            torch.set_float32_matmul_precision(products_precision)
+        for operator, precision in zip(operators, precisions, strict=True):
+            if operator.fp32_precision != precision:
+                operator.fp32_precision = precision
+
+
+def _unless_mixed(read: Callable[[], Any]) -> Any:
+    """What the older API answers; None where it refuses to, since the newer one was used."""
+    try:
+        return read()
+    except RuntimeError:
+        return None

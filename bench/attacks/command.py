@@ -77,7 +77,7 @@ def run(options, names: tuple[str, ...], device: torch.device, console: Console)
         "training_epochs": None if options.model else options.epochs,
         "foolbox": machine.version("foolbox"),
         "torchattacks": machine.version("torchattacks"),
-        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+        "cudnn_tf32": backends.convolutions_may_use_tf32(),
     }
     head = results.head("attacks", device, settings)
     console.print(f"{head['machine']['device']}: {', '.join(names)} -> {path}")

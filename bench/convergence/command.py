@@ -52,8 +52,7 @@ def main(argv: list[str]) -> int:
         raise UserError("evaluate-on is 'validation'; the target is one of the test images")
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.allow_tf32 = config.tf32
-        torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+        backends.allow_tf32(convolutions=config.tf32, products=config.tf32)
     console = make_console()
     outcome = run(options, config, runs, data, device, console)
     if outcome.rows:

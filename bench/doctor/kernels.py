@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import torch
 
@@ -107,7 +107,7 @@ class Trial:
         self.allowed = tolerance(torch.float16 if tf32 else case.dtype)
         self.error, self.exception = math.inf, None
         try:
-            with _tf32(tf32):
+            with backends.tf32_allowed(convolutions=tf32, products=False):
                 self.error = sanitize.worst_error(case, backend)
         except Exception as exception:
             self.exception = exception
@@ -121,18 +121,6 @@ class Trial:
         if not self.error <= self.allowed:
             return f"{where}: wrong, relative error {self.error:.2g} (allowed {self.allowed:.2g})"
         return ""
-
-
-@contextmanager
-def _tf32(allowed: bool):
-    """TF32 in float32 convolutions, or not; in other matrix products not."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32, cudnn.allow_tf32 = False, allowed
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def verdict(what: str, trials: list[Trial]) -> Line:

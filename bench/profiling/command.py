@@ -26,6 +26,7 @@ from rich.console import Console
 from ...defective import Defects, create_model
 from ...defective.errors import UserError
 from ...defective.models import model_names
+from ...kernels import backends
 from .. import machine, results
 from ..options import (
     check_names,
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> int:
     folder, rows_file = places(options.out, case, device)
     if on_gpu:
         torch.backends.cudnn.benchmark = True
-        torch.set_float32_matmul_precision("high")
+        backends.allow_tf32(convolutions=True, products=True)
     console = make_console()
     settings = {"steps": options.steps, "contestants": list(names)}
     head = results.head("profile", device, settings) | {"case": f"{case} {case.defects[0]}"}

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
+from ...kernels import backends
 from .. import timing
 
 SIZE = {"cuda": 8192, "cpu": 1024}
@@ -48,9 +47,9 @@ def measure(device: torch.device, dtype: torch.dtype) -> Ceilings:
     if device.type == "cuda":
         for other in (torch.bfloat16, torch.float16):
             matmul.setdefault(name(other), matmul_rate(other, device))
-        with float32_precision("high"):
+        with backends.tf32_allowed(convolutions=True, products=True):
             matmul["tf32"] = matmul_rate(torch.float32, device)
-    with float32_precision("highest"):
+    with backends.tf32_allowed(convolutions=False, products=False):
         matmul["float32"] = matmul_rate(torch.float32, device)
     return Ceilings(timing.copy_bandwidth(device), matmul)
 
@@ -70,31 +69,19 @@ def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
     return 2 * size**3 / statistics.median(seconds)
 
 
-@contextmanager
-def float32_precision(precision: str) -> Iterator[None]:
-    """torch's precision of float32 matrix products: "highest" is float32, "high" is TF32."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
 def convolution_arithmetic(dtype: torch.dtype, device: torch.device) -> str:
     """Whose ceiling holds for a convolution: cuDNN takes TF32 for float32 where it may."""
-    if dtype == torch.float32 and device.type == "cuda" and torch.backends.cudnn.allow_tf32:
-        return "tf32"
-    return name(dtype)
+    return _arithmetic(dtype, device, backends.convolutions_may_use_tf32())
 
 
 def linear_arithmetic(dtype: torch.dtype, device: torch.device) -> str:
     """The same for a matrix product."""
-    precision = torch.get_float32_matmul_precision()
-    if dtype == torch.float32 and device.type == "cuda" and precision != "highest":
-        return "tf32"
-    return name(dtype)
+    return _arithmetic(dtype, device, backends.products_may_use_tf32())
+
+
+def _arithmetic(dtype: torch.dtype, device: torch.device, tf32: bool) -> str:
+    return "tf32" if dtype == torch.float32 and device.type == "cuda" and tf32 else name(dtype)

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     names = contestants(options, device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-        torch.set_float32_matmul_precision("high")
+        backends.allow_tf32(convolutions=True, products=True)
     console = make_console()
     outcome = run(options, cases, names, device, console)
     for view in table.tables(outcome.rows):

@@ -9,6 +9,7 @@ import torch
 
 from ...defective import mask_sites
 from ...defective.errors import RankError, UserError
+from ...kernels import backends
 from ..config import TrainConfig
 from ..dataset import DataSet
 from ..distributed import World, choose_device, join, leave, world_from_environment
@@ -77,8 +78,7 @@ def train(
     check_graph(config, device, world.size)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.allow_tf32 = config.tf32
-        torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+        backends.allow_tf32(convolutions=config.tf32, products=config.tf32)
     join(world, device)
     try:
         return _run(config, device, world, saved, whole, stop)

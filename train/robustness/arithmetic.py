@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from ...defective.errors import UserError
+from ...kernels.backends import tf32_allowed
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Names of precisions, and the autocast that each means."""
@@ -21,14 +22,12 @@ def full_precision(benchmark: bool = False) -> Iterator[None]:
         benchmark: let cuDNN try its algorithms on each new shape; of use where shapes stay.
     """
     cudnn = torch.backends.cudnn
-    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
-    torch.set_float32_matmul_precision("highest")
-    cudnn.allow_tf32, cudnn.benchmark = False, benchmark
+    before, cudnn.benchmark = cudnn.benchmark, benchmark
     try:
-        yield
+        with tf32_allowed(convolutions=False, products=False):
+            yield
     finally:
-        torch.set_float32_matmul_precision(before[0])
-        cudnn.allow_tf32, cudnn.benchmark = before[1:]
+        cudnn.benchmark = before
 
 
 @contextmanager
