@@ -21,6 +21,7 @@ MINIMUM = {
     "torch": "2.11",
     "torchvision": "0.26",
     "triton": "3.6",
+    "einops": "0.7",
     "numpy": "1.26",
     "pillow": "10",
     "safetensors": "0.4.3",
