@@ -2,7 +2,13 @@
 
 from .ensemble import Ensemble
 from .errors import UserError
-from .layers import BNMaskReLU, ConvBNMaskReLU, ConvMask, use_backend
+from .layers import (
+    BNMaskReLU,
+    ConvBNMaskReLU,
+    ConvMask,
+    synchronise_statistics,
+    use_backend,
+)
 from .masks import sample_mask
 from .models import create_model, model_names, reset_weights
 from .notation import Defects
@@ -24,5 +30,6 @@ __all__ = [
     "reset_weights",
     "sample_mask",
     "save_model",
+    "synchronise_statistics",
     "use_backend",
 ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..kernels import Projection, apply_mask, bn_mask_add_relu, conv_bn_mask_add_relu
@@ -41,18 +44,38 @@ class MaskSite(nn.Module):
         return self
 
 
+class _NotConverted:
+    """Stops ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` at a layer that it would cripple.
+
+    It makes a SyncBatchNorm of every kind of BatchNorm2d, by the attributes that it knows of, and
+    asks for ``qconfig`` last. Others who ask find none, until they have set one.
+    """
+
+    def __get__(self, layer, owner):
+        if sys._getframe(1).f_code.co_name == "convert_sync_batchnorm":
+            raise UserError(
+                "convert_sync_batchnorm would replace BNMaskReLU by a batch norm without mask and "
+                "ReLU; leave it out, and call scotoma.defective.synchronise_statistics(model) once "
+                "there is a process group"
+            )
+        raise AttributeError("qconfig")
+
+
 class BNMaskReLU(nn.BatchNorm2d, MaskSite):
     """``relu(mask * BN(x) + residual)``: batch norm with a place for a mask.
 
     Args:
         channels: C of the input.
         block: see :class:`MaskSite`.
-        process_group (attribute): set it to synchronise batch statistics over ranks.
+        process_group (attribute): over whose ranks batch statistics are synchronised; None for
+            local ones. See :func:`synchronise_statistics`.
 
     ``momentum=None`` (cumulative average) and ``track_running_stats=False`` work as in
     ``torch.nn.BatchNorm2d``; batches are counted only where ``momentum`` is None, the one case
     that needs the count.
     """
+
+    qconfig = _NotConverted()
 
     def __init__(self, channels: int, block: int | None = None, **batch_norm_options):
         super().__init__(channels, **batch_norm_options)
@@ -177,3 +200,25 @@ def use_backend(model: nn.Module, backend: str | None) -> None:
     for module in model.modules():
         if isinstance(module, MaskSite):
             module.backend = backend
+
+
+def synchronise_statistics(model: nn.Module, group: dist.ProcessGroup | None = None) -> None:
+    """Let every defective batch norm of a model use the statistics of all ranks' batches, in place.
+
+    What ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` is for plain ones, which know no mask.
+
+    Args:
+        model: any module. group: over whose ranks; None for all of them.
+
+    Raises:
+        UserError: there is no process group yet.
+    """
+    group = group or dist.group.WORLD
+    if group is None:
+        raise UserError(
+            "there is no process group to synchronise statistics over; start with torchrun, and "
+            "call torch.distributed.init_process_group() before"
+        )
+    for module in model.modules():
+        if isinstance(module, BNMaskReLU):
+            module.process_group = group

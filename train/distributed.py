@@ -13,7 +13,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..defective.errors import UserError
-from ..defective.layers import BNMaskReLU
 
 
 @dataclass(frozen=True)
@@ -120,13 +119,6 @@ def choose_device(asked: str, world: World) -> torch.device:
             "--device cpu, or check the driver with nvidia-smi"
         )
     return torch.device("cuda", world.local_rank if device.index is None else device.index)
-
-
-def synchronise_statistics(model: nn.Module, group: dist.ProcessGroup) -> None:
-    """Let every batch norm of the model use the statistics of all ranks' batches."""
-    for module in model.modules():
-        if isinstance(module, BNMaskReLU):
-            module.process_group = group
 
 
 def share_buffers(model: nn.Module, world: World) -> None:

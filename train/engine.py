@@ -15,14 +15,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ..defective.attacks import Oracle, Status
 from ..defective.attacks.oracle import FLOAT16_SCALE
 from ..defective.graph import GraphedStep
-from ..defective.layers import use_backend
+from ..defective.layers import synchronise_statistics, use_backend
 from ..defective.models.base import Network
 from ..defective.regularizers import smoothed_cross_entropy
 from .adversarial import attacked_images, held_out_attack, paired_loss
 from .batches import Batch, derived_seed
 from .casting import CastWeights
 from .config import TrainConfig
-from .distributed import World, share_buffers, synchronise_statistics
+from .distributed import World, share_buffers
 from .graph import check_graph
 
 # Buffers are the batch norms' business, not DDP's; torch 2.14 renames the option.
@@ -73,7 +73,7 @@ class Engine:
         self.network: nn.Module = self.model
         if world.size > 1:
             if config.sync_stats:
-                synchronise_statistics(self.model, torch.distributed.group.WORLD)
+                synchronise_statistics(self.model)
             self.network = DistributedDataParallel(
                 self.model,
                 device_ids=[device] if device.type == "cuda" else None,
