@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..defective.errors import UserError
+from ..defective.placement import mask_sites
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,27 @@ def choose_device(asked: str, world: World) -> torch.device:
     return torch.device("cuda", world.local_rank if device.index is None else device.index)
 
 
-def share_buffers(model: nn.Module, world: World) -> None:
-    """Give every rank the buffers of rank 0: local running statistics drift apart."""
+def share_statistics(model: nn.Module, world: World) -> None:
+    """Give every rank the running statistics of rank 0: local ones drift apart."""
     if world.size > 1:
         for buffer in model.buffers():
-            dist.broadcast(buffer, 0)
+            # Masks are the same already, and may lie in an order that NCCL does not take.
+            if buffer.is_floating_point():
+                dist.broadcast(buffer, 0)
+
+
+def check_same_masks(model: nn.Module, world: World, device: torch.device) -> None:
+    """Whether every rank has drawn the masks that rank 0 has; nobody sends them afterwards.
+
+    Raises:
+        UserError: one has not; raised on every rank.
+    """
+    digest = hashlib.sha256()
+    for site, mask in mask_sites(model).items():
+        digest.update(site.encode())
+        digest.update(mask.cpu().contiguous().numpy().data)
+    if world.any(world.from_main(digest.hexdigest) != digest.hexdigest(), device):
+        raise UserError(
+            "the processes have drawn different masks; start all of them with the same settings, "
+            "and the same versions of scotoma and torch on every machine"
+        )

@@ -22,7 +22,7 @@ from .adversarial import attacked_images, held_out_attack, paired_loss
 from .batches import Batch, derived_seed
 from .casting import CastWeights
 from .config import TrainConfig
-from .distributed import World, share_buffers
+from .distributed import World, check_same_masks, share_statistics
 from .graph import check_graph
 
 # Buffers are the batch norms' business, not DDP's; torch 2.14 renames the option.
@@ -72,6 +72,7 @@ class Engine:
         self.stochastic = config.regularizer != "none" or config.adversarial_eps > 0
         self.network: nn.Module = self.model
         if world.size > 1:
+            check_same_masks(model, world, device)
             if config.sync_stats:
                 synchronise_statistics(self.model)
             self.network = DistributedDataParallel(
@@ -183,9 +184,9 @@ class Engine:
         """
         model = self.result.eval()
         if not self.config.sync_stats:
-            share_buffers(self.model, self.world)
+            share_statistics(self.model, self.world)
             if self.average is not None:
-                share_buffers(model, self.world)
+                share_statistics(model, self.world)
         totals = torch.zeros(3, dtype=torch.float64, device=self.device)
         count = 0
         for images, labels in batches:

@@ -16,6 +16,7 @@ from ...defective.attacks.pgd import moved
 from ...defective.graph import GraphedStep
 from ...kernels import measure_convolutions
 from ...train.batches import Batch, ResidentBatches
+from ...train.casting import cast_for_good
 from ...train.config import TrainConfig
 from ...train.dataset import Split
 from ...train.distributed import World
@@ -53,6 +54,7 @@ class Player:
         if case.work != "train":
             self.engine.model.eval()
             self.engine.model.requires_grad_(False)
+            cast_for_good(self.engine.model, self.engine.dtype)
             self._forward = {"evaluate": self._evaluate, "pgd": self._attack}[case.work]
             if self.way.graph:
                 self._forward = GraphedStep(self._forward, device)
@@ -85,7 +87,8 @@ class Player:
     def _loss_at(self, images: Tensor) -> Tensor:
         """What an attack achieved: the mean loss for the labels of the first batch."""
         labels = self.data.labels[: len(images)]
-        return F.cross_entropy(self.engine.model(images).float(), labels)
+        with self.engine.autocast():
+            return F.cross_entropy(self.engine.model(images).float(), labels)
 
     def close(self) -> None:
         """Let go of loader processes."""

@@ -1,5 +1,7 @@
 """``scotoma bench step`` end to end on a CPU, and what its rows are made of."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from launches import launches
@@ -10,6 +12,7 @@ from scotoma.bench.step.ways import ON_CPU, ON_GPU, WAYS
 from scotoma.defective import UserError
 from scotoma.defective.layers import MaskSite
 from scotoma.kernels import backends
+from torch.utils._python_dispatch import TorchDispatchMode
 
 CPU = torch.device("cpu")
 SMALL = ["--cpu", "--networks", "resnet18", "--width", "4", "--batch", "4", "--windows", "2"]
@@ -135,6 +138,37 @@ def test_works():
     model = attack.engine.model
     rises = [torch.nn.functional.cross_entropy(model(x), labels) for x in (images, found)]
     assert rises[1] > rises[0]
+
+
+class CastsOfWeights(TorchDispatchMode):
+    """Counts the casts of a model's weights, views of them included."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+            source = args[-1] if function is torch.ops.aten.copy_.default else args[0]
+            self.count += source.untyped_storage().data_ptr() in self.weights
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "densenet121"])
+@pytest.mark.parametrize("work", ["evaluate", "pgd"])
+def test_frozen_weights_are_cast_once(work, arch, monkeypatch):
+    """Before the first step, and to what autocast makes of them in each."""
+    one = replace(case(work, ("0.5-Bottom",)), arch=arch, dtype="bfloat16")
+    images, found = players.random_images(one, CPU), []
+    for cast in (players.cast_for_good, lambda model, dtype: None):
+        monkeypatch.setattr(players, "cast_for_good", cast)
+        player = players.Player("eager", one, "0.5-Bottom", images, CPU)
+        with CastsOfWeights(player.engine.model) as casts:
+            result, losses = player.run(), player.warm_up(2)
+        found.append((result, losses, casts.count))
+    assert torch.equal(found[0][0], found[1][0]) and found[0][1] == found[1][1]
+    assert found[0][2] == 0 and found[1][2] > 20
 
 
 def test_images_of_the_reference_come_from_workers():

@@ -17,10 +17,12 @@ SETTINGS = {"width": 4, "train_limit": 290, "test_limit": 101, "batch_size": 64,
 SETTINGS["lr"] = 0.01
 
 
-def torchrun(out: Path, name: str, *extra: str) -> subprocess.CompletedProcess:
+def torchrun(
+    out: Path, name: str, *extra: str, program: tuple[str, ...] = ("-m", "scotoma.train")
+) -> subprocess.CompletedProcess:
     """290 images leave a last batch of 34 that does not fill a step."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    command += ["2", "-m", "scotoma.train", "--device", "cpu", "--out", str(out), "--name", name]
+    command += ["2", *program, "--device", "cpu", "--out", str(out), "--name", name]
     for key, value in SETTINGS.items():
         command += [f"--{key.replace('_', '-')}", str(value)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -57,6 +59,69 @@ def test_local_statistics_are_another_training(tiny, tmp_path):
     one, two = history(alone.path)[-1], history(tmp_path / "local")[-1]
     assert abs(two["train/loss"] - one["train/loss"]) > 2e-3 * one["train/loss"]
     assert two["train/loss"] < 2.5
+
+
+CHANGED = """
+import os
+import sys
+import torch
+import torch.distributed as dist
+from scotoma.defective import mask_sites
+from scotoma.train.commands import train
+from scotoma.train.cli import main
+
+def as_nccl_does(name):
+    "Refuse what ProcessGroupNCCL refuses, which Gloo takes."
+    original = getattr(dist, name)
+
+    def collective(*args, **options):
+        for tensor in args:
+            if isinstance(tensor, torch.Tensor) and not tensor.is_contiguous():
+                last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+                assert last, f"Tensors must be contiguous: {name} {tuple(tensor.shape)}"
+        return original(*args, **options)
+
+    setattr(dist, name, collective)
+
+for name in ("broadcast", "all_reduce", "all_gather_into_tensor"):
+    as_nccl_does(name)
+
+def another_mask(build):
+    def built(*args):
+        model = build(*args)
+        if os.environ["RANK"] == "1":
+            next(iter(mask_sites(model).values()))[0, 0, 0].logical_not_()
+        return model
+
+    return built
+
+if sys.argv[1] == "another-mask":
+    train.build_model = another_mask(train.build_model)
+sys.exit(main(["train", *sys.argv[2:]]))
+"""
+
+
+@pytest.fixture
+def changed(tmp_path):
+    """Words that run ``scotoma train`` with collectives as strict as NCCL's."""
+    path = tmp_path / "changed.py"
+    path.write_text(CHANGED)
+    return lambda *words: (str(path), *words)
+
+
+@pytest.mark.parametrize("statistics", ["--sync-stats", "--no-sync-stats"])
+def test_every_collective_is_one_that_nccl_takes(tmp_path, changed, statistics):
+    """In channels_last, as on a GPU, where masks lie in the order of the activations."""
+    options = ["--channels-last", "true", statistics, "--ema", "0.9", "--defects", "0.3-Bottom"]
+    done = torchrun(tmp_path, "strict", *options, program=changed("strict"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_processes_with_different_masks_are_refused(tmp_path, changed):
+    done = torchrun(tmp_path, "odd", "--defects", "0.3-Bottom", program=changed("another-mask"))
+    assert done.returncode != 0
+    assert done.stderr.count("the processes have drawn different masks") == 1
+    assert not (tmp_path / "odd").exists()
 
 
 def test_bad_input_under_torchrun_is_said_once(tmp_path):
