@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from ..defective.attacks import Oracle, Status
 from ..defective.attacks.oracle import FLOAT16_SCALE
@@ -67,8 +67,7 @@ class Engine:
         )
         self.average = None
         if config.ema is not None:
-            average = get_ema_multi_avg_fn(config.ema)
-            self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+            self.average = MovingAverage(self.model, config.ema)
         self.stochastic = config.regularizer != "none" or config.adversarial_eps > 0
         self.network: nn.Module = self.model
         if world.size > 1:
@@ -120,12 +119,14 @@ class Engine:
             torch.compiler.cudagraph_mark_step_begin()
         for group in self.optimizer.param_groups:
             group["lr"] = lr if self.graph is None else self.lr.fill_(lr)
-        if self.graph is not None and global_size == self.config.batch_size:
+        # The first average is a copy, which is none of the steps that a graph repeats.
+        copies = self.average is not None and self.average.steps == 0
+        if self.graph is not None and global_size == self.config.batch_size and not copies:
             result = self.graph(*batch)
         else:
             result = self._update(*batch, global_size)
         if self.average is not None:
-            self.average.update_parameters(self.model)
+            self.average.steps += 1
         return result
 
     def _whole_batch(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,6 +158,8 @@ class Engine:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update()
         correct = (logits.detach().argmax(1) == labels).sum()
         return part.detach(), correct
 
@@ -174,7 +177,7 @@ class Engine:
     @property
     def result(self) -> Network:
         """The network to evaluate and to keep: the averaged one, if there is one."""
-        return self.model if self.average is None else self.average.module
+        return self.model if self.average is None else self.average.network()
 
     @torch.inference_mode()
     def evaluate(self, batches: Iterable[Batch]) -> tuple[float, float]:
@@ -231,6 +234,61 @@ class Engine:
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+
+
+class MovingAverage(AveragedModel):
+    """The exponential moving average of a network's weights and statistics, by one operator a step.
+
+    After the first step it is the network itself, after every later one
+    ``average += (1 - decay) * (network - average)`` for parameters and floating buffers: torch's
+    ``AveragedModel`` with ``get_ema_multi_avg_fn`` and ``use_buffers``, whose state dict this has.
+    Masks never change, and counters are copied when somebody looks.
+
+    Args:
+        model: on its device; its tensors must stay the same objects. decay: between 0 and 1.
+
+    Attributes:
+        steps: updates so far. Whoever calls :meth:`update`, perhaps by way of a graph, counts them.
+    """
+
+    def __init__(self, model: Network, decay: float):
+        super().__init__(model, use_buffers=True)
+        self.steps, self._weight = 0, 1 - decay
+        pairs = [*zip(self.module.parameters(), model.parameters(), strict=True)]
+        pairs += zip(self.module.buffers(), model.buffers(), strict=True)
+        self._floats = _columns((a, b) for a, b in pairs if a.is_floating_point())
+        counters = (torch.int32, torch.int64)
+        self._counters = _columns((a, b) for a, b in pairs if a.dtype in counters)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """One step further. Nobody waits for the device."""
+        if self.steps == 0:
+            torch._foreach_copy_(*self._floats)
+        else:
+            torch._foreach_lerp_(*self._floats, self._weight)
+
+    @torch.no_grad()
+    def network(self) -> Network:
+        """The averaged network, with the counters of the other."""
+        if self._counters:
+            torch._foreach_copy_(*self._counters)
+        return self.module
+
+    def state_dict(self, *args, **kwargs) -> dict[str, Any]:
+        self.network()
+        self.n_averaged.fill_(self.steps)
+        return super().state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state: Mapping[str, Any], *args, **kwargs):
+        result = super().load_state_dict(state, *args, **kwargs)
+        self.steps = int(self.n_averaged)
+        return result
+
+
+def _columns(pairs: Iterable[tuple[Tensor, Tensor]]) -> list[list[Tensor]]:
+    """Two lists of tensors, without their histories; none of no pairs."""
+    return [[t.detach() for t in column] for column in zip(*pairs, strict=True)]
 
 
 def _zeroed(optimizer: torch.optim.SGD) -> torch.optim.SGD:

@@ -128,7 +128,7 @@ def _prepare(engine: Engine, batches, held, config: TrainConfig) -> None:
             if "momentum_buffer" in state:
                 state["momentum_buffer"].zero_()
         if engine.average is not None:
-            engine.average.n_averaged.zero_()  # the next update copies the weights
+            engine.average.steps = 0  # the next update copies the weights
 
 
 def _now(device: torch.device) -> float:
