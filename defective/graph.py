@@ -83,8 +83,8 @@ class GraphedStep:
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(
-                f"the step cannot become a CUDA graph ({reason}); do it without --cuda-graph, in "
-                "attacks with --no-cuda-graph, in Python with cuda_graph=False"
+                f"the step cannot become a CUDA graph ({reason}); do without, by --no-cuda-graph, "
+                "in Python by cuda_graph=False"
             ) from error
 
     def _cuda_graph(self, work: Callable[[], None]) -> Callable[[], None]:

@@ -135,8 +135,11 @@ class TrainConfig:
     channels_last: bool | None = setting(None, "speed", "memory format; default: yes on a GPU")
     tf32: bool = setting(True, "speed", "TF32 for float32 matrix products on a GPU")
     compile: CompileMode = setting("none", "speed", "torch.compile mode")
-    cuda_graph: bool = setting(
-        False, "speed", "launch a whole training step at once; for small batches on a fast GPU"
+    cuda_graph: bool | None = setting(
+        None,
+        "speed",
+        "launch a whole training step at once; default: yes on a GPU, unless something forbids it "
+        "(several processes, a compile mode with graphs of its own)",
     )
     backend: Backend = setting(
         "auto",

@@ -75,9 +75,13 @@ def build_parser() -> _Parser:
         flag = "--" + item.name.replace("_", "-")
         default = item.default if item.default_factory is MISSING else item.default_factory()
         kind = types[item.name]
-        if kind is bool:
+        if kind in (bool, bool | None):
             action = jsonargparse.ActionYesNo(no_prefix="no-")
-            group.add_argument(flag, action=action, default=default, help=item.metadata["help"])
+            # With a third answer, "as is best", a value may follow too: --channels-last false.
+            value = {} if kind is bool else {"nargs": "?"}
+            group.add_argument(
+                flag, action=action, default=default, help=item.metadata["help"], **value
+            )
         else:
             group.add_argument(flag, type=kind, default=default, help=item.metadata["help"])
     return parser

@@ -9,6 +9,7 @@ import torch
 
 from ..defective.errors import UserError
 from .config import TrainConfig
+from .graph import graph_refusal
 from .loop import deciding, differing
 from .runfolder import CONFIG
 from .setup import resolve
@@ -18,17 +19,18 @@ MOVED = ("dataset", "recipe")
 folder may have been moved, and a recipe is a name for settings that are compared themselves."""
 
 
-def as_saved(saved: TrainConfig, device: torch.device) -> TrainConfig:
-    """A run's own settings, on a device of perhaps another machine than before."""
-    if device.type == "cuda":
-        return saved
-    backend = "auto" if saved.backend == "triton" else saved.backend
-    return replace(saved, cuda_graph=False, backend=backend)
+def as_saved(saved: TrainConfig, device: torch.device, processes: int) -> TrainConfig:
+    """A run's own settings, on perhaps another machine than before, and in more processes."""
+    graph = saved.cuda_graph is not False and graph_refusal(saved, device, processes) is None
+    eager = saved.backend == "triton" and device.type != "cuda"
+    return replace(saved, cuda_graph=graph, backend="auto" if eager else saved.backend)
 
 
-def as_asked(asked: TrainConfig, saved: TrainConfig, device: torch.device) -> TrainConfig:
+def as_asked(
+    asked: TrainConfig, saved: TrainConfig, device: torch.device, processes: int
+) -> TrainConfig:
     """Settings that are asked for, resolved; what they leave to the device is as the run has it."""
-    resolved = resolve(asked, device)
+    resolved = resolve(asked, device, processes)
     if asked.precision == "auto":
         resolved.precision = saved.precision
     if asked.channels_last is None:

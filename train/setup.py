@@ -15,12 +15,16 @@ from .batches import ResidentBatches
 from .config import TrainConfig
 from .dataset import DataSet
 from .datasets import DATASETS, default_root, load_dataset
+from .graph import graph_refusal
 from .runfolder import free_name
 from .stream import StreamedBatches
 
 
-def resolve(config: TrainConfig, device: torch.device) -> TrainConfig:
+def resolve(config: TrainConfig, device: torch.device, processes: int = 1) -> TrainConfig:
     """The settings with every "auto" and every default that depends on others filled in.
+
+    Args:
+        device: of this process. processes: that train together.
 
     Raises:
         UserError: settings that do not go together.
@@ -46,6 +50,11 @@ def resolve(config: TrainConfig, device: torch.device) -> TrainConfig:
         precision=precision,
         channels_last=(
             device.type == "cuda" if config.channels_last is None else config.channels_last
+        ),
+        cuda_graph=(
+            graph_refusal(config, device, processes) is None
+            if config.cuda_graph is None
+            else config.cuda_graph
         ),
     )
     name = config.name

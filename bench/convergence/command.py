@@ -133,7 +133,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]:
     options.target = options.target or (0.8 if options.cpu else 0.93)
     if not 0 < options.target <= 1:
         raise UserError(f"target is {options.target}; expected a fraction, such as 0.93")
-    for flag in ("--seed", "--mask-seed", "--backend", "--compile", "--cuda-graph", "--device"):
+    decided = ("--seed", "--mask-seed", "--backend", "--compile", "--device")
+    for flag in (*decided, "--cuda-graph", "--no-cuda-graph"):
         if any(word.split("=")[0] == flag for word in rest):
             raise UserError(f"{flag} is what the contestants and seeds decide; leave it out")
     dataset = [] if options.cpu else ["--dataset", "cifar10"]

@@ -127,7 +127,9 @@ def _idle(row: dict) -> str:
     graphs = way.graph or way.compile == "max-autotune"
     if graphs or row["work"] != "train":
         return f"{text}."
-    return f"{text}; a CUDA graph (scotoma train --cuda-graph) launches a step at once."
+    return (
+        f"{text}; a CUDA graph (scotoma train --cuda-graph, the default) launches a step at once."
+    )
 
 
 def _difference(rows: list[dict]) -> str:

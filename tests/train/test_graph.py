@@ -15,8 +15,10 @@ from scotoma.train import engine as engine_module
 from scotoma.train.commands.train import train
 from scotoma.train.distributed import World
 from scotoma.train.engine import Engine
-from scotoma.train.graph import check_graph
+from scotoma.train.graph import check_graph, graph_line
 from scotoma.train.loop import Trainer
+from scotoma.train.parsing import load_resolved, parse
+from scotoma.train.resuming import as_saved
 from scotoma.train.setup import build_model, load_data, make_batches, resolve
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -168,7 +170,7 @@ class NothingIsLookedAt(TorchDispatchMode):
 @pytest.mark.parametrize(
     ("changes", "device", "processes", "words"),
     [
-        ({}, "cpu", 1, ["--cuda-graph", "cpu", "leave it out"]),
+        ({}, "cpu", 1, ["--cuda-graph", "cpu", "NVIDIA GPU", "leave it out"]),
         ({}, "cuda", 2, ["--cuda-graph", "2", "torchrun"]),
         ({"compile": "reduce-overhead"}, "cuda", 1, ["reduce-overhead", "--compile default"]),
         ({"compile": "max-autotune"}, "cuda", 1, ["max-autotune-no-cudagraphs"]),
@@ -182,6 +184,81 @@ def test_what_a_graph_does_not_go_with(tiny, changes, device, processes, words):
     check_graph(replace(config, cuda_graph=False), torch.device(device), processes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "device", "processes", "graph", "words"),
+    [
+        ({}, "cuda", 1, True, "each step is one CUDA graph"),
+        ({"compile": "default"}, "cuda", 1, True, "each step is one CUDA graph"),
+        ({"ema": 0.9, "regularizer": "dropblock", "adversarial_eps": 0.03}, "cuda", 1, True, "is"),
+        ({}, "cuda", 2, False, "no CUDA graph: it is for one process, and there are 2"),
+        (
+            {"compile": "reduce-overhead"},
+            "cuda",
+            1,
+            False,
+            "--compile reduce-overhead makes graphs",
+        ),
+        ({"cuda_graph": False}, "cuda", 1, False, "it is switched off"),
+        ({}, "cpu", 1, False, ""),
+        ({}, "cpu", 2, False, ""),
+    ],
+)
+def test_a_graph_is_the_default_where_nothing_forbids_it(
+    tiny, changes, device, processes, graph, words
+):
+    """And where something does, on a GPU, that is said, in a line that is empty on a CPU."""
+    device = torch.device(device)
+    config = resolve(tiny(precision="float32", **changes), device, processes)
+    assert config.cuda_graph is graph
+    check_graph(config, device, processes)
+    line = graph_line(config, device, processes)
+    assert words in line and bool(words) == bool(line)
+
+
+def test_a_graph_that_is_asked_for_is_no_wish(tiny, capsys):
+    """An error before anything is made, also where the default would just do without."""
+    config = tiny(cuda_graph=True, name="none")
+    assert resolve(config, CPU).cuda_graph
+    with pytest.raises(UserError, match="--cuda-graph: it needs an NVIDIA GPU"):
+        train(config)
+    assert not (Path(config.out) / "none").exists()
+    # Without being asked, a CPU has none and does not speak of it.
+    _, folder = train(replace(config, cuda_graph=None, epochs=1))
+    assert "cuda_graph: false" in (folder.path / "config.yaml").read_text()
+    assert "CUDA" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("saved", "device", "processes", "graph"),
+    [
+        (True, "cuda", 1, True),
+        (True, "cuda", 2, False),
+        (True, "cpu", 1, False),
+        (False, "cuda", 1, False),  # as runs from before it was the default say
+        (None, "cuda", 1, True),
+        (None, "cuda", 4, False),
+    ],
+)
+def test_a_run_goes_on_with_a_graph_if_it_had_one_and_can(tiny, saved, device, processes, graph):
+    config = replace(tiny(), cuda_graph=saved)
+    assert as_saved(config, torch.device(device), processes).cuda_graph is graph
+
+
+def test_the_option_has_three_answers(tmp_path):
+    for words, answer in (
+        ([], None),
+        (["--cuda-graph"], True),
+        (["--no-cuda-graph"], False),
+        (["--cuda-graph", "false"], False),
+    ):
+        config, _ = parse(words)
+        assert config.cuda_graph is answer
+        config.save(tmp_path / "config.yaml")
+        assert load_resolved(tmp_path / "config.yaml").cuda_graph is answer
+    assert parse(["--channels-last", "true"])[0].channels_last is True
+    assert parse(["--no-channels-last"])[0].channels_last is False
+
+
 def test_a_step_that_cannot_be_captured_is_said():
     def capture(work):
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
@@ -190,7 +267,7 @@ def test_a_step_that_cannot_be_captured_is_said():
     batch = torch.ones(2), torch.ones(2)
     for _ in range(WARM_UP):
         graphed(*batch)
-    with pytest.raises(UserError, match=r"not permitted.*without --cuda-graph"):
+    with pytest.raises(UserError, match=r"not permitted.*--no-cuda-graph"):
         graphed(*batch)
 
 

@@ -14,7 +14,7 @@ from ..config import TrainConfig
 from ..dataset import DataSet
 from ..distributed import World, choose_device, join, leave, world_from_environment
 from ..engine import Engine
-from ..graph import check_graph
+from ..graph import check_graph, graph_line
 from ..loop import NonFiniteLoss, Outcome, Trainer
 from ..parsing import load_resolved, parse
 from ..resuming import MOVED, as_asked, as_saved, check_same
@@ -66,13 +66,16 @@ def train(
     saved = None
     if resume is None:
         device = choose_device(config.device, world)
-        config = resolve(config, device)
+        config = resolve(config, device, world.size)
     else:
         RunFolder(resume).reopen()
         saved = load_resolved(resume / CONFIG)
         kept = config.device == "auto" and not whole
         device = choose_device(saved.device if kept else config.device, world)
-        config = as_asked(config, saved, device) if whole else as_saved(saved, device)
+        if whole:
+            config = as_asked(config, saved, device, world.size)
+        else:
+            config = as_saved(saved, device, world.size)
         # The folder may have been moved or renamed since.
         config = replace(config, out=str(resume.parent), name=resume.resolve().name)
     check_graph(config, device, world.size)
@@ -84,8 +87,8 @@ def train(
         return _run(config, device, world, saved, whole, stop)
     except torch.OutOfMemoryError:
         raise RankError(
-            f"{device} is out of memory; try a --batch-size below {config.batch_size}, or "
-            "--precision bfloat16"
+            f"{device} is out of memory; try a --batch-size below {config.batch_size}, "
+            f"{'--no-cuda-graph, ' if config.cuda_graph else ''}or --precision bfloat16"
         ) from None
     except UserError as error:
         # What is wrong on another machine may not be wrong on the first, which does the talking.
@@ -144,6 +147,7 @@ def _print_plan(trainer: Trainer, resumed: bool) -> None:
     parameters = sum(p.numel() for p in model.parameters())
     where = device_name(trainer.device)
     ranks = f", {trainer.world.size} processes" if trainer.world.size > 1 else ""
+    launched = graph_line(config, trainer.device, trainer.world.size)
     size = f"{data.in_channels}x{data.image_size}x{data.image_size}"
     print(
         f"{'resuming' if resumed else 'training'} {config.name} in {trainer.folder.path}\n"
@@ -152,7 +156,7 @@ def _print_plan(trainer: Trainer, resumed: bool) -> None:
         f"  network  {config.arch} {config.defects}: {parameters:,} parameters{masked}\n"
         f"  recipe   {config.recipe}: {config.epochs} epochs of {trainer.steps} steps, batch "
         f"{config.batch_size}, {config.schedule} from lr {config.lr:g}\n"
-        f"  device   {where}, {config.precision}{ranks}",
+        f"  device   {where}, {config.precision}{ranks}{launched and '; ' + launched}",
         flush=True,
     )
 
