@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -26,13 +25,13 @@ from ..train.dataset import DataSet, Split
 from ..train.distributed import World, choose_device
 from ..train.engine import Engine
 from ..train.loop import Trainer
-from ..train.parsing import parse
 from ..train.report import Report
 from ..train.runfolder import RunFolder
 from ..train.setup import build_model, resolve
 from ..train.stop import StopRequest
 from ..train.summary import device_name
 from .machine import commit
+from .options import run_module
 
 DEFAULTS = ["--defects", "0.3-Bottom", "--width", "64", "--batch-size", "128"]
 DEFAULTS += ["--augment", "crop-flip", "--name", "overhead"]
@@ -40,6 +39,8 @@ REPEATS = 5
 
 
 def main(argv: list[str]) -> None:
+    from ..train.parsing import parse  # imports jsonargparse
+
     config, _ = parse([*DEFAULTS, *argv])
     device = choose_device(config.device, World())
     print(json.dumps(measure(resolve(config, device), device)))
@@ -126,4 +127,4 @@ def timed(run, device: torch.device) -> float:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_module("scotoma.bench.loop_overhead", main)

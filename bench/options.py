@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from ..defective.errors import UserError, nearest
+from ..defective.errors import UserError, lacking, nearest
 
 INTERRUPTED = 130
 
@@ -21,7 +21,9 @@ def run_module(name: str, main: Callable[[list[str]], int]) -> None:
     """Run a measurement as ``python -m``, with errors for people."""
     try:
         sys.exit(main(sys.argv[1:]))
-    except UserError as error:
+    except (UserError, ModuleNotFoundError) as error:
+        if isinstance(error, ModuleNotFoundError):
+            error = lacking(error)
         print(f"{name}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -14,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -92,9 +93,11 @@ def cases(device: torch.device, half: torch.dtype) -> Iterator[Case]:
         yield Case(
             "apply_mask", layout, lambda backend, x: apply_mask(x, mask, backend=backend), [x], half
         )
-    for training in (True, False):
-        variant = "train" if training else "eval"
-        yield Case("conv_bn_mask_add_relu", variant, *convolution(half, training, generator))
+    for taps, stride in product((3, 1), (1, 2)):
+        for training in (True, False):
+            variant = f"{taps}x{taps} stride {stride} {'train' if training else 'eval'}"
+            call = convolution(taps, stride, half, training, generator)
+            yield Case("conv_bn_mask_add_relu", variant, *call)
 
 
 def activation(shape, dtype, layout: str, generator: torch.Generator) -> Tensor:
@@ -137,11 +140,13 @@ def operator(kind, shape, dtype, layout, training, generator):
     return call, [x, weight, bias, *other[:3]], dtype
 
 
-def convolution(dtype, training: bool, generator):
-    x = activation((2, 12, 9, 9), dtype, "channels_last", generator)
-    kernel = activation((20, 12, 3, 3), dtype, "channels_last", generator) / 10
+def convolution(taps: int, stride: int, dtype, training: bool, generator):
+    side = 9
+    x = activation((2, 12, side, side), dtype, "channels_last", generator)
+    kernel = activation((20, 12, taps, taps), dtype, "channels_last", generator) / 10
     weight, bias, mean, var = vectors(20, generator)
-    mask = torch.rand(20, 5, 5, device=generator.device, generator=generator) < 0.5
+    places = (20, *2 * [(side - 1) // stride + 1])
+    mask = torch.rand(places, device=generator.device, generator=generator) < 0.5
 
     def call(backend, x, kernel, weight, bias):
         return conv_bn_mask_add_relu(
@@ -151,8 +156,8 @@ def convolution(dtype, training: bool, generator):
             weight,
             bias,
             *copies(weight, mean, var),
-            stride=2,
-            padding=1,
+            stride=stride,
+            padding=taps // 2,
             mask=mask,
             # Its output is rounded before batch norm, which may take a value near zero to the
             # other side of ReLU than in float64: then all gradients differ.

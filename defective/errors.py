@@ -1,5 +1,7 @@
 """The error for bad input from outside: arguments, files, configurations."""
 
+import sys
+
 
 class UserError(ValueError):
     """Bad input. The message names what was given, what was expected, and the fix.
@@ -10,6 +12,20 @@ class UserError(ValueError):
 
 class RankError(UserError):
     """Bad input that one of several processes met alone."""
+
+
+def lacking(error: ModuleNotFoundError) -> UserError:
+    """A library that is not installed, as an error for people.
+
+    Raises:
+        ModuleNotFoundError: ``error`` itself, if what is missing is a part of scotoma.
+    """
+    module = (error.name or "").partition(".")[0]
+    if module in ("", __name__.partition(".")[0]):
+        raise error
+    package = {"yaml": "PyYAML", "PIL": "pillow"}.get(module, module)
+    fix = f"{sys.executable} -m pip install {package}"
+    return UserError(f"needs {package}, which is not installed: {fix}")
 
 
 def nearest(word: str, known) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import drop_block2d
 
 from .spec import Regularizer
 
@@ -39,6 +38,8 @@ class DropBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
+        from torchvision.ops import drop_block2d  # which nothing else in a network needs
+
         ones = torch.ones_like(x, dtype=torch.float32)
         return x * drop_block2d(ones, DROP_PROBABILITY, DROPBLOCK_SIZE).to(x.dtype)
 

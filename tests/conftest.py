@@ -1,7 +1,8 @@
 """Shared by all tests: where kernels run, and that torch has one thread.
 
 GPU tests are skipped, with a reason, where there is no GPU. There the Triton kernels run in
-Triton's interpreter instead, on CPU tensors.
+Triton's interpreter instead, on CPU tensors. Skipped with a reason is also what needs a library
+that GPU machines often lack.
 """
 
 import os
@@ -36,6 +37,20 @@ def threads():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+# What only a few commands need, and import when they do.
+MAY_BE_MISSING = ("jsonargparse", "torchvision", "yaml")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    try:
+        return (yield)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in MAY_BE_MISSING:
+            pytest.skip(f"{error.name} is not installed")
+        raise
 
 
 def pytest_runtest_setup(item):

@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 
-from ..defective.errors import RankError, UserError, nearest
+from ..defective.errors import RankError, UserError, lacking, nearest
 
 VERBS = {
     "train": ("scotoma.train.commands.train", "train a network and leave a run folder"),
@@ -47,7 +47,9 @@ def main(argv: list[str] | None = None) -> int:
                 f"{nearest(verb, VERBS)}"
             )
         return importlib.import_module(VERBS[verb][0]).main(rest) or 0
-    except (UserError, OSError) as error:
+    except (UserError, OSError, ModuleNotFoundError) as error:
+        if isinstance(error, ModuleNotFoundError):
+            error = lacking(error)
         # Under torchrun what is wrong for all is said once; a RankError is one rank's own.
         if os.environ.get("RANK", "0") == "0" or isinstance(error, RankError):
             print(f"scotoma {verb}: error: {error}", file=sys.stderr)

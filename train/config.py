@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from ..defective.errors import UserError
 from ..defective.spec import Regularizer, Sites, Stem
 
@@ -222,6 +220,8 @@ class TrainConfig:
             )
 
     def save(self, path: Path) -> None:
+        import yaml
+
         path.write_text(yaml.safe_dump(asdict(self), sort_keys=False))
 
 

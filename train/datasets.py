@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
-from torchvision.transforms import v2 as transforms
 
 from ..defective.errors import UserError, nearest
 from ..defective.models import CIFAR10_STATISTICS, IMAGENET_STATISTICS, MNIST_STATISTICS
@@ -98,6 +96,8 @@ def load_folder(path: Path, image_size: int | None = None) -> DataSet:
 
 def centre_crop(side: int) -> Callable:
     """Resize the shorter side and cut the middle."""
+    from torchvision.transforms import v2 as transforms
+
     return transforms.Compose([transforms.Resize(side), transforms.CenterCrop(side)])
 
 
@@ -110,6 +110,8 @@ def _from_files(name, classes, train, test, side) -> DataSet:
 
 
 def _resized(data: DataSet, side: int) -> DataSet:
+    from torchvision.transforms import v2 as transforms
+
     if side > RESIDENT_LIMIT:
         raise UserError(
             f"--image-size is {side}; {data.name} is kept in memory, where {RESIDENT_LIMIT} is the "
@@ -137,15 +139,19 @@ def _sample(_root: Path, _download: bool, _size) -> DataSet:
             )
             for name in ("train", "test")
         )
-    classes = tuple(torchvision.datasets.FashionMNIST.classes)
-    return DataSet("sample", classes, train, test, 28, 1, *FASHION_STATISTICS)
+    return DataSet("sample", FASHION_CLASSES, train, test, 28, 1, *FASHION_STATISTICS)
 
 
 FASHION_STATISTICS = ((0.2860,), (0.3530,))
+FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat")
+FASHION_CLASSES += ("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
 def _from_torchvision(name: str, root: Path, download: bool, _size) -> DataSet:
+    import torchvision
+
     source, statistics = _TORCHVISION[name]
+    source = getattr(torchvision.datasets, source)
     if download and not _is_whole(source, root):
         with alone(root / source.__name__):
             if not _is_whole(source, root):
@@ -194,9 +200,9 @@ def _fetch_for_torchvision(name: str, source, root: Path) -> None:
 
 
 _TORCHVISION = {
-    "cifar10": (torchvision.datasets.CIFAR10, CIFAR10_STATISTICS),
-    "mnist": (torchvision.datasets.MNIST, MNIST_STATISTICS),
-    "fashion-mnist": (torchvision.datasets.FashionMNIST, FASHION_STATISTICS),
+    "cifar10": ("CIFAR10", CIFAR10_STATISTICS),
+    "mnist": ("MNIST", MNIST_STATISTICS),
+    "fashion-mnist": ("FashionMNIST", FASHION_STATISTICS),
 }
 
 TINY_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"

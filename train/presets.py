@@ -6,8 +6,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..defective.errors import UserError, nearest
 from .config import TrainConfig
 
@@ -16,6 +14,8 @@ RECIPES = Path(__file__).parent / "recipes"
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file of settings. Raises UserError on a missing file, bad YAML or an unknown key."""
+    import yaml
+
     if not path.is_file():
         raise UserError(f"--config {path}: no such file")
     try:

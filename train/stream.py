@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2 as transforms
 
 from ..defective.errors import RankError, UserError
 from .batches import Batch, derived_seed, rank_share, steps_per_epoch
@@ -132,7 +131,7 @@ class _Files(Dataset):
             torch.default_generator.manual_seed(
                 derived_seed(self.seed, "augment", self.epoch, index)
             )
-            pixels = transforms.functional.pil_to_tensor(self.transform(image))
+            pixels = self.transform(image)
             tint = torch.zeros(3)
             if self.tint:
                 tint = _PCA_VECTORS @ (_PCA_VALUES * torch.randn(3) * _PCA_SIGMA)
@@ -140,17 +139,18 @@ class _Files(Dataset):
 
 
 def _transform(augment: str, size: int):
+    from torchvision.transforms import v2 as transforms
+
     middle = [transforms.Resize(round(size * 256 / 224)), transforms.CenterCrop(size)]
     flip = transforms.RandomHorizontalFlip()
-    return transforms.Compose(
-        {
-            "none": middle,
-            "flip": [*middle, flip],
-            "crop-flip": [*middle, transforms.RandomCrop(size, padding=size // 8), flip],
-            "imagenet": [transforms.RandomResizedCrop(size), flip],
-            "imagenet-plain": [*middle, flip],
-        }[augment]
-    )
+    steps = {
+        "none": middle,
+        "flip": [*middle, flip],
+        "crop-flip": [*middle, transforms.RandomCrop(size, padding=size // 8), flip],
+        "imagenet": [transforms.RandomResizedCrop(size), flip],
+        "imagenet-plain": [*middle, flip],
+    }[augment]
+    return transforms.Compose([*steps, transforms.PILToTensor()])
 
 
 def _collate(items: list[tuple[Tensor, Tensor, Tensor] | str]):

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import torch
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2 as transforms
 
 from ...train.batches import Batch, ResidentBatches
 
@@ -20,6 +19,8 @@ class Augmented(Dataset):
     """
 
     def __init__(self, images: torch.Tensor, labels: torch.Tensor):
+        from torchvision.transforms import v2 as transforms
+
         self.images, self.labels = images.permute(0, 3, 1, 2).contiguous(), labels
         size = images.shape[1]
         self.transform = transforms.Compose(

@@ -3,7 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-import torchvision
+import pytest
 from doctor_lines import NOTHING, by_what
 from scotoma.bench.doctor import data, places
 from scotoma.bench.doctor.line import ABSENT, OK, WARNING, Examination
@@ -63,6 +63,7 @@ def test_imagenet_is_told_where_to_go(tmp_path):
 
 
 def test_files_are_those_that_torchvision_reads():
+    torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed")
     source = torchvision.datasets.CIFAR10
     names = [name for name, _ in source.train_list + source.test_list] + [source.meta["filename"]]
     assert sorted(data.FILES["cifar10"]) == sorted(f"{source.base_folder}/{n}" for n in names)

@@ -2,7 +2,10 @@
 
 import json
 
+import pytest
 from scotoma.bench import loop_overhead
+
+pytest.importorskip("jsonargparse", reason="jsonargparse is not installed")
 
 
 def test_it_reports_times_and_settings(capsys, monkeypatch):

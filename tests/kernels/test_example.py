@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
-import torchvision
 
+torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed")
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "torchvision_resnet50.py"
 
 

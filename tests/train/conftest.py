@@ -5,15 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from scotoma.train.parsing import parse
+from scotoma.train.config import TrainConfig
+from scotoma.train.presets import read_recipe
 
 
 @pytest.fixture
 def tiny(tmp_path):
     """Settings of a run that takes about a second: width 4, a few hundred images."""
 
+    pytest.importorskip("yaml", reason="PyYAML, in which settings are written, is not installed")
+
     def make(**changes):
-        config, _ = parse(["--out", str(tmp_path / "runs")])
+        config = TrainConfig(recipe="quick", out=str(tmp_path / "runs"), **read_recipe("quick"))
         small = {
             "width": 4,
             "train_limit": 300,

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from PIL import Image
 from scotoma.train.cli import VERBS, main
 
+yaml = pytest.importorskip("yaml", reason="yaml is not installed")
+pytest.importorskip("jsonargparse", reason="jsonargparse is not installed")
 TINY = [
     "--save-seconds",
     "0",

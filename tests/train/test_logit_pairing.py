@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 from scotoma.defective import UserError, load_model, save_model
 from scotoma.defective.attacks import Status, pgd
 from scotoma.defective.attacks.lspga import LSPGA
@@ -22,10 +21,11 @@ from scotoma.train.commands.train import train
 from scotoma.train.datasets import load_dataset
 from scotoma.train.distributed import World
 from scotoma.train.engine import Engine
-from scotoma.train.parsing import load_resolved
 from scotoma.train.robustness.models import load_named, relation
 from scotoma.train.setup import build_model, load_data, make_batches, resolve
 
+yaml = pytest.importorskip("yaml", reason="yaml is not installed")
+parsing = pytest.importorskip("scotoma.train.parsing", reason="jsonargparse is not installed")
 CPU = torch.device("cpu")
 ATTACK = {"adversarial_eps": 0.1, "adversarial_step": 0.05, "adversarial_steps": 2}
 PAIRED = ATTACK | {"logit_pairing": 0.5}
@@ -292,7 +292,7 @@ def test_a_run_from_before_these_settings_goes_on(tiny, monkeypatch):
         del settings[name], state["settings"][name]
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     torch.save(state, folder / "resume.pt")
-    resumed = load_resolved(folder / "config.yaml")
+    resumed = parsing.load_resolved(folder / "config.yaml")
     assert (resumed.thermometer, resumed.logit_pairing) == (0, 0.0)
     _, again = train(resumed, folder)
     assert_same(weights(again), weights(whole))
@@ -301,7 +301,7 @@ def test_a_run_from_before_these_settings_goes_on(tiny, monkeypatch):
     torch.save(state, folder / "resume.pt")
     words = r"saved under thermometer = 0, but config\.yaml says 4"
     with pytest.raises(UserError, match=words):
-        train(load_resolved(folder / "config.yaml"), folder)
+        train(parsing.load_resolved(folder / "config.yaml"), folder)
 
 
 def interrupted_after_one():

@@ -8,7 +8,8 @@ from cut_runs import assert_same_weights, cut_run
 from scotoma.defective import UserError
 from scotoma.train.commands.train import train
 from scotoma.train.config import TrainConfig
-from scotoma.train.parsing import load_resolved
+
+parsing = pytest.importorskip("scotoma.train.parsing", reason="jsonargparse is not installed")
 
 
 def test_settings_that_decide_no_weights_may_be_asked_anew(tiny, monkeypatch, tmp_path):
@@ -17,7 +18,7 @@ def test_settings_that_decide_no_weights_may_be_asked_anew(tiny, monkeypatch, tm
     asked = tiny(name="cut", workers=7, save_seconds=9.0, data_root=str(tmp_path), recipe="quick")
     train(asked, resume=folder, whole=True)
     assert_same_weights(whole.path, folder)
-    found = load_resolved(folder / "config.yaml")
+    found = parsing.load_resolved(folder / "config.yaml")
     assert (found.workers, found.save_seconds, found.data_root) == (7, 9.0, str(tmp_path))
 
 
@@ -31,7 +32,7 @@ def test_a_moved_data_set_is_gone_on_with_where_it_is(tiny, monkeypatch, image_f
     here.rename(there)
     train(replace(config, dataset=str(there)), resume=folder, whole=True)
     # The folder alone is enough afterwards.
-    assert load_resolved(folder / "config.yaml").dataset == str(there)
+    assert parsing.load_resolved(folder / "config.yaml").dataset == str(there)
     outcome, _ = train(TrainConfig(), resume=folder)
     assert outcome.summary["epochs"] == epochs
 

@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import pytest
-from scotoma.train.parsing import parse
 from scotoma.train.schedule import learning_rate
 
-BASE = parse([])[0]
+parsing = pytest.importorskip("scotoma.train.parsing", reason="jsonargparse is not installed")
+BASE = parsing.parse([])[0]
 
 
 def rates(steps_per_epoch=10, **changes):

@@ -16,7 +16,6 @@ from ..distributed import World, choose_device, join, leave, world_from_environm
 from ..engine import Engine
 from ..graph import check_graph, graph_line
 from ..loop import NonFiniteLoss, Outcome, Trainer
-from ..parsing import load_resolved, parse
 from ..resuming import MOVED, as_asked, as_saved, check_same
 from ..runfolder import CONFIG, RunFolder
 from ..setup import build_model, load_data, resolve
@@ -25,6 +24,8 @@ from ..summary import device_name
 
 
 def main(argv: list[str]) -> int:
+    from ..parsing import parse  # imports jsonargparse, which training itself does not need
+
     config, resume = parse(argv)
     world = world_from_environment()
     outcome, folder = train(config, Path(resume) if resume else None, world)
@@ -68,6 +69,8 @@ def train(
         device = choose_device(config.device, world)
         config = resolve(config, device, world.size)
     else:
+        from ..parsing import load_resolved
+
         RunFolder(resume).reopen()
         saved = load_resolved(resume / CONFIG)
         kept = config.device == "auto" and not whole

@@ -19,7 +19,6 @@ from ..commands.options import checkpoint_path
 from ..config import TrainConfig
 from ..dataset import DataSet
 from ..datasets import DATASETS, load_dataset
-from ..parsing import load_resolved
 from ..runfolder import CONFIG
 
 RELATIONS = ("white-box", "gray-box", "DIF", "transfer")
@@ -195,6 +194,8 @@ def _data_of(path: Path) -> tuple[str, str | None]:
     """(data set, data root) that a checkpoint was trained on."""
     config = path.parent / CONFIG
     if config.is_file():
+        from ..parsing import load_resolved  # imports jsonargparse
+
         settings: TrainConfig = load_resolved(config)
         return settings.dataset, settings.data_root
     _, details = read_details(path)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from torchvision.models import ResNet18_Weights
-
 from ....train.datasets import default_root
 from ..graph.context import Context
 from ..graph.data import Data
@@ -27,6 +25,8 @@ def class_names(data: Data, context: Context) -> tuple[str, ...]:
     if not all(_WORDNET.fullmatch(name) for name in classes):
         return classes
     if loaded.name == "imagenet":
+        from torchvision.models import ResNet18_Weights
+
         known = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
         return tuple(known) if len(known) == len(classes) else classes
     if loaded.name == "tiny-imagenet":

@@ -4,13 +4,13 @@ import sys
 
 import pytest
 import torch
-import torchattacks
 from scotoma.defective import UserError
 from scotoma.defective.attacks import Oracle, Status, make_attack, parse_attack
 from scotoma.defective.attacks.autoattack import APGD, AutoAttack, apgd, autoattack
 from scotoma.defective.attacks.pgd import PGD
 from torch import nn
 
+torchattacks = pytest.importorskip("torchattacks", reason="torchattacks is not installed")
 EPS = 4 / 255
 LIBRARY_NORMS = {"linf": "Linf", "l2": "L2"}
 

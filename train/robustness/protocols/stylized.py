@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from ....defective.errors import UserError
 from ...dataset import Split
@@ -119,6 +118,8 @@ def _batches(
         streamed = StreamedBatches(split, images.device, data.image_size, workers=images.workers)
         yield from streamed.in_order(size)
         return
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
     crop, mode = centre_crop(data.image_size), "L" if data.in_channels == 1 else "RGB"
     for start in range(0, len(files), size):
         part = slice(start, start + size)
