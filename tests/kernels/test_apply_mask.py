@@ -4,11 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layouts import LAYOUTS as ALL_LAYOUTS
+from layouts import MASK_LAYOUTS, laid_out, mask_laid_out
 from scotoma.kernels import apply_mask
+from targets import BFLOAT16, FLOAT16, FLOAT32, GPU, on_triton
 
-GPU = torch.cuda.is_available()
-DEVICE = "cuda" if GPU else "cpu"
-DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * GPU
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * torch.cuda.is_available()
 LAYOUTS = ["channels_last", "contiguous", "sliced", "expanded"]
 
 
@@ -117,3 +119,36 @@ def test_float64_has_no_kernel():
     with pytest.raises(ValueError, match=r"'triton', but x has dtype torch\.float64"):
         apply_mask(x, mask.to(DEVICE), backend="triton")
     assert apply_mask(x, mask.to(DEVICE)).dtype == torch.float64
+
+
+@pytest.mark.parametrize("kept", [torch.bool, torch.uint8], ids=str)
+@pytest.mark.parametrize("mask_layout", MASK_LAYOUTS)
+@pytest.mark.parametrize("layout", ALL_LAYOUTS)
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT16, BFLOAT16], ids=str)
+@on_triton
+def test_every_form(target, dtype, layout, mask_layout, kept):
+    """Compiled, where there is a GPU; channels that fill a block, and that do not."""
+    if dtype not in target.dtypes:
+        pytest.skip(f"{target} has no {dtype}")
+    for shape in ((2, 16, 5, 3), (3, 33, 4, 7)):
+        check(target.device, shape, dtype, layout, mask_layout, kept)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
+@pytest.mark.parametrize("shape", [(128, 64, 32, 32), (64, 256, 56, 56), (128, 512, 4, 4)], ids=str)
+def test_real_shapes(shape, layout):
+    check(GPU.device, shape, BFLOAT16, layout, "contiguous", torch.bool)
+
+
+def check(device, shape, dtype, layout, mask_layout, kept):
+    """Forward and backward, bit for bit."""
+    generator = torch.Generator(device).manual_seed(0)
+    values = torch.randn(2, *shape, device=device, generator=generator)
+    x, upstream = (laid_out(each, layout, dtype) for each in values)
+    mask = torch.rand(shape[1:], device=device, generator=generator) < 0.5
+    mask = mask_laid_out(mask.to(kept), mask_layout)
+    x = x.detach().requires_grad_()
+    out = apply_mask(x, mask, backend="triton")
+    (grad,) = torch.autograd.grad(out, x, upstream)
+    assert torch.equal(out, x * mask) and torch.equal(grad, upstream * mask)
