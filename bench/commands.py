@@ -27,6 +27,10 @@ BENCHMARKS = {
         "scotoma.bench.convergence.command",
         "seconds of training until a stated accuracy, over several seeds",
     ),
+    "overhead": (
+        "scotoma.bench.overhead",
+        "what a call costs the host beside eager's operators; no GPU",
+    ),
     "report": (
         "scotoma.bench.report.command",
         "all results on one page, with tables and pictures",

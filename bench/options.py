@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
@@ -15,6 +18,7 @@ from rich.console import Console
 from ..defective.errors import UserError, lacking, nearest
 
 INTERRUPTED = 130
+INTERPRETER = "TRITON_INTERPRET"
 
 
 def run_module(name: str, main: Callable[[list[str]], int]) -> None:
@@ -29,6 +33,27 @@ def run_module(name: str, main: Callable[[list[str]], int]) -> None:
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def compiling_process(verb: str, argv: list[str]) -> int | None:
+    """Run ``scotoma bench VERB`` in a process in which Triton compiles: its exit status, or None if
+    this one will do.
+
+    Under the interpreter @triton.jit makes functions that cannot be compiled, from the moment that
+    Triton is imported.
+
+    Raises:
+        UserError: Triton is not installed.
+    """
+    if importlib.util.find_spec("triton") is None:
+        raise UserError(
+            "Triton is not installed, and this compiles its kernels; on Linux: pip install triton"
+        )
+    if INTERPRETER not in os.environ:
+        return None
+    environment = {k: v for k, v in os.environ.items() if k != INTERPRETER}
+    command = [sys.executable, "-m", "scotoma.train.cli", "bench", verb, *argv]
+    return subprocess.run(command, env=environment).returncode
 
 
 def chosen_device(cpu: bool) -> torch.device:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
+
+Work, Reading = TypeVar("Work"), TypeVar("Reading")
 
 # GPU cycles to wait before a timed stretch, so that the host has queued all of it in the meantime.
 HEAD_START = 500_000
@@ -42,9 +45,10 @@ def captured(work: Callable[[], None]) -> torch.cuda.CUDAGraph:
 
 
 def interleaved(
-    works: dict[str, Callable[[], None]], clock: Callable[[Callable], float], repeats: int
-) -> dict[str, list[float]]:
-    """Seconds of each work, all in turn, another one first in each round; one round warms up."""
+    works: dict[str, Work], clock: Callable[[Work], Reading], repeats: int
+) -> dict[str, list[Reading]]:
+    """The clock's reading of each work, such as seconds, all in turn, another one first in each
+    round; one round warms up."""
     names, samples = list(works), {name: [] for name in works}
     for number in range(repeats + 1):
         first = number % len(names) if names else 0

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
-import subprocess
-import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -21,13 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ...defective.errors import UserError, nearest
 from ...defective.serialization import atomic_path
 from ...train.commands.options import make_parser
+from ..options import compiling_process
 
 if TYPE_CHECKING:  # these import Triton, whose absence or interpreter is dealt with first
     from .measure import Measurement
     from .record import Launch
 
 ARCHS = (80, 90, 100)
-INTERPRETER = "TRITON_INTERPRET"
 
 
 def main(argv: list[str]) -> int:
@@ -37,17 +34,8 @@ def main(argv: list[str]) -> int:
         UserError: bad options, no Triton, no budget.
     """
     arguments = parse(argv)
-    if importlib.util.find_spec("triton") is None:
-        raise UserError(
-            "Triton is not installed, and this compiles its kernels; on Linux: pip install triton"
-        )
-    if INTERPRETER in os.environ:
-        # Under the interpreter @triton.jit makes functions that cannot be compiled, from the
-        # moment that Triton is imported: start again without it.
-        environment = {k: v for k, v in os.environ.items() if k != INTERPRETER}
-        command = [sys.executable, "-m", "scotoma.bench.aot", *argv]
-        return subprocess.run(command, env=environment).returncode
-    return run(arguments)
+    status = compiling_process("aot", argv)
+    return run(arguments) if status is None else status
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

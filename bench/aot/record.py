@@ -12,7 +12,7 @@ import math
 import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -84,7 +84,7 @@ def record(run: Callable[[], None], arch: int) -> list[Launch]:
 
     functions = dict(device_functions())
     hooks = {name: partial(remember, function) for name, function in functions.items()}
-    with _claimed_gpu(arch), torch.no_grad():
+    with claimed_gpu(arch), torch.no_grad():
         before, knobs.runtime.jit_cache_hook = knobs.runtime.jit_cache_hook, catch
         for name, function in functions.items():
             function.add_pre_run_hook(hooks[name])
@@ -122,11 +122,15 @@ def _activation(argument) -> bool:
     return isinstance(argument, torch.Tensor) and argument.dim() == 4
 
 
-class _Claim:
-    """As much of a Triton driver as is asked before a kernel is compiled."""
+class ClaimedGPU:
+    """As much of a Triton driver as a launch asks of one; what it launches does nothing.
+
+    launches: how many there were.
+    """
 
     def __init__(self, arch: int):
-        self.arch = arch
+        self.arch, self.launches, self.utils = arch, 0, self
+        self.launcher_cls = lambda source, metadata: self._launch
 
     def get_current_target(self) -> GPUTarget:
         return GPUTarget("cuda", self.arch, 32)
@@ -138,12 +142,27 @@ class _Claim:
     def get_current_stream(self, device: int) -> int:
         return 0
 
+    def get_device_properties(self, device: int) -> dict[str, int]:
+        return {"max_shared_mem": 227 * 1024}
+
+    def load_binary(self, name: str, *_) -> tuple:
+        return None, name, 0, 0, 1024
+
+    def _launch(self, *arguments) -> None:
+        self.launches += 1
+
+
+# One for each architecture, as compiled kernels, which Triton keeps, hold on to it.
+_claimed = cache(ClaimedGPU)
+
 
 @contextmanager
-def _claimed_gpu(arch: int):
+def claimed_gpu(arch: int) -> Iterator[ClaimedGPU]:
+    """Triton compiles for ``arch`` and launches nothing, whatever device tensors are on."""
     before = driver._active  # reading driver.active would look for a GPU
-    driver.set_active(_Claim(arch))
+    gpu = _claimed(arch)
+    driver.set_active(gpu)
     try:
-        yield
+        yield gpu
     finally:
         driver.set_active(before)
