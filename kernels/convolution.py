@@ -292,7 +292,7 @@ def why_separate(call: Call) -> str | None:
     dtype = compute_dtype(x)
     if dtype not in backends.DTYPES:
         return f"x has dtype {dtype}, and the kernels know float32, float16 and bfloat16"
-    if dtype == torch.float32 and x.is_cuda and not torch.backends.cudnn.allow_tf32:
+    if dtype == torch.float32 and x.is_cuda and not backends.convolutions_may_use_tf32():
         return (
             "float32 convolutions are fused in TF32, which torch.backends.cudnn.conv."
             "fp32_precision (or allow_tf32) forbids"
