@@ -82,8 +82,8 @@ def bn_mask_add_relu(
     if not torch.is_grad_enabled():
         return forward(main, other, residual, settings, partials, save_bits=False, plan=plan).out
     second = other or NO_BRANCH
-    inputs = (*main[:3], residual, *second[:3])
-    return _BNMaskAddReLU.apply(*inputs, plan, main, other, settings, partials)
+    call = plan, main, other, settings, partials
+    return _BNMaskAddReLU.apply(*main[:3], residual, *second[:3], call)
 
 
 class Forward(NamedTuple):
@@ -130,16 +130,15 @@ def _local_statistics(plan: Plan, branches: list[Branch], momentum, partials: Pa
     inside = plan.updates and not isinstance(momentum, Tensor) and running[0][0] is not None
     update, factor = (running, momentum) if inside else (None, 0.0)
     if partials is None:
-        sums = plan.partial_statistics(*(b.x for b in branches))
-        statistics = plan.merge_statistics(sums, plan.large.chunk, update, factor)
+        sums = plan.partial_statistics(*[b.x for b in branches])
+        statistics = plan.merge_statistics(sums, update, factor)
     else:
         first, second = (update[:1], update[1:]) if inside else (None, None)
-        statistics = plan.merge_statistics(partials.values, partials.chunk, first, factor)
+        statistics = plan.merge_statistics(partials.values, first, factor, partials.chunk)
         for branch in branches[1:]:
             sums = plan.partial_statistics(branch.x)
-            more = plan.merge_statistics(sums, plan.large.chunk, second, factor)
-            statistics = torch.cat([statistics, more])
-    statistics = statistics.flatten(0, 1).unbind()
+            statistics = torch.cat([statistics, plan.merge_statistics(sums, second, factor)])
+    statistics = statistics.unbind()
     if not inside:
         for (old_mean, old_var), mean, var in zip(
             running, statistics[::2], statistics[1::2], strict=True
@@ -152,8 +151,8 @@ def _local_statistics(plan: Plan, branches: list[Branch], momentum, partials: Pa
 
 def _synchronised_statistics(plan: Plan, branches: list[Branch], settings: Settings):
     """Statistics over all ranks' batches, by one collective for all branches."""
-    sums = plan.partial_statistics(*(b.x for b in branches))
-    local = plan.merge_statistics(sums, plan.large.chunk, None, 0.0)
+    sums = plan.partial_statistics(*[b.x for b in branches])
+    local = plan.merge_statistics(sums, None, 0.0)
     packed = torch.cat([local.new_full((1,), plan.rows), local.flatten()])
     gathered = reference.all_gather(packed, settings.group)
     counts, total = gathered[:, :1], gathered[:, 0].sum()
@@ -188,7 +187,8 @@ def backward(
         plan = plan_for(main, other, grad_out, settings)
         main, other, grad_out = plan.lay_out(main, other, grad_out)
     grad_out = grad_out.contiguous(memory_format=plan.format)
-    vectors = wanted.weight, wanted.bias, wanted.weight2, wanted.bias2
+    _, weight, bias, _, _, weight2, bias2 = wanted
+    vectors = weight, bias, weight2, bias2
     through_statistics = settings.training and (wanted.x or wanted.x2)
     sums, grads, inverse_count = None, (None,) * 4, 1.0 / plan.rows
     with on_device(plan.device):
@@ -215,9 +215,8 @@ class _BNMaskAddReLU(torch.autograd.Function):
     """The plain autograd path: in eager mode it costs less per call than a registered operator."""
 
     @staticmethod
-    def forward(
-        ctx, x, weight, bias, residual, x2, weight2, bias2, plan, main, other, settings, partials
-    ):
+    def forward(ctx, x, weight, bias, residual, x2, weight2, bias2, call):
+        plan, main, other, settings, partials = call
         save_bits = settings.relu and residual is not None and any(ctx.needs_input_grad)
         result = forward(main, other, residual, settings, partials, save_bits=save_bits, plan=plan)
         second = result.other or NO_BRANCH
@@ -235,7 +234,7 @@ class _BNMaskAddReLU(torch.autograd.Function):
             grads = differentiable_backward(grad_out, main, other, bits, ctx.settings, wanted)
         else:
             grads = backward(grad_out, main, other, bits, ctx.settings, wanted, ctx.count, ctx.plan)
-        return (*grads, None, None, None, None, None)
+        return (*grads, None)
 
 
 def differentiable_backward(grad_out, main, other, bits, settings: Settings, wanted: Gradients):

@@ -192,38 +192,29 @@ class Launch:
             args: the first arguments of the kernel: tensors, None, numbers, and tuples of them.
         """
         found = self.found.get(variant)
-        if found is not None:
-            run, function, metadata, values, active = found
-            driver, runtime = _triton()
-            # Another driver has other binaries, and a profiler's hooks want to be told of each.
-            if driver.active is active and not _hooked(runtime):
-                stream = active.get_current_stream(self.device)
-                run(*self.grid, stream, function, metadata, None, None, None, *args, *values)
-                return
-        self._find(variant, args)
+        if found is None:
+            self._find(variant, args)
+            return
+        run, function, metadata, values, driver, active, runtime = found
+        enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
+        # Another driver has other binaries, and a profiler's hooks want to be told of each launch.
+        if driver.active is not active or enter.calls or leave.calls:
+            self._find(variant, args)
+            return
+        stream = active.get_current_stream(self.device)
+        run(*self.grid, stream, function, metadata, None, None, None, *args, *values)
 
     def _find(self, variant, args) -> None:
         """Launch by way of Triton, which compiles the kernel if it is new."""
         kernel = getattr(device_kernels(), self.kernel)
         compiled = kernel[self.grid](*map(_as_bytes, args), **self.values, **self.options)
         if self.direct and hasattr(compiled, "run"):  # the interpreter compiles nothing
+            from triton import knobs
+            from triton.runtime.driver import driver
+
             values = tuple(self.values[name] for name in kernel.arg_names[len(args) :])
             binary = compiled.run, compiled.function, compiled.packed_metadata
-            self.found[variant] = (*binary, values, _triton()[0].active)
-
-
-@cache
-def _triton():
-    """Triton's driver, and its settings at run time."""
-    from triton import knobs
-    from triton.runtime.driver import driver
-
-    return driver, knobs.runtime
-
-
-def _hooked(runtime) -> bool:
-    hooks = runtime.launch_enter_hook, runtime.launch_exit_hook
-    return any(getattr(hook, "calls", hook) for hook in hooks)
+            self.found[variant] = (*binary, values, driver, driver.active, knobs.runtime)
 
 
 def _as_bytes(argument):
@@ -293,7 +284,12 @@ class Plan:
         last = self.format == torch.channels_last
         small = tiling(x.shape, last, x.element_size())
         large = tiling(x.shape, last, x.element_size(), LARGE, branches)
-        self.rows, self.small, self.large = small.rows, small, large
+        self.rows, self.large = small.rows, large
+        # Shapes of what the launches write.
+        self.bits = (small.rows, -(-small.channels // 8))
+        self.chunks_of_statistics = (large.chunks, large.channels)
+        self.partial_sums = (branches, 2, small.chunks, small.channels)
+        self.sums = (2 * branches, small.channels)
         epilogue = {
             "eps": float(eps),
             "MASK_CHANNELS_LAST": self.masks_last is not False,
@@ -374,16 +370,17 @@ class Plan:
     def partial_statistics(self, x: Tensor, x2: Tensor | None = None) -> Tensor:
         """Partial statistics [branches,2,chunks,C] of one activation or two. One launch."""
         branches = 1 if x2 is None else 2
-        cut = self.large
-        partials = x.new_empty((branches, 2, cut.chunks, cut.channels), dtype=torch.float32)
+        shape = (branches, 2, *self.chunks_of_statistics)
+        partials = x.new_empty(shape, dtype=torch.float32)
         self._partial_statistics[branches](None, x, x2, partials)
         return partials
 
-    def merge_statistics(self, partials: Tensor, chunk: int, running, momentum: float):
-        """Mean and biased variance of the branches, as float32 [branches,2,C]. One launch.
+    def merge_statistics(self, partials: Tensor, running, momentum: float, chunk=None) -> Tensor:
+        """Mean and biased variance, float32 [2 * branches,C]. One launch.
 
         Args:
-            partials: [branches,2,chunks,C] of ``chunk`` rows each, the last shorter.
+            partials: [branches,2,chunks,C], of as many rows each as :meth:`partial_statistics`
+                takes, or ``chunk``; the last shorter.
             running: a pair (mean, variance) [C] for each branch, updated in place; or None.
         """
         branches, _, chunks, channels = partials.shape
@@ -397,12 +394,12 @@ class Plan:
                 {"num_warps": MERGE_WARPS},
                 M=self.rows,
                 C=channels,
-                CHUNK=chunk,
+                CHUNK=chunk or self.large.chunk,
                 CHUNKS=chunks,
                 BLOCK_S=merge_chunks(chunks),
                 BLOCK_C=MERGE_CHANNELS,
             )
-        statistics = partials.new_empty((branches, 2, channels))
+        statistics = partials.new_empty((2 * branches, channels))
         first, second = (*(running or ()), NO_PAIR, NO_PAIR)[:2]
         self._merge_statistics[key](
             running is None, partials, statistics, first, second, float(momentum)
@@ -417,11 +414,8 @@ class Plan:
 
         The bits [N*H*W, ceil(C/8)], or None. One launch.
         """
-        out = empty_output(main.x)
-        bits = None
-        if save_bits:
-            shape = (self.rows, -(-self.large.channels // 8))
-            bits = out.new_empty(shape, dtype=torch.uint8)
+        out = torch.empty_like(main.x, memory_format=self.format)
+        bits = out.new_empty(self.bits, dtype=torch.uint8) if save_bits else None
         self._apply_forward(save_bits, main, other or NO_BRANCH, residual, out, bits)
         return out, bits
 
@@ -429,22 +423,20 @@ class Plan:
         """The sums over rows that every other gradient needs, and the parameters' gradients.
 
         wanted: which of weight, bias, weight2, bias2 need a gradient. Returns float32
-        [branches,2,C] and four gradients or None. Two launches.
+        [2 * branches,C] and four gradients or None. Two launches.
         """
-        cut, second = self.small, other or NO_BRANCH
-        branches = 1 if other is None else 2
-        shape = (branches, 2, cut.chunks, cut.channels)
-        partials = grad_out.new_empty(shape, dtype=torch.float32)
+        second = other or NO_BRANCH
+        partials = grad_out.new_empty(self.partial_sums, dtype=torch.float32)
         self._partial_gradients(bits is None, grad_out, main, second, bits, partials)
-        sums = partials.new_empty((branches, 2, cut.channels))
-        parameters = main.weight, main.bias, second.weight, second.bias
-        grads = tuple(
-            p.new_empty(p.shape) if wants else None
-            for p, wants in zip(parameters, wanted, strict=True)
+        sums = partials.new_empty(self.sums)
+        weight, bias, weight2, bias2 = wanted
+        grads = (
+            torch.empty_like(main.weight) if weight else None,
+            torch.empty_like(main.bias) if bias else None,
+            torch.empty_like(second.weight) if weight2 else None,
+            torch.empty_like(second.bias) if bias2 else None,
         )
-        self._merge_gradients(
-            tuple(wanted), partials, sums, main.var, grads[:2], second.var, grads[2:]
-        )
+        self._merge_gradients(wanted, partials, sums, main.var, grads[:2], second.var, grads[2:])
         return sums, grads
 
     def apply_backward(self, grad_out, main, other, bits, sums, inverse_count: float, wanted):
@@ -453,17 +445,11 @@ class Plan:
         sums: of :meth:`reduce_gradients` over 1 / ``inverse_count`` rows, or None where the
         statistics were constants.
         """
-        grads = tuple(empty_output(main.x) if wants else None for wants in wanted)
-        self._apply_backward[sums is not None](
-            (wanted, bits is None),
-            grad_out,
-            main,
-            other or NO_BRANCH,
-            bits,
-            sums,
-            *grads,
-            inverse_count,
-        )
+        like, layout = main.x, self.format
+        grads = [torch.empty_like(like, memory_format=layout) if w else None for w in wanted]
+        launch, variant = self._apply_backward[sums is not None], (wanted, bits is None)
+        second = other or NO_BRANCH
+        launch(variant, grad_out, main, second, bits, sums, *grads, inverse_count)
         return grads
 
 
