@@ -32,7 +32,9 @@ def bn_mask_add_relu(main: Branch, other, residual, settings: Settings) -> Tenso
     # In training the operator has no use for the running statistics; leaving them out tells the
     # compiler that their update need not wait for it.
     reads = [b._replace(mean=None, var=None) if settings.training else b for b in (main, second)]
-    out, statistics, _ = torch.ops.scotoma.bn_mask_add_relu(
+    functional = torch._C._are_functorch_transforms_active()
+    run = _Functional.apply if functional else torch.ops.scotoma.bn_mask_add_relu
+    out, statistics, _ = run(
         *reads[0], *reads[1], residual, settings.relu, settings.training, settings.eps, save_bits
     )
     if settings.training:
@@ -140,14 +142,25 @@ def _backward(
     ]
 
 
+def _empty_gradients(x: Tensor, main, other, wanted) -> list[Tensor]:
+    """Memory for every gradient that is wanted, and an empty tensor for each of the others.
+
+    Those of activations all have the format of the first.
+    """
+    vectors = {1: main[1], 2: main[2], 5: other and other[1], 6: other and other[2]}
+    return [
+        x.new_empty(0) if not wants
+        else vectors[i].new_empty(vectors[i].shape) if i in vectors
+        else empty_output(x)
+        for i, wants in enumerate(wanted)
+    ]  # fmt: skip
+
+
 @_backward.register_fake
 def _(grad_out, x, weight, bias, mean, var, mask, x2, weight2, bias2, mean2, var2, mask2, bits,
       relu, training, eps, wanted):  # fmt: skip
-    like = (x, weight, bias, x, x2, weight2, bias2)
-    return [
-        x.new_empty(0) if not wants else empty_output(x) if t.dim() > 1 else t.new_empty(t.shape)
-        for t, wants in zip(like, wanted, strict=True)
-    ]
+    main, other = (x, weight, bias), (x2, weight2, bias2)
+    return _empty_gradients(x, main, other, wanted)
 
 
 def _save(ctx, inputs, output):
@@ -173,9 +186,9 @@ def _differentiate(ctx, grad_out, *_):
     none = [None] * 17
     if grad_out is None:
         return tuple(none)
-    grads = torch.ops.scotoma.bn_mask_add_relu_backward(
-        grad_out, *ctx.saved_tensors, *ctx.flags, wanted
-    )
+    functional = torch._C._are_functorch_transforms_active()
+    run = _FunctionalBackward.apply if functional else torch.ops.scotoma.bn_mask_add_relu_backward
+    grads = run(grad_out, *ctx.saved_tensors, *ctx.flags, wanted)
     for i, grad, wants in zip((0, 1, 2, 12, 6, 7, 8), grads, wanted, strict=True):
         none[i] = grad if wants else None
     return tuple(none)
@@ -192,6 +205,35 @@ def _no_second_derivative(ctx, *grads):
 
 
 _backward.register_autograd(_no_second_derivative, setup_context=lambda ctx, inputs, output: None)
+
+
+def transforms_allow() -> bool:
+    """Whether the operators can run under the functorch transforms that are active.
+
+    So it is under one ``torch.func.grad``; vmap, jvp and second derivatives take the definition.
+    """
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    return [level.key().name for level in stack] == ["Grad"]
+
+
+class _Functional(torch.autograd.Function):
+    """The forward operator for ``torch.func.grad``, which wants ``setup_context`` of a Function."""
+
+    @staticmethod
+    def forward(*inputs):
+        return torch.ops.scotoma.bn_mask_add_relu(*inputs)
+
+    setup_context = staticmethod(_save)
+    backward = staticmethod(_differentiate)
+
+
+class _FunctionalBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(*inputs):
+        return tuple(torch.ops.scotoma.bn_mask_add_relu_backward(*inputs))
+
+    setup_context = staticmethod(lambda ctx, inputs, output: None)
+    backward = staticmethod(_no_second_derivative)
 
 
 def eager_forward(main: Branch, other, residual, settings: Settings, save_bits: bool):
@@ -235,9 +277,7 @@ def eager_backward(grad_out, main: Branch, other, bits, settings: Settings, want
             settings.training, settings.eps, [True, b.weight is not None, b.bias is not None],
         )  # fmt: skip
     found += [None] * (6 - len(found))
-    like = (main.x, main.weight, main.bias, main.x, *(other or NO_BRANCH)[:3])
-    grads = [
-        None if not wants else (empty_output(t) if t.dim() > 1 else t.new_empty(t.shape)).copy_(g)
-        for t, g, wants in zip(like, (*found[:3], grad, *found[3:]), wanted, strict=True)
-    ]
-    return Gradients(*grads)
+    found.insert(3, grad)
+    outputs = _empty_gradients(main.x, main, other, wanted)
+    pairs = zip(outputs, found, wanted, strict=True)
+    return Gradients(*(out.copy_(g) if wants else None for out, g, wants in pairs))

@@ -84,13 +84,15 @@ def bn_mask_add_relu(
     other = None if projection is None else Branch(*projection)
     if x.dim() != 4:
         return _of_images(main, other, residual, settings, backend)
-    if torch.compiler.is_compiling() or type(x) is not Tensor:
+    functional = torch._C._are_functorch_transforms_active()
+    if torch.compiler.is_compiling() or functional or type(x) is not Tensor:
         # The compiler sees registered operators, and so does whatever stands in for a tensor.
         # Collectives are not inside them: compiled, synchronised statistics are those of the
         # eager definition.
         check_call(main, other, residual, settings)
         fuses = backends.use_triton(backend, *activations(main, other, residual))
-        run = library.bn_mask_add_relu if fuses and not settings.synchronised else eager
+        fuses &= not settings.synchronised and (not functional or library.transforms_allow())
+        run = library.bn_mask_add_relu if fuses else eager
         return run(main, other, residual, settings)
     if type(momentum) is not float or not 0.0 <= momentum <= 1.0:
         check_momentum(momentum)
@@ -98,7 +100,7 @@ def bn_mask_add_relu(
     key = fused.describe(main, other, residual, settings)
     key = key, group is None, backend or backends._default
     plan = plans[key] if key in plans else _planned(key, main, other, residual, settings, backend)
-    if plan is None or torch._C._are_functorch_transforms_active():
+    if plan is None:
         return eager(main, other, residual, settings)
     return fused.bn_mask_add_relu(plan, main, other, residual, settings)
 

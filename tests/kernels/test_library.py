@@ -5,7 +5,9 @@ import copy
 import pytest
 import torch
 from bn_blocks import SHAPE, Block, close, gradients, inputs, leaves, pair
-from scotoma.kernels import bn_mask_add_relu, library
+from launches import launches
+from layouts import DENSE, LAYOUTS, MASK_LAYOUTS, laid_out, mask_laid_out
+from scotoma.kernels import Projection, apply_mask, backends, bn_mask_add_relu, library
 from scotoma.kernels.reference import Branch, Settings
 from targets import on_triton
 from torch import nn
@@ -15,16 +17,16 @@ ADDEND = pytest.mark.parametrize("addend", ["none", "residual", "projection"])
 TRAINING = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 
 
-def arguments(target, addend, training, relu=True, dtype=torch.float32, layout=None):
-    """Of the forward operator, in its order."""
-    layout = layout or torch.channels_last
+def arguments(target, addend, training, relu=True, dtype=torch.float32, layouts=None):
+    """Of the forward operator, in its order. layouts: of x, and of residual or the other x."""
+    layouts = iter(layouts or ["channels_last"] * 2)
     generator = torch.Generator().manual_seed(0)
 
     def branch():
         x = torch.randn(2, 5, 3, 4, generator=generator).to(target.device, dtype)
         vectors = [torch.rand(5, generator=generator).to(target.device) + 0.5 for _ in range(4)]
         mask = torch.rand(5, 3, 4, generator=generator).to(target.device) < 0.6
-        leaves = [x.contiguous(memory_format=layout), *vectors[:2]]
+        leaves = [laid_out(x, next(layouts)), *vectors[:2]]
         return [*(t.requires_grad_() for t in leaves), *vectors[2:], mask]
 
     main, other = branch(), branch()
@@ -51,19 +53,112 @@ def test_opcheck_forward(target, addend, training, relu):
 
 
 @on_triton
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("layout", DENSE)
 def test_opcheck_half(target, layout):
     torch.library.opcheck(
         OPS.bn_mask_add_relu.default,
-        arguments(target, "residual", True, dtype=target.half, layout=layout),
+        arguments(target, "residual", True, dtype=target.half, layouts=[layout] * 2),
     )
 
 
-def backward_arguments(target, addend, training, relu, wanted):
-    given = arguments(target, addend, training, relu)
-    detached = [t.detach() if isinstance(t, torch.Tensor) else t for t in given]
-    out, statistics, bits = OPS.bn_mask_add_relu(*detached)
-    main, other = detached[:6], detached[6:12]
+@pytest.fixture(params=["kernels", "definition"])
+def implementation(request, monkeypatch):
+    """What runs the operators: a graph made on a GPU may run where there is none."""
+    if request.param == "definition":
+        monkeypatch.setattr(backends, "why_not_triton", lambda *activations: "asked for")
+
+
+def strides_of_fakes_agree(operator, given):
+    torch.library.opcheck(operator.default, given, test_utils="test_faketensor")
+
+
+@on_triton
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_strides_in_every_layout(target, layout, implementation):
+    """The compiler trusts the strides of fake outputs, forward and backward."""
+    following = LAYOUTS[LAYOUTS.index(layout) - 1]
+    for other in (layout, following):
+        for addend, training, relu in (
+            ("residual", True, True),
+            ("projection", True, False),
+            ("residual", False, False),
+        ):
+            layouts = layout, other
+            given = arguments(target, addend, training, relu, layouts=layouts)
+            strides_of_fakes_agree(OPS.bn_mask_add_relu, [detached(t) for t in given])
+            wanted = [True] * 3 + [addend == "residual"] + [addend == "projection"] * 3
+            given = backward_arguments(target, addend, training, relu, wanted, layouts)
+            given = (laid_out(given[0], other), *given[1:])
+            strides_of_fakes_agree(OPS.bn_mask_add_relu_backward, given)
+    x = laid_out(torch.randn(2, 5, 3, 4, device=target.device), layout)
+    for mask in MASK_LAYOUTS:
+        mask = mask_laid_out(torch.ones(5, 3, 4, dtype=torch.bool, device=target.device), mask)
+        strides_of_fakes_agree(OPS.apply_mask, (x, mask))
+
+
+@on_triton
+@pytest.mark.parametrize("shape", [(2, 1, 3, 4), (2, 5, 1, 1), (1, 1, 1, 3)], ids=str)
+def test_strides_of_shapes_that_have_both_formats(target, shape, implementation):
+    x = torch.randn(shape, device=target.device)
+    for given in (x, x.contiguous(memory_format=torch.channels_last), x.expand(shape)):
+        vectors = [torch.ones(shape[1], device=target.device) for _ in range(4)]
+        branch = (given, *vectors, None)
+        options = (given, True, True, 1e-5, True)
+        strides_of_fakes_agree(OPS.bn_mask_add_relu, (*branch, *[None] * 6, *options))
+
+
+VIEWS = {
+    "channels": lambda x: x[:, :8],
+    "transposed": lambda x: x.transpose(2, 3),
+    "crop": lambda x: x[:, :, 1:-1, 2:],
+    "expanded": lambda x: x[:1].expand(x.shape),
+    "permuted": lambda x: x.permute(0, 2, 1, 3),
+    "every second image": lambda x: x[::2],
+}
+SOME_VIEWS = ("channels", "transposed")
+
+
+@on_triton
+@pytest.mark.parametrize(
+    "view",
+    [
+        pytest.param(view, id=name, marks=[] if name in SOME_VIEWS else pytest.mark.slow)
+        for name, view in VIEWS.items()
+    ],
+)
+def test_views_compiled_by_inductor(target, view):
+    """Forward and backward of a view equal eager mode's; a wrong fake stride is an error there."""
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    x = torch.randn(4, 16, 8, 8, device=target.device)
+    channels = view(x).shape[1]
+    weight = torch.rand(channels, device=target.device) + 0.5
+    mask = torch.rand(view(x).shape[1:], device=target.device) < 0.5
+
+    def block(x, weight):
+        out = bn_mask_add_relu(
+            view(x), weight, None, None, None, mask=mask, residual=view(x).sin(), training=True,
+            backend=target.backend,
+        )  # fmt: skip
+        return apply_mask(out.transpose(2, 3), mask.transpose(1, 2), backend=target.backend)
+
+    found = []
+    for run in (block, torch.compile(block, fullgraph=True)):
+        leaves = [t.clone().requires_grad_() for t in (x, weight)]
+        out = run(*leaves)
+        found.append([out.detach(), *torch.autograd.grad(out.sin().sum(), leaves)])
+    for eager, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-5)
+
+
+def detached(argument):
+    return argument.detach() if isinstance(argument, torch.Tensor) else argument
+
+
+def backward_arguments(target, addend, training, relu, wanted, layouts=None):
+    given = [detached(t) for t in arguments(target, addend, training, relu, layouts=layouts)]
+    out, statistics, bits = OPS.bn_mask_add_relu(*given)
+    main, other = given[:6], given[6:12]
     if training:
         main[3:5] = statistics[0].unbind()
         if addend == "projection":
@@ -273,3 +368,40 @@ def test_autocast(target):
         backend="eager",
     )
     close([out], [double], roundings=4 * 2**23 * torch.finfo(target.half).eps)
+
+
+@on_triton
+@TRAINING
+@ADDEND
+def test_functional_gradients(target, addend, training):
+    """``torch.func.grad`` runs the kernels; what they cannot do there, the definition does."""
+    x, weight, bias, mean, var, mask, *other = arguments(target, addend, training)[:13]
+    residual = other.pop()
+    running = (None, None) if training else (mean, var)  # changing them is no function
+    projection = Projection(*other[:3], *running, other[5]) if addend == "projection" else None
+
+    def loss(backend):
+        def run(x, weight, bias):
+            out = bn_mask_add_relu(
+                x, weight, bias, *running, mask=mask, residual=residual, projection=projection,
+                training=training, backend=backend,
+            )  # fmt: skip
+            return out.sin().sum()
+
+        return run
+
+    given = x.detach(), weight.detach(), bias.detach()
+    ours, eager = loss(target.backend), loss("eager")
+    with launches() as names:
+        grads = torch.func.grad(ours, argnums=(0, 1, 2))(*given)
+    assert "apply_backward" in names
+    expected = torch.func.grad(eager, argnums=(0, 1, 2))(*given)
+    close(list(grads), [g.double() for g in expected])
+    with launches() as names:
+        batched = torch.func.vmap(ours, in_dims=(0, None, None))(given[0][None], *given[1:])
+        _, tangent = torch.func.jvp(lambda bias: ours(*given[:2], bias), given[2:], given[2:])
+        hessian = torch.func.hessian(lambda bias: ours(*given[:2], bias))(given[2])
+    assert not names
+    torch.testing.assert_close(batched[0], eager(*given))
+    torch.testing.assert_close(tangent, (expected[2] * given[2]).sum(), rtol=1e-4, atol=1e-4)
+    assert hessian.isfinite().all()
