@@ -3,7 +3,7 @@
 #   make test    set up, then lint and run the tests
 # Two more need an NVIDIA GPU, and Python packages that are there already:
 #   make gpu-check    GPU tests, compute-sanitizer and a first benchmark, under ten minutes
-#   make gpu-bench    all measurements, and a page of them, in an hour
+#   make gpu-bench    all measurements, and a page of them, ten minutes a call: each goes on
 # PYTHON chooses the interpreter (3.11 or later); ARGS goes to the command. PROCESSES run the tests.
 PYTHON ?= python3
 PROCESSES ?= 2

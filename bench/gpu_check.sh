@@ -4,32 +4,33 @@
 #
 #   bench/gpu_check.sh [RESULTS_FOLDER]        default: bench/results/<device>
 #
+# Leaves everything in the folder, and an archive of it beside it: RESULTS_FOLDER-gpu-check.tar.gz
+#
+# Needs torch, triton, numpy, einops, safetensors, rich, matplotlib, tensorboard, pytest, hypothesis;
+# what needs more is skipped, with a reason. Nothing has to be installed.
+#
 # Environment:
-#   PYTHON   interpreter that has scotoma's dependencies (python3)
+#   PYTHON   interpreter that has them (python3)
 #   STAGES   which to run (as below)
-#   BUDGET   seconds for all of them (570); the layer benchmark gets what the others leave
+#   BUDGET   seconds for all of them (560)
 #
 # Exit status: 0; 1 if a stage failed or ran out of time; 2 if this Python lacks something; 77
 # without a GPU, where nothing is checked.
 set -uo pipefail
-stages=${STAGES:-install doctor tests large sanitize memcheck racecheck layers}
+stages=${STAGES:-doctor tests large sanitize memcheck racecheck layers}
 . "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
-begin gpu-check "${1:-}" "${BUDGET:-570}"
+begin gpu-check "${1:-}" "${BUDGET:-560}"
 
-stage doctor 60 "$python" -m scotoma.bench.doctor
-# Most of the tests' time goes into compiling kernels, which processes share out and the cache
-# keeps; tensors of gigabytes come alone.
-parallel=()
-"$python" -c 'import xdist' 2>/dev/null && parallel=(-n 8)
-tests=(tests/kernels tests/defective)
-stage tests 190 "$python" -m pytest -m "gpu and not slow" -rs -k "not beyond_2_to_the_31" \
-    "${parallel[@]}" "${tests[@]}"
-stage large 45 "$python" -m pytest -m "gpu and not slow" -rs -k beyond_2_to_the_31 "${tests[@]}"
+advice doctor 60 "$python" -m scotoma.bench.doctor
+folders=(tests/kernels tests/defective)
+# Tensors of gigabytes come alone.
+tests tests 190 -m "gpu and not slow" -rs -k "not beyond_2_to_the_31" "${folders[@]}"
+stage large 40 "$python" -m pytest -m "gpu and not slow" -rs -k beyond_2_to_the_31 "${folders[@]}"
 # Once without the sanitizer: results are compared, and its kernels are compiled before.
 stage sanitize 50 "$python" -m scotoma.bench.sanitize
 for tool in memcheck racecheck; do
     if command -v compute-sanitizer >/dev/null; then
-        PYTORCH_NO_CUDA_MEMORY_CACHING=1 stage $tool 60 compute-sanitizer --tool $tool \
+        PYTORCH_NO_CUDA_MEMORY_CACHING=1 stage $tool 70 compute-sanitizer --tool $tool \
             --error-exitcode 9 "$python" -m scotoma.bench.sanitize
     elif wanted $tool; then
         status=1

@@ -79,9 +79,14 @@ def version(package: str) -> str | None:
 def commit() -> str | None:
     """The commit of the source tree, where it is a checkout; SCOTOMA_COMMIT where its history was
     left behind."""
-    named = os.environ.get("SCOTOMA_COMMIT")
-    found = output(["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"])
-    return named or found
+    if named := os.environ.get("SCOTOMA_COMMIT"):
+        return named
+    git = ["git", "--no-optional-locks", "-C", str(Path(__file__).resolve().parent)]
+    found = output([*git, "describe", "--always"])
+    # Rows of results that were committed, and are appended to, are no change of the source.
+    status = [*git, "status", "--porcelain", "--untracked-files=no", "--"]
+    changed = found and output([*status, ":(top)", ":(top,exclude)bench/results"])
+    return f"{found}-dirty" if changed else found
 
 
 def output(command: list[str]) -> str | None:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from ..defective.errors import UserError, lacking, nearest
 
-INTERRUPTED = 130
+UNFINISHED, INTERRUPTED = 75, 130
 INTERPRETER = "TRITON_INTERPRET"
 
 
@@ -94,8 +94,18 @@ def add_run_options(parser: argparse.ArgumentParser, benchmark: str, budget: int
         help=f"start no case that would end later ({budget})",
     )
     add("--out", type=Path, help=f"file to append to (bench/results/DEVICE/{benchmark}.jsonl)")
+    add_resume(parser)
     add("--cpu", action="store_true", help="small shapes on the CPU: a test of this command")
     add("--list", action="store_true", help="print the cases and stop")
+
+
+def add_resume(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="leave out cases that the file has from the same machine, commit and settings; the "
+        f"exit status is {UNFINISHED} as long as some are left",
+    )
 
 
 def make_console(width: int = 140) -> Console:

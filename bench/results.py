@@ -75,15 +75,11 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         ) from error
 
 
-def measured(path: Path, head: dict) -> set[str]:
-    """The cases that a file has from the machine, the versions and the settings of ``head``."""
+def measured(path: Path, head: dict) -> list[dict]:
+    """The rows that a file has from the machine, the versions and the settings of ``head``."""
     keys = ("benchmark", "machine", "settings")
     rows = read(path) if path.is_file() else ()
-    return {
-        row["case"]
-        for row in rows
-        if "case" in row and all(row.get(key) == head[key] for key in keys)
-    }
+    return [row for row in rows if all(row.get(key) == head[key] for key in keys)]
 
 
 def _ends_a_line(file) -> bool:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import results
-from .options import INTERRUPTED, terminated_like_interrupted
+from .options import INTERRUPTED, UNFINISHED, terminated_like_interrupted
 
 
 @dataclass
@@ -23,15 +23,21 @@ class Outcome:
         rows: in the order of the cases.
         left: cases that were not measured, for lack of time or by interruption.
         interrupted: by Ctrl-C or a polite end of the process.
+        resumed: the next call of the same command goes on, so that what is left is no loss.
     """
 
     rows: list[dict] = field(default_factory=list)
     left: list[Any] = field(default_factory=list)
     interrupted: bool = False
+    resumed: bool = False
 
     def status(self, failures: Sequence[str]) -> int:
         """The command's exit status."""
-        return INTERRUPTED if self.interrupted else int(bool(failures))
+        if self.interrupted:
+            return INTERRUPTED
+        if failures:
+            return 1
+        return UNFINISHED if self.resumed and self.left else 0
 
     def print_lists(self, console: Console, lists: dict[str, Sequence[str]]) -> None:
         """Titles with a line for each of their items, empty ones left out; at last what is left."""
@@ -66,9 +72,9 @@ def measure_all(
         UserError: the file cannot be written; before anything is measured.
     """
     results.check_writable(path)
-    known = results.measured(path, head) if resume else set()
+    known = {row.get("case") for row in results.measured(path, head)} if resume else set()
     cases = [case for case in cases if str(case) not in known]
-    outcome = Outcome(left=list(cases))
+    outcome = Outcome(left=list(cases), resumed=resume)
     end, longest = time.monotonic() + budget_seconds, 0.0
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with (

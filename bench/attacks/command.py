@@ -14,7 +14,8 @@ a table of each case follows, and the cases in which a library is faster than we
 
 Needs foolbox: pip install 'scotoma[crosscheck]'
 
-Exit status: 0; 1 if a contestant failed or found something else; 130 if interrupted.
+Exit status: 0; 1 if a contestant failed or found something else; 75 if --resume has
+left cases for the next call; 130 if interrupted.
 """
 
 from __future__ import annotations
@@ -98,6 +99,7 @@ def run(options, names: tuple[str, ...], device: torch.device, console: Console)
         budget_seconds=options.budget_seconds,
         console=console,
         brief=brief,
+        resume=options.resume,
     )
 
 
@@ -215,6 +217,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
                 raise UserError(f"{name} is what the network of --model decides; leave it out")
     usual = [name for name, s in SETUPS.items() if s.peer != TORCHATTACKS or available(s.peer)]
     options.attacks = check_names("attacks", options.attacks or usual, SETUPS)
+    check_names("contestants", options.contestants or (), CONTESTANTS)
     for name, on_cpu, on_gpu in (
         ("batch", [32], [128, 1000]),
         ("width", 8, None),

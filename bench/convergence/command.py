@@ -12,7 +12,8 @@ Every run is a row of a file of JSON lines. --resume leaves out the runs that ar
 
     scotoma bench convergence --target 0.93 --seeds 5 --dataset cifar10 --recipe fast-cifar10
 
-Exit status: 0; 1 if a run diverged; 130 if interrupted.
+Exit status: 0; 1 if a run diverged; 75 if --resume has
+left cases for the next call; 130 if interrupted.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ...train.dataset import DataSet
 from ...train.graph import check_graph
 from ...train.setup import load_data, resolve
 from .. import machine, results
-from ..options import check_names, chosen_device, make_console, positive
+from ..options import add_resume, check_names, chosen_device, make_console, positive
 from ..runner import Outcome, measure_all
 from ..step.ways import WAYS
 from .measure import Run, configured, measure_run
@@ -127,7 +128,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]:
     add("--contestants", nargs="+", metavar="NAME", help=f"some of {', '.join(WAYS)}")
     add("--budget-seconds", type=positive, default=36000, help="start no run later (36000)")
     add("--out", type=Path, metavar="FILE", help="file of results to append to")
-    add("--resume", action="store_true", help="leave out runs that the file has already")
+    add_resume(parser)
     add("--cpu", action="store_true", help="on the CPU: a test of this command")
     options, rest = parser.parse_known_args(argv)
     options.target = options.target or (0.8 if options.cpu else 0.93)

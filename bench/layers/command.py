@@ -13,7 +13,8 @@ Sites are four shapes to compare by (headline), those of the networks at 32 pixe
 at 224 (imagenet). In evaluation, backward goes to the inputs alone, as an attack needs it, and
 "both" is forward and backward of an attack; in training it reaches the parameters too.
 
-Exit status: 0; 1 if a contestant failed or computed something else; 130 if interrupted.
+Exit status: 0; 1 if a contestant failed or computed something else; 75 if --resume has
+left cases for the next call; 130 if interrupted.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ def run(options, names, sites: list[Site], device: torch.device, console: Consol
     path = options.out or results.default_path(machine.device_name(device), "layers")
     copy = timing.copy_bandwidth(device)
     settings = {"repeats": options.repeats, "cold_l2_sizes": sweep.COLD_L2_SIZES}
+    settings |= {"dtype": options.dtype, "contestants": list(names)}
     head = results.head("layers", device, settings) | {"copy_gb_per_s": round(copy / 1e9, 1)}
     plan = Plan(names, getattr(torch, options.dtype), device, options.repeats, copy)
     console.print(f"{head['machine']['device']}, copies at {head['copy_gb_per_s']} GB/s -> {path}")
@@ -78,6 +80,7 @@ def run(options, names, sites: list[Site], device: torch.device, console: Consol
             budget_seconds=options.budget_seconds,
             console=console,
             brief=brief,
+            resume=options.resume,
         )
 
 
@@ -169,4 +172,5 @@ def parse(argv: list[str]) -> argparse.Namespace:
     options.dtype = options.dtype or ("float32" if options.cpu else "bfloat16")
     options.sites = options.sites or ("headline" if options.cpu else "all")
     check_names("networks", options.networks, model_names())
+    check_names("contestants", options.contestants or (), CONTESTANTS)
     return options

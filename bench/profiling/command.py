@@ -37,7 +37,7 @@ from ..options import (
 )
 from ..step.case import WORKS, Case
 from ..step.command import DTYPES, contestants
-from ..step.ways import explained
+from ..step.ways import WAYS, explained
 from . import table
 from .measure import Plan, Profiled, profile_all
 
@@ -160,6 +160,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     check_names("ARCH", [options.arch], model_names())
     check_names("work", [options.work], WORKS)
+    check_names("contestants", options.contestants or (), WAYS)
     options.defects = str(Defects.parse(options.defects))
     options.dtype = options.dtype or ("float32" if options.cpu else "bfloat16")
     options.width = options.width or (8 if options.cpu else None)

@@ -34,7 +34,7 @@ HOW = (
 )
 TO_MEASURE = (
     ("whether the kernels are right: tests, sanitizer", "make gpu-check"),
-    ("all of the following, within an hour", "make gpu-bench"),
+    ("all of the following, in calls of ten minutes", "make gpu-bench"),
     ("whole steps: images per second, cost of masks, memory", "scotoma bench step"),
     ("the operator at every site of the six networks", "scotoma bench layers"),
     ("operators against bandwidth and matrix ceilings", "scotoma bench roofline"),

@@ -13,7 +13,8 @@ file.
 Bytes are the fewest that an operator must move, the same for all of its backends: for a convolution
 its input, weight and output once. FLOP count a multiply-add as two.
 
-Exit status: 0; 1 if something failed or computed something else; 130 if interrupted.
+Exit status: 0; 1 if something failed or computed something else; 75 if --resume has
+left cases for the next call; 130 if interrupted.
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ def run(
     settings = {
         "repeats": options.repeats,
         "cold_l2_sizes": sweep.COLD_L2_SIZES,
+        "dtype": options.dtype,
+        "left_out": list(without),
         "clock": "graph" if device.type == "cuda" else "wall",
     }
     head = results.head("roofline", device, settings) | {"ceilings": roofs.as_row()}
@@ -97,6 +100,7 @@ def run(
         budget_seconds=options.budget_seconds,
         console=console,
         brief=brief,
+        resume=options.resume,
     )
 
 
@@ -129,8 +133,9 @@ def report(outcome: Outcome, path: Path, console: Console) -> None:
         console.print(table.table(outcome.rows))
     outcome.print_lists(console, {"failures": table.failures(outcome.rows)})
     if table.by_distance(outcome.rows):
+        rows = results.measured(path, outcome.rows[0]) if outcome.resumed else outcome.rows
         picture = path.with_name("roofline.png")
-        console.print(draw(outcome.rows, picture), highlight=False, soft_wrap=True)
+        console.print(draw(rows, picture), highlight=False, soft_wrap=True)
 
 
 def draw(rows: list[dict], picture: Path) -> str:

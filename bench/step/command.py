@@ -8,7 +8,8 @@ are built first, their losses compared, and then timed in turns, by Python's clo
 many steps. Rows of results, with the device, versions, commit and clocks, are appended to a file of
 JSON lines; a table of each case follows, and the cases in which a rival is the fastest.
 
-Exit status: 0; 1 if a contestant failed or computed something else; 130 if interrupted.
+Exit status: 0; 1 if a contestant failed or computed something else; 75 if --resume has
+left cases for the next call; 130 if interrupted.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def run(options, cases: list[Case], names: tuple[str, ...], device, console: Con
     """Measure the cases, keeping every row."""
     path = options.out or results.default_path(machine.device_name(device), "step")
     settings = {"windows": options.windows, "window_seconds": options.window_seconds}
-    settings["contestants"] = list(names)
+    settings |= {"contestants": list(names), "defects": list(options.defects)}
     head = results.head("step", device, settings)
     plan = Plan(names, device, options.windows, options.window_seconds)
     console.print(f"{head['machine']['device']}: {', '.join(names)} -> {path}")
@@ -139,7 +140,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--width", type=positive, help="base width (the paper's; 8 with --cpu)")
     add("--windows", type=positive, help="timed stretches of each contestant (9; 3 with --cpu)")
     add("--window-seconds", type=float, default=0.3, help="length of a stretch, about (0.3)")
-    add("--resume", action="store_true", help="leave out cases that the file has already")
     add_run_options(parser, "step", 3600)
     options = parser.parse_args(argv)
     if not options.window_seconds > 0:
@@ -150,6 +150,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     options.width = options.width or (8 if options.cpu else None)
     options.networks = check_names("networks", options.networks, model_names())
     options.work = check_names("work", options.work, WORKS)
+    check_names("contestants", options.contestants or (), WAYS)
     defects = options.defects or [STANDARD, "0.3-Bottom"]
     options.defects = tuple(dict.fromkeys(str(Defects.parse(text)) for text in defects))
     # What a network cannot be is said before anything is measured.

@@ -1,27 +1,53 @@
-"""The scripts for a GPU machine: what they say without one, and that they ask for what exists."""
+"""The scripts for a GPU machine: every command in them runs, also where little is installed.
 
-import importlib
+A misspelt option or a missing library would else be found on a GPU only, where time is dear.
+"""
+
 import os
+import re
 import shlex
 import subprocess
 import sys
+import tarfile
+from itertools import product
 from pathlib import Path
 
+import bare_environment
+import numpy as np
 import pytest
+import report_rows
 import torch
-from scotoma.bench.paper.command import chosen_definitions
-from scotoma.bench.paper.options import make_paper_parser
+from PIL import Image
+from scotoma.bench import machine, runner
+from scotoma.bench.options import UNFINISHED, make_console
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ("gpu_check.sh", "gpu_bench.sh")
-# A Python that believes in GPUs, and notes what it is asked to run instead of running it.
-PRETENDER = """#!/bin/bash
+BUDGET = 560  # a machine that ends commands after ten minutes is no use to longer ones
+# A Python that believes in GPUs, and notes what it is asked to run instead of running it. What is
+# installed, the environment of $REAL says, if there is one.
+PRETENDER = r"""#!/bin/bash
 if [ "$1" = -m ]; then
-    printf '%q ' "$@" >> "$ASKED"
-    echo >> "$ASKED"
-    [ "$2" != "$BROKEN" ]
+    printf '%s\n' "$(printf '%q ' "$@")" >> "$ASKED"
+    for pair in $STATUS; do [ "${pair%=*}" != "$2" ] || exit "${pair#*=}"; done
+elif [[ $2 == *find_spec* && -n $REAL ]]; then
+    exec "$REAL" "$@"
+elif [[ $2 != *find_spec* ]]; then
+    echo "$COMMIT"
 fi
 """
+SANITIZER = """#!/bin/bash
+while [ "$1" != "$PYTHON" ]; do shift; done
+exec "$@"
+"""
+# What a command says without doing it; by those that are missing, that there is no GPU.
+DRY = {
+    "pytest": ["--collect-only"],
+    "scotoma.bench.doctor": ["--help"],
+    "scotoma.bench.report": [],
+    "scotoma.train.cli": ["--dry-run", "--no-measure"],
+    **{f"scotoma.bench.{name}": ["--list"] for name in ("attacks", "layers", "roofline", "step")},
+}
 
 
 def run(script, *arguments, **environment):
@@ -34,21 +60,131 @@ def run(script, *arguments, **environment):
     )
 
 
+class Pretended:
+    """A machine with a GPU, as far as the scripts can see."""
+
+    def __init__(self, folder):
+        self.results, self.images = folder / "results", folder / "images"
+        self.asked = folder / "asked"
+        for name, text in (("python", PRETENDER), ("compute-sanitizer", SANITIZER)):
+            (folder / name).write_text(text)
+            (folder / name).chmod(0o755)
+        for place in ("train/cat", "train/dog", "test/cat", "test/dog"):
+            (self.images / place).mkdir(parents=True)
+            for number in range(2):
+                image = Image.fromarray(np.full((32, 32, 3), number, np.uint8))
+                image.save(self.images / place / f"{number}.png")
+        self.environment = {"PYTHON": str(folder / "python"), "ASKED": str(self.asked)}
+        self.environment |= {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+    def __call__(self, script, *, images=True, **environment):
+        """Its result, and the commands that it asked for, each once."""
+        self.asked.write_text("")
+        places = [self.results, self.images][: 1 + images]
+        result = run(script, *places, **self.environment | environment)
+        lines = dict.fromkeys(self.asked.read_text().splitlines())
+        return result, [shlex.split(line) for line in lines]
+
+
 @pytest.fixture
 def pretend(tmp_path):
-    """Run a script as on a machine with a GPU. Returns its result, and what it asked for."""
-    python, asked, images = tmp_path / "python", tmp_path / "asked", tmp_path / "images"
-    python.write_text(PRETENDER)
-    python.chmod(0o755)
-    images.mkdir()
+    return Pretended(tmp_path)
 
-    def pretended(script, **environment):
-        asked.write_text("")
-        environment |= {"PYTHON": str(python), "ASKED": str(asked)}
-        result = run(script, tmp_path / "results", images, **environment)
-        return result, [shlex.split(line) for line in asked.read_text().splitlines()]
 
-    return pretended
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """The interpreter of an environment in which little is installed."""
+    return bare_environment.make(tmp_path_factory.mktemp("bare"))
+
+
+def check_all(python, commands, folder):
+    """Every command is understood. Returns what pytest collects."""
+    dry = [([*words, *DRY.get(words[1], [])], {}) for words in commands]
+    collected = ""
+    for (words, _), (status, output) in zip(
+        dry, bare_environment.run_all(python, dry, folder), strict=True
+    ):
+        said = f"{shlex.join(words)}\n{output}"
+        if words[1] in DRY:
+            assert status == 0, said
+        else:
+            assert status == 2 and "GPU" in output and "Traceback" not in output, said
+        collected += output * (words[1] == "pytest")
+    return collected
+
+
+def test_every_command_runs_where_little_is_installed(pretend, bare, tmp_path):
+    commands = {}
+    for script in SCRIPTS:
+        result, asked = pretend(script, REAL=str(bare))
+        commands |= {shlex.join(words): words for words in asked}
+        for name, missing in (
+            ("attacks", "foolbox"),
+            ("loop", "jsonargparse yaml"),
+            ("paper", "jsonargparse yaml torchvision"),
+            ("convergence", "jsonargparse yaml"),
+            ("reference", "torchvision"),
+        ):
+            line = f"gpu-bench: {name}: skipped, this Python lacks {missing}\n"
+            assert (line in result.stdout) == (script == "gpu_bench.sh")
+    asked = {words[1] for words in commands.values()}
+    assert {"pytest", "scotoma.bench.sanitize", "scotoma.bench.step"} <= asked
+    assert asked.isdisjoint({"scotoma.bench.attacks", "scotoma.train.cli"})
+    rows = [report_rows.step("eager", 1000.0), report_rows.layer("ours", 100.0)]
+    report_rows.written(pretend.results / "rows.jsonl", rows)
+    collected = check_all(bare, list(commands.values()), tmp_path / "logs")
+    # What is compiled for a GPU, every operator of it.
+    for name in ("convolution", "operator", "execution"):
+        assert f"tests/kernels/test_gpu_{name}.py::" in collected
+    assert "tests/kernels/test_apply_mask.py::test_every_form[triton-cuda-" in collected
+    assert "tests/train/test_gpu.py::" in collected and "triton-cpu" not in collected
+
+
+def test_every_further_command_runs_where_all_is_installed(pretend, bare, tmp_path):
+    for name in ("foolbox", "jsonargparse", "yaml", "torchvision"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    _, with_little = pretend("gpu_bench.sh", REAL=str(bare))
+    _, with_all = pretend("gpu_bench.sh", COMMIT="another")
+    # The last word is a number of seconds.
+    further = [words for words in with_all if words[:-1] not in [w[:-1] for w in with_little]]
+    modules = [words[1].removeprefix("scotoma.") for words in further]
+    for name in ("bench.attacks", "bench.loop_overhead", "train.cli", "bench.convergence"):
+        assert name in modules
+    check_all(sys.executable, further, tmp_path / "logs")
+
+
+def test_measurements_run_and_verbs_say_what_they_lack(bare, tmp_path):
+    out = ["--out", str(tmp_path / "rows.jsonl")]
+    small = "--cpu --networks resnet18 --width 4 --batch 4 --work train --windows 1"
+    working = {
+        "scotoma.bench.sanitize --cpu": {"TRITON_INTERPRET": "1"},
+        f"scotoma.bench.step {small} --window-seconds 0.01 --contestants eager": {},
+        "scotoma.bench.layers --cpu --max-sites 1 --repeats 1 --contestants eager": {},
+        "scotoma.bench.roofline --cpu --max-cases 1 --repeats 1": {},
+        "scotoma.train.cli models": {},
+    }
+    lacking = {
+        "scotoma.train.cli train": "jsonargparse",
+        "scotoma.train.cli bench convergence --cpu": "jsonargparse",
+        "scotoma.bench.loop_overhead": "jsonargparse",
+        "scotoma.train.cli paper table5 --dry-run": "PyYAML",
+    }
+    commands = [
+        (["-m", *line.split(), *(out if "--repeats" in line or "--windows" in line else [])], more)
+        for line, more in (working | {line: {} for line in lacking}).items()
+    ]
+    results = bare_environment.run_all(bare, commands, tmp_path / "logs")
+    for (words, _), (status, output) in zip(commands, results[: len(working)], strict=False):
+        assert status == 0, f"{shlex.join(words)}\n{output}"
+    # What compute-sanitizer gets to see of the convolution.
+    forms = product((1, 3), (1, 2), ("train", "eval"))
+    expected = [f"{taps}x{taps} stride {stride} {mode}" for taps, stride, mode in forms]
+    seen = re.findall(r"^conv_bn_mask_add_relu (.*): ", results[0][1], re.MULTILINE)
+    assert sorted(seen) == sorted(expected)
+    for name, (status, output) in zip(lacking.values(), results[len(working) :], strict=True):
+        (line,) = output.splitlines()
+        assert status == 2 and f"error: needs {name}, which is not installed:" in line
+        assert line.endswith(f"bin/python -m pip install {name}")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -70,27 +206,6 @@ def test_an_interpreter_without_torch_is_said(tmp_path, script):
     assert "PYTHON" in result.stderr
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_every_measurement_takes_its_options(pretend, script):
-    """A misspelt option would be found on a GPU only, where time is dear."""
-    result, asked = pretend(script)
-    measured = [words for words in asked if words[1].startswith("scotoma.bench.")]
-    assert len(measured) >= 3, result.stdout
-    for _, module, *options in measured:
-        found = importlib.import_module(module)
-        if hasattr(found, "__path__"):  # a package that runs its command
-            found = importlib.import_module(f"{module}.command")
-        if hasattr(found, "parse"):
-            assert found.parse(options)
-    tables = [words[3:] for words in asked if words[1:3] == ["scotoma.train", "paper"]]
-    assert len(tables) == 2 * (script == "gpu_bench.sh")
-    for options in tables:
-        assert chosen_definitions(make_paper_parser().parse_intermixed_args(options).names)
-    for words in asked:
-        for path in (word for word in words if word.startswith("tests/")):
-            assert (ROOT / path).is_dir()
-
-
 def test_stages_are_those_asked_for(pretend):
     result, asked = pretend("gpu_bench.sh", STAGES="step report")
     assert result.returncode == 0
@@ -99,40 +214,136 @@ def test_stages_are_those_asked_for(pretend):
 
 
 def test_a_failed_stage_stops_no_other(pretend):
-    result, asked = pretend("gpu_bench.sh", STAGES="step report", BROKEN="scotoma.bench.step")
+    result, asked = pretend("gpu_bench.sh", STAGES="step report", STATUS="scotoma.bench.step=1")
     assert result.returncode == 1
     assert len(asked) == 2
     assert "step: FAILED (status 1)" in result.stdout and "report: ok" in result.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_what_the_doctor_finds_decides_nothing(pretend, script):
+    """It misses what the rest may well do without."""
+    result, _ = pretend(script, STATUS="scotoma.bench.doctor=1")
+    assert result.returncode == 0, result.stdout
+    assert "doctor: FAILED (status 1), 0 s, which decides nothing" in result.stdout
+    result, _ = pretend(script, STATUS="pytest=1", COMMIT="another")
+    assert result.returncode == 1
+    assert "tests: FAILED (status 1)" in result.stdout
 
 
 def test_no_time_is_said(pretend):
     result, asked = pretend("gpu_bench.sh", STAGES="step roofline", BUDGET="3")
     assert result.returncode == 1 and not asked
     assert "roofline: not run, no time left" in result.stdout
+    assert "gpu-bench: not finished; the same command goes on" in result.stdout
 
 
-def test_measurements_need_little():
-    """Only what trains by the options of 'scotoma train' needs their library: GPU machines often
-    have torch and not much else."""
-    code = """
-import importlib, sys
+def test_no_images_are_said(pretend):
+    result, asked = pretend("gpu_bench.sh", images=False)
+    assert result.returncode == 0
+    assert "paper: skipped, no image folder is given" in result.stdout
+    assert "scotoma.train.cli" not in [words[1] for words in asked]
 
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "jsonargparse":
-            raise ImportError(name)
 
-sys.meta_path.insert(0, Missing())
-for name in sys.argv[1:]:
-    module = importlib.import_module(name)
-    try:
-        module.main(["--help"])
-    except SystemExit as stop:
-        assert stop.code == 0
-"""
-    commands = ["attacks", "doctor", "layers", "profiling", "report", "roofline", "step"]
-    names = [f"scotoma.bench.{name}.command" for name in commands]
-    result = subprocess.run(
-        [sys.executable, "-c", code, *names], capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 0, result.stderr
+def test_the_next_call_goes_on(pretend):
+    stages = {"STAGES": "step roofline layers report", "COMMIT": "abc123"}
+
+    def call(**environment):
+        result, asked = pretend("gpu_bench.sh", **stages | environment)
+        return result, [words[1].removeprefix("scotoma.bench.") for words in asked]
+
+    status = f"scotoma.bench.step={UNFINISHED} scotoma.bench.layers=1 scotoma.bench.roofline=124"
+    result, asked = call(STATUS=status)
+    assert result.returncode == 1 and asked == ["step", "layers", "roofline", "report"]
+    assert "step: the next call goes on" in result.stdout
+    assert "gpu-bench: not finished; the same command goes on" in result.stdout
+    # What failed stays failed. A case too long for a call is not tried for ever.
+    result, asked = call()
+    assert result.returncode == 1 and asked == ["step", "report"]
+    assert "step: ok" in result.stdout
+    assert "layers: FAILED (status 1), in an earlier call" in result.stdout
+    assert "roofline: out of time, in an earlier call" in result.stdout
+    assert "not finished" not in result.stdout
+    _, asked = call(COMMIT="abc1234")
+    assert asked == ["step", "layers", "roofline", "report"]
+    result, asked = call(COMMIT="abc1234")
+    assert result.returncode == 0 and asked == ["report"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_call_ends_in_time(pretend, script):
+    """Its stages together, or each of those that go on in the next call."""
+    result, _ = pretend(script)
+    limits = dict(re.findall(r"^== (\S+) \(at most (\d+) s\)", result.stdout, re.MULTILINE))
+    limits = {name: int(seconds) for name, seconds in limits.items()}
+    last = limits.pop("layers" if script == "gpu_check.sh" else "report")
+    if script == "gpu_check.sh":
+        assert set(limits) == {"doctor", "tests", "large", "sanitize", "memcheck", "racecheck"}
+        assert sum(limits.values()) <= 480 and BUDGET - 15 <= last <= BUDGET - 5
+    else:
+        assert max(limits.values()) + last <= BUDGET
+        assert limits["doctor"] + limits["tests"] + last <= BUDGET - 90 - 60  # some of a step, too
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_one_archive_is_left(pretend, script):
+    pretend.results.mkdir()
+    for name in ("rows.jsonl", "last.safetensors"):
+        (pretend.results / name).write_text("0")
+    result, _ = pretend(script, STATUS="pytest=1")
+    assert result.returncode == 1
+    name = script.removesuffix(".sh").replace("_", "-")
+    archive = pretend.results.with_name(f"results-{name}.tar.gz")
+    assert f"packed as {archive}" in result.stdout
+    with tarfile.open(archive) as file:
+        names = file.getnames()
+        assert "tests: FAILED" in file.extractfile(f"results/{name}/summary.txt").read().decode()
+    assert f"results/{name}/tests-1.log" in names and "results/rows.jsonl" in names
+    assert "results/last.safetensors" not in names
+
+
+def test_a_measurement_goes_on_with_what_is_left(tmp_path):
+    console, path = make_console(), tmp_path / "rows.jsonl"
+
+    def measure(resume, settings=0, budget=0.0):
+        head = {"benchmark": "test", "machine": {}, "settings": settings}
+        return runner.measure_all(
+            ["a", "b"],
+            lambda case: [{"value": case}],
+            head=head,
+            path=path,
+            budget_seconds=budget,
+            console=console,
+            brief=str,
+            resume=resume,
+        )
+
+    outcome = measure(resume=True)
+    assert outcome.left == ["b"] and outcome.status([]) == UNFINISHED and outcome.status("f") == 1
+    outcome = measure(resume=True)
+    assert [row["case"] for row in outcome.rows] == ["b"] and outcome.status([]) == 0
+    assert measure(resume=True).rows == [] and measure(resume=True, settings=1).left == ["b"]
+    assert measure(resume=False).status([]) == 0
+
+
+def test_results_are_no_change_of_the_source(tmp_path, monkeypatch):
+    (tmp_path / "bench" / "results").mkdir(parents=True)
+    files = [tmp_path / "bench" / name for name in ("machine.py", "results/rows.jsonl")]
+
+    def git(*words):
+        identity = ["-c", "user.name=me", "-c", "user.email=me@here"]
+        subprocess.run(["git", "-C", tmp_path, *identity, *words], check=True, capture_output=True)
+
+    for file in files:
+        file.touch()
+    git("init")
+    git("add", "-A")
+    git("commit", "-m", "all")
+    monkeypatch.delenv("SCOTOMA_COMMIT", raising=False)
+    monkeypatch.setattr(machine, "__file__", str(files[0]))
+    clean = machine.commit()
+    assert re.fullmatch("[0-9a-f]{7,}", clean)
+    files[1].write_text("{}\n")
+    assert machine.commit() == clean
+    files[0].write_text("pass\n")
+    assert machine.commit() == f"{clean}-dirty"
