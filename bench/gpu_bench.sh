@@ -8,8 +8,9 @@
 # quick budget (ResNet-18 rows; PAPER names them), and training to an accuracy.
 #
 # Leaves everything in the folder, and an archive of it beside it: RESULTS_FOLDER-gpu-bench.tar.gz.
-# On a machine that forgets, unpack that first, and the call goes on with it. Which stages are finished
-# stands in gpu-bench/finished.txt there: without it all run again, and measure what rows lack.
+# On a machine that forgets, unpack that first, and the call goes on with it. Which stages are
+# finished stands in gpu-bench/finished.txt there: without it all run again, and measure what rows
+# lack.
 #
 # Environment:
 #   PYTHON   interpreter that has what gpu_check.sh needs (python3)
@@ -39,7 +40,9 @@ measure() {
         --resume --budget-seconds $((limit > 20 ? limit - 15 : 1))
     code=$?
     # A single case that takes longer than a call must not stop all that follow for ever.
-    if ((code == 124 || code == 137)) && ((2 * limit > budget)); then mark "$title" "out of time"; fi
+    if ((code == 124 || code == 137)) && ((2 * limit > budget)); then
+        mark "$title" "out of time"
+    fi
 }
 
 advice doctor 60 "$python" -m scotoma.bench.doctor
@@ -72,14 +75,17 @@ if [ -z "$images" ]; then
 else
     # What is finished when the time is over is kept in the results.
     if needs paper jsonargparse yaml torchvision; then
-        paper=("$python" -m scotoma.train.cli paper --budget quick --data "cifar10=$images" --out "$out/paper")
-        stage paper "$(long)" "${paper[@]}" ${PAPER:-table5 table10 table12 figure4 figure5} --images source
+        paper=("$python" -m scotoma.train.cli paper --budget quick --data "cifar10=$images")
+        paper+=(--out "$out/paper")
+        stage paper "$(long)" "${paper[@]}" ${PAPER:-table5 table10 table12 figure4 figure5} \
+            --images source
         stage paper-table4 "$(long)" "${paper[@]}" table4 --rows "ResNet-18*"
     fi
     if needs convergence jsonargparse yaml; then
         for defects in standard 0.3-Bottom; do
-            measure convergence-$defects convergence --dataset "$images" --recipe fast-cifar10 --seeds 3 \
-                --defects $defects --contestants eager fused-graph --out "$out/convergence.jsonl"
+            measure convergence-$defects convergence --dataset "$images" --recipe fast-cifar10 \
+                --seeds 3 --defects $defects --contestants eager fused-graph \
+                --out "$out/convergence.jsonl"
         done
     fi
 fi

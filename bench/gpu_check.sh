@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Whether the kernels are right on an NVIDIA GPU, in under ten minutes: tests, compute-sanitizer, and
-# a first look at the layer benchmark. gpu_bench.sh measures the rest.
+# Whether the kernels are right on an NVIDIA GPU, in under ten minutes: tests, compute-sanitizer,
+# and a first look at the layer benchmark. gpu_bench.sh measures the rest.
 #
 #   bench/gpu_check.sh [RESULTS_FOLDER]        default: bench/results/<device>
 #
 # Leaves everything in the folder, and an archive of it beside it: RESULTS_FOLDER-gpu-check.tar.gz
 #
-# Needs torch, triton, numpy, einops, safetensors, rich, matplotlib, tensorboard, pytest, hypothesis;
-# what needs more is skipped, with a reason. Nothing has to be installed.
+# Needs torch, triton, numpy, einops, safetensors, rich, matplotlib, tensorboard, pytest and
+# hypothesis; what needs more is skipped, with a reason. scotoma itself need not be installed.
 #
 # Environment:
 #   PYTHON   interpreter that has them (python3)

@@ -1,6 +1,6 @@
 # What the scripts for a GPU machine have in common: sourced, not run. See gpu_check.sh.
 #
-#   begin NAME FOLDER BUDGET     check the machine, choose the folders of results and logs ($out, $logs)
+#   begin NAME FOLDER BUDGET     check the machine, choose folders of results and logs ($out, $logs)
 #   stage NAME SECONDS COMMAND   run a command if it is wanted ($stages) and time is left
 #   advice NAME SECONDS COMMAND  the same, but its failure is none of the whole
 #   tests NAME SECONDS OPTIONS   pytest, shared out to several processes
@@ -8,7 +8,7 @@
 #   skip NAME REASON             leave a stage out, and say why
 #   finish                       print what happened, and exit with its status
 #
-# $marks may name a file: then a stage that an earlier call finished at this commit is not run again.
+# $marks may name a file: what an earlier call finished at this commit is then not run again.
 
 begin() {
     name=$1 given=${2:+$(mkdir -p "$2" && cd "$2" && pwd)} budget=$3
@@ -141,7 +141,8 @@ mark() { [ -z "$marks" ] || echo "$SCOTOMA_COMMIT $1: $2" >>"$marks"; }
 
 marked() {
     [ ! -f "$marks" ] || awk -v start="$SCOTOMA_COMMIT $1: " \
-        'index($0, start) == 1 { found = substr($0, length(start) + 1) } END { print found }' "$marks"
+        'index($0, start) == 1 { found = substr($0, length(start) + 1) } END { print found }' \
+        "$marks"
 }
 
 finish() {

@@ -168,6 +168,12 @@ def test_evaluation_is_measured_beside_training(tmp_path):
         else:
             assert set(row["errors"]) == {"out", "weight", "bias", *inputs}
         assert row["times"]["cold"]["wall"]["both"]["median_us"] > 0
+    # A second time only what is missing, of the same contestants.
+    assert command.main([*options, "--contestants", "eager", "released", "--resume"]) == 0
+    assert len(list(results.read(out))) == len(rows)
+    options[2] = "1"
+    assert command.main([*options, "--contestants", "eager", "--resume"]) == 0
+    assert len(list(results.read(out))) == len(rows) + 2
 
 
 def test_what_is_wrong_without_gradients_alone_is_seen(tmp_path, monkeypatch):

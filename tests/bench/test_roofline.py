@@ -66,6 +66,13 @@ def test_command_leaves_rows_a_table_and_a_picture(tmp_path, capsys, small_ceili
     assert drawn == [(rows, out.with_name("roofline.png"))]
     text = capsys.readouterr().out
     assert "farthest below" in text and "4x16x8x8" in text and "roofline.png" in text
+    # A second time only what is missing; the picture has all.
+    out.unlink()
+    results.append(out, [r for r in rows if r["operator"] != "apply_mask"])
+    assert command.main(options(out, *chosen, "--resume")) == 0
+    again = list(results.read(out))
+    assert sorted(r["case"] for r in again) == sorted(r["case"] for r in rows)
+    assert again[-1]["operator"] == "apply_mask" and drawn[-1][0] == again
 
 
 def test_fused_convolution_beside_the_separate_one():

@@ -64,7 +64,7 @@ def make(folder):
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "scotoma").symlink_to(ROOT)
     for found in distributions():
-        for top in {file.parts[0] for file in found.files} - {"..", "__pycache__"}:
+        for top in {file.parts[0] for file in found.files or ()} - {"..", "__pycache__"}:
             if not (site / top).exists():
                 (site / top).symlink_to(Path(found.locate_file(top)).resolve())
     return folder / "bin" / "python"
