@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor
 
-from ...kernels import convolution, fused, masking
-from ...kernels.convolution import CONV_TILES, ConvTile, Window
-from ...kernels.reference import Branch
+from ...kernels import Projection, apply_mask, autotune, bn_mask_add_relu, conv_bn_mask_add_relu
+from ...kernels.convolution import CONV_TILES, ConvTile
 
 SHORT = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 LAYOUTS = {torch.channels_last: "nhwc", torch.contiguous_format: "nchw"}
@@ -25,8 +25,14 @@ Shape = tuple[int, int, int, int]
 
 
 class Case(NamedTuple):
+    """One call. ``run`` yields between forward and backward, if it has both.
+
+    form: calls of one form make equally many launches.
+    """
+
     name: str
-    run: Callable[[], None]
+    form: str
+    run: Callable[[], Iterator[None]]
 
 
 def activation(shape: Shape, dtype: torch.dtype, layout=torch.channels_last) -> Tensor:
@@ -42,14 +48,18 @@ def mask_for(shape: Shape, layout: torch.memory_format) -> Tensor:
     return torch.empty(channels, height, width, dtype=torch.bool, device="meta")
 
 
-def vectors(channels: int) -> list[Tensor]:
-    """Weight, bias, running mean and running variance."""
-    return [torch.empty(channels, device="meta") for _ in range(4)]
+def vectors(channels: int, without: tuple[str, ...] = ()) -> dict[str, Tensor | None]:
+    """Weight, bias, running mean and running variance, some of them left out."""
+    names = ("weight", "bias", "running_mean", "running_var")
+    return {n: None if n in without else torch.empty(channels, device="meta") for n in names}
 
 
 @dataclass(frozen=True)
 class Epilogue:
-    """One call of ``bn_mask_add_relu`` and its backward pass."""
+    """One call of ``bn_mask_add_relu`` and its backward pass.
+
+    without: arguments that are left out, and "relu", or "gradients" of the parameters.
+    """
 
     variant: str = "plain"
     mode: str = "train"  # "attack": gradients of a network in evaluation; "infer": none
@@ -57,47 +67,63 @@ class Epilogue:
     shape: Shape = (128, 128, 16, 16)
     layout: torch.memory_format = torch.channels_last
     mask: str = "mask"  # "other-mask": in the memory order of the other layout; "no-mask"
+    without: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         images, channels, height, width = self.shape
         words = [SHORT[self.dtype], LAYOUTS[self.layout], f"C{channels}", f"{height}x{width}"]
         words += ["2^31 rows"] if images * height * width >= 2**31 else []
-        return " ".join([*words, self.variant, self.mode, self.mask])
+        return " ".join([*words, self.form, self.mask, *(f"no-{name}" for name in self.without)])
 
-    def run(self) -> None:
+    @property
+    def form(self) -> str:
+        return f"{self.variant} {self.mode}"
+
+    def run(self) -> Iterator[None]:
         main = self._branch()
         other = self._branch() if self.variant == "projection" else None
         residual = self._activation() if self.variant == "residual" else None
-        settings = fused.Settings(True, self.mode == "train", 0.1, 1e-5)
-        save_bits = residual is not None and self.mode != "infer"
-        result = fused.forward(main, other, residual, settings, save_bits=save_bits)
-        if self.mode == "infer":
-            return
-        parameters, second = self.mode == "train", other is not None
-        wanted = fused.Gradients(
-            x=True,
-            weight=parameters,
-            bias=parameters,
-            residual=residual is not None,
-            x2=second,
-            weight2=second and parameters,
-            bias2=second and parameters,
-        )
-        grad_out = self._activation()
-        fused.backward(grad_out, result.main, result.other, result.bits, settings, wanted)
+        tensors = [*main[:3], residual, *(other or ())[:3]]
+        inputs = [t for t in tensors if t is not None and t.requires_grad]
+        x, weight, bias, running_mean, running_var, mask = main
+        with torch.set_grad_enabled(self.mode != "infer"):
+            out = bn_mask_add_relu(
+                x,
+                weight,
+                bias,
+                running_mean,
+                running_var,
+                mask=mask,
+                residual=residual,
+                projection=other,
+                relu="relu" not in self.without,
+                training=self.mode == "train",
+                backend="triton",
+            )
+        if inputs:
+            yield
+            torch.autograd.grad(out, inputs, self._activation().detach())
 
-    def _branch(self) -> Branch:
-        return Branch(self._activation(), *vectors(self.shape[1]), self._mask())
+    def _branch(self) -> Projection:
+        given = vectors(self.shape[1], self.without)
+        for name in ("weight", "bias"):
+            if given[name] is not None and self.mode == "train":
+                given[name].requires_grad_("gradients" not in self.without)
+        return Projection(self._activation(), mask=self._mask(), **given)
 
     def _activation(self) -> Tensor:
-        return activation(self.shape, self.dtype, self.layout)
+        x = activation(self.shape, self.dtype, self.layout)
+        return x.requires_grad_(self.mode != "infer")
 
     def _mask(self) -> Tensor | None:
         if self.mask == "no-mask":
             return None
         other = next(layout for layout in LAYOUTS if layout != self.layout)
         return mask_for(self.shape, self.layout if self.mask == "mask" else other)
+
+
+AFFINE, RUNNING = ("weight", "bias"), ("running_mean", "running_var")
 
 
 def epilogues() -> Iterator[Epilogue]:
@@ -109,6 +135,15 @@ def epilogues() -> Iterator[Epilogue]:
     yield Epilogue("projection", dtype=torch.float16)  # differs in conversions only
     yield from (replace(e, mask="no-mask") for e in training)
     yield from (replace(e, mask="other-mask") for e in training)
+    # Every argument left out, by itself somewhere.
+    plain, _, projection = training
+    yield from (replace(plain, without=(name,)) for name in AFFINE)
+    yield from (replace(e, without=AFFINE) for e in training)
+    yield from (Epilogue(v, mode, without=AFFINE) for v in VARIANTS for mode in ("attack", "infer"))
+    yield from (replace(e, without=RUNNING) for e in (plain, projection))
+    yield from (replace(e, without=("gradients",)) for e in training)
+    yield from (replace(e, without=("relu",)) for e in training)
+    yield Epilogue("plain", "infer", without=("relu",))
     for channels in (96, 20, 3):  # these differ in the widths of tiles and of accesses
         yield from (replace(e, shape=(128, channels, 32, 32)) for e in training)
     for channels in (48, 24):
@@ -126,7 +161,7 @@ def epilogues() -> Iterator[Epilogue]:
 
 def epilogue_cases() -> Iterator[Case]:
     for epilogue in epilogues():
-        yield Case(epilogue.name, epilogue.run)
+        yield Case(epilogue.name, epilogue.form, epilogue.run)
 
 
 def mask_cases() -> Iterator[Case]:
@@ -139,40 +174,81 @@ def mask_cases() -> Iterator[Case]:
     ):
         shape = (128, channels, 32, 32)
 
-        def run(shape=shape, dtype=dtype, layout=layout) -> None:
-            masking._launch(activation(shape, dtype, layout), mask_for(shape, layout))
+        def run(shape=shape, dtype=dtype, layout=layout) -> Iterator[None]:
+            x = activation(shape, dtype, layout).requires_grad_()
+            out = apply_mask(x, mask_for(shape, layout), backend="triton")
+            yield
+            torch.autograd.grad(out, x, torch.empty_like(out))
 
-        yield Case(f"{SHORT[dtype]} {LAYOUTS[layout]} C{channels} 32x32", run)
+        yield Case(f"{SHORT[dtype]} {LAYOUTS[layout]} C{channels} 32x32", "mask", run)
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """One fused convolution; in training with statistics, in evaluation with all the rest."""
+    """One fused convolution; in training with statistics, in evaluation with all the rest.
+
+    without: arguments that are left out.
+    """
 
     tile: ConvTile
     training: bool
     dtype: torch.dtype = torch.bfloat16
     channels: tuple[int, int] = (128, 128)  # in, out
     kernel: int = 3
+    stride: int = 1
+    projection: bool = False
+    without: tuple[str, ...] = ("conv_bias",)
 
     @property
     def name(self) -> str:
         words = [SHORT[self.dtype], f"C{self.channels[0]}-{self.channels[1]}"]
-        words += [f"{self.kernel}x{self.kernel}", self.tile.name]
-        return " ".join([*words, "train" if self.training else "infer"])
+        words += [f"{self.kernel}x{self.kernel}"]
+        words += [f"stride {self.stride}"] if self.stride > 1 else []
+        missing = [f"no-{name}" for name in self.without if name != "conv_bias"]
+        words += [self.tile.name, *self.form.split()[1:], *missing]
+        return " ".join(words + ["conv_bias"] * ("conv_bias" not in self.without))
 
-    def run(self) -> None:
+    @property
+    def form(self) -> str:
+        added = "projection " if self.projection else ""
+        return f"convolution {added}{'train' if self.training else 'infer'}"
+
+    def run(self) -> Iterator[None]:
         inner, outer = self.channels
-        x = activation((128, inner, 16, 16), self.dtype)
-        kernel = activation((outer, inner, self.kernel, self.kernel), self.dtype)
-        window = Window(1, self.kernel // 2)
-        epilogue = {}
-        if not self.training:
-            shape = convolution.output_shape(x, kernel, window)
-            branch = Branch(None, *vectors(outer), mask_for(shape, torch.channels_last))
-            residual = activation(shape, self.dtype)
-            epilogue = {"branch": branch, "residual": residual, "relu": True, "eps": 1e-5}
-        convolution.convolve(x, kernel, None, window, self.tile, **epilogue)
+        x = activation((128, inner, 16, 16), self.dtype).requires_grad_(self.training)
+        weight = activation((outer, inner, self.kernel, self.kernel), self.dtype)
+        side = (16 + self.stride - 1) // self.stride
+        out_shape = (128, outer, side, side)
+        given = vectors(outer, self.without)
+        optional = {
+            "conv_bias": torch.empty(outer, dtype=self.dtype, device="meta"),
+            "mask": mask_for(out_shape, torch.channels_last),
+            "residual": None if self.training else activation(out_shape, self.dtype),
+        }
+        optional |= {name: None for name in optional if name in self.without}
+        if self.projection:
+            other = activation(out_shape, self.dtype)
+            optional["projection"] = Projection(other, mask=optional["mask"], **given)
+        # Which tile takes part is otherwise chosen by measurement.
+        with (
+            mock.patch.object(autotune, "choose", lambda *_: self.tile.name),
+            torch.set_grad_enabled(self.training),
+        ):
+            out = conv_bn_mask_add_relu(
+                x,
+                weight,
+                optional.pop("conv_bias"),
+                *given.values(),
+                **optional,
+                stride=self.stride,
+                padding=self.kernel // 2,
+                relu="relu" not in self.without,
+                training=self.training,
+                backend="triton",
+            )
+        if self.training:
+            yield
+            torch.autograd.grad(out, x, torch.empty_like(out))
 
 
 def convolutions() -> Iterator[Convolution]:
@@ -182,13 +258,20 @@ def convolutions() -> Iterator[Convolution]:
         first = Convolution(CONV_TILES[0], training)
         yield replace(first, dtype=torch.float16)
         yield replace(first, kernel=1)
+        yield replace(first, stride=2)
         yield replace(first, channels=(3, 64))
         yield replace(first, channels=(36, 12))
+        yield replace(first, without=())
+    train, infer = (Convolution(CONV_TILES[0], training) for training in (True, False))
+    yield replace(train, projection=True)
+    yield replace(train, without=("conv_bias", *RUNNING))
+    for without in (AFFINE, ("mask",), ("residual",), ("relu",)):
+        yield replace(infer, without=("conv_bias", *without))
 
 
 def convolution_cases() -> Iterator[Case]:
-    for case in convolutions():
-        yield Case(case.name, case.run)
+    for convolution in convolutions():
+        yield Case(convolution.name, convolution.form, convolution.run)
 
 
 OPERATORS: tuple[Callable[[], Iterator[Case]], ...] = (

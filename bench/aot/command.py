@@ -7,13 +7,16 @@ import json
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
+from itertools import chain, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from ...defective.errors import UserError, nearest
 from ...defective.serialization import atomic_path
@@ -21,7 +24,8 @@ from ...train.commands.options import make_parser
 from ..options import compiling_process
 
 if TYPE_CHECKING:  # these import Triton, whose absence or interpreter is dealt with first
-    from .measure import Measurement
+    from .budget import Budget
+    from .code import Measurement
     from .record import Launch
 
 ARCHS = (80, 90, 100)
@@ -42,7 +46,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = make_parser(
         "bench aot",
         "Compile every kernel configuration that we ship for several GPU architectures, with no "
-        "GPU, and report registers, spills, shared memory, and the widths of memory accesses.",
+        "GPU, and report registers, spills, shared memory, blocks and bytes under way on a "
+        "multiprocessor, the widths of memory accesses, and the launches of a call.",
     )
     add = parser.add_argument
     names = ", ".join(f"sm_{a}" for a in ARCHS)
@@ -53,6 +58,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
         action="append",
         metavar="WORDS",
         help="only configurations whose name contains all these words; may be repeated",
+    )
+    add(
+        "--cover",
+        action="store_true",
+        help="only as many configurations as it takes for every value of every argument to occur: "
+        "each dtype, constant and divisibility, and its absence",
     )
     add("--all", action="store_true", help="list every configuration, as a filter does by itself")
     add("--json", metavar="FILE", help="write all measurements to this file")
@@ -84,44 +95,45 @@ def run(arguments: argparse.Namespace) -> int:
     import triton
 
     from . import budget as budgets
-    from . import tables
 
     path = Path(arguments.budget) if arguments.budget else budgets.FILE
-    filtered = bool(arguments.kernel or arguments.case or len(set(arguments.archs)) < len(ARCHS))
+    named = bool(arguments.kernel or arguments.case)
+    filtered = named or arguments.cover or len(set(arguments.archs)) < len(ARCHS)
     budget = _budget_to_compare(path, triton.__version__, arguments.update_budget, filtered)
-    launches = select(arguments.archs, arguments.kernel, arguments.case)
+    survey = surveyed()
+    chosen = select(survey.launches, arguments.kernel, arguments.case, arguments.cover)
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 200  # nobody wants a table cut to 80 columns in a log
     start = time.perf_counter()
-    measurements = compile_all(launches)
+    measurements = measure_all(
+        [(launch, arch, case) for arch in dict.fromkeys(arguments.archs) for launch, case in chosen]
+    )
     elapsed = time.perf_counter() - start
 
-    if arguments.all or arguments.kernel or arguments.case:
-        for table in tables.details(measurements, budget):
-            console.print(table)
-        console.print(tables.EXPLANATION)
-    console.print(tables.summary(measurements))
+    console.print(table(measurements, budget, each=arguments.all or named))
     console.print(f"{len(measurements)} kernels compiled and read in {elapsed:.0f} s")
+    counts = [f"{form} {' + '.join(map(str, n))}" for form, n in survey.counts.items()]
+    console.print(f"launches of a call, forward + backward: {', '.join(counts)}")
     if arguments.json:
-        write_json(Path(arguments.json), triton.__version__, measurements)
+        write_json(Path(arguments.json), triton.__version__, measurements, survey.counts)
 
     if arguments.update_budget:
-        kept = budgets.Budget(triton.__version__, budget.kernels if filtered else {})
+        budget = budgets.Budget(
+            triton.__version__, budget.kernels if filtered else {}, survey.counts
+        )
         for m in measurements:
-            kept.set(m)
-        budgets.save(kept, path)
+            budget.set(m)
+        budgets.save(budget, path)
         console.print(f"wrote {path}")
-    findings = budgets.check(
-        measurements, kept if arguments.update_budget else budget, not filtered
-    )
+    findings = budgets.check(measurements, survey.counts, budget, not filtered)
     for finding in findings:
         console.print(str(finding), soft_wrap=True)
     if not findings:
         console.print("no spills, no narrow accesses, within the budget")
         return 0
     console.print(f"{len(findings)} findings")
-    if budget.triton != triton.__version__ and not arguments.update_budget:
+    if budget.triton != triton.__version__:
         console.print(
             f"the budget belongs to Triton {budget.triton} and this is {triton.__version__}, so "
             "that they fail nothing"
@@ -130,7 +142,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if arguments.check else 0
 
 
-def _budget_to_compare(path: Path, version: str, update: bool, filtered: bool):
+def _budget_to_compare(path: Path, version: str, update: bool, filtered: bool) -> Budget:
     from . import budget as budgets
 
     if update and (not filtered or not path.exists()):
@@ -139,37 +151,57 @@ def _budget_to_compare(path: Path, version: str, update: bool, filtered: bool):
     if update and budget.triton != version:
         raise UserError(
             f"{path} belongs to Triton {budget.triton} and this is {version}: --update-budget has "
-            "to measure everything; leave out --arch, --kernel and --case"
+            "to measure everything; leave out --arch, --kernel, --case and --cover"
         )
     return budget
 
 
-def select(
-    archs: list[int], kernels: list[str] | None = None, cases: list[str] | None = None
-) -> list[tuple[Launch, str]]:
-    """The distinct launches of all cases, each with the name of the first case that makes it.
+class Survey(NamedTuple):
+    """All cases, recorded.
 
-    Args:
-        archs: compute capabilities. kernels: names, or None for all. cases: words that a case's
-            name has to contain, any of these; None for all.
-
-    Raises:
-        UserError: no launch has these kernels and words.
+    launches: the distinct ones, each with the name of the first case that makes it.
+    counts: form of a call: most launches forward and backward.
     """
+
+    launches: list[tuple[Launch, str]]
+    counts: dict[str, list[int]]
+
+
+def surveyed() -> Survey:
     from .cases import all_cases
     from .record import record
 
     found: dict[str, tuple[Launch, str]] = {}
-    for arch in dict.fromkeys(archs):
-        for case in all_cases():
-            names = Counter()  # a case may launch a kernel in two forms
-            for launch in record(case.run, arch):
-                if launch.identity not in found:
-                    names[launch.kernel] += 1
-                    nth = names[launch.kernel]
-                    name = case.name if nth == 1 else f"{case.name} #{nth}"
-                    found[launch.identity] = launch, name
-    known = sorted({launch.kernel for launch, _ in found.values()})
+    counts: dict[str, list[int]] = {}
+    for case in all_cases():
+        parts = record(case.run)
+        names = Counter()  # a case may launch a kernel in two forms
+        for launch in chain.from_iterable(parts):
+            if launch.identity not in found:
+                names[launch.kernel] += 1
+                nth = names[launch.kernel]
+                name = case.name if nth == 1 else f"{case.name} #{nth}"
+                found[launch.identity] = launch, name
+        counts[case.form] = list(map(max, map(len, parts), counts.get(case.form, map(len, parts))))
+    return Survey(list(found.values()), counts)
+
+
+def select(
+    launches: list[tuple[Launch, str]],
+    kernels: list[str] | None = None,
+    cases: list[str] | None = None,
+    cover: bool = False,
+) -> list[tuple[Launch, str]]:
+    """Some of the launches.
+
+    Args:
+        kernels: names, or None for all. cases: words that a case's name has to contain, any of
+            these; None for all. cover: of these, as many as it takes for all their features.
+
+    Raises:
+        UserError: no launch has these kernels and words.
+    """
+    known = sorted({launch.kernel for launch, _ in launches})
     for name in kernels or ():
         if name not in known:
             raise UserError(
@@ -177,21 +209,31 @@ def select(
             )
     chosen = [
         (launch, case)
-        for launch, case in found.values()
+        for launch, case in launches
         if (not kernels or launch.kernel in kernels)
         and (not cases or any(set(c.split()) <= set(case.split()) for c in cases))
     ]
     if not chosen:
-        example = next(iter(found.values()))[1]
         raise UserError(
             f"--case {cases} and --kernel {kernels} match no configuration; one case is called "
-            f"{example!r}"
+            f"{launches[0][1]!r}"
         )
+    return covering(chosen) if cover else chosen
+
+
+def covering(launches: list[tuple[Launch, str]]) -> list[tuple[Launch, str]]:
+    """Few launches that have all the features there are: whichever adds most, again and again."""
+    missing = set().union(*(launch.features for launch, _ in launches))
+    chosen = []
+    while missing:
+        best = max(launches, key=lambda pair: len(pair[0].features & missing))
+        missing -= best[0].features
+        chosen.append(best)
     return chosen
 
 
-def compile_all(launches: list[tuple[Launch, str]]) -> list[Measurement]:
-    """Compile and read the launches, a few at a time, with a progress bar."""
+def measure_all(tasks: list[tuple[Launch, int, str]]) -> list[Measurement]:
+    """Compile and read launches for architectures, a few at a time, with a progress bar."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     workers = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
@@ -205,8 +247,8 @@ def compile_all(launches: list[tuple[Launch, str]]) -> list[Measurement]:
         ) as progress,
         ThreadPoolExecutor(workers) as pool,
     ):
-        task = progress.add_task("compiling", total=len(launches))
-        futures = [pool.submit(_measure, launch, case) for launch, case in launches]
+        task = progress.add_task("compiling", total=len(tasks))
+        futures = [pool.submit(_measure, *task) for task in tasks]
         try:
             for done in as_completed(futures):
                 done.result()
@@ -217,20 +259,73 @@ def compile_all(launches: list[tuple[Launch, str]]) -> list[Measurement]:
     return [future.result() for future in futures]
 
 
-def _measure(launch: Launch, case: str) -> Measurement:
-    from .measure import measure
+def _measure(launch: Launch, arch: int, case: str) -> Measurement:
+    from .code import measure
 
     try:
-        return measure(launch, case)
+        return measure(launch, arch, case)
     except Exception as error:
-        error.add_note(f"while compiling {launch.kernel} for sm_{launch.arch}: {case}")
+        error.add_note(f"while compiling {launch.kernel} for sm_{arch}: {case}")
         raise
 
 
-def write_json(path: Path, version: str, measurements: list[Measurement]) -> None:
+def write_json(
+    path: Path, version: str, measurements: list[Measurement], counts: dict[str, list[int]]
+) -> None:
+    derived = ("narrow", "blocks", "occupancy", "in_flight")
     rows = [
-        {**asdict(m), "code": m.code._asdict(), "narrow": m.narrow, "occupancy": m.occupancy}
+        {**asdict(m), "code": m.code._asdict(), **{name: getattr(m, name) for name in derived}}
         for m in measurements
     ]
+    content = {"triton": version, "launches": counts, "kernels": rows}
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps({"triton": version, "kernels": rows}, indent=1) + "\n")
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+NUMBERS: dict[str, Callable[[Measurement], int]] = {
+    "registers": lambda m: m.code.registers,
+    "spilled": lambda m: m.code.spilled,
+    "shared": lambda m: m.shared,
+    "blocks": lambda m: m.blocks,
+    "in_flight": lambda m: m.in_flight,
+    "instructions": lambda m: m.code.instructions,
+    "narrow": lambda m: len(m.narrow),
+    "LDS/STS": lambda m: m.code.shared_accesses,
+    "barriers": lambda m: m.code.barriers,
+    "shuffles": lambda m: m.code.shuffles,
+    "conversions": lambda m: m.conversions,
+}
+EXPLANATION = (
+    "blocks: that a multiprocessor holds at once; in_flight: bytes of loads that these can have "
+    "issued before they wait for one, an estimate; narrow: activations that are accessed in "
+    "smaller pieces than their channels allow; conversions: changes of layout in Triton's code; "
+    "loads and stores: bytes of one thread's access to global memory x instructions; in brackets: "
+    "change against the budget"
+)
+
+
+def table(measurements: list[Measurement], budget: Budget, each: bool) -> Table:
+    """A line for each configuration, or the span over those of each kernel and architecture."""
+    view = Table(title="kernels", title_justify="left", caption=EXPLANATION)
+    view.add_column("kernel", overflow="fold")
+    for name in (*NUMBERS, "loads", "stores", "matrix"):
+        view.add_column(name.replace("_", " "), justify="right", overflow="fold")
+
+    def place(m: Measurement) -> tuple:
+        return (m.kernel, m.arch, m.case) if each else (m.kernel, m.arch)
+
+    for (kernel, arch, *case), group in groupby(sorted(measurements, key=place), key=place):
+        ms = list(group)
+        allowed = (budget.entry(ms[0]) if each else None) or {}
+        cells = []
+        for name, number in NUMBERS.items():
+            low, high = min(map(number, ms)), max(map(number, ms))
+            change = low - allowed.get(name, low)
+            span = f"{low:,}" if low == high else f"{low:,}-{high:,}"
+            cells.append(f"{span} ({change:+,})" if change else span)
+        for kind in ("loads", "stores", "matrix"):
+            counts = [getattr(m.code, kind) for m in ms]
+            keys = sorted(set().union(*counts), reverse=True)
+            cells.append(" ".join(f"{k}x{counts[0][k]}" if each else str(k) for k in keys))
+        view.add_row(f"{kernel} sm_{arch} {''.join(case) or f'({len(ms)})'}", *cells)
+    return view

@@ -1,36 +1,44 @@
-"""What a launcher would launch, caught just before Triton would compile it.
+"""Every launch of a kernel as Triton would specialise it for a GPU, noted before it is compiled.
 
-The real launchers run on meta tensors under a driver that claims a GPU of the wanted architecture.
-Triton itself specialises the arguments (divisibility by 16, integers equal to 1, None), so what is
-compiled here cannot drift from what runs.
+The real launchers run, on meta tensors or in Triton's interpreter, and Triton itself specialises
+the arguments (divisibility by 16, integers equal to 1, None), so that what is compiled from here
+cannot drift from what runs. No GPU is needed: a driver claims one.
 """
 
 from __future__ import annotations
 
 import importlib
 import math
-import pkgutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache, partial
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
-from triton import JITFunction, knobs
+from triton import JITFunction
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
+from triton.runtime.interpreter import InterpretedFunction
 
-from ...kernels import device
+from ...kernels import backends
 
 VECTOR = 16  # bytes of the widest access that all our architectures have
+# Who is told of a launch now: whoever keeps an uncompiled kernel may launch it again later.
+_notes: list[Callable[[Launch], Any]] = []
+ARCH = 90  # which one is claimed while launches are noted; no specialisation depends on it
 
 
 class Launch(NamedTuple):
-    """One kernel with the arguments' types, constants and alignments, and compiler options."""
+    """One kernel with the arguments' types, constants and alignments, and compiler options.
 
-    function: JITFunction
-    arch: int
-    signature: dict[str, str]
+    Constants and attributes are keyed by paths: (2,) is the third argument, (2, 0) the first
+    element of a tuple there.
+    """
+
+    module: str
+    kernel: str
+    signature: dict[str, Any]
     constants: dict[tuple[int, ...], Any]
     attributes: dict[tuple[int, ...], list]
     options: dict[str, Any]
@@ -38,72 +46,130 @@ class Launch(NamedTuple):
     widths: dict[str, int]
 
     @property
-    def kernel(self) -> str:
-        return self.function.__name__
+    def function(self) -> JITFunction:
+        return getattr(importlib.import_module(self.module), self.kernel)
 
     @property
     def identity(self) -> str:
-        """Equal for launches that share one binary."""
-        return repr((self.kernel, self.arch, *map(repr, self[2:6])))
+        """Equal for launches that share one binary on each architecture."""
+        return repr(self[:6])
+
+    @property
+    def arguments(self) -> dict[str, str | None]:
+        """Type of every argument by name, elements of tuples on their own: "*bf16", "i32", None
+        where it was left out; a constant's is its value, as text."""
+        found = {}
+        for path, name, kind in _leaves(self.signature.items()):
+            if kind == "constexpr":
+                value = self.constants[path]
+                kind = value if value is None else repr(value)
+            found[name] = kind
+        return found
+
+    @property
+    def features(self) -> frozenset[tuple]:
+        """What a compiler may stumble over: kernel, argument, its type or value or absence, and
+        what is known of its divisibility."""
+        paths = [path for path, _, _ in _leaves(self.signature.items())]
+        known = [repr(self.attributes.get(path, [])) for path in paths]
+        found = zip(self.arguments.items(), known, strict=True)
+        return frozenset((self.kernel, name, kind, more) for (name, kind), more in found)
 
     @property
     def parameters(self) -> list[str]:
         """Names of the arguments that are left at run time, in order."""
-        return [name for name, kind in self.signature.items() if kind != "constexpr"]
+        return [name for _, name, kind in _leaves(self.signature.items()) if kind != "constexpr"]
 
 
-def record(run: Callable[[], None], arch: int) -> list[Launch]:
-    """The launches of ``run``, which works on meta tensors. Nothing is compiled.
+def record(run: Callable[[], Any]) -> list[list[Launch]]:
+    """The launches of ``run``, which works on meta tensors. Nothing is compiled or run.
+
+    One list; where ``run`` is a generator function, one for each part that ends with a yield, such
+    as forward, and one for the rest.
+    """
+    parts: list[list[Launch]] = [[]]
+    with noting(lambda launch: parts[-1].append(launch)):
+        result = run()
+        if isinstance(result, Generator):
+            for _ in result:
+                parts.append([])
+    return parts
+
+
+@contextmanager
+def noting(note: Callable[[Launch], Any], interpret: bool = False) -> Iterator[None]:
+    """Hand over every launch instead of making it.
 
     Args:
-        arch: compute capability as a number, such as 90.
+        interpret: where Triton's interpreter is on, make launches all the same, and leave the
+            choice of a backend alone.
     """
-    launches: list[Launch] = []
-    arguments: dict[str, Any] = {}
+    run_interpreted = InterpretedFunction.run
 
-    def remember(function: JITFunction, *args, **keywords) -> None:
-        arguments.clear()
-        arguments.update(zip(function.arg_names, args, strict=False), **keywords)
+    def run(function: InterpretedFunction, *args, **keywords):
+        with _compiling_nothing():
+            _compiled_twin(function).run(*args, **keywords)
+        return run_interpreted(function, *args, **keywords) if interpret else None
 
-    def catch(*, fn, compile, **_) -> bool:
-        function = fn.jit_function
-        options = {k: v for k, v in arguments.items() if k not in function.arg_names}
-        widths = {name: widest_access(a) for name, a in arguments.items() if _activation(a)}
-        launches.append(
-            Launch(
-                function,
-                arch,
-                compile["signature"],
-                compile["constants"],
-                compile["configs"][0],
-                options,
-                widths,
-            )
-        )
-        return True  # tells Triton that this is dealt with
-
-    functions = dict(device_functions())
-    hooks = {name: partial(remember, function) for name, function in functions.items()}
-    with claimed_gpu(arch), torch.no_grad():
-        before, knobs.runtime.jit_cache_hook = knobs.runtime.jit_cache_hook, catch
-        for name, function in functions.items():
-            function.add_pre_run_hook(hooks[name])
-        try:
-            run()
-        finally:
-            knobs.runtime.jit_cache_hook = before
-            for name, function in functions.items():
-                function.pre_run_hooks.remove(hooks[name])
-    return launches
+    _notes.append(note)
+    try:
+        with (
+            mock.patch.object(InterpretedFunction, "run", run),
+            nullcontext() if interpret else _compiling_nothing(),
+        ):
+            yield
+    finally:
+        _notes.pop()
 
 
-def device_functions() -> Iterator[tuple[str, JITFunction]]:
-    """Every ``@triton.jit`` function of ``scotoma.kernels.device`` by its qualified name."""
-    for found in pkgutil.iter_modules(device.__path__):
-        module = importlib.import_module(f"{device.__name__}.{found.name}")
-        for name, value in vars(module).items():
-            if isinstance(value, JITFunction) and value.module == module.__name__:
-                yield f"{found.name}.{name}", value
+@cache
+def _compiled_twin(function: InterpretedFunction) -> JITFunction:
+    return JITFunction(function.fn, **function.kwargs)
+
+
+@contextmanager
+def _compiling_nothing() -> Iterator[None]:
+    def compiled(function, key, signature, device, constants, options, attributes, warmup):
+        default = function.device_caches[device][3].parse_options({})
+        given = {k: v for k, v in vars(options).items() if v != getattr(default, k)}
+        parts = function.module, function.__name__, signature, constants, attributes, given
+        names = function.arg_names
+
+        def launched(values: tuple) -> None:
+            tensors = [(name, v) for _, name, v in _leaves(zip(names, values, strict=True))]
+            widths = {name: widest_access(t) for name, t in tensors if _activation(t)}
+            _notes[-1](Launch(*parts, widths))
+
+        return _Uncompiled(launched)
+
+    with claimed_gpu(ARCH), mock.patch.object(JITFunction, "_do_compile", compiled):
+        yield
+
+
+class _Uncompiled:
+    """What launchers ask of a compiled kernel; a launch notes itself."""
+
+    function = packed_metadata = None
+
+    def __init__(self, launched: Callable[[tuple], None]):
+        self.launched = launched
+
+    def launch_metadata(self, *_) -> None:
+        return None
+
+    def run(self, x, y, z, stream, function, packed, metadata, enter, leave, *arguments) -> None:
+        self.launched(arguments)
+
+
+def _leaves(items: Iterable[tuple[str, Any]]) -> Iterator[tuple[tuple[int, ...], str, Any]]:
+    """Path, name and value of every argument; elements of a tuple by their fields or numbers."""
+    for number, (name, value) in enumerate(items):
+        if not isinstance(value, tuple):
+            yield (number,), name, value
+            continue
+        fields = getattr(value, "_fields", range(len(value)))
+        for path, field, leaf in _leaves(zip(map(str, fields), value, strict=True)):
+            yield (number, *path), f"{name}.{field}", leaf
 
 
 def widest_access(tensor: torch.Tensor) -> int:
@@ -158,11 +224,13 @@ _claimed = cache(ClaimedGPU)
 
 @contextmanager
 def claimed_gpu(arch: int) -> Iterator[ClaimedGPU]:
-    """Triton compiles for ``arch`` and launches nothing, whatever device tensors are on."""
+    """Operators accept any device's tensors for ``backend="triton"``, Triton compiles for ``arch``,
+    and nothing is launched."""
     before = driver._active  # reading driver.active would look for a GPU
     gpu = _claimed(arch)
     driver.set_active(gpu)
     try:
-        yield gpu
+        with mock.patch.object(backends, "device_refusal", lambda device: None):
+            yield gpu
     finally:
         driver.set_active(before)

@@ -160,19 +160,19 @@ def _lost(trial: Trial, label: str) -> Line:
 def compile_ahead(examination: Examination) -> Iterator[Line]:
     """Every kernel once, compiled for one architecture, as ``scotoma bench aot`` compiles all."""
     from ..aot import cases, record
-    from ..aot.measure import Measurement, measure
+    from ..aot.code import Measurement, measure
 
     runs = (
         cases.Epilogue("projection").run,
         next(cases.mask_cases()).run,
         cases.Convolution(cases.CONV_TILES[0], training=False).run,
     )
-    launches = [launch for run in runs for launch in record.record(run, ARCH)]
+    launches = [launch for run in runs for part in record.record(run) for launch in part]
     examination.progress(f"compiling {len(launches)} kernels for sm_{ARCH}")
 
     def compiled(launch: record.Launch) -> Measurement | Exception:
         try:
-            return measure(launch, "doctor")
+            return measure(launch, ARCH, "doctor")
         except Exception as error:
             return error
 
