@@ -331,7 +331,9 @@ def _needs_gradient(call: Call) -> bool:
 def compute_dtype(x: Tensor) -> torch.dtype:
     """What torch's convolution would compute in: autocast's dtype where that is on."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    # The meta device, on which calls are traced, has no autocast to ask about.
+    casting = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if casting else x.dtype
 
 
 def describe(call: Call) -> str:
