@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -61,6 +62,15 @@ class _NotConverted:
         raise AttributeError("qconfig")
 
 
+class Counting:
+    """Whether a network is just counting its batch for all its batch norms at once.
+
+    A launch for each layer's counter would cost the host as much as the layer's own kernels.
+    """
+
+    active = False
+
+
 class BNMaskReLU(nn.BatchNorm2d, MaskSite):
     """``relu(mask * BN(x) + residual)``: batch norm with a place for a mask.
 
@@ -70,12 +80,12 @@ class BNMaskReLU(nn.BatchNorm2d, MaskSite):
         process_group (attribute): over whose ranks batch statistics are synchronised; None for
             local ones. See :func:`synchronise_statistics`.
 
-    ``momentum=None`` (cumulative average) and ``track_running_stats=False`` work as in
-    ``torch.nn.BatchNorm2d``; batches are counted only where ``momentum`` is None, the one case
-    that needs the count.
+    ``momentum=None`` (cumulative average), ``track_running_stats=False`` and the count of batches
+    (``num_batches_tracked``, int64) are as in ``torch.nn.BatchNorm2d``; nobody waits for the count.
     """
 
     qconfig = _NotConverted()
+    counting = Counting()
 
     def __init__(self, channels: int, block: int | None = None, **batch_norm_options):
         super().__init__(channels, **batch_norm_options)
@@ -97,6 +107,8 @@ class BNMaskReLU(nn.BatchNorm2d, MaskSite):
         in front, to be computed here: ``x`` is then its input, and both are one kernel where that
         was measured to be faster (:func:`scotoma.kernels.measure_convolutions`).
         """
+        if self.training and not self.counting.active:
+            count_batch([self] if projection is None else [self, projection[1]])
         if projection is not None:
             branch, norm = projection
             projection = Projection(branch, *norm._vectors(), norm.mask)
@@ -122,13 +134,20 @@ class BNMaskReLU(nn.BatchNorm2d, MaskSite):
         return self.weight, self.bias, self.running_mean, self.running_var
 
     def _momentum(self) -> float | Tensor:
-        """The weight of this batch; counts it where that decides."""
+        """The weight of this batch."""
         if self.momentum is not None:
             return self.momentum
         if self.training and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
             return 1.0 / self.num_batches_tracked  # on the device: nobody waits for it
         return 0.0
+
+
+def count_batch(norms: list[BNMaskReLU]) -> None:
+    """One batch more for each of these layers that is in training, by one operator."""
+    counters = [norm.num_batches_tracked for norm in norms if norm.training]
+    counters = [counter for counter in counters if counter is not None]
+    if counters:
+        torch._foreach_add_(counters, 1)
 
 
 class ConvMask(nn.Conv2d, MaskSite):

@@ -120,6 +120,7 @@ def build(spec: ModelSpec) -> Network:
     widths = scaled_widths(architecture.block_widths(spec.width), terms)
     model = architecture(spec, widths)
     place_masks(model)
+    model.count_for_all()
     return model
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..layers import ConvBNMaskReLU
+from ..layers import BNMaskReLU, ConvBNMaskReLU, Counting, count_batch
 from ..spec import ModelSpec
 from ..thermometer import encode
 
@@ -41,6 +41,13 @@ class Network(nn.Module):
         self.spec = spec
         self.register_buffer("mean", torch.tensor(spec.mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(spec.std).view(-1, 1, 1))
+        self._counting, self._counted = Counting(), []
+
+    def count_for_all(self) -> None:
+        """Count the batches of all layers here, by one operator: to be called once all are made."""
+        self._counted = [m for m in self.modules() if isinstance(m, BNMaskReLU)]
+        for norm in self._counted:
+            norm.counting = self._counting
 
     @classmethod
     def block_widths(cls, width: int) -> dict[int, int]:
@@ -98,7 +105,13 @@ class Network(nn.Module):
         return self._classify(code)
 
     def _classify(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x).mean((2, 3)))
+        count_batch(self._counted)
+        self._counting.active = True
+        try:
+            x = self.features(x)
+        finally:
+            self._counting.active = False
+        return self.head(x.mean((2, 3)))
 
     def extra_repr(self) -> str:
         text = f"{self.spec.name}, defects={self.spec.defects}, image_size={self.spec.image_size}"

@@ -77,6 +77,8 @@ def test_a_graphed_run_ends_with_the_same_weights(tiny, graphs_on_cpu, changes):
     graphed = final_weights(replace(config, name="graphed", cuda_graph=True))
     assert len(graphs_on_cpu) == 1
     assert plain[0]["test/loss"] == graphed[0]["test/loss"]
+    steps = plain[0]["epochs"] * -(-config.train_limit // config.batch_size)
+    assert graphed[1]["stem.bn.num_batches_tracked"] == steps
     for mine, other in zip(plain[1:], graphed[1:], strict=True):
         assert (mine is None) == (other is None)
         for name, value in (mine or {}).items():
