@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Literal, get_args
 
 import torch
+from einops import repeat
 from torch import Tensor
 
 from .errors import UserError
@@ -48,21 +49,21 @@ def sample_mask(
     if not 0 < keep_probability <= 1:
         raise UserError(f"keep_probability is {keep_probability}; expected 0 < p <= 1")
     channels, height, width = shape
-    units = {
-        "neuron": (channels, height, width),
-        "channel": (channels, 1, 1),
-        "shared": (1, height, width),
-    }.get(kind)
-    if units is None:
+    # The units that are kept or dropped, and how they make up a mask.
+    count, layout = {
+        "neuron": (channels * height * width, "(c h w) -> c h w"),
+        "channel": (channels, "c -> c h w"),
+        "shared": (height * width, "(h w) -> c h w"),
+    }.get(kind, (0, ""))
+    if not count:
         raise UserError(f"kind is {kind!r}; expected one of {', '.join(get_args(MaskKind))}")
-    count = math.prod(units)
     if exact:
         kept = torch.ones(count, dtype=torch.bool)
         dropped = count - kept_count(count, keep_probability)
         kept[torch.randperm(count, generator=generator)[:dropped]] = False
     else:
         kept = torch.rand(count, generator=generator) < keep_probability
-    return kept.view(units).expand(shape).contiguous()
+    return repeat(kept, layout, c=channels, h=height, w=width).contiguous()
 
 
 def kept_count(count: int, keep_probability: float) -> int:

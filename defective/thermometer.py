@@ -15,7 +15,11 @@ from __future__ import annotations
 import warnings
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor
+
+AS_CHANNELS = "n c l h w -> n (c l) h w"
+"""Where the numbers of a code go."""
 
 NO_GRADIENT = (
     "thermometer encoding has no gradient for the pixels (it is zero): gradient attacks do not "
@@ -40,14 +44,15 @@ def encode(pixels: Tensor, levels: int) -> Tensor:
     Returns:
         [N,C*L,H,W] of zeros and ones, in the pixels' dtype and, of several channels, memory format.
     """
-    ladder = torch.arange(levels, device=pixels.device).view(levels, 1, 1)
-    code = (bins(pixels.detach(), levels).unsqueeze(2) >= ladder).to(pixels.dtype).flatten(1, 2)
+    ladder = rearrange(torch.arange(levels, device=pixels.device), "l -> l 1 1")
+    reached = rearrange(bins(pixels.detach(), levels), "n c h w -> n c 1 h w") >= ladder
+    code = rearrange(reached.to(pixels.dtype), AS_CHANNELS)
     if not pixels.is_contiguous() and pixels.is_contiguous(memory_format=torch.channels_last):
         code = code.contiguous(memory_format=torch.channels_last)
     if torch.is_grad_enabled() and pixels.requires_grad:
         warnings.warn(NO_GRADIENT, RuntimeWarning, stacklevel=2)
         # A path of slope zero: no path at all would be an error far from its cause.
-        code = code + (pixels * 0).repeat_interleave(levels, 1)
+        code = code + repeat(pixels * 0, "n c h w -> n (c l) h w", l=levels)
     return code
 
 
@@ -62,7 +67,7 @@ def soft_code(weights: Tensor) -> Tensor:
     Returns:
         [N,C*L,H,W]: number k is the probability of bin k or one above.
     """
-    return weights.flip(2).cumsum(2).flip(2).flatten(1, 2)
+    return rearrange(weights.flip(2).cumsum(2).flip(2), AS_CHANNELS)
 
 
 def reachable(images: Tensor, levels: int, eps: float) -> tuple[Tensor, Tensor]:
@@ -80,8 +85,9 @@ def reachable(images: Tensor, levels: int, eps: float) -> tuple[Tensor, Tensor]:
         pixel is in bin k, in [0,1] and no more than eps from the image, in the arithmetic of this
         dtype. The image's own bin is always True, with the image's own pixel.
     """
-    own = images.unsqueeze(2)
-    number = torch.arange(levels, device=images.device, dtype=images.dtype).view(levels, 1, 1)
+    own = rearrange(images, "n c h w -> n c 1 h w")
+    number = torch.arange(levels, device=images.device, dtype=images.dtype)
+    number = rearrange(number, "l -> l 1 1")
     low = torch.maximum(own - eps, number / levels)
     high = torch.minimum(own + eps, (number + 1) / levels)
     pixels = torch.where(bins(own, levels) == number, own, (low + high) / 2)

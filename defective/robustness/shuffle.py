@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor
 
 from ..attacks import draws
@@ -35,7 +36,7 @@ def shuffle_patches(images: Tensor, grid: int, seed: int, keys: Tensor) -> Tenso
     if not isinstance(images, Tensor) or images.dim() != 4:
         got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise UserError(f"images is {got}; expected a tensor [N,C,H,W]")
-    count, channels, height, width = images.shape
+    count, _, height, width = images.shape
     check_grid(grid, height, width)
     check_count("seed", seed, 0)
     if keys.dtype != torch.int64 or keys.shape != (count,):
@@ -44,13 +45,12 @@ def shuffle_patches(images: Tensor, grid: int, seed: int, keys: Tensor) -> Tenso
             "images"
         )
     order = orders(keys.to(images.device), grid, seed)
-    tall, wide = height // grid, width // grid
-    # [N, row, column, C, tall, wide], rows and columns of patches as one.
-    patches = images.reshape(count, channels, grid, tall, grid, wide).permute(0, 2, 4, 1, 3, 5)
-    patches = patches.reshape(count, grid * grid, -1)
-    patches = patches.gather(1, order[:, :, None].expand_as(patches))
-    patches = patches.reshape(count, grid, grid, channels, tall, wide).permute(0, 3, 1, 4, 2, 5)
-    return patches.reshape(images.shape)
+    # A place is a row and a column of patches, and a patch is tall and wide.
+    image, places = "n c (row tall) (column wide)", "n (row column) (c tall wide)"
+    sides = {"row": grid, "column": grid, "tall": height // grid, "wide": width // grid}
+    patches = rearrange(images, f"{image} -> {places}", **sides)
+    patches = patches.gather(1, repeat(order, "n place -> n place pixel", pixel=patches.shape[2]))
+    return rearrange(patches, f"{places} -> {image}", **sides)
 
 
 def orders(keys: Tensor, grid: int, seed: int) -> Tensor:

@@ -1,5 +1,6 @@
 """Thermometer encoding: the code itself, networks with it, and files from before there was any."""
 
+import copy
 import json
 import warnings
 
@@ -239,3 +240,16 @@ def test_attacks_by_the_pixels_gradient_are_warned_of(small_model, randomise):
         model(images)
         with torch.no_grad():
             model(images.clone().requires_grad_())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_compiled_network_has_the_same_code(small_model, training):
+    """In one graph, soft codes included."""
+    model = small_model("resnet18", thermometer=4).train(training)
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    expected = copy.deepcopy(model)(images)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(images), expected)
+    weights = torch.rand(2, 3, 4, 8, 8).softmax(2)
+    again = torch.compile(soft_code, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(again(weights), soft_code(weights))
