@@ -65,7 +65,7 @@ class _NotConverted:
 class Counting:
     """Whether a network is just counting its batch for all its batch norms at once.
 
-    A launch for each layer's counter would cost the host as much as the layer's own kernels.
+    Otherwise each layer would launch a kernel for one number.
     """
 
     active = False

@@ -133,7 +133,7 @@ def share_statistics(model: nn.Module, world: World) -> None:
 
 
 def check_same_masks(model: nn.Module, world: World, device: torch.device) -> None:
-    """Whether every rank has drawn the masks that rank 0 has; nobody sends them afterwards.
+    """Whether every rank has drawn the masks that rank 0 has.
 
     Raises:
         UserError: one has not; raised on every rank.
