@@ -71,9 +71,9 @@ def why_not_triton(*activations: Tensor | None) -> str | None:
     refusal = device_refusal(x.device)
     if refusal is not None:
         return refusal
-    # Kernels need memory; the compiler's fake tensors get registered operators instead.
-    if isinstance(x, FakeTensor) and not torch.compiler.is_compiling():
-        return "x is a fake tensor, which has no memory"
+    refusal = no_memory(x)
+    if refusal is not None:
+        return refusal
     if x.dtype not in DTYPES:
         return f"x has dtype {x.dtype}, and the kernels know float32, float16 and bfloat16"
     for other in activations[1:]:
@@ -89,6 +89,13 @@ def why_not_triton(*activations: Tensor | None) -> str | None:
             return f"one image of x {list(x.shape)} has more than 2^31 elements"
         if x.numel() // x.shape[1] >= MAX_ROWS:
             return f"x {list(x.shape)} has more than {MAX_ROWS} values a channel"
+    return None
+
+
+def no_memory(x: Tensor) -> str | None:
+    """Kernels need memory; the compiler's fake tensors get registered operators instead."""
+    if isinstance(x, FakeTensor) and not torch.compiler.is_compiling():
+        return "x is a fake tensor, which has no memory"
     return None
 
 

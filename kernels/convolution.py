@@ -284,7 +284,7 @@ def why_separate(call: Call) -> str | None:
     """Why the fused way cannot compute this call; None if it can."""
     x, kernel, window = call.x, tuple(call.conv_weight.shape[2:]), square_window(call)
     others = (call.residual, None if call.projection is None else call.projection.x)
-    refusal = backends.device_refusal(x.device)
+    refusal = backends.device_refusal(x.device) or backends.no_memory(x)
     if refusal:
         return refusal
     if torch.compiler.is_compiling():

@@ -307,7 +307,8 @@ class Plan:
             "partial_gradients",
             small,
             (small.programs_of_reduction, 1),
-            TWO_BRANCHES if branches == 2 else None,
+            # Masks in the other order than x take registers of their own.
+            TWO_BRANCHES if branches == 2 and self.masks_last in (last, None) else None,
             **epilogue,
         )
         self._merge_gradients = Launch(
