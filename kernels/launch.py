@@ -308,7 +308,7 @@ class Plan:
             small,
             (small.programs_of_reduction, 1),
             # Masks in the other order than x take registers of their own.
-            TWO_BRANCHES if branches == 2 and self.masks_last in (last, None) else None,
+            TWO_BRANCHES if branches == 2 and (self.masks_last is not False) == last else None,
             **epilogue,
         )
         self._merge_gradients = Launch(
