@@ -115,7 +115,9 @@ def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> N
             f"({spec.name}, {spec.defects}), first {wrong[0]!r}: the file is of another model or "
             "was edited"
         )
-    model.load_state_dict(tensors, assign=True)
+    # In memory of their own: where a file's tensors begin at odd addresses, a CPU's matrix products
+    # sum in another order than those of the network that was saved.
+    model.load_state_dict({k: t.clone() for k, t in tensors.items()}, assign=True)
     return model.to(device).eval()
 
 

@@ -132,8 +132,9 @@ def test_it_is_stronger_than_chance_and_than_pgd(trained, batch):
 
 def test_annealing_and_steps_help(trained, batch):
     images, labels = batch
-    robust = [accuracy(trained, lspga(trained, images, labels, 0.05, n), labels) for n in (1, 10)]
-    assert robust[1] < robust[0] - 0.03
+    # Weights differ a little between processors; here the steps are worth about 0.19.
+    robust = [accuracy(trained, lspga(trained, images, labels, 0.1, n), labels) for n in (1, 10)]
+    assert robust[1] < robust[0] - 0.1
 
 
 def test_passes_are_counted_and_results_judged(trained, batch):
