@@ -58,7 +58,8 @@ def vectors(channels: int, without: tuple[str, ...] = ()) -> dict[str, Tensor | 
 class Epilogue:
     """One call of ``bn_mask_add_relu`` and its backward pass.
 
-    without: arguments that are left out, and "relu", or "gradients" of the parameters.
+    without: arguments that are left out, "relu", "gradients" of the parameters, or the "gradient"
+        of ``x``.
     """
 
     variant: str = "plain"
@@ -83,6 +84,8 @@ class Epilogue:
         main = self._branch()
         other = self._branch() if self.variant == "projection" else None
         residual = self._activation() if self.variant == "residual" else None
+        if "gradient" in self.without:
+            main.x.requires_grad_(False)
         tensors = [*main[:3], residual, *(other or ())[:3]]
         inputs = [t for t in tensors if t is not None and t.requires_grad]
         x, weight, bias, running_mean, running_var, mask = main
@@ -141,6 +144,7 @@ def epilogues() -> Iterator[Epilogue]:
     yield from (Epilogue(v, mode, without=AFFINE) for v in VARIANTS for mode in ("attack", "infer"))
     yield from (replace(e, without=RUNNING) for e in (plain, projection))
     yield from (replace(e, without=("gradients",)) for e in training)
+    yield from (Epilogue("residual", mode, without=("gradient",)) for mode in ("train", "attack"))
     yield from (replace(e, without=("relu",)) for e in training)
     yield Epilogue("plain", "infer", without=("relu",))
     for channels in (96, 20, 3):  # these differ in the widths of tiles and of accesses

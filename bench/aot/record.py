@@ -142,7 +142,7 @@ def _compiling_nothing() -> Iterator[None]:
 
         return _Uncompiled(launched)
 
-    with claimed_gpu(ARCH), mock.patch.object(JITFunction, "_do_compile", compiled):
+    with claimed_gpu(ARCH, recording=True), mock.patch.object(JITFunction, "_do_compile", compiled):
         yield
 
 
@@ -194,16 +194,17 @@ class ClaimedGPU:
     launches: how many there were.
     """
 
-    def __init__(self, arch: int):
+    def __init__(self, arch: int, recording: bool):
         self.arch, self.launches, self.utils = arch, 0, self
+        # Triton keeps one cache of kernels a device: keep apart what differs.
+        self.device = -arch - 1000 * recording
         self.launcher_cls = lambda source, metadata: self._launch
 
     def get_current_target(self) -> GPUTarget:
         return GPUTarget("cuda", self.arch, 32)
 
     def get_current_device(self) -> int:
-        # Triton keeps one cache of kernels a device: keep the architectures apart.
-        return -self.arch
+        return self.device
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -218,16 +219,16 @@ class ClaimedGPU:
         self.launches += 1
 
 
-# One for each architecture, as compiled kernels, which Triton keeps, hold on to it.
+# The same one again, as compiled kernels, which Triton and our launchers keep, belong to it.
 _claimed = cache(ClaimedGPU)
 
 
 @contextmanager
-def claimed_gpu(arch: int) -> Iterator[ClaimedGPU]:
+def claimed_gpu(arch: int, recording: bool = False) -> Iterator[ClaimedGPU]:
     """Operators accept any device's tensors for ``backend="triton"``, Triton compiles for ``arch``,
     and nothing is launched."""
     before = driver._active  # reading driver.active would look for a GPU
-    gpu = _claimed(arch)
+    gpu = _claimed(arch, recording)
     driver.set_active(gpu)
     try:
         with mock.patch.object(backends, "device_refusal", lambda device: None):

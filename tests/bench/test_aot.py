@@ -78,7 +78,8 @@ def test_every_kernel_keeps_to_the_budget(tmp_path):
         assert in_code == {w for widths in row["widths"].values() for w in widths}, row
         if row["kernel"] not in ("merge_statistics", "merge_gradients"):
             assert row["wanted"], row
-        assert all(min(row["widths"][name]) >= row["wanted"][name] for name in row["wanted"]), row
+        for name, wanted in row["wanted"].items():
+            assert min(row["widths"].get(name, [wanted])) >= wanted, row
         assert row["in_flight"] > 0, row
         assert row["blocks"] >= 1, row
 
@@ -125,10 +126,10 @@ def test_budgets_hold_or_not(budget, tmp_path):
     key, gone = list(budget["kernels"])[:2]
     row = budget["kernels"][key]["sm_90"]
     registers, shared, blocks, in_flight, instructions, narrowest, matrix = row
-    assert (narrowest, matrix) == (None, "")
+    assert matrix == ""
     tight = deepcopy(budget)
     tight["kernels"][key]["sm_90"] = [
-        registers - 8, shared - 1, blocks + 1, 2 * in_flight, instructions // 2, 16, "HGMMA"
+        registers - 8, shared - 1, blocks + 1, 2 * in_flight, instructions // 2, 32, "HGMMA"
     ]  # fmt: skip
     del tight["kernels"][gone]
     forward, backward = budget["launches"]["residual train"]
@@ -150,7 +151,7 @@ def test_budgets_hold_or_not(budget, tmp_path):
         f"sm_90 {key}: {blocks} blocks a multiprocessor, budget {blocks + 1}",
         f"sm_90 {key}: {in_flight} bytes under way a multiprocessor, budget {2 * in_flight}",
         f"sm_90 {key}: {instructions} instructions, budget {instructions // 2}",
-        f"sm_90 {key}: accesses activations None bytes at a time, budget 16",
+        f"sm_90 {key}: accesses activations {narrowest} bytes at a time, budget 32",
         f"sm_90 {key}: matrix instructions none, budget HGMMA",
         f"sm_90 {gone}: not in the budget",
         f"residual train: launches {forward} + {backward}, budget {forward} + {backward - 1}",
@@ -202,7 +203,7 @@ def test_a_narrow_access_and_a_spill_are_found():
     assert done.returncode == 0, done.stderr
     (aligned, unaligned), (roomy, squeezed) = json.loads(done.stdout)
     assert aligned == roomy == []
-    for name in ("x", "out"):
+    for name in ("main.x", "out"):
         assert f"accesses {name} 2 bytes at a time, where its channels allow 16" in unaligned
     assert len(squeezed) == 1
     assert squeezed[0].startswith("spills ")
