@@ -193,16 +193,10 @@ def store_channel(ptr, value, c, inside):
 
 @triton.jit
 def statistics_terms(sums, branch: tl.constexpr, affine, inverse_count, c, C):
-    """The two vectors of dx that come from the batch statistics: a constant and a slope.
-
-    None where the statistics were constants.
-    """
-    constant, slope = None, None
-    if sums is not None:
-        constant = load_channel(sums + 2 * branch * C, c, C, 0.0) * inverse_count
-        slope = load_channel(sums + (2 * branch + 1) * C, c, C, 0.0) * inverse_count
-        slope *= affine[3] * affine[3]
-    return constant, slope
+    """The two vectors of dx that come from the batch statistics: a constant and a slope."""
+    constant = load_channel(sums + 2 * branch * C, c, C, 0.0) * inverse_count
+    slope = load_channel(sums + (2 * branch + 1) * C, c, C, 0.0) * inverse_count
+    return constant, slope * (affine[3] * affine[3])
 
 
 @triton.jit
@@ -254,10 +248,12 @@ def apply_backward(
     r = tl.arange(0, BLOCK_M)
     affine = load_affine(main, c, C, eps)
     affine2 = load_affine(other, c, C, eps)
-    terms = statistics_terms(sums, 0, affine, inverse_count, c, C)
-    terms2 = (None, None)
-    if other.x is not None:
-        terms2 = statistics_terms(sums, 1, affine2, inverse_count, c, C)
+    # None here where the statistics were constants: Triton 3.6 has no None that a function returns.
+    terms, terms2 = (None, None), (None, None)
+    if sums is not None:
+        terms = statistics_terms(sums, 0, affine, inverse_count, c, C)
+        if other.x is not None:
+            terms2 = statistics_terms(sums, 1, affine2, inverse_count, c, C)
     VALUES: tl.constexpr = sums is not None or (RELU and bits is None)
 
     first = (program // c_blocks).to(tl.int64) * BLOCK_M * TILES
