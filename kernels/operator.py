@@ -96,9 +96,10 @@ def bn_mask_add_relu(
         return run(main, other, residual, settings)
     if type(momentum) is not float or not 0.0 <= momentum <= 1.0:
         check_momentum(momentum)
-    # Whether there is a group decides how many values a batch needs.
+    # Whether there is a group decides how many values a batch needs. What the environment prefers
+    # may fall back to eager, what the argument demands may not.
     key = fused.describe(main, other, residual, settings)
-    key = key, group is None, backend or backends._default
+    key = key, group is None, backend, backends._default
     plan = plans[key] if key in plans else _planned(key, main, other, residual, settings, backend)
     if plan is None:
         return eager(main, other, residual, settings)

@@ -10,7 +10,7 @@ import torch
 from launches import launches
 from layouts import DENSE
 from scotoma.kernels import apply_mask, bn_mask_add_relu, fused, operator
-from targets import on_triton
+from targets import EAGER, on_triton
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +82,20 @@ def test_the_backend_of_the_environment_is_part_of_it(target, monkeypatch):
         with launches() as names:
             call(backend=None)
         assert bool(names) == fuses
+
+
+def test_a_plan_of_what_is_preferred_does_not_answer_a_demand(monkeypatch):
+    """No kernel works in float64: eager answers a preference, and an error a demand."""
+    from scotoma.kernels import backends
+
+    monkeypatch.setattr(backends, "_default", "triton")
+    call = Arguments(EAGER)
+    double = {"x": call.x.double(), "vectors": [v.double() for v in call.vectors]}
+    call(backend=None, **double)
+    with pytest.raises(ValueError, match="backend is 'triton'"):
+        call(backend="triton", **double)
+    with pytest.raises(ValueError, match="backend is ''"):
+        call(backend="", **double)
 
 
 def test_changing_shapes_do_not_collect(monkeypatch):
