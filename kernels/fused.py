@@ -262,6 +262,8 @@ def differentiable_backward(grad_out, main, other, bits, settings: Settings, wan
     inputs = [getattr(branches[n.endswith("2")], n.removesuffix("2")) for n in names]
     found = {}
     if inputs:
+        # A branch of constants has no graph.
+        values = [v for v in values if v.requires_grad]
         grads = torch.autograd.grad(values, inputs, [grad] * len(values), create_graph=True)
         found = dict(zip(names, grads, strict=True))
     if wanted.residual:

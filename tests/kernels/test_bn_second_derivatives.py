@@ -123,3 +123,20 @@ def test_gradient_penalty(target):
         grad.square().sum().backward()
         results.append([[leaf.grad for leaf in leaves]])
     check(*results)
+
+
+@on_triton
+@TRAINING
+@pytest.mark.parametrize("constant", [slice(0, 3), slice(3, 6)], ids=["main", "projection"])
+def test_one_branch_of_constants(target, training, constant):
+    """Beside frozen layers: only one of the branches has a derivative."""
+    results = []
+    for dtype, backend in ((torch.float32, "triton"), (torch.float64, "eager")):
+        leaves, call = problem("projection", dtype, target.device)
+        for leaf in leaves[constant]:
+            leaf.requires_grad_(False)
+        out = call(*leaves, training=training, backend=backend)
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        first = torch.autograd.grad(out.square().sum(), wanted, create_graph=True)
+        results.append((first, torch.autograd.grad(sum(g.sin().sum() for g in first), wanted)))
+    check(*results)
