@@ -222,19 +222,28 @@ class _BNMaskAddReLU(torch.autograd.Function):
         second = result.other or NO_BRANCH
         ctx.save_for_backward(*result.main, *second, result.bits)
         ctx.plan, ctx.settings, ctx.count = plan, settings, result.count
+        ctx.placement = _placement(result.main, second)
         return result.out
 
     @staticmethod
     def backward(ctx, grad_out):
         saved = ctx.saved_tensors
-        main, other, bits = Branch(*saved[:6]), Branch(*saved[6:12]), saved[12]
-        other = None if other.x is None else other
+        main, second, bits = Branch(*saved[:6]), Branch(*saved[6:12]), saved[12]
+        other = None if second.x is None else second
         wanted = Gradients(*ctx.needs_input_grad[:7])
         if torch.is_grad_enabled():
             grads = differentiable_backward(grad_out, main, other, bits, ctx.settings, wanted)
         else:
-            grads = backward(grad_out, main, other, bits, ctx.settings, wanted, ctx.count, ctx.plan)
+            # Hooks on saved tensors may give back copies that lie otherwise (save_on_cpu does).
+            plan = ctx.plan if _placement(main, second) == ctx.placement else None
+            grads = backward(grad_out, main, other, bits, ctx.settings, wanted, ctx.count, plan)
         return (*grads, None)
+
+
+def _placement(main: Branch, second: Branch) -> tuple:
+    """How tensors with more than one dimension lie in memory: what a plan takes for granted."""
+    tensors = main.x, main.mask, second.x, second.mask
+    return aligned(*tensors), *[None if t is None else t.stride() for t in tensors]
 
 
 def differentiable_backward(grad_out, main, other, bits, settings: Settings, wanted: Gradients):

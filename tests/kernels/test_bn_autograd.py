@@ -10,7 +10,7 @@ from bn_blocks import SHAPE, close, gradients, inputs, leaves, pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import DENSE, laid_out
-from scotoma.kernels import bn_mask_add_relu
+from scotoma.kernels import Projection, bn_mask_add_relu
 from targets import everywhere, on_triton
 from torch.utils.checkpoint import checkpoint
 
@@ -255,3 +255,41 @@ def test_hooks_see_one_gradient_for_each_input(target):
     out.backward(upstream)
     assert torch.equal(upstream, torch.ones_like(upstream))
     assert torch.equal(y.grad, 2 * upstream)
+
+
+@on_triton
+@ADDEND
+@pytest.mark.parametrize("shifted", [False, True], ids=["contiguous", "misaligned"])
+def test_saved_tensors_come_back_otherwise(target, addend, shifted):
+    """Hooks promise the same values, not the same strides or address: offloading pinned copies
+    makes everything contiguous."""
+
+    def unpack(tensor):
+        flat = tensor.new_empty(tensor.numel() + shifted)[shifted:]
+        return flat.view(tensor.shape).copy_(tensor)
+
+    generator = torch.Generator().manual_seed(4)
+    x, y, upstream = (
+        torch.randn(2, 8, 3, 4, generator=generator)
+        .to(target.device)
+        .contiguous(memory_format=torch.channels_last)
+        for _ in range(3)
+    )
+    mask = (torch.rand(3, 4, 8, generator=generator) < 0.5).to(target.device).permute(2, 0, 1)
+    found = []
+    for hook in (lambda tensor: tensor, unpack):
+        inputs = [x.clone().requires_grad_(), y.clone().requires_grad_()]
+        weight = torch.rand(8, generator=torch.Generator().manual_seed(5)).to(target.device)
+        branch = inputs[0], weight.requires_grad_(), None, None, None
+        others = {
+            "none": {},
+            "residual": {"residual": inputs[1]},
+            "projection": {"projection": Projection(inputs[1], weight, None, None, None, mask)},
+        }[addend]
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, hook):
+            out = bn_mask_add_relu(*branch, mask=mask, training=True, backend="triton", **others)
+        wanted = [inputs[0], weight] + ([] if addend == "none" else inputs[1:])
+        found.append(torch.autograd.grad(out, wanted, upstream))
+    for one, other in zip(*found, strict=True):
+        # Sums in another order, where the format is another.
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
