@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import forward_ad
 
 NAMES = ("eager", "triton")
 VARIABLE = "SCOTOMA_BACKEND"
@@ -68,10 +69,7 @@ def checked(backend: str | None) -> str | None:
 def why_not_triton(*activations: Tensor | None) -> str | None:
     """The reason why the fused kernels cannot run these activations; None if they can."""
     x = activations[0]
-    refusal = device_refusal(x.device)
-    if refusal is not None:
-        return refusal
-    refusal = no_memory(x)
+    refusal = no_memory(x) or device_refusal(x.device)
     if refusal is not None:
         return refusal
     if x.dtype not in DTYPES:
@@ -97,6 +95,19 @@ def no_memory(x: Tensor) -> str | None:
     if isinstance(x, FakeTensor) and not torch.compiler.is_compiling():
         return "x is a fake tensor, which has no memory"
     return None
+
+
+def transformed(x: Tensor) -> bool:
+    """Whether derivatives or batches that no kernel sees are carried along with a call.
+
+    Those of ``torch.func``, forward-mode derivatives (which an autograd.Function without them, or
+    none where gradients are off, drops without a word), and a batch of gradients in backward.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return not torch.compiler.is_compiling() and (
+        forward_ad._current_level >= 0 or torch._C._functorch.is_legacy_batchedtensor(x)
+    )
 
 
 def device_refusal(device: torch.device) -> str | None:

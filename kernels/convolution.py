@@ -284,11 +284,13 @@ def why_separate(call: Call) -> str | None:
     """Why the fused way cannot compute this call; None if it can."""
     x, kernel, window = call.x, tuple(call.conv_weight.shape[2:]), square_window(call)
     others = (call.residual, None if call.projection is None else call.projection.x)
-    refusal = backends.device_refusal(x.device) or backends.no_memory(x)
+    refusal = backends.no_memory(x) or backends.device_refusal(x.device)
     if refusal:
         return refusal
-    if torch.compiler.is_compiling():
-        return "torch.compile is tracing, which does not see into the fused convolution"
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return "the call is being traced, and the fused convolution would not be seen"
+    if backends.transformed(x):
+        return "torch.func or forward-mode differentiation transforms the call"
     dtype = compute_dtype(x)
     if dtype not in backends.DTYPES:
         return f"x has dtype {dtype}, and the kernels know float32, float16 and bfloat16"

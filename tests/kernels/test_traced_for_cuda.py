@@ -5,7 +5,13 @@ Nothing is computed; the choice of the backend, the registration and the fakes a
 
 import pytest
 import torch
-from scotoma.kernels import apply_mask, backends, bn_mask_add_relu
+from scotoma.kernels import (
+    apply_mask,
+    backends,
+    bn_mask_add_relu,
+    conv_bn_mask_add_relu,
+    measure_convolutions,
+)
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 
@@ -61,3 +67,18 @@ def test_an_older_gpu_gets_the_eager_definition(capability):
     names, _ = exported_operators(True, False)
     assert not any("scotoma" in name for name in names)
     assert any("batch_norm" in name for name in names)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there to be asked")
+@pytest.mark.parametrize("training", [True, False])
+def test_fake_tensors_ask_no_driver(training):
+    """Shapes and memory of a run on a GPU are found out on machines that have none."""
+    backends._device_refusal.cache_clear()
+    with FakeTensorMode(), torch.device("cuda"):
+        layer, x = Layer().train(training), torch.empty(2, 16, 4, 4, requires_grad=True)
+        vectors = [torch.empty(16) for _ in range(4)]
+        kernel = torch.empty(16, 16, 3, 3)
+        with measure_convolutions():
+            out = conv_bn_mask_add_relu(x, kernel, None, *vectors, padding=1, training=training)
+        out = layer(out)
+    assert out.device.type == "cuda" and out.shape == x.shape
