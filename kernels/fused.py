@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from . import reference
+from . import backends, reference
 from .launch import MAX_PLANS, Plan, on_device
 from .reference import NO_BRANCH, Branch, Settings
 
@@ -231,7 +231,7 @@ class _BNMaskAddReLU(torch.autograd.Function):
         main, second, bits = Branch(*saved[:6]), Branch(*saved[6:12]), saved[12]
         other = None if second.x is None else second
         wanted = Gradients(*ctx.needs_input_grad[:7])
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or backends.transformed(grad_out):
             grads = differentiable_backward(grad_out, main, other, bits, ctx.settings, wanted)
         else:
             # Hooks on saved tensors may give back copies that lie otherwise (save_on_cpu does).
@@ -247,19 +247,21 @@ def _placement(main: Branch, second: Branch) -> tuple:
 
 
 def differentiable_backward(grad_out, main, other, bits, settings: Settings, wanted: Gradients):
-    """``backward`` for ``create_graph=True``, in plain torch, which can be differentiated again.
+    """``backward`` in plain torch, for ``create_graph=True`` and for batches of gradients.
 
     The gradient of each branch is autograd's of the eager definition; ReLU is a constant 0/1
     factor, whose own derivative is 0.
     """
     # Inputs may depend on each other (one tensor in both branches, shared parameters). Each gets a
     # name of its own in the graph, so that its gradient counts no path through another.
-    branches = [_named(b) for b in ([main] if other is None else [main, other])]
-    values = []
-    for b in branches:
-        running = (None, None) if settings.training else (b.mean, b.var)
-        value = reference.batch_norm(*b[:3], *running, *settings[1:])
-        values.append(reference.apply_mask(value, b.mask))
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        branches = [_named(b) for b in ([main] if other is None else [main, other])]
+        values = []
+        for b in branches:
+            running = (None, None) if settings.training else (b.mean, b.var)
+            value = reference.batch_norm(*b[:3], *running, *settings[1:])
+            values.append(reference.apply_mask(value, b.mask))
     grad = grad_out
     if settings.relu:
         if bits is None:
@@ -273,7 +275,7 @@ def differentiable_backward(grad_out, main, other, bits, settings: Settings, wan
     if inputs:
         # A branch of constants has no graph.
         values = [v for v in values if v.requires_grad]
-        grads = torch.autograd.grad(values, inputs, [grad] * len(values), create_graph=True)
+        grads = torch.autograd.grad(values, inputs, [grad] * len(values), create_graph=again)
         found = dict(zip(names, grads, strict=True))
     if wanted.residual:
         found["residual"] = grad

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import backends, fused, reference
 from .fused import Gradients
@@ -210,8 +211,11 @@ _backward.register_autograd(_no_second_derivative, setup_context=lambda ctx, inp
 def transforms_allow() -> bool:
     """Whether the operators can run under the functorch transforms that are active.
 
-    So it is under one ``torch.func.grad``; vmap, jvp and second derivatives take the definition.
+    So it is under one ``torch.func.grad``; vmap, forward-mode and second derivatives take the
+    definition.
     """
+    if forward_ad._current_level >= 0:
+        return False
     stack = torch._C._functorch.get_interpreter_stack() or []
     return [level.key().name for level in stack] == ["Grad"]
 

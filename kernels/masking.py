@@ -31,14 +31,14 @@ def apply_mask(x: Tensor, mask: Tensor | None, *, backend: str | None = None) ->
     if mask is None:
         return x
     check_mask(x, mask, "mask")
-    if not backends.use_triton(backend, x) or torch._C._are_functorch_transforms_active():
+    if not backends.use_triton(backend, x) or backends.transformed(x):
         return reference.apply_mask(x, mask)
     if x.dim() == 3:
         return apply_mask(x.unsqueeze(2), mask.unsqueeze(1), backend=backend).squeeze(2)
     if x.dim() != 4:
         image = apply_mask(x.flatten(2, -2), mask.flatten(1, -2), backend=backend)
         return image.unflatten(2, x.shape[2:-1])
-    if torch.compiler.is_compiling() or type(x) is not Tensor:
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor:
         return torch.ops.scotoma.apply_mask(x, mask)
     if torch.is_grad_enabled() and x.requires_grad:
         return _ApplyMask.apply(x, mask, backend)

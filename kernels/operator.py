@@ -84,9 +84,10 @@ def bn_mask_add_relu(
     other = None if projection is None else Branch(*projection)
     if x.dim() != 4:
         return _of_images(main, other, residual, settings, backend)
-    functional = torch._C._are_functorch_transforms_active()
-    if torch.compiler.is_compiling() or functional or type(x) is not Tensor:
-        # The compiler sees registered operators, and so does whatever stands in for a tensor.
+    functional = backends.transformed(x)
+    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if tracing or functional or type(x) is not Tensor:
+        # Whoever traces sees registered operators, and so does whatever stands in for a tensor.
         # Collectives are not inside them: compiled, synchronised statistics are those of the
         # eager definition.
         check_call(main, other, residual, settings)

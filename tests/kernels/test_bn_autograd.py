@@ -10,8 +10,15 @@ from bn_blocks import SHAPE, close, gradients, inputs, leaves, pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import DENSE, laid_out
-from scotoma.kernels import Projection, bn_mask_add_relu
+from scotoma.kernels import (
+    Projection,
+    apply_mask,
+    autotune,
+    bn_mask_add_relu,
+    conv_bn_mask_add_relu,
+)
 from targets import everywhere, on_triton
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 TRAINING = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
@@ -293,3 +300,79 @@ def test_saved_tensors_come_back_otherwise(target, addend, shifted):
     for one, other in zip(*found, strict=True):
         # Sums in another order, where the format is another.
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def carried(target, backend):
+    """An input, and operators as functions of it."""
+    generator = torch.Generator().manual_seed(6)
+    x = torch.randn(2, 4, 3, 3, generator=generator).to(target.device)
+    vectors = [(torch.rand(4, generator=generator) + 0.5).to(target.device) for _ in range(4)]
+    mask = (torch.rand(4, 3, 3, generator=generator) < 0.6).to(target.device)
+    kernel = torch.randn(4, 4, 1, 1, generator=generator).to(target.device)
+
+    def normal(training):
+        return lambda x: bn_mask_add_relu(
+            x, *[v.clone() for v in vectors], mask=mask, residual=x, training=training,
+            backend=backend,
+        )  # fmt: skip
+
+    return x, {
+        "training": normal(True),
+        "evaluation": normal(False),
+        "mask": lambda x: apply_mask(x, mask, backend=backend),
+        # The fused way where it is the one that was measured.
+        "convolution": lambda x: conv_bn_mask_add_relu(x, kernel, None, *vectors, mask=mask),
+    }
+
+
+@pytest.fixture
+def fused_convolutions(monkeypatch):
+    monkeypatch.setattr(autotune, "active", lambda: True)
+    monkeypatch.setattr(autotune, "choose", lambda device, key, ways: list(ways)[1])
+
+
+CARRIED = pytest.mark.parametrize("name", ["training", "evaluation", "mask", "convolution"])
+
+
+@on_triton
+@CARRIED
+@pytest.mark.parametrize("enabled", [True, False], ids=["gradients", "no gradients"])
+def test_forward_mode_derivatives(target, name, enabled, fused_convolutions):
+    """A kernel knows of none, so that the definition has to run, also where gradients are off."""
+    found = []
+    for backend in ("triton", "eager"):
+        x, operators = carried(target, backend)
+        with forward_ad.dual_level(), torch.set_grad_enabled(enabled):
+            out = operators[name](forward_ad.make_dual(x, x.sin()))
+            found.append(forward_ad.unpack_dual(out).tangent)
+    assert found[0] is not None
+    torch.testing.assert_close(*found)
+
+
+@on_triton
+@CARRIED
+def test_batches_of_gradients(target, name):
+    x, operators = carried(target, target.backend)
+    x.requires_grad_()
+    out = operators[name](x)
+    upstream = torch.randn(3, *out.shape, device=out.device)
+
+    def gradient(upstream):
+        return torch.autograd.grad(out, x, upstream, retain_graph=True)[0]
+
+    expected = torch.stack([gradient(u) for u in upstream])
+    (found,) = torch.autograd.grad(out, x, upstream, is_grads_batched=True, retain_graph=True)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    found = torch.func.vmap(gradient)(upstream)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@on_triton
+@CARRIED
+@pytest.mark.filterwarnings("ignore")
+def test_recorded_by_a_tracer(target, name, fused_convolutions):
+    """``torch.jit.trace``, which is behind the older ONNX export, sees only what is registered."""
+    x, operators = carried(target, target.backend)
+    with torch.no_grad():
+        traced = torch.jit.trace(operators[name], (x,), check_trace=False)
+        torch.testing.assert_close(traced(x + 1), operators[name](x + 1), rtol=1e-4, atol=1e-4)
