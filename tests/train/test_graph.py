@@ -17,7 +17,6 @@ from scotoma.train.distributed import World
 from scotoma.train.engine import Engine
 from scotoma.train.graph import check_graph, graph_line
 from scotoma.train.loop import Trainer
-from scotoma.train.parsing import load_resolved, parse
 from scotoma.train.resuming import as_saved
 from scotoma.train.setup import build_model, load_data, make_batches, resolve
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -247,6 +246,9 @@ def test_a_run_goes_on_with_a_graph_if_it_had_one_and_can(tiny, saved, device, p
 
 
 def test_the_option_has_three_answers(tmp_path):
+    pytest.importorskip("jsonargparse")
+    from scotoma.train.parsing import load_resolved, parse
+
     for words, answer in (
         ([], None),
         (["--cuda-graph"], True),

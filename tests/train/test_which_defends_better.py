@@ -58,7 +58,7 @@ def check(out: Path, printed: str) -> dict:
 
 def test_small(tmp_path):
     """In seconds: smaller networks, fewer images."""
-    small = {"WIDTH": 6, "EPOCHS": 2, "SAMPLES": 60, "TRAIN": "--train-limit 1000"}
+    small = {"WIDTH": 6, "EPOCHS": 4, "SAMPLES": 60, "TRAIN": "--train-limit 1000"}
     check(tmp_path / "out", run(WHICH, tmp_path / "out", 300, **small))
 
 
