@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 from unittest import mock
@@ -21,7 +21,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.interpreter import InterpretedFunction
 
-from ...kernels import backends
+from ...kernels import backends, fused, operator
 
 VECTOR = 16  # bytes of the widest access that all our architectures have
 # Who is told of a launch now: whoever keeps an uncompiled kernel may launch it again later.
@@ -107,16 +107,17 @@ def noting(note: Callable[[Launch], Any], interpret: bool = False) -> Iterator[N
     run_interpreted = InterpretedFunction.run
 
     def run(function: InterpretedFunction, *args, **keywords):
-        with _compiling_nothing():
+        with _driver(ARCH, recording=True), _compiling_nothing():
             _compiled_twin(function).run(*args, **keywords)
         return run_interpreted(function, *args, **keywords) if interpret else None
 
     _notes.append(note)
     try:
-        with (
-            mock.patch.object(InterpretedFunction, "run", run),
-            nullcontext() if interpret else _compiling_nothing(),
-        ):
+        with ExitStack() as stack:
+            stack.enter_context(mock.patch.object(InterpretedFunction, "run", run))
+            if not interpret:
+                stack.enter_context(claimed_gpu(ARCH, recording=True))
+                stack.enter_context(_compiling_nothing())
             yield
     finally:
         _notes.pop()
@@ -142,7 +143,7 @@ def _compiling_nothing() -> Iterator[None]:
 
         return _Uncompiled(launched)
 
-    with claimed_gpu(ARCH, recording=True), mock.patch.object(JITFunction, "_do_compile", compiled):
+    with mock.patch.object(JITFunction, "_do_compile", compiled):
         yield
 
 
@@ -226,12 +227,22 @@ _claimed = cache(ClaimedGPU)
 @contextmanager
 def claimed_gpu(arch: int, recording: bool = False) -> Iterator[ClaimedGPU]:
     """Operators accept any device's tensors for ``backend="triton"``, Triton compiles for ``arch``,
-    and nothing is launched."""
+    and nothing is launched. What was planned inside is forgotten."""
+    with (
+        _driver(arch, recording) as gpu,
+        mock.patch.object(backends, "device_refusal", lambda device: None),
+        mock.patch.dict(operator.plans, clear=True),
+        mock.patch.dict(fused.plans, clear=True),
+    ):
+        yield gpu
+
+
+@contextmanager
+def _driver(arch: int, recording: bool) -> Iterator[ClaimedGPU]:
     before = driver._active  # reading driver.active would look for a GPU
     gpu = _claimed(arch, recording)
     driver.set_active(gpu)
     try:
-        with mock.patch.object(backends, "device_refusal", lambda device: None):
-            yield gpu
+        yield gpu
     finally:
         driver.set_active(before)

@@ -186,3 +186,17 @@ def test_what_only_the_interpreter_accepts_is_found(tmp_path, monkeypatch):
     assert "1 of 1 do not compile" in wrong.stdout, wrong.stderr
     assert right.returncode == 0, right.stdout + right.stderr
     assert "0 of 2 do not compile" in right.stdout
+
+
+def test_recording_leaves_nothing_behind():
+    """A call on the meta device, which no kernel runs on, is refused again after a recording."""
+
+    def call():
+        x = torch.empty(2, 8, 4, 4, device="meta")
+        vectors = [torch.empty(8, device="meta") for _ in range(4)]
+        return bn_mask_add_relu(x, *vectors, training=True, backend="triton")
+
+    (launches,) = record.record(call)
+    assert [launch.kernel for launch in launches][-1] == "apply_forward"
+    with pytest.raises(ValueError, match="backend is 'triton'"):
+        call()
