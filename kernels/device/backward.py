@@ -248,7 +248,7 @@ def apply_backward(
     r = tl.arange(0, BLOCK_M)
     affine = load_affine(main, c, C, eps)
     affine2 = load_affine(other, c, C, eps)
-    # None here where the statistics were constants: Triton 3.6 has no None that a function returns.
+    # None where the statistics were constants. (Triton 3.6 has no function return a tuple of None.)
     terms, terms2 = (None, None), (None, None)
     if sums is not None:
         terms = statistics_terms(sums, 0, affine, inverse_count, c, C)
