@@ -97,10 +97,10 @@ def bn_mask_add_relu(
         return run(main, other, residual, settings)
     if type(momentum) is not float or not 0.0 <= momentum <= 1.0:
         check_momentum(momentum)
-    # Whether there is a group decides how many values a batch needs. What the environment prefers
-    # may fall back to eager, what the argument demands may not.
+    # Whether there are other ranks decides how many values a batch needs. What the environment
+    # prefers may fall back to eager, what the argument demands may not.
     key = fused.describe(main, other, residual, settings)
-    key = key, group is None, backend, backends._default
+    key = key, settings.synchronised, backend, backends._default
     plan = plans[key] if key in plans else _planned(key, main, other, residual, settings, backend)
     if plan is None:
         return eager(main, other, residual, settings)
@@ -177,7 +177,7 @@ def check_call(main: Branch, other: Branch | None, residual, settings: Settings)
         raise ValueError(
             f"eps is {eps!r}; expected a finite number that is not negative, such as 1e-5"
         )
-    if settings.training and settings.group is None and x.numel() == x.shape[1]:
+    if settings.training and not settings.synchronised and x.numel() == x.shape[1]:
         raise ValueError(
             f"x has shape {list(x.shape)}: batch statistics need more than 1 value per channel; "
             "use a larger batch, or training=False"

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 from scotoma.kernels import Projection, apply_mask, bn_mask_add_relu
+from targets import everywhere
 
 X = torch.zeros(2, 3, 4, 5)
 VECTOR = torch.ones(3)
@@ -187,3 +189,20 @@ def test_apply_mask_refuses(mask, words):
         apply_mask(X, mask)
     for word in words:
         assert word in str(error.value)
+
+
+@everywhere
+def test_one_value_in_a_group_of_one_process(target, tmp_path):
+    """A group says nothing of how many values there are: here the variance has no unbiased one."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        x, *vectors = (
+            torch.ones(size, device=target.device) for size in ((1, 2, 1, 1), 2, 2, 2, 2)
+        )
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
+            bn_mask_add_relu(
+                x, *vectors, training=True, group=dist.group.WORLD, backend=target.backend
+            )
+        assert all(v.eq(1).all() for v in vectors)
+    finally:
+        dist.destroy_process_group()
