@@ -268,7 +268,7 @@ def differentiable_backward(grad_out, main, other, bits, settings: Settings, wan
             alive = ~(sum(values).detach() <= 0)
         else:
             alive = reference.unpack_bits(bits, main.x)
-        grad = grad_out * alive
+        grad = grad_out.where(alive, 0)
     names = [n for n in ("x", "weight", "bias", "x2", "weight2", "bias2") if getattr(wanted, n)]
     inputs = [getattr(branches[n.endswith("2")], n.removesuffix("2")) for n in names]
     found = {}

@@ -271,7 +271,7 @@ def eager_backward(grad_out, main: Branch, other, bits, settings: Settings, want
             alive = ~(_before_relu(branches, settings) <= 0)
         else:
             alive = unpack_bits(bits, main.x)
-        grad = grad * alive
+        grad = grad.where(alive, 0)
     found = []
     for b in branches:
         saved = b.mean, (b.var + settings.eps).rsqrt()

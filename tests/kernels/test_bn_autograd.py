@@ -16,7 +16,9 @@ from scotoma.kernels import (
     autotune,
     bn_mask_add_relu,
     conv_bn_mask_add_relu,
+    library,
 )
+from scotoma.kernels.reference import Branch, Settings
 from targets import everywhere, on_triton
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
@@ -376,3 +378,27 @@ def test_recorded_by_a_tracer(target, name, fused_convolutions):
     with torch.no_grad():
         traced = torch.jit.trace(operators[name], (x,), check_trace=False)
         torch.testing.assert_close(traced(x + 1), operators[name](x + 1), rtol=1e-4, atol=1e-4)
+
+
+@on_triton
+@pytest.mark.parametrize("residual", [False, True], ids=["recomputed", "saved bits"])
+@pytest.mark.parametrize("way", ["kernels", "create_graph", "registered"])
+def test_infinite_gradients_stop_at_relu(target, residual, way):
+    """Where ReLU is 0 the gradient is 0, not 0 * inf, whichever way computes it."""
+    # The registered operators compute float64 by the definition.
+    dtype = torch.float64 if way == "registered" else torch.float32
+    x = torch.tensor([-1.0, 1.0], dtype=dtype, device=target.device).view(1, 1, 1, 2)
+    x.requires_grad_()
+    vectors = None, None, x.new_zeros(1), x.new_ones(1)
+    other = torch.zeros_like(x, requires_grad=True) if residual else None
+    if way == "registered":
+        settings = Settings(relu=True, training=False, momentum=0.1, eps=0.0)
+        out = library.bn_mask_add_relu(Branch(x, *vectors, None), None, other, settings)
+    else:
+        out = bn_mask_add_relu(
+            x, *vectors, residual=other, training=False, eps=0.0, backend=target.backend
+        )
+    wanted = [x, other] if residual else [x]
+    upstream = torch.full_like(x, float("inf"))
+    for grad in torch.autograd.grad(out, wanted, upstream, create_graph=way == "create_graph"):
+        assert grad.flatten().tolist() == [0, float("inf")]
