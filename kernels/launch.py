@@ -198,7 +198,8 @@ class Launch:
         run, function, metadata, values, driver, active, runtime = found
         enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
         # Another driver has other binaries, and a profiler's hooks want to be told of each launch.
-        if driver.active is not active or enter.calls or leave.calls:
+        hooked = getattr(enter, "calls", enter) or getattr(leave, "calls", leave)
+        if hooked or driver.active is not active:
             self._find(variant, args)
             return
         stream = active.get_current_stream(self.device)
@@ -253,7 +254,7 @@ class Plan:
     """What calls on tensors of one description have in common, decided once.
 
     That is how to lay out the tensors, how to cut them, and the launches. A description is all of
-    a call but the numbers in its tensors: see ``operator.describe``.
+    a call but the numbers in its tensors: see ``fused.describe``.
 
     Args:
         main, other, residual: tensors of such a call; not kept.
