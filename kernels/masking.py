@@ -8,7 +8,7 @@ from torch import Tensor
 from . import backends, launch, reference
 from .fused import aligned
 from .launch import LARGE, MAX_PLANS, Launch, elementwise, empty_output, masks_order, on_device
-from .operator import check_mask
+from .operator import check_dimensions, check_mask
 
 # Launches, layouts and whether to reorder the mask, by the description of a call.
 launches: dict[tuple, tuple[Launch, torch.memory_format, bool]] = {}
@@ -26,10 +26,12 @@ def apply_mask(x: Tensor, mask: Tensor | None, *, backend: str | None = None) ->
     is saved for backward. Can be differentiated any number of times.
 
     Raises:
-        ValueError: ``mask`` does not fit ``x``, or ``backend`` is "triton" and cannot run this.
+        ValueError: ``x`` has other dimensions, ``mask`` does not fit it, or ``backend`` is
+            "triton" and cannot run this.
     """
     if mask is None:
         return x
+    check_dimensions(x, "x")
     check_mask(x, mask, "mask")
     if not backends.use_triton(backend, x) or backends.transformed(x):
         return reference.apply_mask(x, mask)

@@ -202,10 +202,7 @@ def check_call(main: Branch, other: Branch | None, residual, settings: Settings)
 def check_branch(branch: Branch, training: bool, prefix: str = "") -> None:
     """One batch norm branch: ``x`` [N,C,...], per-channel vectors [C], mask [C,...]."""
     x, weight, bias, running_mean, running_var, mask = branch
-    if x.dim() not in (3, 4, 5):
-        raise ValueError(
-            f"{prefix}x has shape {list(x.shape)}; expected [N,C,H,W], [N,C,L] or [N,C,D,H,W]"
-        )
+    check_dimensions(x, f"{prefix}x")
     if not x.is_floating_point():
         raise ValueError(
             f"{prefix}x has dtype {x.dtype}; expected a floating dtype: convert it with x.float()"
@@ -236,6 +233,13 @@ def check_branch(branch: Branch, training: bool, prefix: str = "") -> None:
         )
     if mask is not None:
         check_mask(x, mask, f"{prefix}mask")
+
+
+def check_dimensions(x: Tensor, name: str) -> None:
+    if x.dim() not in (3, 4, 5):
+        raise ValueError(
+            f"{name} has shape {list(x.shape)}; expected [N,C,H,W], [N,C,L] or [N,C,D,H,W]"
+        )
 
 
 def check_momentum(momentum) -> None:

@@ -206,3 +206,15 @@ def test_one_value_in_a_group_of_one_process(target, tmp_path):
         assert all(v.eq(1).all() for v in vectors)
     finally:
         dist.destroy_process_group()
+
+
+@everywhere
+@pytest.mark.parametrize("shape", [(), (2,), (2, 3), (2, 3, 1, 1, 1, 1)], ids=str)
+def test_other_dimensions(target, shape):
+    """Refused by every operator on every backend, by the same words."""
+    x, vector = torch.zeros(shape, device=target.device), torch.ones(3, device=target.device)
+    mask = torch.ones(shape[1:], dtype=torch.bool, device=target.device)
+    with pytest.raises(ValueError, match=r"x has shape \[.*\]; expected \[N,C,H,W\]"):
+        apply_mask(x, mask, backend=target.backend)
+    with pytest.raises(ValueError, match=r"x has shape \[.*\]; expected \[N,C,H,W\]"):
+        bn_mask_add_relu(x, *[vector] * 4, training=True, backend=target.backend)
