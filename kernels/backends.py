@@ -105,9 +105,9 @@ def transformed(x: Tensor) -> bool:
     """
     if torch._C._are_functorch_transforms_active():
         return True
-    return not torch.compiler.is_compiling() and (
-        forward_ad._current_level >= 0 or torch._C._functorch.is_legacy_batchedtensor(x)
-    )
+    if torch.compiler.is_compiling():
+        return False
+    return forward_ad._current_level >= 0 or torch._C._functorch.is_legacy_batchedtensor(x)
 
 
 def device_refusal(device: torch.device) -> str | None:

@@ -83,7 +83,7 @@ def bn_mask_add_relu(
         return forward(main, other, residual, settings, partials, save_bits=False, plan=plan).out
     second = other or NO_BRANCH
     call = plan, main, other, settings, partials
-    return _BNMaskAddReLU.apply(*main[:3], residual, *second[:3], call)
+    return _apply(*main[:3], residual, *second[:3], call)
 
 
 class Forward(NamedTuple):
@@ -128,6 +128,8 @@ def _local_statistics(plan: Plan, branches: list[Branch], momentum, partials: Pa
     # A momentum that only the device knows cannot be a kernel's argument: then update outside.
     running = [(b.mean, b.var) for b in branches]
     inside = plan.updates and not isinstance(momentum, Tensor) and running[0][0] is not None
+    if inside and len(running) == 2:  # of two branches that share them one after the other
+        inside = not {t.data_ptr() for t in running[0]} & {t.data_ptr() for t in running[1]}
     update, factor = (running, momentum) if inside else (None, 0.0)
     if partials is None:
         sums = plan.partial_statistics(*[b.x for b in branches])
@@ -180,10 +182,11 @@ def backward(
 ) -> Gradients:
     """Gradients of all inputs that are ``wanted``.
 
-    count: rows of all ranks, where statistics were synchronised.
+    count: rows of all ranks, where statistics were synchronised. plan: of tensors that lie like
+        these, ``grad_out`` aligned like them; None to look for one.
     """
     grad_out = grad_out.to(main.x.dtype)
-    if plan is None or not aligned(grad_out):
+    if plan is None:
         plan = plan_for(main, other, grad_out, settings)
         main, other, grad_out = plan.lay_out(main, other, grad_out)
     grad_out = grad_out.contiguous(memory_format=plan.format)
@@ -222,7 +225,6 @@ class _BNMaskAddReLU(torch.autograd.Function):
         second = result.other or NO_BRANCH
         ctx.save_for_backward(*result.main, *second, result.bits)
         ctx.plan, ctx.settings, ctx.count = plan, settings, result.count
-        ctx.placement = _placement(result.main, second)
         return result.out
 
     @staticmethod
@@ -235,15 +237,17 @@ class _BNMaskAddReLU(torch.autograd.Function):
             grads = differentiable_backward(grad_out, main, other, bits, ctx.settings, wanted)
         else:
             # Hooks on saved tensors may give back copies that lie otherwise (save_on_cpu does).
-            plan = ctx.plan if _placement(main, second) == ctx.placement else None
+            plan = ctx.plan
+            if not plan.fits(main, second) or not (
+                aligned(grad_out, main.x, main.mask, second.x, second.mask) or not plan.direct
+            ):
+                plan = None
             grads = backward(grad_out, main, other, bits, ctx.settings, wanted, ctx.count, plan)
         return (*grads, None)
 
 
-def _placement(main: Branch, second: Branch) -> tuple:
-    """How tensors with more than one dimension lie in memory: what a plan takes for granted."""
-    tensors = main.x, main.mask, second.x, second.mask
-    return aligned(*tensors), *[None if t is None else t.stride() for t in tensors]
+# What Function.apply ends in, without its questions about torch.func: they were asked before.
+_apply = super(torch.autograd.Function, _BNMaskAddReLU).apply
 
 
 def differentiable_backward(grad_out, main, other, bits, settings: Settings, wanted: Gradients):

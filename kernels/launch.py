@@ -282,6 +282,16 @@ class Plan:
             and len({v.dtype for v in running}) <= 1
             and len(running) in (0, 2 * branches)
         )
+        # How masks lie once they are laid out.
+        reordered = self.masks_last is None
+        self.mask_strides = tuple(
+            None
+            if m is None
+            else (1, m.shape[2] * m.shape[0], m.shape[0])
+            if reordered
+            else m.stride()
+            for m in (main.mask, other.mask)
+        )
         last = self.format == torch.channels_last
         small = tiling(x.shape, last, x.element_size())
         large = tiling(x.shape, last, x.element_size(), LARGE, branches)
@@ -359,6 +369,16 @@ class Plan:
         if residual is not None:
             residual = residual.contiguous(memory_format=self.format)
         return self._branch(main), None if other is None else self._branch(other), residual
+
+    def fits(self, main: Branch, second: Branch) -> bool:
+        """Whether activations and masks lie as after :meth:`lay_out`."""
+        mask, second_mask = self.mask_strides
+        return (
+            main.x.is_contiguous(memory_format=self.format)
+            and (mask is None or main.mask.stride() == mask)
+            and (second.x is None or second.x.is_contiguous(memory_format=self.format))
+            and (second_mask is None or second.mask.stride() == second_mask)
+        )
 
     def _branch(self, branch: Branch) -> Branch:
         x, weight, bias, mean, var, mask = branch

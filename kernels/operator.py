@@ -249,7 +249,7 @@ def check_momentum(momentum) -> None:
             "average pass 1 / num_batches_tracked"
         )
     if isinstance(momentum, Tensor):
-        if momentum.numel() != 1:
+        if momentum.numel() != 1 or momentum.dim() > 1:
             raise ValueError(
                 f"momentum has shape {list(momentum.shape)}; expected a float, or a tensor with "
                 "one value"

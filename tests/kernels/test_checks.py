@@ -81,6 +81,7 @@ REFUSED = {
     # torch.nn.BatchNorm2d takes it for a cumulative average; here the caller knows the count.
     "no momentum": (dict(momentum=None), ["momentum is None", "1 / num_batches_tracked"]),
     "momentum for each channel": (dict(momentum=torch.ones(3)), ["momentum has shape [3]", "one"]),
+    "momentum as a matrix": (dict(momentum=torch.ones(1, 1)), ["momentum has shape [1, 1]", "one"]),
     "momentum over 1": (dict(momentum=1.5), ["momentum is 1.5", "from 0 to 1"]),
     "negative momentum": (dict(momentum=-0.1), ["momentum is -0.1", "from 0 to 1"]),
     "nan as momentum": (dict(momentum=float("nan")), ["momentum is nan", "from 0 to 1"]),

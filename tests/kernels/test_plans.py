@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 import torch
 from launches import launches
 from layouts import DENSE
-from scotoma.kernels import apply_mask, bn_mask_add_relu, fused, operator
+from scotoma.kernels import Projection, apply_mask, bn_mask_add_relu, fused, operator
 from targets import EAGER, on_triton
 
 
@@ -134,6 +135,38 @@ def test_any_alignment(target, layout, offset):
             found.append([out, masked, *torch.autograd.grad(out, leaves, tensors[3])])
     for values in found[1:]:
         assert all(map(torch.equal, values, found[0]))
+
+
+@on_triton
+def test_branches_that_share_running_statistics_update_them_in_turn(target):
+    """One kernel's programs of both branches would read and write them at once."""
+    call = Arguments(target)
+    weight, bias, mean, var = call.vectors
+    second = Projection(2 * call.x, weight, bias, mean, var)
+    expected = mean.double(), var.double()
+    for x in (call.x, second.x):
+        wide = x.double()
+        expected = [
+            0.9 * old + 0.1 * new
+            for old, new in zip(expected, (wide.mean((0, 2, 3)), wide.var((0, 2, 3))), strict=True)
+        ]
+    with mock.patch.object(fused.Plan, "merge_statistics", autospec=True) as merge:
+        merge.side_effect = lambda plan, sums, running, momentum, chunk=None: merged(
+            plan, sums, running, momentum, chunk, seen
+        )
+        seen = []
+        call(projection=second)
+    assert seen == [None]  # the kernel was not told to update them
+    torch.testing.assert_close(mean.double(), expected[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(var.double(), expected[1], rtol=1e-5, atol=1e-5)
+
+
+merge_statistics = fused.Plan.merge_statistics
+
+
+def merged(plan, sums, running, momentum, chunk, seen):
+    seen.append(running)
+    return merge_statistics(plan, sums, running, momentum, chunk)
 
 
 # Kernels are compiled for a GPU that is not there, and nothing is run.
