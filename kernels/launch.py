@@ -169,8 +169,8 @@ def power_of_two(n: int) -> int:
 class Launch:
     """One kernel with its grid and all arguments that are known beforehand.
 
-    Triton's own launch looks at every argument to find the binary, 17 us of one core. Here the
-    same binary is found again, so it is kept after the first launch and started directly.
+    Triton's own launch looks at every argument to find the binary. Here it would find the same one
+    again, so that is kept after the first launch and started directly.
 
     Args:
         kernel: name. grid: of two numbers. device: index. direct: whether the binary may be kept,
