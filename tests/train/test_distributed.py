@@ -69,6 +69,7 @@ import torch.distributed as dist
 from scotoma.defective import mask_sites
 from scotoma.train.commands import train
 from scotoma.train.cli import main
+from scotoma.train.distributed import end
 
 def as_nccl_does(name):
     "Refuse what ProcessGroupNCCL refuses, which Gloo takes."
@@ -97,7 +98,7 @@ def another_mask(build):
 
 if sys.argv[1] == "another-mask":
     train.build_model = another_mask(train.build_model)
-sys.exit(main(["train", *sys.argv[2:]]))
+end(main(["train", *sys.argv[2:]]))
 """
 
 
