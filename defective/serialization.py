@@ -1,13 +1,19 @@
-"""Models in files: safetensors with the specification inside, so that a file is all one needs."""
+"""Models in files: safetensors with the specification inside, so that a file is all one needs.
+
+What every file of scotoma's has in common is here too: it is replaced whole (:func:`atomic_path`)
+and holds a digest of its content (:func:`seal`), which is checked when it is read.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -62,6 +68,63 @@ def _umask() -> int:
     return mask
 
 
+def seal(record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor] | None = None) -> dict:
+    """``record`` with a ``digest`` (SHA-256) of itself and of ``tensors``, for a file.
+
+    Args:
+        record: nested mappings with keys of text or whole numbers, sequences, plain values and
+            tensors. It may come back from JSON, safetensors or ``torch.save``: tuples as lists,
+            keys as text.
+        tensors: what the file holds beside the record.
+    """
+    return {**record, "digest": _digest(record, tensors)}
+
+
+def check_seal(
+    record: Mapping[str, Any],
+    path: str | os.PathLike,
+    fix: str,
+    tensors: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Raise UserError if the file's content is not what :func:`seal` saw; ``fix`` says what to do.
+
+    This finds flipped bits and edits by hand, not a forger, who can write a digest too. A record
+    without a digest is of a version that wrote none, and passes.
+    """
+    if "digest" in record and record["digest"] != _digest(record, tensors):
+        raise UserError(
+            f"{path}: damaged or edited: its content does not have the digest that was written "
+            f"with it; {fix}"
+        )
+
+
+def _digest(record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor] | None) -> str:
+    """The whole content but for the digest itself, every value preceded by its kind and length."""
+    sha = hashlib.sha256()
+
+    def update(value) -> None:
+        if isinstance(value, Mapping):
+            items = sorted(((str(k), v) for k, v in value.items()), key=lambda item: item[0])
+            sha.update(b"{%d" % len(items))
+            for key, each in items:
+                update(key)
+                update(each)
+        elif isinstance(value, (list, tuple)):
+            sha.update(b"[%d" % len(value))
+            for each in value:
+                update(each)
+        elif isinstance(value, torch.Tensor):
+            update([str(value.dtype), *value.shape])
+            content = value.detach().cpu().contiguous().reshape(-1)
+            sha.update(content.view(torch.uint8).numpy())
+        else:
+            text = json.dumps(value).encode()
+            sha.update(b"%d:" % len(text) + text)
+
+    update([{k: v for k, v in record.items() if k != "digest"}, tensors or {}])
+    return sha.hexdigest()
+
+
 def save_model(model: Network, path: str | os.PathLike, *, details: dict | None = None) -> None:
     """Write weights, statistics, masks and the specification to one safetensors file, atomically.
 
@@ -81,7 +144,7 @@ def save_tensors(
 ) -> None:
     """:func:`save_model` of a network that exists as a state dict only."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
-    record = {"format": _FORMAT, "spec": spec.as_dict(), "details": details}
+    record = seal({"format": _FORMAT, "spec": spec.as_dict(), "details": details}, tensors)
     with atomic_path(path) as temporary:
         temporary.write_bytes(safetensors_bytes(tensors, metadata={_KEY: json.dumps(record)}))
 
@@ -92,7 +155,7 @@ def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> N
     Nothing in the file is executed, and no memory is taken for more than the file holds.
 
     Raises:
-        UserError: no such file, not a scotoma checkpoint, truncated, or inconsistent.
+        UserError: no such file, not a scotoma checkpoint, truncated, edited, or inconsistent.
     """
     record, tensors = _read(path, with_tensors=True)
     spec = _spec(record, path)
@@ -115,6 +178,7 @@ def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> N
             f"({spec.name}, {spec.defects}), first {wrong[0]!r}: the file is of another model or "
             "was edited"
         )
+    check_seal(record, path, "take a copy of the file, or train again", tensors)
     # In memory of their own: where a file's tensors begin at odd addresses, a CPU's matrix products
     # sum in another order than those of the network that was saved.
     model.load_state_dict({k: t.clone() for k, t in tensors.items()}, assign=True)
@@ -154,7 +218,6 @@ def _read(path, with_tensors: bool):
             raise UserError(
                 f"{path}: checkpoint format {record['format']!r}; this version reads {_FORMAT}"
             )
-        return record, tensors
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, RecursionError):
@@ -162,6 +225,7 @@ def _read(path, with_tensors: bool):
             f"{path}: a safetensors file without scotoma's model specification; only files "
             "written by scotoma.defective.save_model can be loaded"
         ) from None
+    return record, tensors
 
 
 def _spec(record: dict, path) -> ModelSpec:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..defective.errors import UserError
-from ..defective.serialization import atomic_path, save_tensors
+from ..defective.serialization import atomic_path, check_seal, save_tensors, seal
 from ..defective.spec import ModelSpec
 from .config import TrainConfig
 from .curves import draw_curves
@@ -94,7 +94,7 @@ class RunFolder:
             UserError: the disk is full or the folder not writable; the state saved before is whole.
         """
         content = io.BytesIO()  # torch.save to a file reports a full disk in words of its own
-        torch.save(state, content)
+        torch.save(seal(state), content)
         self._replace(STATE, lambda path: path.write_bytes(content.getbuffer()))
 
     def load_state(self) -> dict[str, Any] | None:
@@ -108,13 +108,16 @@ class RunFolder:
         path = self.path / STATE
         if not path.is_file():
             return None
+        kept = f"the last finished epoch's weights are in {self.path / WEIGHTS}"
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load raises many types for damaged files
             raise UserError(
-                f"{path}: damaged, or not a state that scotoma wrote ({_first_line(error)}); the "
-                f"last finished epoch's weights are in {self.path / WEIGHTS}"
+                f"{path}: damaged, or not a state that scotoma wrote ({_first_line(error)}); {kept}"
             ) from None
+        if isinstance(state, Mapping):
+            check_seal(state, path, kept)
+        return state
 
     def save_model(self, file: str, spec: ModelSpec, tensors, details: Mapping[str, Any]) -> None:
         with self._saving(file):

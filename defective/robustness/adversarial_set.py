@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..attacks.base import Status
 from ..errors import UserError
-from ..serialization import atomic_path
+from ..serialization import atomic_path, check_seal, seal
 
 _KEY, _FORMAT = "scotoma-adversarial-set", 1
 
@@ -130,7 +130,7 @@ def save_set(found: AdversarialSet, path: str | os.PathLike) -> None:
         # The format refuses tensors that share memory, as classes before and after no rounding may.
         shared = {each.untyped_storage().data_ptr() for each in tensors.values()}
         tensors[name] = value.clone() if value.untyped_storage().data_ptr() in shared else value
-    record = json.dumps({"format": _FORMAT, "details": found.details})
+    record = json.dumps(seal({"format": _FORMAT, "details": found.details}, tensors))
     with atomic_path(path) as temporary:
         try:
             save_file(tensors, str(temporary), metadata={_KEY: record})
@@ -142,7 +142,7 @@ def load_set(path: str | os.PathLike) -> AdversarialSet:
     """The set in a file that :func:`save_set` wrote. Nothing in the file is executed.
 
     Raises:
-        UserError: no such file, damaged, no adversarial set, or tensors that do not fit.
+        UserError: no such file, damaged or edited, no adversarial set, or tensors that do not fit.
     """
     path = Path(path)
     if not path.is_file():
@@ -172,6 +172,8 @@ def load_set(path: str | os.PathLike) -> AdversarialSet:
     if set(tensors) != set(tensor_fields()) or not isinstance(details, dict):
         raise UserError(f"{path}: an adversarial set with missing or unknown tensors")
     try:
-        return AdversarialSet(**tensors, details=details)
+        found = AdversarialSet(**tensors, details=details)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    check_seal(record, path, "remove it and make the set again with: scotoma attack", tensors)
+    return found

@@ -8,7 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from scotoma.defective.attacks import Status
 from scotoma.defective.errors import UserError
 from scotoma.defective.robustness import AdversarialSet, load_set, save_set
@@ -199,6 +200,19 @@ def test_every_truncation_is_refused(tmp_path):
         (tmp_path / "cut").write_bytes(whole[:size])
         with pytest.raises(UserError, match="truncated or damaged"):
             load_set(tmp_path / "cut")
+
+
+@pytest.mark.parametrize("name", tensor_fields())
+def test_an_edited_set_is_refused(tmp_path, name):
+    path = tmp_path / "a"
+    save_set(make(3, (1, 2, 2), torch.float32), path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    tensors[name] = 1 - tensors[name].clamp(max=1) if name != "indices" else tensors[name] + 5
+    save_file(tensors, str(path), metadata=metadata)
+    with pytest.raises(UserError, match="damaged or edited"):
+        load_set(path)
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -183,6 +183,30 @@ def test_truncated_file(saved, length):
     assert "truncated or damaged" in refused(path)
 
 
+@pytest.mark.parametrize("place", [-1, -1000, -5000, 0.3, 0.5, 0.7])
+def test_flipped_bit(saved, place):
+    _, path = saved
+    content = bytearray(path.read_bytes())
+    content[place if place < 0 else int(place * len(content))] ^= 64
+    path.write_bytes(content)
+    assert "damaged" in refused(path)
+
+
+def test_edited_details(saved, small_model):
+    model, path = saved
+    save_model(model, path, details={"acc1": 0.5})
+    edit(path, lambda record, _: record | {"details": {"acc1": 0.9}})
+    assert "damaged or edited" in refused(path)
+
+
+def test_a_file_of_a_version_without_digests(saved):
+    model, path = saved
+    edit(path, lambda record, _: {k: v for k, v in record.items() if k != "digest"})
+    assert all(
+        map(torch.equal, load_model(path).state_dict().values(), model.state_dict().values())
+    )
+
+
 def test_longer_file(saved):
     _, path = saved
     path.write_bytes(path.read_bytes() + b"more")

@@ -85,6 +85,17 @@ def test_a_damaged_cell_is_named(tmp_path, content):
         assert file.name in str(error.value)
 
 
+@pytest.mark.parametrize(("old", "new"), [('"rate": 0.5', '"rate": 5.0'), ('"eps": 0', '"eps": 1')])
+def test_an_edited_cell_is_refused(tmp_path, old, new):
+    cells = Cells(tmp_path)
+    cells.get("noise", "a", IDENTITY, lambda: {"rate": 0.5})
+    (file,) = tmp_path.iterdir()
+    file.write_text(file.read_text().replace(old, new))
+    for read in (cells.all, lambda: cells.get("noise", "a", IDENTITY, never)):
+        with pytest.raises(UserError, match="damaged or edited"):
+            read()
+
+
 def test_cells_of_another_format_are_made_again(tmp_path, monkeypatch):
     cells = Cells(tmp_path)
     cells.get("noise", "a", IDENTITY, lambda: {"n": 1})

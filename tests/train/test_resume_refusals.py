@@ -1,11 +1,13 @@
 """What a run goes on with: which settings may be asked anew, and what is refused."""
 
+import random
 from dataclasses import replace
 
 import pytest
 import torch
 from cut_runs import assert_same_weights, cut_run
 from scotoma.defective import UserError
+from scotoma.defective.serialization import seal
 from scotoma.train.commands.train import train
 from scotoma.train.config import TrainConfig
 
@@ -117,7 +119,27 @@ def test_an_edited_config_does_not_fit_the_state(tiny):
 def test_a_state_with_wrong_content_is_refused(tiny, key, value):
     config = tiny(epochs=1)
     _, folder = train(config)
-    state = torch.load(folder.path / "resume.pt", weights_only=True)
-    torch.save(state | {key: value}, folder.path / "resume.pt")
-    with pytest.raises(UserError, match=r"resume\.pt: damaged"):
+    state = torch.load(folder.path / "resume.pt", weights_only=True) | {key: value}
+    torch.save(state, folder.path / "resume.pt")
+    with pytest.raises(UserError, match=r"resume\.pt: damaged or edited"):
         train(config, resume=folder.path)
+    torch.save(seal(state), folder.path / "resume.pt")
+    with pytest.raises(UserError, match=r"resume\.pt: damaged, or of another version"):
+        train(config, resume=folder.path)
+
+
+def test_no_flipped_bit_of_a_state_goes_unnoticed(tiny):
+    _, folder = train(tiny(epochs=1))
+    file = folder.path / "resume.pt"
+    whole, state = file.read_bytes(), folder.load_state()
+    places = random.Random(0).sample(range(len(whole)), 60)
+    refusals = 0
+    for place in places:
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 64]) + whole[place + 1 :])
+        try:
+            found = folder.load_state()
+        except UserError:
+            refusals += 1
+        else:  # a bit of the archive's padding, say
+            assert seal(found) == found and found["digest"] == state["digest"]
+    assert refusals > 10

@@ -15,7 +15,7 @@ import torch
 
 from ... import __version__
 from ...defective.errors import UserError
-from ...defective.serialization import atomic_path
+from ...defective.serialization import atomic_path, check_seal, seal
 
 FORMAT = 1
 """Of the cells; a change of what a number means is a new format, and old cells are made again."""
@@ -77,19 +77,14 @@ class Cells:
         results = compute()
         if shown is not None:
             results = {**results, "shown": shown}
-        cell = {
-            "format": FORMAT,
-            "kind": kind,
-            "label": label,
-            "identity": identity,
-            "results": results,
-            "made": {
-                "seconds": round(time.perf_counter() - start, 3),
-                "scotoma": __version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
+        made = {
+            "seconds": round(time.perf_counter() - start, 3),
+            "scotoma": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
         }
+        cell = {"format": FORMAT, "kind": kind, "label": label, "identity": identity}
+        cell = seal({**cell, "results": results, "made": made})
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(cell, indent=1) + "\n")
@@ -109,4 +104,5 @@ class Cells:
                 raise ValueError("keys are missing")
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{path}: no result of an evaluation ({error}); remove it") from None
+        check_seal(cell, path, "remove it, and it is made again")
         return cell
