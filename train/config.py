@@ -88,7 +88,11 @@ class TrainConfig:
 
     epochs: int = setting(30, "optimisation", "passes over the training images")
     batch_size: int = setting(128, "optimisation", "images in a step, over all processes")
-    lr: float = setting(0.1, "optimisation", "peak learning rate of SGD")
+    lr: float = setting(
+        0.1,
+        "optimisation",
+        "peak learning rate of SGD; that of a recipe which was not named shrinks with batch-size",
+    )
     momentum: float = setting(0.9, "optimisation", "SGD momentum")
     nesterov: bool = setting(False, "optimisation", "Nesterov momentum")
     weight_decay: float = setting(5e-4, "optimisation", "on all parameters")

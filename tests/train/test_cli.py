@@ -170,6 +170,11 @@ def test_an_image_folder_trains(out, capsys, image_folder):
     """Grey or colour, of any size up to 64, with any number of classes."""
     root = image_folder(size=(20, 20), classes=("a", "b", "c"), train=20, test=5)
     assert main(["train", "--dataset", str(root), "--name", "f", "--batch-size", "16", *TINY]) == 0
+    printed = capsys.readouterr().out
+    assert "batch 16, one-cycle, peak lr 0.0125" in printed and "warning" not in printed
+    argv = ["--dataset", str(root), "--name", "g", "--batch-size", "61", *TINY]
+    assert main(["train", *argv]) == 0
+    assert "warning  --batch-size 61 is more than all training images" in capsys.readouterr().out
     config = yaml.safe_load((out / "f" / "config.yaml").read_text())
     assert config["dataset"] == str(root.resolve())
     assert config["recipe"] == "fast-cifar10"

@@ -40,6 +40,27 @@ def test_each_data_set_has_a_recipe_of_its_own(dataset, recipe):
     assert settings("--dataset", dataset).recipe == recipe
 
 
+@pytest.mark.parametrize(
+    ("argv", "lr"),
+    [
+        ([], 0.4),
+        (["--batch-size", "64"], 0.05),
+        (["--batch-size", "1024"], 0.4),
+        (["--batch-size", "64", "--lr", "0.4"], 0.4),
+        (["--batch-size", "64", "--recipe", "fast-cifar10"], 0.4),
+        (["--batch-size", "64", "--recipe", "paper-cifar10"], 0.1),
+    ],
+)
+def test_the_learning_rate_of_an_unnamed_recipe_shrinks_with_the_batch(tmp_path, argv, lr):
+    config = settings("--dataset", "photos", *argv)
+    assert config.lr == pytest.approx(lr)
+    config.save(tmp_path / "config.yaml")
+    assert load_resolved(tmp_path / "config.yaml") == config  # as --resume reads it
+    assert settings("--config", str(tmp_path / "config.yaml")).lr == config.lr
+    (tmp_path / "mine.yaml").write_text("batch-size: 64\nlr: 0.3\n")
+    assert settings("--dataset", "photos", "--config", str(tmp_path / "mine.yaml")).lr == 0.3
+
+
 def test_paper_recipes_state_the_papers_numbers():
     """Appendix D of the paper."""
     cifar, mnist = read_recipe("paper-cifar10"), read_recipe("paper-mnist")

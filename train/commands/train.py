@@ -151,6 +151,10 @@ def _print_plan(trainer: Trainer, resumed: bool) -> None:
     where = device_name(trainer.device)
     ranks = f", {trainer.world.size} processes" if trainer.world.size > 1 else ""
     launched = graph_line(config, trainer.device, trainer.world.size)
+    many = (
+        f"  warning  --batch-size {config.batch_size} is more than all training images: an epoch "
+        "is one step; give a smaller one\n"
+    )
     size = f"{data.in_channels}x{data.image_size}x{data.image_size}"
     print(
         f"{'resuming' if resumed else 'training'} {config.name} in {trainer.folder.path}\n"
@@ -158,7 +162,8 @@ def _print_plan(trainer: Trainer, resumed: bool) -> None:
         f"{size}, {len(data.classes)} classes\n"
         f"  network  {config.arch} {config.defects}: {parameters:,} parameters{masked}\n"
         f"  recipe   {config.recipe}: {config.epochs} epochs of {trainer.steps} steps, batch "
-        f"{config.batch_size}, {config.schedule} from lr {config.lr:g}\n"
+        f"{config.batch_size}, {config.schedule}, peak lr {config.lr:g}\n"
+        f"{many if config.batch_size > len(data.train) else ''}"
         f"  device   {where}, {config.precision}{ranks}{launched and '; ' + launched}",
         flush=True,
     )
