@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import http.client
 import os
 import urllib.error
 import urllib.request
@@ -23,6 +24,8 @@ from rich.progress import (
 from ..defective.errors import UserError
 
 _CHUNK = 1 << 20
+SECONDS = 30
+"""After which a server that says nothing is given up."""
 
 
 def fetch(urls: list[str], path: Path, md5: str, progress: bool = True) -> None:
@@ -89,8 +92,8 @@ def _fetch(urls: list[str], path: Path, md5: str, progress: bool) -> None:
     for url in urls:
         try:
             _continue(url, part, progress)
-        except (urllib.error.URLError, OSError, ValueError) as error:
-            failures.append(f"{url}: {error}")
+        except (http.client.HTTPException, OSError, ValueError) as error:
+            failures.append(f"{url}: {_in_words(error)}")
             continue
         found = _md5(part)
         if found == md5:
@@ -108,12 +111,14 @@ def _continue(url: str, part: Path, progress: bool) -> None:
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        response = urllib.request.urlopen(request, timeout=30)
+        response = urllib.request.urlopen(request, timeout=SECONDS)
     except urllib.error.HTTPError as error:
         if have and error.code == 416:  # nothing beyond what is here: the file is complete
             return
         raise
     with response:
+        if response.headers.get_content_type() == "text/html":  # before it replaces what is here
+            raise ValueError("answered by a web page, such as a network asking for a login")
         resumed = response.status == 206
         length = response.headers.get("Content-Length")
         total = int(length) + (have if resumed else 0) if length else None
@@ -132,6 +137,13 @@ def _continue(url: str, part: Path, progress: bool) -> None:
                 bar.advance(task, len(chunk))
     if total is not None and part.stat().st_size < total:
         raise OSError(f"connection ended after {part.stat().st_size} of {total} bytes")
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
+        return f"the connection broke off, or is no HTTP ({type(error).__name__})"
+    reason = error.reason if type(error) is urllib.error.URLError else error
+    return str(reason) or type(error).__name__
 
 
 def _md5(path: Path) -> str:

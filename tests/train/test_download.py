@@ -1,6 +1,8 @@
 """Downloads: continued, verified, and never taken for whole when they are not."""
 
 import hashlib
+import socket
+import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +21,7 @@ MD5 = hashlib.md5(CONTENT).hexdigest()
 def server():
     """Serves CONTENT with ranges; ``cut`` limits how much an answer delivers, ``log`` notes it.
 
-    ``pause`` is the time in seconds that an answer takes.
+    ``pause`` is the time in seconds that an answer takes. Some paths are answered in other ways.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -29,6 +31,29 @@ def server():
             log.append((self.path, start))
             if self.path == "/missing":
                 return self.send_error(404)
+            if self.path == "/chunks":  # ends before its chunk does
+                self.send_response(206 if start else 200)
+                self.send_header("Transfer-Encoding", "chunked")
+                self.end_headers()
+                rest = CONTENT[start : start + 50_000]
+                return self.wfile.write(b"%x\r\n%b\r\nffff\r\nand" % (len(rest), rest))
+            if self.path == "/noise":
+                return self.wfile.write(b"What?\r\n\r\n")
+            if self.path == "/silence":
+                return None
+            if self.path == "/reset":  # in the middle of the file
+                self.send_response(206 if start else 200)
+                self.send_header("Content-Length", str(len(CONTENT) - start))
+                self.end_headers()
+                self.wfile.write(CONTENT[start : start + 50_000])
+                linger = struct.pack("ii", 1, 0)
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                return self.connection.close()
+            if self.path == "/login":
+                self.send_response(200)
+                self.send_header("Content-Type", "text/html; charset=utf-8")
+                self.end_headers()
+                return self.wfile.write(b"<html>Please log in</html>")
             if start >= len(CONTENT):
                 return self.send_error(416)
             self.send_response(206 if start else 200)
@@ -85,6 +110,35 @@ def test_a_wrong_checksum_is_refused_and_nothing_is_left(server, tmp_path):
     with pytest.raises(UserError, match=f"MD5 {MD5}, expected {'0' * 32}"):
         get(server, tmp_path / "data.bin", md5="0" * 32)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/chunks", r"the connection broke off, or is no HTTP \(IncompleteRead\)"),
+        ("/noise", r"is no HTTP \(BadStatusLine\)"),
+        ("/silence", "closed connection without response"),
+        ("/reset", "(?i)reset|connection ended"),
+        ("/login", "answered by a web page"),
+        ("/slow", "timed out"),
+    ],
+)
+def test_a_failing_server_is_told_and_what_is_here_is_kept(
+    server, tmp_path, monkeypatch, path, words
+):
+    monkeypatch.setattr(download, "SECONDS", 0.2)
+    server.pause[0] = 1 if path == "/slow" else 0
+    part = tmp_path / "data.bin.part"
+    part.write_bytes(CONTENT[:100_000])
+    with pytest.raises(UserError, match=words) as refused:
+        get(server, tmp_path / "data.bin", urls=(path,))
+    assert "run the command again to continue" in str(refused.value)
+    assert [p.name for p in tmp_path.iterdir()] == [part.name]
+    assert part.stat().st_size >= 100_000 and CONTENT.startswith(part.read_bytes())
+    server.pause[0] = 0
+    get(server, tmp_path / "data.bin")
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT
+    assert server.log[-1][1] >= 100_000
 
 
 def test_the_next_address_is_tried(server, tmp_path):
