@@ -68,20 +68,27 @@ class TrainConfig:
         "sample",
         "data",
         "sample (ships with scotoma), cifar10, mnist, fashion-mnist, tiny-imagenet, imagenet, or "
-        "the path of an image folder",
+        "the path of an image folder: train/<class>/* and test/<class>/*, or <class>/* alone",
     )
     data_root: str | None = setting(
         None, "data", "where data sets live; default: $SCOTOMA_DATA or ~/.cache/scotoma/data"
     )
     download: bool = setting(False, "data", "fetch the data set if it is not there")
     image_size: int | None = setting(
-        None, "data", "side of the images in pixels; default: as stored"
+        None,
+        "data",
+        "side of the images in pixels: the shorter side is resized and the middle cut out; "
+        "default: as stored, which has to be square",
     )
     augment: Augmentation = setting("crop-flip", "data", "training augmentation")
     evaluate_on: Literal["test", "validation"] = setting(
         "test", "data", "what is measured every epoch; validation holds out training images"
     )
-    validation_fraction: float = setting(0.1, "data", "share held out with evaluate-on validation")
+    validation_fraction: float = setting(
+        0.1,
+        "data",
+        "share held out with evaluate-on validation, and for testing from a folder without test/",
+    )
     train_limit: int | None = setting(None, "data", "use only so many training images")
     test_limit: int | None = setting(None, "data", "use only so many test images")
     workers: int = setting(4, "data", "loader processes, for images over 64 pixels only")

@@ -8,21 +8,41 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
 from ..defective.errors import UserError
-from .folder import EXTENSIONS
 
+LEFT_BY_SYSTEMS = {"@eaDir", "@Recycle", "#recycle", "__MACOSX", "$RECYCLE.BIN", "lost+found"}
+LEFT_BY_SYSTEMS |= {"System Volume Information"}
+"""Folders that file servers, archives and file systems make; with previews among them."""
 UNCOMPRESSED = {".bmp", ".pgm", ".ppm", ".tif", ".tiff"}
 """Formats whose files may have the same size whatever is in the image."""
 SMALL = 64 << 20
 """Bytes that are read in any case: who uses the images reads them more than once."""
 
 
-def files_in(folder: Path) -> list[tuple[str, str]]:
-    """(name below the folder, path) of its files, sorted; hidden ones only if they are images.
-
-    Links to folders are followed, as by whoever reads the images.
+def visible(folder: str | Path) -> Iterator[os.DirEntry]:
+    """The entries of a folder, but for hidden ones and what systems leave beside people's files.
 
     Raises:
-        UserError: a folder that cannot be read.
+        UserError: a link that leads nowhere. OSError: a folder that cannot be read.
+    """
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name in LEFT_BY_SYSTEMS:
+                continue
+            if entry.is_symlink() and not Path(entry.path).exists():
+                to = Path(entry.path).readlink()
+                raise UserError(
+                    f"{entry.path}: a link that leads nowhere ({to}); mend or remove it"
+                )
+            yield entry
+
+
+def files_in(folder: Path) -> list[tuple[str, str]]:
+    """(name below the folder, path) of its :func:`visible` files, sorted.
+
+    Links to folders are followed, but not into a folder that holds them.
+
+    Raises:
+        UserError: a folder that cannot be read, or a link that leads nowhere.
     """
     try:
         return sorted(_walk(str(folder), "", frozenset()))
@@ -35,15 +55,11 @@ def _walk(folder: str, below: str, above: frozenset[tuple[int, int]]) -> Iterato
     identity = status.st_dev, status.st_ino
     if identity in above:  # a link to a folder that holds it
         return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_symlink() and not Path(entry.path).exists():  # leads nowhere
-                continue
-            hidden = entry.name.startswith(".") and _suffix(entry.name) not in EXTENSIONS
-            if entry.is_dir():
-                yield from _walk(entry.path, f"{below}{entry.name}/", above | {identity})
-            elif entry.is_file() and not hidden:
-                yield below + entry.name, entry.path
+    for entry in visible(folder):
+        if entry.is_dir():
+            yield from _walk(entry.path, f"{below}{entry.name}/", above | {identity})
+        elif entry.is_file():
+            yield below + entry.name, entry.path
 
 
 def files_digest(files: Sequence[tuple[str, str | Path]], about: bytes = b"") -> str:

@@ -43,6 +43,8 @@ class DataSet:
     Attributes:
         name: for run names and figures. classes: names in the order of the labels.
         train, test: the splits. validation: images held out of train, or None.
+        test_share: of each class of an image folder that was taken off for testing; None if it has
+            test images of its own.
         image_size, in_channels: of the images that a network gets.
         mean, std: per-channel statistics of pixels in [0,1], for the network's normalisation.
     """
@@ -56,6 +58,13 @@ class DataSet:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     validation: Split | None = None
+    test_share: float | None = None
+
+    @property
+    def test_note(self) -> str:
+        """Where the test images are from, to write behind their number; often nothing."""
+        share = self.test_share
+        return "" if share is None else f" ({share:.3g} of each class, as there is no test folder)"
 
     @property
     def resident(self) -> bool:

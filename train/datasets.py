@@ -16,6 +16,7 @@ import torch
 from ..defective.errors import UserError, nearest
 from ..defective.models import CIFAR10_STATISTICS, IMAGENET_STATISTICS, MNIST_STATISTICS
 from . import folder
+from .contents import visible
 from .dataset import DataSet, Split, measured_statistics
 from .download import alone, fetch
 
@@ -29,7 +30,11 @@ def default_root() -> Path:
 
 
 def load_dataset(
-    name: str, root: str | Path | None = None, download: bool = False, image_size: int | None = None
+    name: str,
+    root: str | Path | None = None,
+    download: bool = False,
+    image_size: int | None = None,
+    test_share: float = folder.TEST_SHARE,
 ) -> DataSet:
     """A data set by name, or the image folder at a path.
 
@@ -38,6 +43,7 @@ def load_dataset(
         root: folder in which named data sets live; None for :func:`default_root`.
         download: fetch what is missing; otherwise nothing touches the network.
         image_size: side to bring the images to, in pixels; None keeps theirs.
+        test_share: of each class, to test on, where a folder has no test images of its own.
 
     Raises:
         UserError: unknown name, data not there (with the command to get it), damaged data.
@@ -45,8 +51,8 @@ def load_dataset(
     root = Path(root) if root else default_root()
     if name in DATASETS:
         data = DATASETS[name](root / name, download, image_size)
-    elif Path(name).is_dir():
-        data = load_folder(Path(name), image_size)
+    elif name and Path(name).is_dir():  # an empty name is the current folder's too
+        data = load_folder(Path(name), image_size, test_share)
     else:
         raise UserError(
             f"dataset {name!r} is unknown and no folder of that path exists; expected one of "
@@ -57,13 +63,19 @@ def load_dataset(
     return data
 
 
-def load_folder(path: Path, image_size: int | None = None) -> DataSet:
+def load_folder(
+    path: Path, image_size: int | None = None, test_share: float = folder.TEST_SHARE
+) -> DataSet:
     """An image folder. Small images are held in memory, larger ones read as they are needed.
+
+    Of an image that is not square the middle is taken, if an ``image_size`` is given; it is refused
+    otherwise.
 
     Statistics for normalisation are those of the training images where they are in memory, and
     ImageNet's otherwise.
     """
-    classes, train, test = folder.find_splits(path)
+    classes, train, test = folder.find_splits(path, test_share)
+    taken = None if folder.has_test(path) else test_share
     size, _ = folder.image_format(train[0][0])
     side = image_size or size[0]
     if side > RESIDENT_LIMIT:
@@ -72,7 +84,8 @@ def load_folder(path: Path, image_size: int | None = None) -> DataSet:
                 f"{path}: images are larger than {RESIDENT_LIMIT} pixels "
                 f"({train[0][0].name}: {size[0]}x{size[1]}); give --image-size, for example 224"
             )
-        return _from_files(path.resolve().name, classes, train, test, side)
+        data = _from_files(path.resolve().name, classes, train, test, side)
+        return replace(data, test_share=taken)
     transform = centre_crop(side) if image_size else None
     mode = folder.common_mode(train)
     splits = {}
@@ -91,6 +104,7 @@ def load_folder(path: Path, image_size: int | None = None) -> DataSet:
         1 if mode == "L" else 3,
         mean,
         std,
+        test_share=taken,
     )
 
 
@@ -102,6 +116,8 @@ def centre_crop(side: int) -> Callable:
 
 
 def _from_files(name, classes, train, test, side) -> DataSet:
+    folder.check_some(train)
+
     def split(files):
         labels = torch.tensor([label for _, label in files], dtype=torch.int64)
         return Split(labels, files=tuple(path for path, _ in files))
@@ -222,12 +238,12 @@ def _tiny_imagenet(root: Path, download: bool, image_size: int | None) -> DataSe
     annotations = base / "val" / "val_annotations.txt"
     if not annotations.is_file():
         raise _missing("tiny-imagenet", root, f"{annotations} is not there")
-    classes = sorted(p.name for p in (base / "train").iterdir() if p.is_dir())
+    classes = sorted(entry.name for entry in visible(base / "train") if entry.is_dir())
     number = {name: index for index, name in enumerate(classes)}
     train = [
         (path, number[name])
         for name in classes
-        for path in sorted((base / "train" / name / "images").glob("*.JPEG"))
+        for path in sorted((base / "train" / name / "images").glob("[!.]*.JPEG"))
     ]
     test = []
     for line in annotations.read_text().splitlines():
@@ -257,7 +273,7 @@ def _unpack_tiny_imagenet(base: Path) -> None:
 
 
 def _imagenet(root: Path, _download: bool, image_size: int | None) -> DataSet:
-    if not (root / "train").is_dir():
+    if not (root / "train").is_dir() or folder.has_test(root) is None:
         raise UserError(
             f"dataset 'imagenet': {root} holds no train/<class>/* and val/<class>/*; ImageNet "
             "cannot be downloaded without an account: get it from image-net.org, sort it into "

@@ -1,7 +1,8 @@
-"""Image folders: ``train/<class>/*`` and ``test/<class>/*`` or ``val/<class>/*``."""
+"""Image folders: ``train/<class>/*`` and ``test/<class>/*`` (or ``val/``), or ``<class>/*``."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Callable
@@ -16,49 +17,115 @@ from rich.progress import track
 from torch import Tensor
 
 from ..defective.errors import UserError
+from .contents import files_in, visible
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 
 
-def find_splits(root: Path) -> tuple[list[str], list[tuple[Path, int]], list[tuple[Path, int]]]:
+TEST_SHARE = 0.1
+"""Of each class, where a folder has no test images of its own."""
+_SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation"}
+
+Files = list[tuple[Path, int]]
+"""Images and their labels."""
+
+
+def has_test(root: Path) -> Path | None:
+    """The folder of the test images, if there is one."""
+    return next((root / n for n in ("test", "val") if (root / n).is_dir()), None)
+
+
+def find_splits(root: Path, share: float = TEST_SHARE) -> tuple[list[str], Files, Files]:
     """(classes, training files with labels, test files with labels), in sorted order.
 
+    Without ``test/`` and ``val/``, the test files are ``share`` of each class. Which ones depends
+    on their names alone, and those of a smaller share are among those of a larger one.
+
+    Args:
+        root: holds train/<class>/*, and test/<class>/* or val/<class>/*; or <class>/* alone.
+            Files count as :func:`scotoma.train.contents.files_in` finds them.
+
     Raises:
-        UserError: no train or test folder, no classes, no images, or classes that differ.
+        UserError: no such folders, fewer than two classes, a class without images in either, or
+            with too few to take any off; a link that leads nowhere.
     """
-    train_root = root / "train"
-    test_root = next((root / n for n in ("test", "val") if (root / n).is_dir()), None)
-    if not train_root.is_dir() or test_root is None:
-        raise UserError(
-            f"{root}: not an image folder; expected train/<class>/* and test/<class>/* (or val/)"
-        )
-    classes, test_classes = _classes(train_root), _classes(test_root)
-    if not classes:
-        raise UserError(f"{train_root}: no class folders; expected train/<class>/<image>")
-    if classes != test_classes:
-        differing = sorted(set(classes) ^ set(test_classes))
-        raise UserError(
-            f"{root}: train and {test_root.name} have different classes, first {differing[0]!r}"
-        )
-    return classes, _files(train_root, classes), _files(test_root, classes)
-
-
-def _classes(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _files(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
-    found = []
-    for label, name in enumerate(classes):
-        of_class = sorted(
-            p for p in (folder / name).rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file()
-        )
-        if not of_class:
+    base, test_root = root / "train", has_test(root)
+    if test_root is not None and not base.is_dir():
+        raise UserError(f"{root}: {test_root.name}/ is there, but no train/<class>/*")
+    train = _by_class(base) if base.is_dir() else {}
+    if not train and test_root is None:
+        base, train = root, _by_class(root)
+        if splits := sorted(name for name in train if name.lower() in _SPLIT_NAMES):
             raise UserError(
-                f"{folder / name}: class without images ({', '.join(sorted(EXTENSIONS))})"
+                f"{root / splits[0]}: looks like a split, not like a class; expected "
+                "train/<class>/* and test/<class>/* (or val/) in the folder, or <class>/* alone"
             )
-        found += [(path, label) for path in of_class]
+    if not train:
+        raise UserError(
+            f"{base}: no class folders with images; expected train/<class>/* and test/<class>/* "
+            f"(or val/) in {root}, or <class>/* alone"
+        )
+    if len(train) == 1:
+        raise UserError(f"{base}: only one class, {next(iter(train))!r}; expected two or more")
+    if test_root is None:
+        train, test = _taken_off(base, train, share)
+    else:
+        test = _by_class(test_root)
+    lacks = []
+    for where, own, others in ((test_root, test, train), (base, train, test)):
+        if missing := [repr(name) for name in sorted(others.keys() - own)]:
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            lacks.append(f"{where.name}/ has no images of {', '.join(missing[:5])}{more}")
+    if lacks:
+        raise UserError(f"{root}: {'; '.join(lacks)}; train and test need the same classes")
+    classes = sorted(train)
+    return classes, *(
+        [(path, label) for label, name in enumerate(classes) for path in split[name]]
+        for split in (train, test)
+    )
+
+
+def _by_class(folder: Path) -> dict[str, list[Path]]:
+    """The images of each class folder; an empty folder is no class.
+
+    Raises:
+        UserError: a folder that cannot be read, or one of other files beside class folders.
+    """
+    found, other = {}, None
+    try:
+        names = sorted(entry.name for entry in visible(folder) if entry.is_dir())
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror or error})") from None
+    for name in names:
+        files = [Path(path) for _, path in files_in(folder / name)]
+        images = sorted(path for path in files if path.suffix.lower() in EXTENSIONS)
+        if images:
+            found[name] = images
+        elif files:
+            other = other or folder / name
+    if found and other:
+        raise UserError(f"{other}: class without images ({', '.join(sorted(EXTENSIONS))})")
     return found
+
+
+def _taken_off(base: Path, files: dict[str, list[Path]], share: float):
+    """(training images, test images) of each class, told by a hash of their names."""
+
+    def drawn(path: Path) -> bytes:
+        return hashlib.sha256(os.fsencode(path.relative_to(base))).digest()
+
+    train, test = {}, {}
+    for name, paths in files.items():
+        count = max(1, round(share * len(paths)))
+        if count >= len(paths):
+            raise UserError(
+                f"{base / name}: too few images ({len(paths)}) to take {share:.0%} off "
+                "for testing; add images, a smaller --validation-fraction, or test/<class>/*"
+            )
+        chosen = set(sorted(paths, key=drawn)[:count])
+        test[name] = [path for path in paths if path in chosen]
+        train[name] = [path for path in paths if path not in chosen]
+    return train, test
 
 
 # Formats that Pillow decodes by itself: an EPS file in disguise would start Ghostscript.
@@ -86,18 +153,53 @@ def _reading(path: Path):
 
 
 def open_image(path: Path, mode: str = "RGB") -> Image.Image:
-    """A decoded image in mode "RGB" or "L"; 16-bit grey keeps its upper 8 bits.
+    """A decoded image in mode "RGB" or "L"; 16-bit pixels keep their upper 8 bits.
 
     Raises:
-        UserError: the file is corrupt, unreadable, of another format, or of float pixels.
+        UserError: the file is corrupt, unreadable, of another format, or of pixels that have no
+            fixed range: float, 32-bit or signed integers.
     """
     with _reading(path) as image:
-        if image.mode == "F":
-            raise UserError(f"{path}: float pixels have no fixed range; convert it to 8 bits")
-        if image.mode.startswith("I"):
-            levels = np.asarray(image).astype(np.int64) >> 8
-            return Image.fromarray(levels.clip(0, 255).astype(np.uint8)).convert(mode)
-        return image.convert(mode)
+        return _converted(image, path, mode)[0]
+
+
+def _converted(image: Image.Image, path: Path, mode: str) -> tuple[Image.Image, bool | None]:
+    """(the image in ``mode``, whether it is of 16 bits of which only 12 are used; None of 8)."""
+    # Of 16-bit PNG and PGM Pillow makes "I" too, over the whole range of 16 bits.
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        kind = "float" if image.mode == "F" else "32-bit or signed integer"
+        raise UserError(f"{path}: {kind} pixels have no fixed range; convert it to 8 bits")
+    deep = image.mode.startswith("I") or ";16" in str(image.tile)
+    if image.mode.startswith("I"):
+        levels = np.asarray(image).astype(np.int64) >> 8
+        image = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+    image = image.convert(mode)
+    return image, int(np.asarray(image).max()) < 16 if deep else None
+
+
+def _warn_of_few_bits(few: list[bool | None], example: Path) -> None:
+    """``few``: of each image, as of :func:`_converted`."""
+    if True in few and False not in few:
+        warnings.warn(
+            f"{example.parent}: 16-bit images without a value over 4095, as of 12-bit cameras; "
+            "their upper 8 bits are used, so that they are (almost) black: scale them to 16 bits",
+            stacklevel=3,
+        )
+
+
+def check_some(files: Files) -> None:
+    """What :func:`decode_all` would find, in a few of the files that may have many bits.
+
+    Raises:
+        UserError: as :func:`open_image`.
+    """
+    many = [path for path, _ in files if path.suffix.lower() in (".png", ".tif", ".tiff")]
+    few = []
+    for path in many[:: len(many) // 8 + 1]:
+        with _reading(path) as image:
+            few.append(_converted(image, path, "RGB")[1])
+    if few:
+        _warn_of_few_bits(few, many[0])
 
 
 def image_format(path: Path) -> tuple[tuple[int, int], str]:
@@ -106,13 +208,13 @@ def image_format(path: Path) -> tuple[tuple[int, int], str]:
         return image.size, "L" if image.mode in _GREY else "RGB"
 
 
-def common_mode(files: list[tuple[Path, int]]) -> str:
+def common_mode(files: Files) -> str:
     """ "L" if every file is grey, else "RGB"; reads headers until the first colour image."""
     return "L" if all(image_format(path)[1] == "L" for path, _ in files) else "RGB"
 
 
 def decode_all(
-    files: list[tuple[Path, int]],
+    files: Files,
     mode: str,
     size: int | None,
     description: str,
@@ -128,11 +230,20 @@ def decode_all(
         uint8 [N,H,W,C] and int64 [N].
 
     Raises:
-        UserError: a corrupt file, or images of different or oblong sizes.
+        UserError: a corrupt file, images of different or oblong sizes, or in mode "L" one of
+            colour; grey is three equal channels in mode "RGB".
     """
+    few: list[bool | None] = []
 
     def decode(path: Path) -> np.ndarray:
-        image = open_image(path, mode)
+        with _reading(path) as image:
+            if mode == "L" and image.mode not in _GREY:
+                raise UserError(
+                    f"{path}: not a grey image ({image.mode}), but all training images are grey; "
+                    "convert it, or the training images to RGB"
+                )
+            image, uses_few = _converted(image, path, mode)
+        few.append(uses_few)
         return np.asarray(transform(image) if transform else image)
 
     first = decode(files[0][0])
@@ -144,10 +255,13 @@ def decode_all(
         for index, array in enumerate(steps):
             if array.shape[:2] != (side, side):
                 height, width = array.shape[:2]
+                square = "" if height == width else "images have to be square; "
                 raise UserError(
-                    f"{files[index][0]}: {width}x{height} pixels, expected {side}x{side}; give "
-                    "--image-size to bring all images to one size"
+                    f"{files[index][0]}: {width}x{height} pixels, expected {side}x{side}; {square}"
+                    f"give --image-size {min(side, height, width)} to resize the shorter side of "
+                    "each image and cut out the middle, or resize the files"
                 )
             images[index] = array.reshape(images.shape[1:])
+    _warn_of_few_bits(few, files[0][0])
     labels = torch.tensor([label for _, label in files], dtype=torch.int64)
     return torch.from_numpy(images), labels

@@ -277,7 +277,9 @@ class Trainer:
 
     def _details(self, record: dict[str, Any]) -> dict[str, Any]:
         """What a checkpoint says of itself, beside the network."""
-        return {"dataset": self.data.name, "classes": list(self.data.classes), **record}
+        data = {"dataset": self.data.name, "classes": list(self.data.classes)}
+        taken = {} if self.data.test_share is None else {"test_share": self.data.test_share}
+        return data | taken | record
 
     def _evaluate(self, batches) -> tuple[float, float]:
         return self.engine.evaluate(self._in_order(batches))

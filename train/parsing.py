@@ -32,7 +32,8 @@ Train a network on images and leave a run folder with curves, metrics and checkp
   scotoma train                                          the sample, in half a minute
   scotoma train --defects 0.1-Bottom --epochs 10         another network on it
   scotoma train --dataset cifar10 --download --defects 0.3-Bottom
-  scotoma train --dataset path/to/images --arch vgg19    train/<class>/*, test/<class>/*
+  scotoma train --dataset path/to/images --arch vgg19    train/<class>/*, test/<class>/*, or
+                                                         <class>/* alone
   scotoma train --resume runs/NAME                       go on where a run stopped
 
 A recipe is a preset; the defaults shown below are those without one. A --config file overrides the

@@ -38,7 +38,7 @@ def resolve(config: TrainConfig, device: torch.device, processes: int = 1) -> Tr
         raise UserError(f"--backend triton: {refusal}; take --backend auto")
     config.check_together()
     dataset = config.dataset
-    if dataset not in DATASETS and Path(dataset).is_dir():
+    if dataset and dataset not in DATASETS and Path(dataset).is_dir():
         dataset = str(Path(dataset).resolve())
     resolved = replace(
         config,
@@ -69,7 +69,13 @@ def resolve(config: TrainConfig, device: torch.device, processes: int = 1) -> Tr
 
 def load_data(config: TrainConfig) -> DataSet:
     """The data set that the settings name, with its limits and held-out part."""
-    data = load_dataset(config.dataset, config.data_root, config.download, config.image_size)
+    data = load_dataset(
+        config.dataset,
+        config.data_root,
+        config.download,
+        config.image_size,
+        config.validation_fraction,
+    )
     if config.evaluate_on == "validation":
         data = data.hold_out(config.validation_fraction, config.seed)
     data = data.limited(config.train_limit, config.test_limit, config.seed)

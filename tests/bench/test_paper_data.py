@@ -61,9 +61,15 @@ def test_links_in_a_circle_end(tmp_path, large):
     plain = images(tmp_path / "plain")
     before = folder_content(plain)
     (plain / "train" / "a" / "up").symlink_to(plain)
-    (plain / "train" / "b" / "itself").symlink_to("itself")
-    (plain / "train" / "b" / "nowhere").symlink_to("nothing")
     assert folder_content(plain) == before
+
+
+@pytest.mark.parametrize("to", ["itself", "nothing"])
+def test_a_link_that_leads_nowhere_is_named(tmp_path, to):
+    plain = images(tmp_path / "plain")
+    (plain / "train" / "b" / "itself").symlink_to(to)
+    with pytest.raises(UserError, match=rf"b/itself: a link that leads nowhere \({to}\)"):
+        folder_content(plain)
 
 
 def test_names_need_not_be_utf8(tmp_path):
@@ -93,12 +99,15 @@ def test_small_folders_are_read_whatever_the_format(tmp_path, monkeypatch):
     assert folder_content(tmp_path / "x") == folder_content(tmp_path / "y")
 
 
-def test_hidden_images_count_since_they_are_read_and_other_hidden_files_do_not(tmp_path):
+def test_hidden_files_do_not_count_since_they_are_not_read(tmp_path):
     folder = images(tmp_path / "here")
     before = folder_content(folder)
-    (folder / "train" / "a" / ".DS_Store").write_bytes(b"x")
+    for name in (".DS_Store", "._0.png", "@eaDir/0.png", ".ipynb_checkpoints/0.png"):
+        path = folder / "train" / "a" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
     assert folder_content(folder) == before
-    (folder / "train" / "a" / ".0.png").write_bytes(b"x")
+    (folder / "train" / "a" / "x.png").write_bytes(b"x")
     assert folder_content(folder) != before
 
 

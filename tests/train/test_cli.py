@@ -102,6 +102,7 @@ def test_runs_without_a_name_get_one_each(out, capsys):
     [
         (["--arch", "resnet19"], ["'resnet19'", "'resnet18'"]),
         (["--dataset", "cifra10"], ["'cifra10'", "'cifar10'"]),
+        (["--dataset", ""], ["dataset ''"]),
         (["--dataset", "cifar10", "--data-root", "nowhere"], ["--download", "nowhere"]),
         (["--recipe", "quik"], ["'quik'", "'quick'"]),
         (["--epoch", "1"], ["'--epoch'", "'--epochs'"]),
@@ -171,13 +172,23 @@ def test_an_image_folder_trains(out, capsys, image_folder):
     root = image_folder(size=(20, 20), classes=("a", "b", "c"), train=20, test=5)
     assert main(["train", "--dataset", str(root), "--name", "f", "--batch-size", "16", *TINY]) == 0
     printed = capsys.readouterr().out
+    assert "pets: 60 training and 15 test images, 3x20x20, 3 classes" in printed
     assert "batch 16, one-cycle, peak lr 0.0125" in printed and "warning" not in printed
-    argv = ["--dataset", str(root), "--name", "g", "--batch-size", "61", *TINY]
-    assert main(["train", *argv]) == 0
-    assert "warning  --batch-size 61 is more than all training images" in capsys.readouterr().out
     config = yaml.safe_load((out / "f" / "config.yaml").read_text())
     assert config["dataset"] == str(root.resolve())
     assert config["recipe"] == "fast-cifar10"
+
+
+def test_an_image_folder_without_test_images_trains(out, capsys, image_folder):
+    root = image_folder(train=20)
+    (root / "test").rename(out.with_name("away"))
+    argv = ["--dataset", str(root), "--name", "f", "--batch-size", "36", *TINY]
+    assert main(["train", *argv, "--validation-fraction", "0.2"]) == 0
+    printed = capsys.readouterr().out
+    assert "32 training and 8 test images (0.2 of each class, as there is no test f" in printed
+    assert "warning  --batch-size 36 is more than all training images" in printed
+    assert main(["evaluate", str(out / "f"), "--out", str(out / "e")]) == 0
+    assert "pets: 8 test images (0.2 of each class" in capsys.readouterr().out
 
 
 def test_large_images_train_from_workers(out, capsys, image_folder):

@@ -2,8 +2,11 @@
 
 import gzip
 import pickle
+import shutil
+import struct
 import time
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -60,7 +63,7 @@ def test_val_serves_as_test(image_folder):
 
 def test_image_size_brings_images_of_any_shape_to_one_size(image_folder):
     root = image_folder(size=(40, 24))
-    with pytest.raises(UserError, match=r"40x24 pixels, expected 40x40; give --image-size"):
+    with pytest.raises(UserError, match=r"40x24 .* have to be square; give --image-size 24 .*cut"):
         load_dataset(str(root))
     assert load_dataset(str(root), image_size=20).train.images.shape == (12, 20, 20, 3)
 
@@ -141,7 +144,10 @@ def test_cifar10_is_read_through_torchvision(tmp_path, monkeypatch):
 
 
 def test_tiny_imagenet_uses_its_annotations(tmp_path):
-    write_tiny_imagenet(tmp_path / "tiny-imagenet" / "tiny-imagenet-200")
+    base = tmp_path / "tiny-imagenet" / "tiny-imagenet-200"
+    write_tiny_imagenet(base)
+    (base / "train" / ".ipynb_checkpoints").mkdir()
+    (base / "train" / "n01" / "images" / "._n01_0.JPEG").write_bytes(b"of a Mac")
     data = load_dataset("tiny-imagenet", tmp_path)
     assert data.classes == ("n01", "n02")
     assert data.test.labels.tolist() == [1, 0]
@@ -235,6 +241,10 @@ def test_a_half_unpacked_data_set_is_no_traceback(tmp_path):
 
 def test_imagenet_is_streamed_from_class_folders(image_folder):
     root = image_folder(size=(90, 70), name="imagenet")
+    lose_test(root)
+    with pytest.raises(UserError, match=r"imagenet holds no train/<class>/\* and val"):
+        load_dataset("imagenet", root.parent)  # of it no test images are taken off
+    root.with_name("test").rename(root / "val")
     data = load_dataset("imagenet", root.parent)
     assert not data.resident
     assert data.image_size == 224
@@ -268,9 +278,57 @@ def empty_train(root):
         folder.rename(root / f"away-{folder.name}")
 
 
-def add_empty_class(root):
+def add_class_of_other_files(root):
+    (root / "train" / "eel").mkdir()
+    (root / "train" / "eel" / "00.gif").write_bytes(b"GIF")
+
+
+def leave_one_class(root):
     for split in ("train", "test"):
-        (root / split / "eel").mkdir()
+        (root / split / "dog").rename(root / f"dog-{split}")
+
+
+def have_a_class_in_test_alone(root):
+    (root / "test" / "dog").rename(root / "test" / "eel")
+
+
+def lose_the_end_of_a_link(root):
+    (root / "train" / "cat" / "more").symlink_to(root / "gone")
+
+
+def lose_the_end_of_a_linked_image(root):
+    (root / "test" / "dog" / "09.png").symlink_to("gone.png")
+
+
+def lose_the_end_of_a_linked_class(root):
+    (root / "train" / "eel").symlink_to("eel")
+
+
+def only_test_is_left(root):
+    lose_test(root)
+    (root / "train").rename(root / "val")
+
+
+def lose_test(root):
+    (root / "test").rename(root.with_name("test"))
+
+
+def other_names_of_splits(root):
+    (root / "train").rename(root / "Training")
+    (root / "test").rename(root / "Testing")
+
+
+def nothing_at_all(root):
+    lose_test(root)
+    empty_train(root)
+    for folder in root.glob("away-*"):
+        folder.rename(root.with_name(folder.name))
+
+
+def too_few_for_a_split(root):
+    lose_test(root)
+    for path in (root / "train" / "dog").glob("0[1-9].png"):
+        path.unlink()
 
 
 def lose_a_test_class(root):
@@ -289,10 +347,19 @@ def truncate(root):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (remove_train, "train/<class>"),
-        (empty_train, "no class folders"),
-        (add_empty_class, "eel: class without images"),
-        (lose_a_test_class, "different classes, first 'dog'"),
+        (remove_train, "test/ is there, but no train/<class>"),
+        (only_test_is_left, "val/ is there, but no train/<class>"),
+        (empty_train, "train: no class folders"),
+        (nothing_at_all, "no class folders with images; .*or <class>/.* alone"),
+        (add_class_of_other_files, "train/eel: class without images"),
+        (lose_a_test_class, "test/ has no images of 'dog'; train and test need the same"),
+        (have_a_class_in_test_alone, "test/ .* of 'dog'; train/ has no images of 'eel'"),
+        (leave_one_class, "train: only one class, 'cat'; expected two or more"),
+        (lose_the_end_of_a_link, "train/cat/more: a link that leads nowhere (.*/gone)"),
+        (lose_the_end_of_a_linked_image, "test/dog/09.png: a link that leads nowhere (gone.png)"),
+        (lose_the_end_of_a_linked_class, "train/eel: a link that leads nowhere (eel)"),
+        (other_names_of_splits, "Testing: looks like a split"),
+        (too_few_for_a_split, "train/dog: too few images (1) to take 10% off"),
         (corrupt, "train/dog/02.png: not a readable image"),
         (truncate, "train/cat/03.png: not a readable image"),
     ],
@@ -300,8 +367,96 @@ def truncate(root):
 def test_bad_image_folders_are_named(image_folder, damage, words):
     root = image_folder()
     damage(root)
-    with pytest.raises(UserError, match=words.replace("(", r"\(")):
+    with pytest.raises(UserError, match=words.replace("(", r"\(").replace(")", r"\)")):
         load_dataset(str(root))
+
+
+def test_links_to_folders_and_images_are_read_as_torchvision_reads_them(image_folder, tmp_path):
+    root = image_folder()
+    (root / "train" / "cat").rename(tmp_path / "cats")
+    (root / "train" / "cat").symlink_to(tmp_path / "cats")
+    more = image_folder(name="more", train=2) / "train" / "dog"
+    (root / "train" / "dog" / "more").symlink_to(more)
+    (root / "train" / "dog" / "07.png").symlink_to(more / "01.png")
+    expected = torchvision.datasets.ImageFolder(root / "train").samples
+    data = load_dataset(str(root)).train
+    assert sorted(zip(map(str, data.files), data.labels.tolist(), strict=True)) == sorted(expected)
+    assert len(data) == 6 + 6 + 2 + 1
+    # There torchvision reads on, until names are too long.
+    (root / "train" / "dog" / "up").symlink_to(root / "train")
+    assert len(load_dataset(str(root)).train) == 15 + 6
+
+
+@pytest.mark.parametrize(
+    "stray",
+    [
+        "train/cat/.ipynb_checkpoints/00-checkpoint.png",
+        "train/cat/._00.png",
+        "test/dog/@eaDir/00.png/SYNOPHOTO_THUMB_M.jpg",
+        "train/cat/#recycle/00.png",
+        "train/cat/Thumbs.db",
+        "train/.ipynb_checkpoints/00-checkpoint.png",
+        "train/__MACOSX/cat/00.png",
+        "train/lost+found/00.png",
+        "test/.DS_Store",
+        ".git/objects/00.png",
+        "train/eel/",
+    ],
+)
+def test_what_systems_leave_is_no_image_and_no_class(image_folder, stray):
+    root = image_folder()
+    path = root / stray
+    (path if stray.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+    if not stray.endswith("/"):
+        shutil.copy(root / "train" / "cat" / "01.png", path)
+    data = load_dataset(str(root))
+    assert data.classes == ("cat", "dog")
+    assert (len(data.train), len(data.test)) == (12, 6)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_without_a_test_folder_a_part_of_each_class_is_taken_off(image_folder, tmp_path, flat):
+    root = image_folder(train=30)
+    lose_test(root)
+    if flat:
+        for folder in list((root / "train").iterdir()):
+            folder.rename(root / folder.name)
+        (root / "train").rmdir()
+
+    def of(share, root=root):
+        data = load_dataset(str(root), test_share=share)
+        assert data.test_share == share and f"{share} of each class" in data.test_note
+        files = [
+            {f"{p.parent.name}/{p.name}" for p in split.files} for split in (data.train, data.test)
+        ]
+        assert not files[0] & files[1] and len(files[0] | files[1]) == 60
+        return data, files[1]
+
+    data, tenth = of(0.1)
+    assert data.test.labels.bincount().tolist() == [3, 3]
+    assert data.train.labels.bincount().tolist() == [27, 27]
+    assert tenth < of(0.3)[1]
+    assert tenth == of(0.1, root.rename(tmp_path / "moved"))[1]
+    assert load_dataset(str(image_folder(name="whole"))).test_note == ""
+
+
+def test_a_class_called_train_needs_the_other_layout(image_folder):
+    root = image_folder(classes=("car", "train"))
+    lose_test(root)
+    (root / "train").rename(root.with_name("flat"))
+    with pytest.raises(UserError, match="flat/train: looks like a split, not like a class"):
+        load_dataset(str(root.with_name("flat")))
+    assert load_dataset(str(image_folder(classes=("a", "train"), name="b"))).classes[1] == "train"
+
+
+def test_an_empty_name_is_not_the_current_folder(image_folder, monkeypatch, tiny):
+    from scotoma.train.setup import load_data, resolve
+
+    monkeypatch.chdir(image_folder())
+    with pytest.raises(UserError, match="dataset '' is unknown"):
+        load_dataset("")
+    with pytest.raises(UserError, match="dataset '' is unknown"):
+        load_data(resolve(tiny(dataset=""), torch.device("cpu")))
 
 
 def test_sixteen_bit_images_keep_their_upper_bits(image_folder):
@@ -310,6 +465,53 @@ def test_sixteen_bit_images_keep_their_upper_bits(image_folder):
     Image.fromarray(levels).save(root / "train" / "cat" / "00.png")
     first = load_dataset(str(root)).train.images[0, ..., 0]
     assert np.array_equal(first.numpy(), np.arange(256).reshape(16, 16))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name", "kind"),
+    [(np.int32, "a.tif", "32-bit"), (np.int16, "a.tiff", "signed"), (np.float32, "a.tif", "float")],
+)
+def test_pixels_without_a_fixed_range_are_refused(image_folder, dtype, name, kind):
+    """All of them were black."""
+    root = image_folder(mode="L")
+    Image.fromarray(np.full((16, 16), 200, dtype)).save(root / "train" / "cat" / name)
+    with pytest.raises(UserError, match=rf"cat/{name}: .*{kind}.* no fixed range"):
+        load_dataset(str(root))
+
+
+def write_deep(folder, colour, most):
+    """PNGs of 16 bits with values up to ``most``, by hand: Pillow writes no colour ones."""
+    for index, path in enumerate(sorted(folder.rglob("*.png"))):
+        values = np.linspace(0, most, 80 * 80 * (3 if colour else 1)).astype(">u2")
+        rows = np.roll(values, index).reshape(80, -1)
+        raw = b"".join(b"\0" + row.tobytes() for row in rows)
+        header = struct.pack(">IIBBBBB", 80, 80, 16, 2 if colour else 0, 0, 0, 0)
+        content = b"\x89PNG\r\n\x1a\n"
+        for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")):
+            sum = struct.pack(">I", zlib.crc32(kind + data))
+            content += struct.pack(">I", len(data)) + kind + data + sum
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("size", [40, 72], ids=["resident", "streamed"])
+@pytest.mark.parametrize("colour", [True, False])
+def test_twelve_bits_in_sixteen_are_told(image_folder, colour, size, recwarn):
+    root = image_folder(size=(80, 80))
+    write_deep(root, colour, 65535)
+    data = load_dataset(str(root), image_size=size)
+    assert not recwarn.list
+    if data.resident:
+        assert data.train.images.max() > 250
+    write_deep(root, colour, 4095)
+    with pytest.warns(UserWarning, match="train/cat: 16-bit images without a value over 4095"):
+        load_dataset(str(root), image_size=size)
+
+
+def test_a_colour_image_is_not_made_grey_without_a_word(image_folder):
+    root = image_folder(mode="L")
+    Image.new("RGB", (16, 16), (200, 0, 0)).save(root / "test" / "dog" / "01.png")
+    with pytest.raises(UserError, match=r"test/dog/01\.png: not a grey image \(RGB\)"):
+        load_dataset(str(root))
 
 
 def test_a_colour_folder_stays_coloured_whatever_its_first_file(image_folder):

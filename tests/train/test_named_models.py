@@ -6,7 +6,8 @@ import shutil
 import pytest
 import torch
 from fitted_networks import fitted, saved
-from scotoma.defective import Ensemble, UserError, load_model, save_model
+from scotoma.defective import Ensemble, UserError, create_model, load_model, save_model
+from scotoma.train.datasets import load_dataset
 from scotoma.train.robustness.models import load_common_data, load_named, relation
 
 CPU = torch.device("cpu")
@@ -159,3 +160,27 @@ def test_the_data_set_comes_from_the_checkpoint_or_the_command(named, paths, tmp
 def test_a_data_set_of_another_shape_is_refused(named, image_folder):
     with pytest.raises(UserError, match="num_classes = 10"):
         load_common_data([named["standard"]], str(image_folder()))
+
+
+def fruit_network(path, **details):
+    """A checkpoint of a network for 16x16 images of three classes."""
+    model = create_model("resnet18", width=4, num_classes=3, image_size=16)
+    save_model(model, path, details=details)
+    return load_named([str(path)], None, CPU)
+
+
+def test_a_part_that_was_taken_off_for_testing_is_the_same_again(image_folder, tmp_path):
+    root = image_folder(classes=("a", "b", "c"), train=20)
+    (root / "test").rename(tmp_path / "away")
+
+    def tested_on(*shares):
+        networks = []
+        for share in shares:
+            details = {} if share is None else {"test_share": share}
+            networks += fruit_network(tmp_path / str(share), dataset="pets", **details)
+        return set(load_common_data(networks, str(root)).test.files)
+
+    fifth = tested_on(0.2)
+    assert fifth == set(load_dataset(str(root), test_share=0.2).test.files)
+    assert len(fifth) == 12
+    assert tested_on(None) == tested_on("x") == tested_on(0.2, 0.1) < fifth

@@ -77,6 +77,15 @@ def test_only_stylised_images_whose_originals_all_get_right_count(
     assert alone[0]["results"]["accuracy"] == proportion(3, 6)
 
 
+def test_links_are_read_and_hidden_images_are_not(tmp_path, image_folder, targets, cells):
+    images = loaded(image_folder())
+    folder = stylise(tmp_path / "styled", {"cat/.ipynb_checkpoints/00": 250, "cat/00": 10})
+    (folder / "dog").symlink_to(stylise(tmp_path / "dogs", {"00": 250, "@eaDir/01": 250}))
+    cell, _ = evaluate(targets, images, folder, cells)
+    assert cell["results"]["accuracy"] == proportion(2, 2)
+    assert cell["results"]["stylised"] == 2
+
+
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_the_images_may_be_in_a_split_of_the_folder(tmp_path, image_folder, targets, cells, split):
     images = loaded(image_folder())

@@ -102,7 +102,7 @@ def _plan(
     data = images.data
     lines = [
         f"evaluating {', '.join(target.name for target in targets)}",
-        f"  data      {data.name}: {len(images):,} test images",
+        f"  data      {data.name}: {len(images):,} test images{data.test_note}",
         f"  device    {device_name(images.device)}, float32 without TF32, batches of "
         f"{arguments.batch_size}",
     ]

@@ -158,8 +158,8 @@ def _print_plan(trainer: Trainer, resumed: bool) -> None:
     size = f"{data.in_channels}x{data.image_size}x{data.image_size}"
     print(
         f"{'resuming' if resumed else 'training'} {config.name} in {trainer.folder.path}\n"
-        f"  data     {data.name}: {len(data.train):,} training and {len(data.test):,} test images, "
-        f"{size}, {len(data.classes)} classes\n"
+        f"  data     {data.name}: {len(data.train):,} training and {len(data.test):,} test images"
+        f"{data.test_note}, {size}, {len(data.classes)} classes\n"
         f"  network  {config.arch} {config.defects}: {parameters:,} parameters{masked}\n"
         f"  recipe   {config.recipe}: {config.epochs} epochs of {trainer.steps} steps, batch "
         f"{config.batch_size}, {config.schedule}, peak lr {config.lr:g}\n"

@@ -19,6 +19,7 @@ from ..commands.options import checkpoint_path
 from ..config import TrainConfig
 from ..dataset import DataSet
 from ..datasets import DATASETS, load_dataset
+from ..folder import TEST_SHARE
 from ..runfolder import CONFIG
 
 RELATIONS = ("white-box", "gray-box", "DIF", "transfer")
@@ -106,7 +107,8 @@ def load_common_data(
 ) -> DataSet:
     """The data set that the models were trained on, or the one that is asked for.
 
-    Of a model in a run folder, the folder's settings say where the data are.
+    Of a model in a run folder, the folder's settings say where the data are. Of an image folder
+    without test images the ones are taken that none of the models was trained on.
 
     Raises:
         UserError: unknown or differing data sets, or one that does not fit a model.
@@ -124,20 +126,25 @@ def load_common_data(
             )
         dataset, root, _ = next(iter(wanted.values()))
         data_root = data_root or root
-    data = load_dataset(dataset, data_root, download, models[0].members[0].spec.image_size)
-    for model in models:
-        for member in model.members:
-            spec = member.spec
-            for field, of_data in (
-                ("num_classes", len(data.classes)),
-                ("in_channels", data.in_channels),
-                ("image_size", data.image_size),
-            ):
-                if getattr(spec, field) != of_data:
-                    raise UserError(
-                        f"{member.path} has {field} = {getattr(spec, field)}, but {data.name} has "
-                        f"{of_data}; name the data set that it was trained on with --dataset"
-                    )
+    members = [member for model in models for member in model.members]
+    details = [read_details(Path(member.path))[1] for member in members]
+    # What a network was tested on: the smallest share is a part of all others.
+    shares = [s for s in (d.get("test_share") for d in details) if isinstance(s, float) and s > 0]
+    share = min(shares, default=TEST_SHARE)
+    size = members[0].spec.image_size
+    data = load_dataset(dataset, data_root, download, size, share)
+    for member in members:
+        spec = member.spec
+        for field, of_data in (
+            ("num_classes", len(data.classes)),
+            ("in_channels", data.in_channels),
+            ("image_size", data.image_size),
+        ):
+            if getattr(spec, field) != of_data:
+                raise UserError(
+                    f"{member.path} has {field} = {getattr(spec, field)}, but {data.name} has "
+                    f"{of_data}; name the data set that it was trained on with --dataset"
+                )
     return data
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ....defective.errors import UserError
+from ...contents import files_in
 from ...dataset import DataSet
 from ...folder import EXTENSIONS, image_format
 
@@ -62,10 +63,8 @@ def find_stylized(folder: Path, data: DataSet) -> StylizedFiles:
     root = next((folder / n for n in ("val", "test") if _is_split(folder / n, data)), folder)
     numbers = _numbers(data)
     files, originals, without = [], [], 0
-    for path in sorted(root.glob("*/**/*")):
-        if path.suffix.lower() not in EXTENSIONS or path.name.startswith("."):
-            continue
-        if not path.is_file():
+    for path in sorted(Path(path) for name, path in files_in(root) if "/" in name):
+        if path.suffix.lower() not in EXTENSIONS:
             continue
         number = numbers.get((path.relative_to(root).parts[0], path.stem))
         if number is None:
