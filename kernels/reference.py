@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from .backends import transformed
+
 
 class Projection(NamedTuple):
     """The second branch of a residual block: ``mask * BN(x)`` of a projection shortcut.
@@ -98,19 +100,81 @@ def batch_norm(x, weight, bias, running_mean, running_var, training, momentum, e
         return _synchronised_batch_norm(
             x, weight, bias, running_mean, running_var, momentum, eps, group
         )
-    if training and isinstance(momentum, Tensor) and running_mean is not None:
-        count = x.numel() // x.shape[1]
-        with torch.no_grad():
-            wide = x if x.dtype == torch.float64 else x.float()
-            var, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
+    inexact = training and _torch_sums_inexactly(x)
+    # Whoever records or transforms the call sees plain operators.
+    plain = torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed(x)
+    if inexact or (training and isinstance(momentum, Tensor) and running_mean is not None):
+        with torch.set_grad_enabled(inexact and plain and torch.is_grad_enabled()):
+            mean, var = moments(x)
+        if running_mean is not None:
+            count = x.numel() // x.shape[1]
             unbiased = var * (count / (count - 1))
             update_running_statistics(running_mean, running_var, mean, unbiased, momentum)
-        running_mean = running_var = None
+            running_mean = running_var = None
+    if inexact:
+        if plain:
+            return normalise(x, mean, var, weight, bias, eps)
+        weight, bias = (None if v is None else v.float() for v in (weight, bias))
+        return _Normalise.apply(x, weight, bias, mean, var, eps)
     if isinstance(momentum, Tensor):
         momentum = 0.0
     if weight is not None:
         weight = weight.contiguous()  # torch's own backward on a CPU reads a strided one as dense
     return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+def _torch_sums_inexactly(x: Tensor) -> bool:
+    """Whether torch's batch norm would add up this batch one value after the other, in float32.
+
+    So it does on a CPU, in channels_last and in half precision: with a mean of 1000 and a standard
+    deviation of 1 the variance comes out 27-fold.
+    """
+    if x.device.type != "cpu" or x.dtype == torch.float64 or x.numel() == 0:
+        return False
+    return x.dtype != torch.float32 or not x.is_contiguous()
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance [C] of [N,C,H,W], float32 or wider.
+
+    As exact as ``torch.var_mean`` and, on a CPU, in a third of its time.
+    """
+    wide = x if x.dtype == torch.float64 else x.float()
+    mean = wide.mean((0, 2, 3))
+    centred = wide - mean.view(-1, 1, 1)
+    return mean + centred.mean((0, 2, 3)), centred.square().mean((0, 2, 3))
+
+
+def normalise(x: Tensor, mean: Tensor, var: Tensor, weight, bias, eps: float) -> Tensor:
+    """``(x - mean) / sqrt(var + eps) * weight + bias`` in the statistics' dtype, then in x's."""
+    out = (x.to(mean.dtype) - mean.view(-1, 1, 1)) * torch.rsqrt(var + eps).view(-1, 1, 1)
+    if weight is not None:
+        out = out * weight.view(-1, 1, 1)
+    if bias is not None:
+        out = out + bias.view(-1, 1, 1)
+    return out.to(x.dtype)
+
+
+class _Normalise(torch.autograd.Function):
+    """:func:`normalise` by torch's own operators, in one pass each.
+
+    Backward is that of batch norm in training: ``mean`` and ``var`` have to be the batch's. It can
+    be differentiated again.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, mean, var, eps):
+        ctx.eps, ctx.needed = eps, [True, weight is not None, bias is not None]
+        ctx.save_for_backward(x, weight, mean, torch.rsqrt(var + eps))
+        return F.batch_norm(x, mean, var, weight, bias, eps=eps)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, *statistics = ctx.saved_tensors
+        grads = torch.ops.aten.native_batch_norm_backward(
+            grad, x, weight, None, None, *statistics, True, ctx.eps, ctx.needed
+        )
+        return *grads, None, None, None
 
 
 def _synchronised_batch_norm(x, weight, bias, running_mean, running_var, momentum, eps, group):
@@ -131,12 +195,7 @@ def _synchronised_batch_norm(x, weight, bias, running_mean, running_var, momentu
     mean, m2 = merge_moments(means, m2s, counts)
     if running_mean is not None and running_var is not None:
         update_running_statistics(running_mean, running_var, mean, m2 / (total - 1), momentum)
-    out = (wide - mean.view(-1, 1, 1)) * torch.rsqrt(m2 / total + eps).view(-1, 1, 1)
-    if weight is not None:
-        out = out * weight.view(-1, 1, 1)
-    if bias is not None:
-        out = out + bias.view(-1, 1, 1)
-    return out.to(x.dtype)
+    return normalise(x, mean, m2 / total, weight, bias, eps)
 
 
 def merge_moments(means: Tensor, m2s: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
