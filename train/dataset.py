@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -66,6 +67,37 @@ class DataSet:
         share = self.test_share
         return "" if share is None else f" ({share:.3g} of each class, as there is no test folder)"
 
+    def check_names(self, names: object, path: str | Path) -> None:
+        """Refuse a network of other classes, or of the same in another order.
+
+        Capitals do not count, nor what a folder's name has in place of a "/" or a space, nor
+        torchvision's word behind a digit.
+
+        Args:
+            names: of the network's classes. What is no list of text is not compared: checkpoints
+                need not have any. path: of the network.
+
+        Raises:
+            UserError: names both lists.
+        """
+        if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
+            return
+        ours, theirs = [_plain(n) for n in self.classes], [_plain(n) for n in names]
+        if ours == theirs:
+            return
+        order = " in another order" if sorted(ours) == sorted(theirs) else ""
+        first = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), 0)
+
+        def told(names) -> str:
+            if len(names) <= 12:
+                return ", ".join(names)
+            return f"{len(names)} classes, number {first} of them {names[first]}"
+
+        raise UserError(
+            f"{path} was trained on {told(names)}; {self.name} has{order} {told(self.classes)}. "
+            "Give the data set of its classes; if they are the same, rename the folders"
+        )
+
     @property
     def resident(self) -> bool:
         return self.train.images is not None
@@ -89,6 +121,12 @@ class DataSet:
             return split.subset(order[:count].sort().values)
 
         return replace(self, train=limit(self.train, train), test=limit(self.test, test))
+
+
+def _plain(name: str) -> str:
+    """A class's name as it is compared: "T-shirt/top" is "t shirt top", "7 - seven" is "7"."""
+    name = re.sub(r"^(\d) - [a-z]+$", r"\1", name)
+    return re.sub(r"[/_\- ]+", " ", name).casefold()
 
 
 def measured_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -314,6 +314,7 @@ class Trainer:
             self.folder.save_state(
                 {
                     "settings": self._settings(),
+                    "classes": list(self.data.classes),
                     "engine": self.engine.state_dict(),
                     "epoch": self.epoch,
                     "step": self.first_step,
@@ -342,6 +343,7 @@ class Trainer:
                     f"{where}: saved under {key} = {saved.get(key)!r}, but config.yaml says "
                     f"{now.get(key)!r}; change it back, or start a new run"
                 )
+            self.data.check_names(state.get("classes"), where)
             self.engine.load_state_dict(state["engine"])
             self.epoch, self.first_step = int(state["epoch"]), int(state["step"])
             self.history, self.best = list(state["history"]), dict(state["best"])

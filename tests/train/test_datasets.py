@@ -8,6 +8,7 @@ import time
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -512,6 +513,23 @@ def test_a_colour_image_is_not_made_grey_without_a_word(image_folder):
     Image.new("RGB", (16, 16), (200, 0, 0)).save(root / "test" / "dog" / "01.png")
     with pytest.raises(UserError, match=r"test/dog/01\.png: not a grey image \(RGB\)"):
         load_dataset(str(root))
+
+
+def test_names_of_classes_are_compared():
+    data = replace(load_dataset("sample"), name="fruit", classes=("apple", "red/Cherry", "kiwi"))
+    for same in (data.classes, ["Apple", "red-cherry", "kiwi"], None, "apple", [1, 2, 3]):
+        data.check_names(same, "net")
+    replace(data, classes=("0 - zero", "1 - one")).check_names(["0", "1"], "net")
+    with pytest.raises(UserError, match="net was trained on apple, fig, kiwi; fruit has apple, re"):
+        data.check_names(["apple", "fig", "kiwi"], "net")
+    with pytest.raises(UserError, match="fruit has in another order apple"):
+        data.check_names(["red/Cherry", "apple", "kiwi"], "net")
+    with pytest.raises(UserError, match="net was trained on apple, red/Cherry; fruit has apple"):
+        data.check_names(["apple", "red/Cherry"], "net")
+    many = [f"c{i}" for i in range(1000)]
+    data = replace(data, classes=tuple(many))
+    with pytest.raises(UserError, match=r"1000 classes, number 7 of them x; .* of them c7"):
+        data.check_names([*many[:7], "x", *many[8:]], "net")
 
 
 def test_a_colour_folder_stays_coloured_whatever_its_first_file(image_folder):

@@ -169,6 +169,22 @@ def fruit_network(path, **details):
     return load_named([str(path)], None, CPU)
 
 
+def test_a_data_set_of_other_classes_is_refused(image_folder, tmp_path):
+    names = ["apple", "banana", "cherry"]
+    same = image_folder(classes=names)
+    other = image_folder(classes=[*names[1:], "durian"], name="other")
+    network = fruit_network(tmp_path / "fruit", dataset="pets", classes=names)
+    assert load_common_data(network, str(same)).classes == tuple(names)
+    message = "fruit was trained on apple, banana, cherry; other has banana, cherry, durian"
+    with pytest.raises(UserError, match=message):
+        load_common_data(network, str(other))
+    with pytest.raises(UserError, match=message):  # a member of an ensemble too
+        pair = [str(tmp_path / "older"), str(tmp_path / "fruit")]
+        older = fruit_network(tmp_path / "older", dataset="pets")
+        load_common_data(load_named([], [pair], CPU), str(other))
+    assert load_common_data(older, str(other)).classes[-1] == "durian"  # it has no names
+
+
 def test_a_part_that_was_taken_off_for_testing_is_the_same_again(image_folder, tmp_path):
     root = image_folder(classes=("a", "b", "c"), train=20)
     (root / "test").rename(tmp_path / "away")

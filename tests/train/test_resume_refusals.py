@@ -48,6 +48,19 @@ def test_another_data_set_is_still_refused_by_a_folder_alone(tiny, monkeypatch, 
         train(TrainConfig(), resume=folder)
 
 
+def test_a_run_does_not_go_on_with_other_classes(tiny, monkeypatch, image_folder):
+    root = image_folder(train=12)
+    folder = cut_run(tiny(dataset=str(root), batch_size=8), monkeypatch)
+    for split in ("train", "test"):
+        (root / split / "dog").rename(root / split / "eel")
+    with pytest.raises(UserError, match=r"resume\.pt was trained on cat, dog; pets has cat, eel"):
+        train(TrainConfig(), resume=folder)
+    state = torch.load(folder / "resume.pt", weights_only=True)
+    del state["classes"]  # of an older version
+    torch.save(seal(state), folder / "resume.pt")
+    train(TrainConfig(), resume=folder)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -111,7 +111,8 @@ def load_common_data(
     without test images the ones are taken that none of the models was trained on.
 
     Raises:
-        UserError: unknown or differing data sets, or one that does not fit a model.
+        UserError: unknown or differing data sets, or one that does not fit a model, be it by the
+            names of its classes.
     """
     if dataset is None:
         wanted: dict[str, tuple[str, str | None, str]] = {}
@@ -133,7 +134,7 @@ def load_common_data(
     share = min(shares, default=TEST_SHARE)
     size = members[0].spec.image_size
     data = load_dataset(dataset, data_root, download, size, share)
-    for member in members:
+    for member, detail in zip(members, details, strict=True):
         spec = member.spec
         for field, of_data in (
             ("num_classes", len(data.classes)),
@@ -145,6 +146,7 @@ def load_common_data(
                     f"{member.path} has {field} = {getattr(spec, field)}, but {data.name} has "
                     f"{of_data}; name the data set that it was trained on with --dataset"
                 )
+        data.check_names(detail.get("classes"), member.path)
     return data
 
 
