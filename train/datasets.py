@@ -209,6 +209,8 @@ def _fetch_for_torchvision(name: str, source, root: Path) -> None:
         for filename, md5 in source.resources:
             raw = root / source.__name__ / "raw" / filename
             fetch([mirror + filename for mirror in source.mirrors], raw, md5)
+            # Half unpacked by a killed process, it would be taken for whole.
+            raw.with_suffix("").unlink(missing_ok=True)
     try:
         source(root, download=True)
     except _NOT_WHOLE as error:

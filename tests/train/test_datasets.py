@@ -1,6 +1,7 @@
 """Data sets: what is read, from where, and what is refused."""
 
 import gzip
+import hashlib
 import pickle
 import shutil
 import struct
@@ -114,8 +115,6 @@ def test_mnist_files_are_read_through_torchvision(tmp_path, name, folder):
 
 def test_cifar10_is_read_through_torchvision(tmp_path, monkeypatch):
     """Files of the real layout; torchvision checks their MD5 before it opens them."""
-    import hashlib
-
     from torchvision.datasets import CIFAR10
 
     base = tmp_path / "cifar10" / CIFAR10.base_folder
@@ -238,6 +237,24 @@ def test_a_half_unpacked_data_set_is_no_traceback(tmp_path):
     path.write_bytes(path.read_bytes()[:3])  # not even the header
     with pytest.raises(UserError, match=r"'mnist' is not \(whole\)"):
         load_dataset("mnist", tmp_path)
+
+
+def test_a_half_unpacked_data_set_is_unpacked_again(tmp_path, monkeypatch):
+    """By torchvision itself, which takes a file that is there for whole."""
+    raw, archives = tmp_path / "mnist" / "MNIST" / "raw", {}
+    for stem in ("train", "t10k"):
+        write_idx(raw / f"{stem}-images-idx3-ubyte", np.ones((9, 28, 28), np.uint8))
+        write_idx(raw / f"{stem}-labels-idx1-ubyte", np.arange(9, dtype=np.uint8))
+    for path in raw.iterdir():
+        archives[f"{path.name}.gz"] = gzip.compress(path.read_bytes())
+    resources = [(name, hashlib.md5(packed).hexdigest()) for name, packed in archives.items()]
+    monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
+    monkeypatch.setattr(
+        datasets, "fetch", lambda urls, path, md5: path.write_bytes(archives[path.name])
+    )
+    path = raw / "t10k-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:5000])
+    assert load_dataset("mnist", tmp_path, download=True).test.images.sum() == 9 * 28 * 28
 
 
 def test_imagenet_is_streamed_from_class_folders(image_folder):
