@@ -44,6 +44,12 @@ class MaskSite(nn.Module):
             self.mask = fn(image).squeeze(0)
         return self
 
+    def _mask_text(self) -> str:
+        """For ``extra_repr``: the share of neurons that the mask keeps."""
+        if self.mask is None or self.mask.is_meta:
+            return ""
+        return f", keeps {float(self.mask.float().mean()):.4g} of {list(self.mask.shape)}"
+
 
 class _NotConverted:
     """Stops ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` at a layer that it would cripple.
@@ -130,6 +136,9 @@ class BNMaskReLU(nn.BatchNorm2d, MaskSite):
         # The module, not its function, so that hooks on it run.
         return bn_mask_add_relu(x if conv is None else conv(x), *self._vectors(), **options)
 
+    def extra_repr(self) -> str:
+        return super().extra_repr() + self._mask_text()
+
     def _vectors(self):
         return self.weight, self.bias, self.running_mean, self.running_var
 
@@ -166,6 +175,9 @@ class ConvMask(nn.Conv2d, MaskSite):
     def forward(self, x: Tensor) -> Tensor:
         """[N,in_channels,H,W] -> [N,out_channels,H',W']."""
         return apply_mask(super().forward(x), self.mask, backend=self.backend)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + self._mask_text()
 
 
 class ConvBNMaskReLU(nn.Module):

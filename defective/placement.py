@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from fractions import Fraction
 
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from .errors import UserError
 from .layers import MaskSite, ProjectionShortcut
-from .masks import MaskKind, sample_mask, site_generator
+from .masks import MaskKind, kept_count, sample_mask, site_generator
 from .notation import Defects, Term
+from .spec import ModelSpec
 
 _MASK_KIND: dict[str, MaskKind] = {"neuron": "neuron", "SM": "shared", "CM": "channel"}
 
@@ -64,8 +66,17 @@ def place_masks(model: nn.Module) -> None:
 
     A site is named by its module path. Its shape is that of the module's output, read off a run
     of a copy on the meta device, which computes nothing.
+
+    Raises:
+        UserError: there is no seed to draw from.
     """
+    if model.spec.mask_seed is None and not model.mean.is_meta:
+        raise UserError(
+            "mask_seed is None: these masks are not those of a seed and cannot be drawn again; "
+            "load their checkpoint, or give an integer of at least 0"
+        )
     terms = model_terms(model)
+    model.register_load_state_dict_post_hook(_notice_masks)
     sites = {
         name: module
         for name, module in model.named_modules()
@@ -105,6 +116,54 @@ def resample_masks(model: nn.Module, seed: int) -> None:
     for name, mask in mask_sites(model).items():
         block = model.get_submodule(name).block
         mask.copy_(_draw(model.spec, name, tuple(mask.shape), terms[block]))
+
+
+def spec_of_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> ModelSpec:
+    """The model's specification, its ``mask_seed`` None if that does not draw these masks.
+
+    Args:
+        model: may be on the meta device. masks: by site, as :func:`mask_sites` gives them.
+    """
+    spec = model.spec
+    if spec.mask_seed is not None:
+        terms = model_terms(model)
+        for site, mask in masks.items():
+            term = terms.get(model.get_submodule(site).block)
+            if term is None or mask.dtype != torch.bool or mask.dim() != 3:
+                return spec.with_mask_seed(None)
+            if not torch.equal(mask.cpu(), _draw(spec, site, tuple(mask.shape), term)):
+                return spec.with_mask_seed(None)
+    return spec
+
+
+def check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Whether masks that no seed drew can be what the model's defects say.
+
+    Raises:
+        UserError: a mask of another kind, or one that keeps far more or less (beyond six standard
+            deviations of a random mask) than the keep probability.
+    """
+    spec, terms = model.spec, model_terms(model)
+    for site, mask in masks.items():
+        term = terms[model.get_submodule(site).block]
+        p, kind = term.keep_probability, _MASK_KIND[term.kind]
+        units = {"channel": mask[:, :1, :1], "shared": mask[:1]}.get(kind, mask)
+        count, kept = units.numel(), int(units.sum())
+        reach = 6 * math.sqrt(count * p * (1 - p)) + 1
+        # Of a few units all may be kept by chance, but not where a share of them has to go.
+        whole = kept == count and spec.exact_masks and kept_count(count, p) < count
+        if whole or abs(kept - count * p) > reach or not bool((mask == units).all()):
+            raise UserError(
+                f"the mask of {site} keeps {float(mask.float().mean()):.2%} and cannot be one of "
+                f"{spec.defects} ({kind} masks, keep probability {p:g}); put masks of these "
+                "defects there, or create the network with defects that describe them"
+            )
+
+
+def _notice_masks(model: nn.Module, _keys) -> None:
+    """After ``load_state_dict``: the masks may have come along, and their seed is not known."""
+    if not model.mean.is_meta:
+        model.spec = spec_of_masks(model, mask_sites(model))
 
 
 def model_terms(model: nn.Module) -> dict[int, Term]:

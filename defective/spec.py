@@ -21,8 +21,10 @@ LARGE_IMAGE = 128
 class ModelSpec:
     """What :func:`scotoma.defective.create_model` builds. Fields as its arguments.
 
-    ``defects`` is in the paper's notation. ``mean`` and ``std`` are per-channel, in pixel units
-    of [0,1]; a network with ``thermometer`` encoding keeps them and does not use them.
+    ``defects`` is in the paper's notation. ``mask_seed`` is None where the masks are not those
+    that a seed draws; they are in the checkpoint then, and nowhere else. ``mean`` and ``std`` are
+    per-channel, in pixel units of [0,1]; a network with ``thermometer`` encoding keeps them and
+    does not use them.
     """
 
     name: str
@@ -31,7 +33,7 @@ class ModelSpec:
     in_channels: int
     image_size: int
     width: int
-    mask_seed: int
+    mask_seed: int | None
     sites: Sites
     exact_masks: bool
     regularizer: Regularizer
@@ -42,8 +44,13 @@ class ModelSpec:
 
     def __post_init__(self):
         # Lists come from JSON; the notation is kept in its one canonical form.
-        object.__setattr__(self, "mean", tuple(float(m) for m in self.mean))
-        object.__setattr__(self, "std", tuple(float(s) for s in self.std))
+        for name in ("mean", "std"):
+            try:
+                object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
+            except (TypeError, ValueError):
+                raise UserError(
+                    f"{name} is {getattr(self, name)!r}; expected a number for each channel"
+                ) from None
         object.__setattr__(self, "defects", str(Defects.parse(self.defects)))
         written = Defects.parse(self.defects).sites
         if written not in (None, self.sites):
@@ -52,10 +59,11 @@ class ModelSpec:
                 f"{self.sites!r}"
             )
         for name in ("num_classes", "in_channels", "width"):
-            _check_integer(name, getattr(self, name), least=1)
-        _check_integer("image_size", self.image_size, least=8)
-        _check_integer("mask_seed", self.mask_seed, least=0)
-        _check_integer("thermometer", self.thermometer, least=0)
+            check_integer(name, getattr(self, name), least=1)
+        check_integer("image_size", self.image_size, least=8)
+        if self.mask_seed is not None:
+            check_integer("mask_seed", self.mask_seed, least=0)
+        check_integer("thermometer", self.thermometer, least=0)
         if self.thermometer == 1:
             raise UserError(
                 "thermometer is 1; expected 0 for none, or at least 2 levels: one level is the "
@@ -91,8 +99,8 @@ class ModelSpec:
         """Channels that the first convolution takes: those of the images, or of their code."""
         return self.in_channels * max(1, self.thermometer)
 
-    def with_mask_seed(self, seed: int) -> ModelSpec:
-        """The same network with other masks."""
+    def with_mask_seed(self, seed: int | None) -> ModelSpec:
+        """The same network with other masks; None for masks of no seed."""
         return replace(self, mask_seed=seed)
 
     def as_dict(self) -> dict[str, Any]:
@@ -118,9 +126,10 @@ class ModelSpec:
         return cls(**values)
 
 
-def _check_integer(name: str, value: Any, least: int) -> None:
+def check_integer(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UserError(f"{name} is {value!r}; expected an integer of at least {least}")
+        square = " (images are square: one side, in pixels)" if name == "image_size" else ""
+        raise UserError(f"{name} is {value!r}; expected an integer of at least {least}{square}")
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

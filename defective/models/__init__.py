@@ -13,7 +13,7 @@ import torch
 from ..errors import UserError, nearest
 from ..notation import Defects
 from ..placement import mask_sites, place_masks, scaled_widths, terms_by_block
-from ..spec import LARGE_IMAGE, ModelSpec, Regularizer, Sites, Stem
+from ..spec import LARGE_IMAGE, ModelSpec, Regularizer, Sites, Stem, check_integer
 from .base import Network
 
 # The order of the paper's tables; architectures added later follow it.
@@ -66,7 +66,7 @@ def create_model(
         name: one of :func:`model_names`.
         defects: the paper's notation, see :mod:`scotoma.defective.notation`.
         num_classes, in_channels, image_size: of the data; images are square. Masks fit this
-            size only.
+            size only; a network without masks takes larger images, too.
         width: base width; None for the paper's (64; 16 for wrn32_4; growth 32 for densenet121).
         mask_seed: seed of the masks, apart from the weights, which follow torch's global
             generator. Each site's mask depends on (mask_seed, name, site).
@@ -132,7 +132,7 @@ def reset_weights(model: Network, seed: int) -> None:
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # the CPU's alone
-        fresh = build(model.spec).state_dict()
+        fresh = build(model.spec.with_mask_seed(0)).state_dict()  # of any seed: none is taken
     masks = {f"{site}.mask" for site in mask_sites(model)}
     with torch.no_grad():
         for name, value in model.state_dict().items():
@@ -143,7 +143,13 @@ def reset_weights(model: Network, seed: int) -> None:
 def default_statistics(
     in_channels: int, image_size: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) of the data set that such images most likely come from."""
+    """(mean, std) of the data set that such images most likely come from.
+
+    Raises:
+        UserError: a number of channels or a size that no network can be made for.
+    """
+    check_integer("in_channels", in_channels, least=1)
+    check_integer("image_size", image_size, least=8)
     if in_channels == 1:
         return MNIST_STATISTICS
     if in_channels == 3:
@@ -152,7 +158,7 @@ def default_statistics(
 
 
 def _architecture(name: str) -> type[Network]:
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise UserError(
             f"architecture {name!r} is unknown; expected one of {', '.join(ARCHITECTURES)}."
             f"{nearest(str(name), ARCHITECTURES)}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..layers import BNMaskReLU, ConvBNMaskReLU, Counting, count_batch
+from ..layers import BNMaskReLU, ConvBNMaskReLU, Counting, MaskSite, count_batch
 from ..spec import ModelSpec
 from ..thermometer import encode
 
@@ -62,20 +62,25 @@ class Network(nn.Module):
         """Images [N,C,H,W], float, pixels in [0,1] -> logits [N,num_classes].
 
         Raises:
-            ValueError: the images are of another shape than the network was made for, or not
-                floating.
+            ValueError: the images are of another shape than the network was made for, not
+                floating, or of a wider type than its weights. A network without masks takes larger
+                images, too.
         """
-        size = self.spec.image_size
-        if pixels.shape[1:] != (self.spec.in_channels, size, size):
-            raise ValueError(
-                f"pixels has shape {list(pixels.shape)}; expected "
-                f"[N,{self.spec.in_channels},{size},{size}]: masks fit one image size, so create "
-                "the network for this one"
-            )
+        self._check_input("pixels", pixels, self.spec.in_channels)
         if not pixels.is_floating_point():
             raise ValueError(
                 f"pixels has dtype {pixels.dtype}; expected floating pixels in [0,1]: "
                 "write pixels.float() / 255"
+            )
+        own = self.mean.dtype
+        wider = pixels.dtype != own and torch.promote_types(pixels.dtype, own) != own
+        # Autocast narrows all but float64.
+        if wider and not (
+            pixels.dtype != torch.float64 and torch.is_autocast_enabled(pixels.device.type)
+        ):
+            raise ValueError(
+                f"pixels has dtype {pixels.dtype}, and the network's weights {own}: write "
+                f"pixels.to({own})"
             )
         if self.spec.thermometer:
             return self.forward_encoded(encode(pixels, self.spec.thermometer))
@@ -96,13 +101,39 @@ class Network(nn.Module):
                 f"this {self.spec.name} has no thermometer encoding; call it on pixels, or create "
                 "one with thermometer=16"
             )
-        size, channels = self.spec.image_size, self.spec.input_channels
-        if code.shape[1:] != (channels, size, size):
-            raise ValueError(
-                f"code has shape {list(code.shape)}; expected [N,{channels},{size},{size}]: "
-                f"{self.spec.thermometer} levels for each of {self.spec.in_channels} channels"
-            )
+        self._check_input("code", code, self.spec.input_channels)
         return self._classify(code)
+
+    def _check_input(self, name: str, x: Tensor, channels: int) -> None:
+        """Raises ValueError if ``x`` is not of a shape that the network takes."""
+        size = self.spec.image_size
+        if not isinstance(x, Tensor):
+            raise ValueError(f"{name} is a {type(x).__name__}; expected a tensor [N,C,H,W]")
+        reason = None
+        if x.dim() != 4:
+            reason = "a batch has four dimensions" + (
+                f", so write {name}[None] for one image" if x.dim() == 3 else ""
+            )
+        elif x.shape[1] != channels:
+            reason = f"the network was created for in_channels={self.spec.in_channels}"
+            if name == "code":
+                levels = self.spec.thermometer
+                reason = f"{levels} levels for each of {self.spec.in_channels} channels"
+        elif x.shape[2:] != (size, size):
+            if self._is_masked():
+                reason = "masks fit one image size, so create the network for this one"
+            elif min(x.shape[2:]) < size:
+                reason = (
+                    "smaller images may be pooled to nothing, so enlarge them or create the "
+                    "network for this size"
+                )
+        if reason:
+            raise ValueError(
+                f"{name} has shape {list(x.shape)}; expected [N,{channels},{size},{size}]: {reason}"
+            )
+
+    def _is_masked(self) -> bool:
+        return any(isinstance(m, MaskSite) and m.mask is not None for m in self.modules())
 
     def _classify(self, x: Tensor) -> Tensor:
         count_batch(self._counted)
@@ -114,8 +145,10 @@ class Network(nn.Module):
         return self.head(x.mean((2, 3)))
 
     def extra_repr(self) -> str:
-        text = f"{self.spec.name}, defects={self.spec.defects}, image_size={self.spec.image_size}"
-        return text + (f", thermometer={self.spec.thermometer}" if self.spec.thermometer else "")
+        spec = self.spec
+        text = f"{spec.name}, defects={spec.defects}, width={spec.width}, "
+        text += f"image_size={spec.image_size}, mask_seed={spec.mask_seed}"
+        return text + (f", thermometer={spec.thermometer}" if spec.thermometer else "")
 
 
 class Stem(ConvBNMaskReLU):

@@ -48,12 +48,71 @@ def test_channels_last_changes_nothing(small_model, randomise, name):
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("defects", ["standard", "0.5-Bottom", "0.5-Bottom@paper"])
+@pytest.mark.parametrize("defects", ["0.5-Bottom", "0.5-Bottom@paper"])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", [28, 31, 64])
 def test_another_image_size_is_refused(small_model, name, size, defects):
     with pytest.raises(ValueError, match="masks fit one image size"):
         small_model(name, defects)(torch.rand(2, 3, size, size))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_image_size_without_masks(small_model, name):
+    """Convolutions and a global mean take any size; but pooling may leave nothing."""
+    model = small_model(name, "standard").eval()
+    assert model(torch.rand(2, 3, 40, 60)).shape == (2, 10)
+    with pytest.raises(ValueError, match="smaller images may be pooled to nothing"):
+        model(torch.rand(2, 3, 40, 28))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(1, 3, 32, 32, dtype=torch.float64), r"float64.*pixels\.to\(torch\.float32\)"),
+        (torch.zeros(1, 1, 32, 32), "created for in_channels=3"),
+        (torch.zeros(3, 32, 32), r"write pixels\[None\]"),
+        (torch.zeros(3), "a batch has four dimensions"),
+        ([0.5], "pixels is a list"),
+    ],
+)
+def test_the_reason_of_a_refusal_is_the_true_one(small_model, images, message):
+    with pytest.raises(ValueError, match=message):
+        small_model("resnet18", "standard")(images)
+
+
+def test_types_that_the_weights_can_take(small_model):
+    """Narrower pixels are widened; autocast takes both."""
+    images = torch.rand(1, 3, 32, 32)
+    model = small_model("resnet18", "standard").eval()
+    assert model(images.half()).dtype == torch.float32
+    with torch.autocast("cpu"):
+        assert model.bfloat16()(images).isfinite().all()
+    with pytest.raises(ValueError, match=r"weights torch\.bfloat16"):
+        model(images)
+
+
+def test_a_network_says_what_it_is(small_model):
+    text = repr(small_model("resnet18", "0.3-Bottom", mask_seed=7))
+    assert "resnet18, defects=0.3-Bottom, width=4, image_size=32, mask_seed=7" in text
+    assert "keeps 0.3 of [4, 32, 32]" in text
+    assert "keeps" not in repr(small_model("resnet18", "standard"))
+    assert "keeps 0.3 of" in repr(small_model("densenet121", "0.3-Bottom@paper"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_size": (40, 60)}, r"image_size is \(40, 60\).*images are square"),
+        ({"in_channels": 2.5}, "in_channels is 2.5"),
+        ({"mask_seed": None}, "mask_seed is None"),
+        ({"mean": 0.5}, "mean is 0.5"),
+        ({"std": ("a", 1, 1)}, "std is"),
+        ({"name": ["resnet18"]}, "is unknown"),
+    ],
+)
+def test_arguments_of_another_kind(arguments, message):
+    with pytest.raises(UserError, match=message):
+        create_model(**({"name": "resnet18", "width": 4} | arguments))
 
 
 def test_bytes_are_not_pixels(small_model):

@@ -220,7 +220,7 @@ def test_codes_that_do_not_fit_are_refused(small_model):
         small_model("vgg19").forward_encoded(torch.zeros(1, 48, 32, 32))
     with pytest.raises(ValueError, match=r"expected \[N,12,32,32\]: 4 levels for each of 3"):
         small_model("vgg19", thermometer=4).forward_encoded(torch.zeros(1, 3, 32, 32))
-    with pytest.raises(ValueError, match="masks fit one image size"):
+    with pytest.raises(ValueError, match="created for in_channels=3"):
         small_model("vgg19", thermometer=4)(torch.zeros(1, 12, 32, 32))
 
 
