@@ -12,19 +12,24 @@ import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from .errors import UserError
 from .models import build
 from .models.base import Network
+from .placement import check_masks, mask_sites, spec_of_masks
 from .spec import ModelSpec
 
 _KEY, _FORMAT = "scotoma", 1
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
 
 @contextmanager
@@ -128,22 +133,54 @@ def _digest(record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor] | Non
 def save_model(model: Network, path: str | os.PathLike, *, details: dict | None = None) -> None:
     """Write weights, statistics, masks and the specification to one safetensors file, atomically.
 
+    If the masks are not those of the specification's ``mask_seed``, the file says None there.
+
     Args:
-        model: a network from :func:`scotoma.defective.create_model`, on any device.
+        model: a network from :func:`scotoma.defective.create_model`, on any device; compiled, or
+            in a ``DataParallel``, ``DistributedDataParallel`` or ``AveragedModel``, it is the
+            network inside that is saved.
         path: file to write; its folder must exist.
         details: further JSON values to keep in the file's metadata (accuracy, recipe, ...).
 
     Raises:
+        UserError: another module, tensors that do not fit the network's specification, and that
+            :func:`load_model` would refuse, or no such folder.
         OSError: the file cannot be written; what was at ``path`` is then untouched.
     """
-    save_tensors(model.spec, model.state_dict(), path, details or {})
+    network = model
+    while not isinstance(network, Network):
+        inner = getattr(network, "_orig_mod", None)  # of torch.compile
+        if isinstance(network, _WRAPPERS):
+            inner = network.module
+        if inner is None:
+            raise UserError(
+                f"model is a {type(network).__name__}; only networks of create_model can be saved "
+                "as a checkpoint"
+            )
+        network = inner
+    if not Path(path).parent.is_dir():
+        raise UserError(f"{path}: the folder {Path(path).parent} does not exist; make it first")
+    save_tensors(network.spec, network.state_dict(), path, details or {})
 
 
 def save_tensors(
     spec: ModelSpec, state: Mapping[str, torch.Tensor], path: str | os.PathLike, details: dict
 ) -> None:
     """:func:`save_model` of a network that exists as a state dict only."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    # The format refuses tensors that share memory, and blocks may be compiled each for itself.
+    tensors = {
+        k.replace("_orig_mod.", ""): v.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for k, v in state.items()
+    }
+    try:
+        network = _skeleton(spec)
+        _check_fit(network, tensors)
+        masks = {k.removesuffix(".mask"): v for k, v in tensors.items() if k.endswith(".mask")}
+        spec = spec_of_masks(network, masks)
+        if spec.mask_seed is None:
+            check_masks(network, masks)
+    except UserError as error:
+        raise UserError(f"{path} is not written: {error}") from None
     record = seal({"format": _FORMAT, "spec": spec.as_dict(), "details": details}, tensors)
     with atomic_path(path) as temporary:
         temporary.write_bytes(safetensors_bytes(tensors, metadata={_KEY: json.dumps(record)}))
@@ -152,41 +189,75 @@ def save_tensors(
 def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> Network:
     """The network in a file that :func:`save_model` wrote, in evaluation mode.
 
+    Of a run folder it is the one after the last epoch. Masks that are not those of the seed in the
+    file are kept, and ``mask_seed`` of the network's specification is then None.
+
     Nothing in the file is executed, and no memory is taken for more than the file holds.
 
     Raises:
         UserError: no such file, not a scotoma checkpoint, truncated, edited, or inconsistent.
     """
+    path = checkpoint_path(path)
     record, tensors = _read(path, with_tensors=True)
     spec = _spec(record, path)
     try:
         # On the meta device a specification costs nothing, however large the network it claims.
         with torch.device("meta"):
             model = build(spec)
+        _check_fit(model, tensors)
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise UserError(f"{path}: {_one_line(error)}") from None
-    # A network may have been saved after .half() or .double(): all of it, then.
-    mean = tensors.get("mean")
-    if mean is not None and mean.is_floating_point():
-        model.to(mean.dtype)
-    expected = {k: (v.shape, v.dtype) for k, v in model.state_dict().items()}
-    found = {k: (v.shape, v.dtype) for k, v in tensors.items()}
-    if expected != found:
-        wrong = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
-        raise UserError(
-            f"{path}: {len(wrong)} tensors do not fit the specification in the file "
-            f"({spec.name}, {spec.defects}), first {wrong[0]!r}: the file is of another model or "
-            "was edited"
-        )
     check_seal(record, path, "take a copy of the file, or train again", tensors)
     # In memory of their own: where a file's tensors begin at odd addresses, a CPU's matrix products
     # sum in another order than those of the network that was saved.
     model.load_state_dict({k: t.clone() for k, t in tensors.items()}, assign=True)
+    if model.spec.mask_seed is None:
+        try:
+            check_masks(model, mask_sites(model))
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
     return model.to(device).eval()
+
+
+@lru_cache(maxsize=4)
+def _skeleton(spec: ModelSpec) -> Network:
+    """On the meta device; not to be changed."""
+    with torch.device("meta"):
+        return build(spec)
+
+
+def _check_fit(model: Network, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raises UserError if tensors are not those of a model, which may be on the meta device."""
+    # A network may have been saved after .half() or .double(): all of it, then.
+    mean = tensors.get("mean")
+    dtype = mean.dtype if mean is not None and mean.is_floating_point() else model.mean.dtype
+    expected = {
+        k: (v.shape, dtype if v.is_floating_point() else v.dtype)
+        for k, v in model.state_dict().items()
+    }
+    found = {k: (v.shape, v.dtype) for k, v in tensors.items()}
+    if expected != found:
+        wrong = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
+        raise UserError(
+            f"{len(wrong)} tensors do not fit the specification ({model.spec.name}, "
+            f"{model.spec.defects}), first {wrong[0]!r}: {_told(found.get(wrong[0]))}, expected "
+            f"{_told(expected.get(wrong[0]))}; they are of another model, or were changed"
+        )
+
+
+def _told(tensor: tuple[torch.Size, torch.dtype] | None) -> str:
+    return "none" if tensor is None else f"{list(tensor[0])} {tensor[1]}"
+
+
+def checkpoint_path(given: str | os.PathLike) -> Path:
+    """A checkpoint file; of a run folder, its last.safetensors."""
+    path = Path(given)
+    return path / "last.safetensors" if path.is_dir() else path
 
 
 def read_details(path: str | os.PathLike) -> tuple[ModelSpec, dict]:
     """Specification and details of a checkpoint, without its weights. Raises UserError."""
+    path = checkpoint_path(path)
     record, _ = _read(path, with_tensors=False)
     details = record.get("details", {})
     return _spec(record, path), details if isinstance(details, dict) else {}

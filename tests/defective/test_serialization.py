@@ -1,5 +1,6 @@
 """Checkpoints: what is saved comes back bit for bit, and a bad file is refused by its name."""
 
+import copy
 import json
 import os
 import pickle
@@ -12,8 +13,19 @@ import pytest
 import safetensors.torch
 import torch
 from safetensors import safe_open
-from scotoma.defective import UserError, load_model, model_names, save_model
+from scotoma.defective import (
+    Ensemble,
+    UserError,
+    load_model,
+    mask_sites,
+    model_names,
+    resample_masks,
+    reset_weights,
+    save_model,
+)
 from scotoma.defective.serialization import read_details
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 
 @pytest.fixture
@@ -442,7 +454,131 @@ def test_a_full_disk_leaves_the_old_file(saved):
     assert names(path.parent) == [path.name]
 
 
-def test_a_missing_folder_is_an_os_error(small_model, tmp_path):
-    with pytest.raises(OSError):
+def test_a_missing_folder_is_named(small_model, tmp_path):
+    with pytest.raises(UserError, match=r"the folder .*missing does not exist"):
         save_model(small_model("vgg19"), tmp_path / "missing" / "model.safetensors")
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        torch.compile,
+        nn.DataParallel,
+        AveragedModel,
+        lambda model: torch.compile(AveragedModel(model)),
+        lambda model: (setattr(model, "stem", torch.compile(model.stem)), model)[1],
+    ],
+    ids=["compiled", "parallel", "averaged", "compiled average", "a part compiled"],
+)
+def test_the_network_inside_is_saved(small_model, tmp_path, wrap):
+    model = small_model("resnet18")
+    expected = {k: v.clone() for k, v in model.state_dict().items()}
+    save_model(wrap(model), tmp_path / "model.safetensors")
+    found = load_model(tmp_path / "model.safetensors").state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[k], v) for k, v in expected.items())
+
+
+def with_head(model, head):
+    model.head = head
+    return model
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (nn.Sequential, "model is a Sequential"),
+        (lambda model: Ensemble([model.eval(), copy.deepcopy(model)]), "model is a Ensemble"),
+        (lambda model: model.forward, "model is a method"),
+        (lambda model: with_head(model, nn.Linear(32, 3)), "'head.bias': [3]"),
+        (lambda model: with_head(model, model.head.half()), "'head.bias': [10] torch.float16"),
+        (lambda model: with_head(model, nn.Identity()), "'head.bias': none"),
+    ],
+)
+def test_what_could_not_be_loaded_is_not_saved(small_model, tmp_path, change, word):
+    with pytest.raises(UserError) as error:
+        save_model(change(small_model("resnet18")), tmp_path / "model.safetensors")
+    assert word in str(error.value)
+    assert names(tmp_path) == []
+
+
+def test_a_run_folder_is_its_last_epoch(small_model, tmp_path):
+    model = small_model("resnet18")
+    save_model(model, tmp_path / "last.safetensors", details={"epoch": 3})
+    assert load_model(tmp_path).spec == model.spec
+    assert read_details(tmp_path) == (model.spec, {"epoch": 3})
+
+
+DEFECTS = ["0.3-Bottom", "0.5-BottomSM", "0.5-BottomCM", "0.5-Bottomx2", "0.7-Bottom,0.3-Top"]
+
+
+@pytest.mark.parametrize("exact", [True, False], ids=["exact", "Bernoulli"])
+@pytest.mark.parametrize("defects", DEFECTS)
+def test_masks_of_another_seed_are_kept_and_told(small_model, tmp_path, defects, exact):
+    model = small_model("resnet18", defects, mask_seed=5, exact_masks=exact)
+    other = small_model("resnet18", defects, exact_masks=exact)
+    model.load_state_dict(other.state_dict())
+    assert model.spec.mask_seed is None and "mask_seed=None" in repr(model)
+    path = tmp_path / "model.safetensors"
+    save_model(model, path)
+    loaded = load_model(path)
+    assert loaded.spec == read_details(path)[0] == other.spec.with_mask_seed(None)
+    for one, two in zip(mask_sites(loaded).values(), mask_sites(other).values(), strict=True):
+        assert torch.equal(one, two)
+    reset_weights(loaded, 1)  # keeps them
+    assert torch.equal(loaded.stem.bn.mask, other.stem.bn.mask)
+    resample_masks(loaded, 7)
+    save_model(loaded, path)
+    assert load_model(path).spec.mask_seed == 7
+
+
+def test_masks_that_were_set_by_hand(small_model, tmp_path):
+    model = small_model("resnet18", "0.5-Bottom")
+    model.stem.bn.mask.logical_not_()
+    save_model(model, tmp_path / "model.safetensors")
+    loaded = load_model(tmp_path / "model.safetensors")
+    assert loaded.spec.mask_seed is None
+    assert torch.equal(loaded.stem.bn.mask, model.stem.bn.mask)
+
+
+def test_masks_of_a_file_that_names_their_seed_wrongly(saved):
+    """As versions wrote it that did not look."""
+    model, path = saved
+
+    def change(record, _):
+        record.pop("digest")
+        record["spec"]["mask_seed"] = 99
+
+    edit(path, change)
+    loaded = load_model(path)
+    assert loaded.spec.mask_seed is None
+    assert torch.equal(loaded.stem.bn.mask, model.stem.bn.mask)
+
+
+@pytest.mark.parametrize(
+    ("defects", "change"),
+    [
+        ("0.5-Bottom", lambda mask: mask.fill_(True)),
+        ("0.5-Bottom", lambda mask: mask.fill_(False)),
+        ("0.3-Bottom", lambda mask: mask.logical_not_()),
+        ("0.5-BottomSM", lambda mask: mask[0, :, :16].logical_not_()),
+        ("0.5-BottomCM", lambda mask: mask[:, 0].logical_not_()),
+        ("0.5-BottomCM", lambda mask: mask.fill_(True)),
+    ],
+)
+def test_masks_that_the_defects_cannot_be(small_model, tmp_path, defects, change):
+    model, path = small_model("resnet18", defects), tmp_path / "model.safetensors"
+    save_model(model, path)
+    before = path.read_bytes()
+    change(model.stem.bn.mask)
+    with pytest.raises(UserError, match=f"not written: the mask of stem.bn .* {defects}"):
+        save_model(model, path)
+    assert path.read_bytes() == before
+
+    def forge(record, tensors):
+        del record["digest"]
+        tensors["stem.bn.mask"] = model.stem.bn.mask
+
+    edit(path, forge)
+    assert "the mask of stem.bn" in refused(path)

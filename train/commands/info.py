@@ -6,16 +6,16 @@ from rich.console import Console
 from rich.table import Table
 
 from ...defective import load_model, mask_sites
-from ...defective.serialization import read_details
-from .options import checkpoint_path, make_parser
+from ...defective.serialization import checkpoint_path, read_details
+from .options import make_parser
 
 
 def main(argv: list[str]) -> int:
     parser = make_parser("info", "Describe a checkpoint: its network, masks and results.")
     parser.add_argument("checkpoint", help="a .safetensors file, or a run folder")
     path = checkpoint_path(parser.parse_args(argv).checkpoint)
-    spec, details = read_details(path)
-    model = load_model(path)
+    model, (_, details) = load_model(path), read_details(path)
+    spec = model.spec
 
     console = Console(highlight=False, markup=False)
     facts = Table.grid(padding=(0, 2))
@@ -28,7 +28,8 @@ def main(argv: list[str]) -> int:
     )
     facts.add_row("output", f"{spec.num_classes} logits")
     exact = "exact count" if spec.exact_masks else "Bernoulli"
-    facts.add_row("masks", f"seed {spec.mask_seed}, {exact}, sites of the {spec.sites}")
+    seed = "not those of a seed" if spec.mask_seed is None else f"seed {spec.mask_seed}"
+    facts.add_row("masks", f"{seed}, {exact}, sites of the {spec.sites}")
     if spec.regularizer != "none":
         facts.add_row("regulariser", spec.regularizer)
     for key, value in details.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from ...defective import create_model, load_model, model_names
 from ...defective.errors import UserError
@@ -48,7 +47,7 @@ def add_variant_options(group) -> None:
 def network_from(arguments: argparse.Namespace, arch: str | None = None) -> Network:
     """The network that :func:`add_network_options` describe, or the one in a checkpoint."""
     if getattr(arguments, "checkpoint", None):
-        return load_model(checkpoint_path(arguments.checkpoint))
+        return load_model(arguments.checkpoint)
     return create_model(
         arch or arguments.arch,
         arguments.defects,
@@ -59,9 +58,3 @@ def network_from(arguments: argparse.Namespace, arch: str | None = None) -> Netw
         mask_seed=getattr(arguments, "mask_seed", 0),
         sites=arguments.sites,
     )
-
-
-def checkpoint_path(given: str) -> Path:
-    """A checkpoint file; of a run folder, its last.safetensors."""
-    path = Path(given)
-    return path / "last.safetensors" if path.is_dir() else path

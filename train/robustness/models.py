@@ -13,9 +13,8 @@ from torch import nn
 
 from ...defective import Ensemble, load_model, mask_sites
 from ...defective.errors import UserError
-from ...defective.serialization import read_details
+from ...defective.serialization import checkpoint_path, read_details
 from ...defective.spec import ModelSpec
-from ..commands.options import checkpoint_path
 from ..config import TrainConfig
 from ..dataset import DataSet
 from ..datasets import DATASETS, load_dataset
