@@ -8,7 +8,7 @@ from pathlib import Path
 from ...defective.attacks import Attack, parse_attack
 from ...defective.errors import UserError
 from ..distributed import World, choose_device
-from ..robustness.arithmetic import check_precision, memory_advice
+from ..robustness.arithmetic import check_precision, disk_advice, memory_advice
 from ..robustness.attack_plan import attack_list, plan
 from ..robustness.attack_report import AttackScreen, figures, show_sets
 from ..robustness.attacking import Source, make_set
@@ -19,6 +19,8 @@ from ..robustness.set_request import SetRequest, set_name
 from ..robustness.termination import run_until_terminated
 from .attack_options import make_attack_parser
 from .robustness_options import check_numbers, images_from, networks_from, writable
+
+_KEPT = "finished sets and batches are kept, and the same command goes on with the others"
 
 
 def main(argv: list[str]) -> int:
@@ -63,7 +65,8 @@ def attack(arguments: argparse.Namespace) -> list[Path]:
         for line in plan(sample, images, attacks, arguments.pixels, arguments.precision, size):
             screen.line(line)
         requests = _requests(sources, attacks, images, sample, out, arguments)
-        made, failed = _make(requests, sample, arguments, screen)
+        with disk_advice(out, _KEPT):
+            made, failed = _make(requests, sample, arguments, screen)
     if made:
         show_sets(made)
     if failed:

@@ -104,4 +104,6 @@ def writable(out: Path, inside: str = "") -> Path:
             return out
     except OSError as error:
         reason = error.strerror or error
+        if out.is_symlink() and not out.exists():
+            reason = f"a link to {out.readlink()}, which is not there"
         raise UserError(f"--out {out}: cannot be written to ({reason}); give another") from None

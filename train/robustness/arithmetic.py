@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -46,6 +48,30 @@ def memory_advice(device: torch.device, batch_size: int, kept: str = "") -> Iter
         raise UserError(
             f"{device} is out of memory; try a --batch-size below {batch_size}{kept}"
         ) from None
+
+
+@contextmanager
+def disk_advice(out: Path, kept: str) -> Iterator[None]:
+    """Errors of writing to ``out`` as UserErrors that say what is left of the work.
+
+    Args:
+        kept: what to say about the work that is done.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if not out.is_dir():
+            text = f"{out} was removed meanwhile, with all it held; the same command begins anew"
+        elif error.errno == errno.ENOENT and str(error.filename).startswith(str(out)):
+            text = f"a folder in {out} was removed meanwhile; {kept}"
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "space" in reason:
+            text = f"{out} cannot be written to ({reason}): free some space; {kept}"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            text = f"{out} cannot be written to ({reason}): make it writable; {kept}"
+        else:
+            raise
+        raise UserError(text) from None
 
 
 def check_precision(precision: str, device: torch.device) -> None:
