@@ -173,7 +173,7 @@ def _read(measure: Measure, store: Store) -> Estimate | None:
 def _rate(rate: Mapping[str, Any], draws: Sequence[Mapping[str, Any]] | None) -> Estimate | None:
     if rate["rate"] is None:
         return None
-    # Several noisy copies of an image are no further images: the interval counts each image once.
+    # Version 0.1.0 counted every draw of an image as an image at first; see mean_over_draws.
     n = int(draws[0]["n"]) if draws else int(rate["n"])
     return share(float(rate["rate"]), n)
 

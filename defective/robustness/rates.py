@@ -6,6 +6,8 @@ All tensors have one entry an image and the same order: int64 [N] of classes, bo
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -21,10 +23,11 @@ Rate = dict[str, Any]
 where n is 0. Fractions, not percent."""
 
 
-def proportion(k: int, n: int) -> Rate:
+def proportion(k: float, n: int) -> Rate:
     """k of n with the interval of Wilson (1927), which stays within [0,1] and is never empty.
 
-    The interval is for the choice of images; seeds of training vary more than that.
+    The interval is for the choice of images; seeds of training vary more than that. A ``k`` that is
+    no whole number is a mean of several counts of the same n images.
 
     Raises:
         UserError: not 0 <= k <= n.
@@ -40,6 +43,58 @@ def proportion(k: int, n: int) -> Rate:
     low = 0.0 if k == 0 else max(0.0, centre - half)
     high = 1.0 if k == n else min(1.0, centre + half)
     return {"k": k, "n": n, "rate": share, "low": low, "high": high}
+
+
+def mean_over_draws(rates: Sequence[Rate]) -> Rate:
+    """The rate of n images from their rates under several draws of noise.
+
+    An image counts once, with the mean of its draws, so ``n`` is the number of images and ``k`` the
+    mean count. The interval is Wilson's of that mean: numbers in [0,1] of mean m vary by no more
+    than m (1 - m), as counts do, so it is never too narrow, whether the draws of an image agree
+    (then it is exact) or not (then it is cautious).
+
+    Raises:
+        UserError: no rates, or rates of different numbers of images.
+    """
+    if len({rate["n"] for rate in rates}) != 1:
+        raise UserError("draws are of different numbers of images")
+    return proportion(sum(rate["k"] for rate in rates) / len(rates), rates[0]["n"])
+
+
+def check_results(results: Any, where: str = "results") -> None:
+    """Whether results of an evaluation can be: what a file says may have been damaged or edited.
+
+    Raises:
+        UserError: a rate that is not k of n with its interval, or a number that is negative, not
+            finite, or text; it names where.
+    """
+    if isinstance(results, dict) and "rate" in results:
+        expected = None
+        with suppress(UserError, TypeError, KeyError):
+            n = results["n"]
+            expected = proportion(results["k"], n) if type(n) is int else None
+        if expected is None or not all(_same(results.get(k), v) for k, v in expected.items()):
+            raise UserError(f"{where}: {results} is no rate k/n with its 95 % interval")
+    elif isinstance(results, dict):
+        for key, value in results.items():
+            if key not in _WORDS:
+                check_results(value, f"{where}.{key}")
+    elif isinstance(results, (list, tuple)):
+        for value in results:
+            check_results(value, where)
+    elif results is not None and not (
+        isinstance(results, (int, float)) and math.isfinite(results) and results >= 0
+    ):
+        raise UserError(f"{where} is {results!r}; expected a finite number, 0 or more")
+
+
+_WORDS = ("shown", "relation", "warnings")
+
+
+def _same(found: Any, expected: float | None) -> bool:
+    if found is None or expected is None:
+        return found is expected
+    return isinstance(found, (int, float)) and math.isclose(found, expected, abs_tol=1e-9)
 
 
 def share_of(chosen: Tensor, among: Tensor | None = None) -> Rate:

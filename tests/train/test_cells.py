@@ -1,9 +1,11 @@
 """Cells: computed once, found again by what determines them, whole or not there."""
 
 import json
+import math
 
 import pytest
 from scotoma.defective.errors import UserError
+from scotoma.defective.robustness.rates import proportion
 from scotoma.train.robustness import cells as module
 from scotoma.train.robustness.cells import Cells
 
@@ -88,12 +90,86 @@ def test_a_damaged_cell_is_named(tmp_path, content):
 @pytest.mark.parametrize(("old", "new"), [('"rate": 0.5', '"rate": 5.0'), ('"eps": 0', '"eps": 1')])
 def test_an_edited_cell_is_refused(tmp_path, old, new):
     cells = Cells(tmp_path)
-    cells.get("noise", "a", IDENTITY, lambda: {"rate": 0.5})
+    cells.get("noise", "a", IDENTITY, lambda: proportion(1, 2))
     (file,) = tmp_path.iterdir()
     file.write_text(file.read_text().replace(old, new))
     for read in (cells.all, lambda: cells.get("noise", "a", IDENTITY, never)):
         with pytest.raises(UserError, match="damaged or edited"):
             read()
+
+
+def rated(**changes):
+    return {"accuracy": proportion(3, 4) | changes, "epsilon": 0.1}
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        rated(rate=5.0),
+        rated(rate=-1.0),
+        rated(rate=math.nan),
+        rated(rate="0.75"),
+        rated(rate=None),
+        rated(k=5),
+        rated(n=4.5),
+        rated(n="4"),
+        rated(low=0.9),
+        rated(high=None),
+        {"accuracy": {"rate": 0.5}},
+        {"epsilon": math.inf},
+        {"epsilon": -0.1},
+        {"epsilon": "0.1"},
+        {"statuses": {"fooled": "many"}},
+        {"per_draw": [4]},
+        {"per_draw": []},
+        {"per_draw": [proportion(1, 4), proportion(1, 5)]},
+    ],
+    ids=str,
+)
+def test_numbers_that_cannot_be_are_refused(tmp_path, results):
+    """Even under a digest that is right."""
+    cells = Cells(tmp_path)
+    cells.get("noise", "a", IDENTITY, lambda: results)
+    (file,) = tmp_path.iterdir()
+    for read in (cells.all, lambda: cells.get("noise", "a", IDENTITY, never)):
+        with pytest.raises(UserError, match=f"{file.name}: .*remove it"):
+            read()
+
+
+@pytest.mark.parametrize("results", [[], None, 3])
+def test_results_that_are_no_mapping_are_refused(tmp_path, results):
+    cells = Cells(tmp_path)
+    cells.get("noise", "a", IDENTITY, lambda: results)
+    with pytest.raises(UserError, match="results are no mapping"):
+        cells.all()
+
+
+def test_a_cell_under_the_name_of_another_is_refused(tmp_path):
+    cells, other = Cells(tmp_path), IDENTITY | {"target": "abd"}
+    cells.get("noise", "a", IDENTITY, lambda: {"n": 1})
+    (file,) = tmp_path.iterdir()
+    file.rename(cells.path("noise", "a", other))
+    with pytest.raises(UserError, match="of another result than its name"):
+        cells.get("noise", "a", other, never)
+
+
+def test_files_of_others_are_left_alone(tmp_path):
+    cells = Cells(tmp_path)
+    cells.get("noise", "a", IDENTITY, lambda: {"n": 1})
+    (tmp_path / "my-notes.json").write_text("[")
+    assert len(cells.all()) == 1
+
+
+def test_draws_of_an_image_are_not_counted_as_images(tmp_path):
+    """As cells of noise did at first."""
+    draws = [proportion(k, 100) for k in (80, 90, 85)]
+    old = {"accuracy": proportion(255, 300), "per_draw": draws}
+    cells = Cells(tmp_path)
+    cells.get("noise", "a", IDENTITY, lambda: old)
+    (cell,) = cells.all()
+    assert cell["results"]["accuracy"] == proportion(85, 100)
+    again, _ = cells.get("noise", "a", IDENTITY, never)
+    assert again["results"]["accuracy"]["n"] == 100
 
 
 def test_cells_of_another_format_are_made_again(tmp_path, monkeypatch):

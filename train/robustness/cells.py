@@ -15,6 +15,7 @@ import torch
 
 from ... import __version__
 from ...defective.errors import UserError
+from ...defective.robustness.rates import check_results, mean_over_draws
 from ...defective.serialization import atomic_path, check_seal, seal
 
 FORMAT = 1
@@ -64,11 +65,17 @@ class Cells:
                 the names of today, whatever things were called when it was made.
 
         Raises:
-            UserError: the file that was there is no cell. OSError: it cannot be written.
+            UserError: the file that was there is no cell, or of something else than asked.
+            OSError: it cannot be written.
         """
         path = self.path(kind, label, identity)
         if path.is_file():
             cell = self.read(path)
+            if [cell["kind"], cell["identity"]] != json.loads(json.dumps([kind, identity])):
+                raise UserError(
+                    f"{path}: its content is of another result than its name; remove it, and it "
+                    "is made again"
+                )
             self.reused += 1
             if shown is not None:
                 cell["results"]["shown"] = shown
@@ -92,17 +99,31 @@ class Cells:
         return cell, False
 
     def all(self) -> list[dict[str, Any]]:
-        """Every cell of this format, in the order of the files' names."""
-        cells = [self.read(path) for path in sorted(self.folder.glob("*.json"))]
+        """Every cell of this format, in the order of the files' names; other files are left out.
+
+        Raises UserError as :meth:`read`.
+        """
+        files = sorted(self.folder.glob(f"*-*-{'[0-9a-f]' * 16}.json"))
+        cells = [self.read(path) for path in files]
         return [cell for cell in cells if cell["format"] == FORMAT]
 
     def read(self, path: Path) -> dict[str, Any]:
-        """Raises UserError if the file is no cell."""
+        """A cell whose numbers can be. Raises UserError if the file is none."""
         try:
             cell = json.loads(path.read_text())
             if not {"format", "kind", "label", "identity", "results"} <= set(cell):
                 raise ValueError("keys are missing")
+            if not all(isinstance(cell[key], dict) for key in ("identity", "results")):
+                raise ValueError("identity or results are no mapping")
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{path}: no result of an evaluation ({error}); remove it") from None
         check_seal(cell, path, "remove it, and it is made again")
+        results = cell["results"]
+        try:
+            check_results(results)
+            if cell["kind"] == "noise" and "per_draw" in results:
+                # Version 0.1.0 counted every draw of an image as an image at first.
+                results["accuracy"] = mean_over_draws(results["per_draw"])
+        except (UserError, TypeError, KeyError, IndexError) as error:
+            raise UserError(f"{path}: {error}; remove it, and it is made again") from None
         return cell

@@ -185,11 +185,13 @@ def check_set(
                 f"{where} holds images of {_size(shape)}, but {target.name} takes {_size(wanted)}; "
                 "evaluate it with sets of its own size"
             )
-        if len(found) and int(found.labels.max()) >= spec.num_classes:
-            raise UserError(
-                f"{where} has images of class {int(found.labels.max())}, but {target.name} has "
-                f"{spec.num_classes} classes, 0 to {spec.num_classes - 1}"
-            )
+        for name in ("labels", "clean_predictions", "predictions", "unrounded_predictions"):
+            most = int(getattr(found, name).max()) if len(found) else 0
+            if most >= spec.num_classes:
+                raise UserError(
+                    f"{where} has {name} of class {most}, but {target.name} has "
+                    f"{spec.num_classes} classes, 0 to {spec.num_classes - 1}"
+                )
 
 
 def _size(shape: Sequence[int]) -> str:

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 from ....defective.attacks import parse_attack
 from ....defective.errors import UserError
 from ....defective.robustness import load_set
-from ....defective.serialization import atomic_path
+from ....defective.robustness.rates import check_results
+from ....defective.serialization import atomic_path, check_seal, seal
 from ....train.robustness.predictions import evaluate_clean
 from ....train.robustness.transfer import evaluate_transfer
 from ....train.robustness.whitebox import evaluate_white_box
@@ -35,13 +36,18 @@ class Result(Artefact):
         path = self.path(context.store)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps({"key": self.key, "cells": cells}, indent=1) + "\n")
+            record = seal({"key": self.key, "cells": cells})
+            temporary.write_text(json.dumps(record, indent=1) + "\n")
 
     def read(self, store: Store) -> list[dict[str, Any]]:
         """The ``results`` of each cell. Raises UserError if the file is damaged."""
         path = self.path(store)
         try:
-            return [dict(cell["results"]) for cell in json.loads(path.read_text())["cells"]]
+            record = json.loads(path.read_text())
+            check_seal(record, path, "remove it, and it is made again")
+            found = [dict(cell["results"]) for cell in record["cells"]]
+            check_results(found)
+            return found
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise UserError(f"{path}: no result of a reproduction ({error}); remove it") from None
 

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from ....defective.attacks import Attack, AttackResult, Oracle, Status
 from ....defective.errors import UserError
-from ....defective.serialization import atomic_path
+from ....defective.robustness.rates import check_results
+from ....defective.serialization import atomic_path, check_seal, seal
 from ..arithmetic import full_precision, memory_advice
 from ..cells import Cells
 from ..images import TestImages
 from ..models import NamedModel
 from ..predictions import digest_of, shown_target
-from .common import KEPT, Progress, check_evaluation, stage
+from .common import KEPT, Progress, check_evaluation, right_for, stage
 
 
 def evaluate_boundary(
@@ -66,7 +67,7 @@ def evaluate_boundary(
         done = stage(progress, number * count, len(targets) * count, text)
         identity = {"target": target.digest, "attack": attack.parameters(), **chosen}
         work = Work(target, attack, images, indices, batch_size, done)
-        found.append(_cell(work, identity, cells))
+        found.append(_cell(work, identity, cells, right_for(targets)))
         done(count)
     return found
 
@@ -83,7 +84,9 @@ class Work:
     done: Callable[[int], None]
 
 
-def _cell(work: Work, identity: dict[str, Any], cells: Cells) -> dict[str, Any]:
+def _cell(
+    work: Work, identity: dict[str, Any], cells: Cells, chosen: dict[str, Any]
+) -> dict[str, Any]:
     label = f"{work.target.name}-{work.attack.name}"
     parts = Parts.beside(cells, cells.path("boundary", label, identity))
 
@@ -91,7 +94,7 @@ def _cell(work: Work, identity: dict[str, Any], cells: Cells) -> dict[str, Any]:
         _finish(work, parts)
         return _results(parts.outcomes)
 
-    shown = shown_target(work.target) | {"attack": str(work.attack)}
+    shown = shown_target(work.target) | chosen | {"attack": str(work.attack)}
     cell, _ = cells.get("boundary", label, identity, compute, shown=shown)
     parts.remove()
     return cell
@@ -125,6 +128,9 @@ class Parts:
             return
         try:
             stored = json.loads(self.file.read_text())
+            check_seal(stored, self.file, "remove it")
+            stored.pop("digest", None)
+            check_results(stored)
             self.outcomes = {
                 int(index): Outcome(Status(status), float(score), int(forwards))
                 for index, (status, score, forwards) in stored.items()
@@ -144,7 +150,7 @@ class Parts:
         stored = {i: [int(o.status), o.score, o.forwards] for i, o in self.outcomes.items()}
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.file) as temporary:
-            temporary.write_text(json.dumps(stored))
+            temporary.write_text(json.dumps(seal(stored)))
 
     def remove(self) -> None:
         self.file.unlink(missing_ok=True)

@@ -63,10 +63,15 @@ def cells_of(
 
     found = []
     for job in jobs:
-        shown = shown_target(job.target)
+        shown = shown_target(job.target) | right_for([each.target for each in jobs])
         cell, _ = cells.get(job.kind, job.label, job.identity, lambda job=job: of(job), shown=shown)
         found.append(cell)
     return found
+
+
+def right_for(targets: Sequence[NamedModel]) -> dict[str, list[str]]:
+    """For a cell's ``shown``: whom its images are right for, and so which images they are."""
+    return {"right_for": [target.name for target in targets]}
 
 
 class Tally:

@@ -12,7 +12,7 @@ from ....defective.attacks import GaussianNoise
 from ....defective.attacks.base import check_count, check_size
 from ....defective.errors import UserError
 from ....defective.robustness.adversarial_set import to_uint8
-from ....defective.robustness.rates import Rate, proportion
+from ....defective.robustness.rates import mean_over_draws
 from ..arithmetic import full_precision, memory_advice
 from ..cells import Cells
 from ..images import TestImages
@@ -49,9 +49,8 @@ def evaluate_noise(
     stronger). All targets see the same noisy images. An image's noise depends on its number and on
     the draw's seed, and is the same pattern at each epsilon.
 
-    ``accuracy`` counts every draw of every image. Draws of one image are not independent, so its
-    interval is too narrow where an image's draws mostly agree; those in ``per_draw``, each over
-    the images once, are exact in that.
+    ``accuracy`` counts each image once, with the mean of its draws
+    (:func:`scotoma.defective.robustness.rates.mean_over_draws`); ``per_draw`` has a rate a draw.
 
     Args:
         indices: int64 [N], numbers of test images that all targets classify right.
@@ -133,14 +132,11 @@ def _cells(
                     tally.add(copy, labels)
                 done(sum(tally.total for tally in tallies))
         by_target = zip(*(tally.rates() for tally in tallies), strict=True)
-        return [{**_pooled(rates), "epsilon": epsilon} for rates in by_target]
+        return [
+            {"accuracy": mean_over_draws(rates), "per_draw": list(rates), "epsilon": epsilon}
+            for rates in by_target
+        ]
 
     label = levels(epsilon)
     jobs = [Job(t, "noise", f"{t.name}-{label}", {"target": t.digest, **identity}) for t in targets]
     return cells_of(jobs, cells, compute)
-
-
-def _pooled(rates: Sequence[Rate]) -> dict[str, Any]:
-    """Results of one target from its rates under each draw."""
-    k, n = (sum(rate[key] for rate in rates) for key in ("k", "n"))
-    return {"accuracy": proportion(k, n), "per_draw": list(rates)}
