@@ -1,9 +1,12 @@
 """``scotoma evaluate`` from the command line to its files."""
 
+import errno
 import json
 import os
 import re
+import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -191,6 +194,64 @@ def test_a_result_that_cannot_be_made_ends_no_long_run(work, capsys, monkeypatch
     assert (work / "evaluation" / "table.md").exists()
 
 
+def test_earlier_results_of_the_folder_stay_in_the_table(work, capsys):
+    assert evaluate("--against", "sets", "--noise", "8/255", "--samples", "12") == 0
+    table, pictures = work / "evaluation" / "table.md", set((work / "evaluation").glob("*.png"))
+    first = table.read_text()
+    assert len(pictures) == 4
+    capsys.readouterr()
+    assert main(["evaluate", "standard.safetensors", "--dataset", "sample", "--device", "cpu"]) == 0
+    assert table.read_text() == first
+    assert set((work / "evaluation").glob("*.png")) == pictures
+    assert "7 results of earlier commands" in capsys.readouterr().out
+
+
+def no_space(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_says_what_is_kept(work, capsys, monkeypatch):
+    assert evaluate() == 0
+    monkeypatch.setattr(transfer, "_rates", no_space)
+    assert evaluate("--against", "sets") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "free some space; finished results are kept" in error
+
+
+def test_a_removed_folder_is_named(work, capsys, monkeypatch):
+    def removed(*_):
+        shutil.rmtree("evaluation")
+        raise FileNotFoundError(errno.ENOENT, "No such file", "evaluation/cells/.x.tmp")
+
+    monkeypatch.setattr(transfer, "_rates", removed)
+    assert evaluate("--against", "sets") == 2
+    assert "evaluation was removed meanwhile" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["predictions", "clean_predictions", "unrounded_predictions"])
+def test_a_set_with_predictions_of_no_class_is_refused(work, capsys, name):
+    (source,) = load_named(["standard.safetensors"], None, torch.device("cpu"))
+    images = TestImages(load_dataset("sample"), torch.device("cpu"))
+    found = hand_made_set(images, source, torch.arange(10))
+    wrong = replace(found, **{name: getattr(found, name) + 99})
+    save_set(wrong, work / "wrong.safetensors")
+    assert evaluate("--against", "wrong.safetensors") == 2
+    assert re.search(rf"wrong\.safetensors has {name} of class 1\d\d", capsys.readouterr().err)
+    assert not (work / "evaluation").exists()
+
+
+def test_a_damaged_result_is_told_of_before_any_work(work, capsys):
+    assert evaluate() == 0
+    file = sorted((work / "evaluation" / "cells").iterdir())[0]
+    file.write_text(file.read_text().replace('"k": ', '"k": 1'))
+    before = (work / "evaluation" / "table.md").read_text()
+    capsys.readouterr()
+    assert evaluate() == 2
+    captured = capsys.readouterr()
+    assert file.name in captured.err and "damaged" in captured.err and not captured.out
+    assert (work / "evaluation" / "table.md").read_text() == before
+
+
 def test_warnings_are_printed(work, capsys):
     images = TestImages(load_dataset("sample"), torch.device("cpu"))
     (source,) = load_named(["standard.safetensors"], None, torch.device("cpu"))
@@ -273,6 +334,7 @@ def nothing(work):
         (["--samples", "0"], nothing, "--samples is 0; expected 1 or more"),
         (["--batch-size", "0"], nothing, "--batch-size is 0"),
         (["--out", "standard.safetensors"], nothing, r"--out standard\.safetensors: cannot be"),
+        (["--out", "x"], lambda w: (w / "x").symlink_to("gone"), "a link to gone, which is not"),
         (["--device", "tpu"], nothing, "--device 'tpu'"),
         (["--agianst", "sets"], nothing, "Did you mean '--against'"),
     ],

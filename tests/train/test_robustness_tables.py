@@ -75,7 +75,7 @@ def test_a_small_page_word_by_word():
         "- P2: of all attacked images, the share that the target classifies correctly after the "
         "attack, whatever source and target make of the originals, and whether or not the source "
         "is fooled.\n\n"
-        "Clean accuracy and success defence rate (P1):\n\n"
+        "Clean accuracy (of all test images) and success defence rate (P1):\n\n"
         "| target | clean accuracy | fgsm eps=8/255 from source |\n"
         "| --- | ---: | ---: |\n"
         "| standard | 95.00 % [88.8, 97.8] (N 100) | 22.22 % [14.9, 31.8] (N 90) |\n"
@@ -146,8 +146,46 @@ def test_white_box_and_boundary_rows():
         "fooled 400, no start 2",
         "25000.5",
     ]
-    # Each target's own images do not part them into two attacks.
-    assert "- boundary: `boundary:steps=5000`, indices `a, b`" in page
+    # Scores of other images are in another table.
+    score = page[page.index("## Decision-based") : page.index("## Gaussian")]
+    assert score.count("| target | attack |") == 2
+
+
+def test_rates_of_images_that_all_get_right_say_so():
+    """Two choices of images never share a table, and each is named above its own."""
+    three, one = ("a", "b", "c"), ("d",)
+    cells = []
+    for make in (noise, shuffle):
+        for group, images in ((three, "f00d"), (one, "beef")):
+            for name in group:
+                made = make(name, 8, 50, 100)
+                made["identity"]["indices"] = images
+                made["results"]["shown"]["right_for"] = list(group)
+                cells.append(made)
+    page, screen = markdown(cells), " ".join(on_terminal(cells).split())
+    for text in (page, screen):
+        assert text.count("Of test images that all of a, b, c classify correctly") == 2
+        assert text.count("Of test images that d classifies correctly") == 2
+    for block in page.split("\n\n"):
+        assert not ("| a |" in block and "| d |" in block)
+
+
+def test_common_rates_name_all_targets_that_they_are_common_to():
+    """A target that was measured in two commands has two such rates, and one P1."""
+    cells = []
+    for together in (("a", "b"), ("a", "b", "c")):
+        for name in together:
+            made = transfer(name, 4, 9, defence_common=rate(len(together), 8))
+            made["identity"]["images_common"] = "-".join(together)
+            cells.append(made)
+    page = markdown(cells)
+    for names, share in (("a, b", "25.00 %"), ("a, b, c", "37.50 %")):
+        words = f"P1 on the images that all of {names} classify correctly:"
+        block = page[page.index(words) :].split("\n\n")[1]
+        assert row(block, "a")[0].startswith(share)
+    assert page.count("| target | clean") == 0
+    first = page[page.index("uccess defence rate (P1):") :].split("\n\n")[1]
+    assert len(first.splitlines()) == 5 and len(row(first, "a")) == 1
 
 
 def test_curves_have_sorted_columns():
@@ -192,7 +230,7 @@ def test_further_rates_appear_where_they_are():
     }
     page = markdown([transfer("standard", 4, 9, **more), transfer("0.3-Bottom", 4, 9)])
     for words, share in (
-        ("P1 on the images that all targets classify correctly", "12.50 %"),
+        ("P1 on the images that all of standard classify correctly", "12.50 %"),
         ("P1 with fooling judged before the rounding to 8 bit", "37.50 %"),
         ("gives the source's wrong class", "62.50 %"),
     ):

@@ -10,7 +10,7 @@ from rich.console import Console
 from ...defective.errors import UserError
 from ...defective.robustness import load_set
 from ..distributed import World, choose_device
-from ..robustness.arithmetic import memory_advice
+from ..robustness.arithmetic import disk_advice, memory_advice
 from ..robustness.attack_report import AttackScreen
 from ..robustness.cells import Cells
 from ..robustness.evaluation import Evaluation
@@ -54,7 +54,12 @@ def evaluate(arguments: argparse.Namespace) -> list[dict]:
     set_lines = [_set_line(path, images, targets) for path in asked.sets]
     out = writable(Path(arguments.out), "cells")
     cells = Cells(out / "cells")
-    with AttackScreen() as screen, memory_advice(device, arguments.batch_size, f"; {_KEPT}"):
+    cells.all()  # a damaged one is told of before any work
+    with (
+        AttackScreen() as screen,
+        memory_advice(device, arguments.batch_size, f"; {_KEPT}"),
+        disk_advice(out, _KEPT),
+    ):
         for line in _plan(asked, images, loaded, targets, set_lines, grids, arguments):
             screen.line(line)
         evaluation = Evaluation(
@@ -67,7 +72,8 @@ def evaluate(arguments: argparse.Namespace) -> list[dict]:
             done = cells.computed + cells.reused
             screen.line(f"stopped; {done} {_KEPT}" if done else "stopped before the first result")
             raise
-    _show(evaluation, out, grids)
+    with disk_advice(out, _KEPT):
+        _show(evaluation, out, grids)
     if evaluation.failures:
         raise UserError(
             evaluation.failures[0]
@@ -137,10 +143,13 @@ def _show(evaluation: Evaluation, out: Path, grids: list[int]) -> None:
     console.print()
     for table in console_tables(evaluation.results):
         console.print(table)
-    write_tables(evaluation.results, out)
-    pictures = draw_all(evaluation.results, out, samples=evaluation.picture_samples(grids))
+    everything, samples = evaluation.everything(), evaluation.picture_samples(grids)
+    write_tables(everything, out)
+    pictures = draw_all(everything, out, samples=samples)
     files = ", ".join(["table.md", *(path.name for path in pictures)])
     lines = [f"results in {out}: {files}, cells/*.json"]
+    if older := len(everything) - len(evaluation.results):
+        lines.append(f"table and pictures also show {older} results of earlier commands")
     if cells.reused:
         total = cells.reused + cells.computed
         lines.append(f"{cells.reused} of {total} results were there")

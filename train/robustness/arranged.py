@@ -23,6 +23,8 @@ RATES = {
     "stylized": ("accuracy",),
 }
 """The rates that a cell of a kind must have."""
+RIGHT_FOR_ALL = ("boundary", "noise", "shuffle", "stylized")
+"""Kinds whose images are chosen among those that all targets classify right."""
 _FURTHER = {
     "transfer": ("relation",),
     "white-box": ("median_l2", "median_linf"),
@@ -104,9 +106,25 @@ class Arranged:
         """The target's name, unique among all targets."""
         return self._names[_key(cell, "target")]
 
-    def columns(self, kind: str) -> list[Column]:
+    def common(self) -> list[tuple[list[str], list[Column]]]:
+        """(targets, columns) for each group of targets that was measured together, on the images
+        of a set that all of them classify right."""
+        groups: dict[str, list[Cell]] = {}
+        for cell in self:
+            if "defence_common" in cell["results"]:
+                together = cell["identity"].get("images_common", "")
+                groups.setdefault(together, []).append(cell)
+        found = []
+        for cells in groups.values():
+            names = {self.target(cell) for cell in cells}
+            ordered = [name for name in self.targets if name in names]
+            found.append((ordered, self.columns("transfer", cells)))
+        return sorted(found, key=lambda pair: (-len(pair[0]), pair[0]))
+
+    def columns(self, kind: str, among: Iterable[Cell] | None = None) -> list[Column]:
         """Of one kind, sorted by source and attack, each with its targets in order."""
-        groups = self._groups([cell for cell in self if cell["kind"] == kind])
+        cells = self if among is None else among
+        groups = self._groups([cell for cell in cells if cell["kind"] == kind])
         found = [group[0] for group in groups]
         attacks = short_attacks([c["results"]["shown"].get("attack", "") for c in found])
         sources = [self._sources.get(_key(c, "source"), "") for c in found]
@@ -123,8 +141,8 @@ class Arranged:
         return sorted(columns, key=lambda c: (natural(c.source), natural(c.label)))
 
     def _groups(self, cells: list[Cell]) -> list[list[Cell]]:
-        """Cells of equal settings. Where each target has images of its own (those that it gets
-        right, say), the choice of images does not part them."""
+        """Cells of equal settings. Where each target was attacked on images of its own, the choice
+        of images does not part them; rates of images that all targets get right never mix."""
         strict: dict[str, list[Cell]] = {}
         loose: dict[str, list[Cell]] = {}
         for cell in cells:
@@ -134,6 +152,7 @@ class Arranged:
             loose.setdefault(json.dumps(rest, sort_keys=True), []).append(cell)
         targets = [Counter(map(self.target, group)) for group in loose.values()]
         once = all(max(counts.values()) == 1 for counts in targets)
+        once = once and not any(cell["kind"] in RIGHT_FOR_ALL for cell in cells)
         return list((loose if once else strict).values())
 
     def by(self, kind: str, result: str, setting: str) -> list[tuple[dict, dict]]:
@@ -155,9 +174,9 @@ class Arranged:
 
 
 def settings_of(cell: Cell) -> dict[str, Any]:
-    """What determines a cell, but for the target."""
+    """What determines a cell, but for the targets: its own, and those that it is compared with."""
     identity = copy.deepcopy(cell["identity"])
-    return {k: v for k, v in identity.items() if not k.startswith("target")}
+    return {k: v for k, v in identity.items() if not k.startswith(("target", "images_common"))}
 
 
 def _required(kind: str) -> tuple[str, ...]:

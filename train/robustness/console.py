@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .arranged import Arranged, Cell, Column
-from .wording import grid_text, interval, levels, short_rate, verdict
+from .wording import chosen_text, grid_text, interval, levels, short_rate, verdict
 
 _ABSENT = "-"
 _NAME = 28
@@ -33,15 +33,22 @@ def console_tables(cells: Iterable[Cell]) -> list[RenderableType]:
     tables = []
     for title, pairs in (
         (
-            "Success defence rate (P1), %" if transfer else "Clean accuracy, %",
+            "Clean accuracy (of all test images) and success defence rate (P1), %"
+            if transfer and clean
+            else "Success defence rate (P1), %"
+            if transfer
+            else "Clean accuracy, %",
             clean + [(column, "defence") for column in transfer],
         ),
         ("All images (P2), %", [(column, "defence_all") for column in transfer]),
         (
-            "White-box robust accuracy, %",
+            "White-box robust accuracy, % of all images that were attacked",
             [(column, "robust_accuracy") for column in found.columns("white-box")],
         ),
-        ("Stylised images, accuracy in %", [(c, "accuracy") for c in found.columns("stylized")]),
+        *(
+            ("Stylised images, accuracy in %", [(column, "accuracy")])
+            for column in found.columns("stylized")
+        ),
     ):
         for part in _parts(pairs, _RATES[0]):
             tables.append(_rates(found, title, part))
@@ -95,6 +102,8 @@ def _rates(found: Arranged, title: str, pairs: list[tuple[Column, str]]) -> Rend
             known = {name: each.get("relation", "") for name, each in results.items()}
             verb = "defends best" if rate == "defence" else "is best"
             sentences.append(f"{column.label}: {verdict(rates, known, verb)}.")
+        if column.cells and column.results["shown"].get("right_for"):
+            sentences.append(chosen_text(column.cells.values()))
     made = _table(title, [column.label for column, _ in pairs], _RATES[1])
     entries = {n: [_entry(c.cells.get(n), rate) for c, rate in pairs] for n in found.targets}
     return Group(_fill(made, found, entries), *(Text(sentence + "\n") for sentence in sentences))
@@ -108,14 +117,14 @@ def _entry(cell: Cell | None, rate: str) -> str:
     return short_rate(cell["results"][rate]) + mark
 
 
-def _scores(column: Column) -> Table:
+def _scores(column: Column) -> RenderableType:
     heads = ["median score", "mean score", "N", "forwards"]
     made = _table(f"Decision-based score: {column.label}", heads, _SCORE)
     for name, cell in column.cells.items():
         each = cell["results"]
         values = each["score_median"], each["score_mean"], each["n"], each.get("forwards_mean")
         made.add_row(Text(name), *(_value(v) for v in values))
-    return made
+    return Group(made, Text(chosen_text(column.cells.values()) + "\n"))
 
 
 def _value(value: float | None) -> str:
@@ -126,16 +135,17 @@ def _value(value: float | None) -> str:
 
 def _curve(found: Arranged, title: str, columns: dict[str, Column]) -> RenderableType:
     """Accuracies above their intervals; N below the table where it is the same for all."""
-    rates = [c["results"]["accuracy"] for column in columns.values() for c in column.cells.values()]
+    cells = [cell for column in columns.values() for cell in column.cells.values()]
+    rates = [cell["results"]["accuracy"] for cell in cells]
     counts = sorted({rate["n"] for rate in rates})
     several = len(counts) > 1
     made = _table(title, list(columns), _CURVE[1])
-    note = "" if several else f"N {counts[0]} each\n"
+    note = ("" if several else f"N {counts[0]} each. ") + chosen_text(cells) + "\n"
     entries = {
         name: [_stacked(column.cells.get(name), several) for column in columns.values()]
         for name in found.targets
     }
-    return Group(_fill(made, found, entries), *([Text(note)] if note else []))
+    return Group(_fill(made, found, entries), Text(note))
 
 
 def _stacked(cell: Cell | None, with_count: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from .attacking import Source
 from .cells import Cells
 from .images import TestImages
 from .models import NamedModel
-from .predictions import CleanPredictions, evaluate_clean
+from .predictions import CleanPredictions, evaluate_clean, shown_target
 from .samples import example_samples, shuffled_samples
 from .sampling import choose_images
 from .transfer import content_digest, evaluate_transfer
@@ -86,7 +87,8 @@ class Evaluation:
             self._right = sample.indices
             self.screen.line(
                 f"{len(sample):,} test images that every target classifies right (first of a "
-                f"shuffle, seed {sample.seed})"
+                f"shuffle, seed {sample.seed}): noise, shuffled patches and scores are of these, "
+                "and with another target of others"
             )
 
     def run(self, asked: Asked, grids: list[int]) -> None:
@@ -134,6 +136,22 @@ class Evaluation:
                     self.targets, self.images, few, self.cells, attack=asked.boundary, **options
                 ),
             )
+
+    def everything(self) -> list[dict[str, Any]]:
+        """The cells of the folder, those of earlier commands too, under the names of today.
+
+        Raises:
+            UserError: a file that is no cell.
+        """
+        today = {json.dumps([c["kind"], c["identity"]], sort_keys=True): c for c in self.results}
+        names = {target.digest: shown_target(target) for target in self.targets}
+        found = self.cells.all()
+        for number, cell in enumerate(found):
+            key = json.dumps([cell["kind"], cell["identity"]], sort_keys=True)
+            shown = cell["results"].get("shown", {})
+            shown |= names.get(cell["identity"].get("target"), {})
+            found[number] = today.get(key, cell)
+        return found
 
     def picture_samples(self, grids: list[int]) -> dict[str, Any]:
         """What :func:`scotoma.train.robustness.plots.draw_all` takes as samples."""

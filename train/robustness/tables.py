@@ -14,6 +14,7 @@ from .markdown import ABSENT, by_target, code, escape, number, rate, settings, t
 from .wording import (
     DEFINITIONS,
     INTERVALS,
+    chosen_text,
     grid_text,
     levels,
     rate_text,
@@ -74,7 +75,6 @@ def _transfer(found: Arranged) -> list[str]:
         return rate_text(cell["results"]["defence"]) + mark
 
     further = {
-        "P1 on the images that all targets classify correctly": "defence_common",
         "P1 with fooling judged before the rounding to 8 bit": "defence_unrounded",
         "Share of the images of P1 to which the target gives the source's wrong class": (
             "same_wrong_class"
@@ -82,11 +82,17 @@ def _transfer(found: Arranged) -> list[str]:
     }
     blocks = ["## Transfer", "\n".join(f"- {line}" for line in DEFINITIONS)]
     blocks += [
-        f"{'Clean accuracy and s' if clean else 'S'}uccess defence rate (P1):",
+        f"{'Clean accuracy (of all test images) and s' if clean else 'S'}uccess defence rate (P1):",
         by_target(found, clean + columns, first),
     ]
     blocks.append("\n".join(f"- {escape(c.label)}: {_defends(c)}." for c in columns))
     blocks += ["All images (P2):", by_target(found, columns, rate("defence_all"))]
+    for names, part in found.common():
+        who = ", ".join(map(escape, names))
+        blocks += [
+            f"P1 on the images that all of {who} classify correctly:",
+            by_target(found, part, rate("defence_common")),
+        ]
     for words, name in further.items():
         if text := by_target(found, columns, rate(name)):
             blocks += [f"{words}:", text]
@@ -144,8 +150,9 @@ def _boundary(found: Arranged) -> list[str]:
         return []
     heads = ["target", "attack", "median score", "mean score", "N", "images by status"]
     heads.append("forward passes")
-    rows = []
+    tables = []
     for column in columns:
+        rows = []
         for name, cell in column.cells.items():
             each = cell["results"]
             scores = (number(each[f"score_{way}"], ".3g") for way in ("median", "mean"))
@@ -154,11 +161,13 @@ def _boundary(found: Arranged) -> list[str]:
             )
             row = [escape(name), escape(column.attack), *scores, str(each["n"]), escape(statuses)]
             rows.append([*row, number(each.get("forwards_mean"), ".1f")])
+        tables += [escape(chosen_text(column.cells.values())), table(heads, rows, left=2)]
     return [
         "## Decision-based score",
         "The squared Euclidean distance of the adversarial image divided by the number of its "
-        "values, pixels in [0,1] (Brendel et al., 2018); higher is more robust.",
-        table(heads, rows, left=2),
+        "values, pixels in [0,1] (Brendel et al., 2018); higher is more robust. A score is of the "
+        "N images that the attack turned.",
+        *tables,
         settings(columns),
     ]
 
@@ -167,8 +176,8 @@ def _noise(found: Arranged) -> list[str]:
     return _series(
         found,
         "## Gaussian noise",
-        "Accuracy; each column is an epsilon = 2 sigma, in levels of 255. N counts every draw of "
-        "the noise.",
+        "Accuracy; each column is an epsilon = 2 sigma, in levels of 255. N counts images, each "
+        "with the mean of its draws of the noise.",
         found.by("noise", "epsilon", "sigma"),
         levels,
     )
@@ -192,6 +201,8 @@ def _series(
     for fixed, columns in groups:
         names = [n for n in found.targets if any(n in c.cells for c in columns.values())]
         rows = [[escape(n), *(_accuracy(column, n) for column in columns.values())] for n in names]
+        cells = [cell for column in columns.values() for cell in column.cells.values()]
+        blocks.append(escape(chosen_text(cells)))
         blocks.append(table(["target", *map(text, columns)], rows))
         shown = (f"{escape(key)} {code(value)}" for key, value in flat(fixed).items())
         blocks.append(f"Settings: {', '.join(shown) or 'none'}")
@@ -207,5 +218,8 @@ def _stylized(found: Arranged) -> list[str]:
     columns = found.columns("stylized")
     if not columns:
         return []
-    accuracy = by_target(found, columns, rate("accuracy"))
-    return ["## Stylised images", accuracy, settings(columns)]
+    blocks = ["## Stylised images"]
+    for column in columns:
+        blocks.append(escape(chosen_text(column.cells.values())))
+        blocks.append(by_target(found, [column], rate("accuracy")))
+    return [*blocks, settings(columns)]

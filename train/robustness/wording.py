@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 DEFINITIONS = (
@@ -49,6 +49,20 @@ def levels(size: float) -> str:
 
 def grid_text(grid: int) -> str:
     return f"{grid}x{grid}" + (" (control)" if grid == 1 else "")
+
+
+def chosen_text(cells: Iterable[Mapping[str, Any]]) -> str:
+    """Which images the rates of such cells are of that count only what all targets get right."""
+    names: dict[str, None] = {}
+    for cell in cells:
+        names |= dict.fromkeys(cell["results"]["shown"].get("right_for", ()))
+    who = f"{''.join(names)} classifies" if len(names) == 1 else "all targets classify"
+    if len(names) > 1:
+        who = f"all of {', '.join(names)} classify"
+    return (
+        f"Of test images that {who} correctly when they are clean; for other targets they are "
+        "other images, and the numbers change."
+    )
 
 
 def verdict(

@@ -24,7 +24,13 @@ def draw(found: Arranged) -> Figure | None:
     same = _shared([settings for settings, _ in groups])
     all_axes = style.panels(figure, len(groups), across)
     for axes, (settings, columns) in zip(all_axes, groups, strict=True):
-        own = {key: value for key, value in flat(settings).items() if key not in same}
+        own = {
+            key: value
+            for key, value in flat(settings).items()
+            if key not in same and key not in ("images", "indices")
+        }
+        cells = [cell for column in columns.values() for cell in column.cells.values()]
+        counts = sorted({cell["results"]["accuracy"]["n"] for cell in cells})
         axes.set_title(style.plain(", ".join(f"{k} {v}" for k, v in own.items()))[:70], fontsize=9)
         for number, name in enumerate(names):
             points = [
@@ -36,7 +42,8 @@ def draw(found: Arranged) -> Figure | None:
             if points:
                 handles[name] = _line(axes, number, points, shown[name])
         axes.set_xlabel("epsilon = 2 sigma (levels of 255)")
-        axes.set_ylabel("accuracy (%)")
+        number_of = " to ".join(map(str, counts[:1] + counts[1:][-1:]))
+        axes.set_ylabel(f"accuracy (%) of {number_of} images\nthat all targets get right clean")
         axes.grid(alpha=0.3)
     figure.legend(
         handles.values(),
