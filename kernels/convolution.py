@@ -20,7 +20,7 @@ from torch import Tensor
 from . import autotune, backends
 from . import fused as fused_norm
 from .launch import MAX_PLANS, Launch, masks_order, on_device, power_of_two, unit
-from .operator import bn_mask_add_relu, check_call, check_device
+from .operator import bn_mask_add_relu, branch_of, check_call, check_device, check_floating
 from .reference import NO_BRANCH, Branch, Projection, Settings
 
 SEPARATE = "separate"
@@ -107,7 +107,6 @@ def conv_bn_mask_add_relu(
         ValueError: arguments do not fit together, or ``backend`` is "triton" and the fused way
             does not know this call. The message names the argument.
     """
-    _check(x, conv_weight, conv_bias, groups)
     call = Call(
         x,
         conv_weight,
@@ -115,13 +114,12 @@ def conv_bn_mask_add_relu(
         (stride, padding, dilation, groups),
         Branch(None, weight, bias, running_mean, running_var, mask),
         residual,
-        projection,
+        None if projection is None else Projection(*branch_of(projection)),
         Settings(relu, training, momentum, eps, group),
     )
-    if (
-        backend is None and not autotune.active()
-    ):  # the common case, decided without looking further
-        return separate(call, None)
+    if backend is None and not autotune.active():
+        return separate(call, None)  # the common case, decided without looking further
+    check_convolution(call)
     if backends.checked(backend) == "eager":
         return separate(call, "eager")
     refusal = why_separate(call)
@@ -141,24 +139,6 @@ def conv_bn_mask_add_relu(
     return fused(call, tile or CONV_TILES[0])
 
 
-def _check(x: Tensor, conv_weight: Tensor, conv_bias: Tensor | None, groups) -> None:
-    if x.dim() != 4:
-        raise ValueError(f"x has shape {list(x.shape)}; expected four dimensions [N,C,H,W]")
-    if conv_weight.dim() != 4 or conv_weight.shape[1] * groups != x.shape[1]:
-        raise ValueError(
-            f"conv_weight has shape {list(conv_weight.shape)}, but x is {list(x.shape)} with "
-            f"groups {groups}; expected [C_out,{x.shape[1] // groups},KH,KW]"
-        )
-    if conv_bias is not None and conv_bias.shape != conv_weight.shape[:1]:
-        raise ValueError(
-            f"conv_bias has shape {list(conv_bias.shape)}; expected [{conv_weight.shape[0]}], one "
-            "value for each output channel"
-        )
-    check_device(x, conv_weight, "conv_weight")
-    if conv_bias is not None:
-        check_device(x, conv_bias, "conv_bias")
-
-
 class Call(NamedTuple):
     """The arguments of one call; ``branch.x`` is not known yet."""
 
@@ -172,9 +152,84 @@ class Call(NamedTuple):
     settings: Settings
 
 
+def check_convolution(call: Call) -> None:
+    """The arguments that are the convolution's.
+
+    Raises:
+        ValueError: the message names the argument, what it is and what it should be.
+    """
+    x, kernel, bias, (stride, padding, dilation, groups) = call[:4]
+    check_floating(x, "x")
+    if x.dim() != 4:
+        raise ValueError(f"x has shape {list(x.shape)}; expected four dimensions [N,C,H,W]")
+    stride, dilation = check_pair("stride", stride, 1), check_pair("dilation", dilation, 1)
+    borders = 0, 0
+    if padding not in ("same", "valid"):
+        borders = check_pair("padding", padding, 0)
+    elif padding == "same" and stride != (1, 1):
+        raise ValueError(f"padding is 'same' and stride is {stride}; 'same' needs a stride of 1")
+    if not is_whole(groups, 1):
+        raise ValueError(f"groups is {groups!r}; expected an integer from 1")
+    check_floating(kernel, "conv_weight")
+    shape, channels = kernel.shape, x.shape[1]
+    if kernel.dim() != 4 or shape[1] * groups != channels or shape[0] % groups or 0 in shape:
+        raise ValueError(
+            f"conv_weight has shape {list(shape)}, but x is {list(x.shape)} with groups {groups}; "
+            f"expected [C_out,{channels // groups},KH,KW]"
+            + (f", C_out a multiple of {groups}" if groups > 1 else "")
+        )
+    reach = [step * (taps - 1) + 1 for step, taps in zip(dilation, shape[2:], strict=True)]
+    room = [size + 2 * border for size, border in zip(x.shape[2:], borders, strict=True)]
+    if padding != "same" and (reach[0] > room[0] or reach[1] > room[1]):
+        raise ValueError(
+            f"conv_weight has shape {list(shape)} and reaches over {reach}, but x with its padding "
+            f"is {room}; feed larger images"
+        )
+    check_device(x, kernel, "conv_weight")
+    if bias is not None:
+        check_floating(bias, "conv_bias")
+        if bias.shape != shape[:1]:
+            raise ValueError(
+                f"conv_bias has shape {list(bias.shape)}; expected [{shape[0]}], one value for "
+                "each output channel"
+            )
+        check_device(x, bias, "conv_bias")
+    for name, tensor in (("conv_weight", kernel), ("conv_bias", bias)):
+        if tensor is not None and tensor.dtype != x.dtype and not casting(x):
+            raise ValueError(
+                f"{name} has dtype {tensor.dtype}, but x has {x.dtype}; expected one dtype, or "
+                f"autocast: convert it with {name}.to(x.dtype)"
+            )
+
+
+def check_pair(name: str, value, least: int) -> tuple[int, int]:
+    """An integer, or one for the height and one for the width, as torch takes them."""
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    if len(pair) not in (1, 2) or not all(is_whole(n, least) for n in pair):
+        raise ValueError(
+            f"{name} is {value!r}; expected an integer from {least}, or a pair (height, width)"
+        )
+    return pair * 2 if len(pair) == 1 else pair
+
+
+def is_whole(n, least: int) -> bool:
+    return hasattr(n, "__index__") and not isinstance(n, bool) and least <= n < 2**31
+
+
 def separate(call: Call, backend: str | None) -> Tensor:
     """Torch's convolution, then the operator."""
-    y = F.conv2d(call.x, call.conv_weight, call.conv_bias, *call.conv_options)
+    x, kernel, bias = call[:3]
+    y = None
+    try:
+        # Torch lets these pass, and refuses whatever else is wrong: the checks say it better.
+        together = kernel.device == x.device and (bias is None or bias.device == x.device)
+        if together and x.dim() == 4:
+            y = F.conv2d(x, kernel, bias, *call.conv_options)
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        check_convolution(call)
+        raise
+    if y is None:
+        check_convolution(call)
     return bn_mask_add_relu(
         y,
         *call.branch[1:5],
@@ -195,7 +250,7 @@ def fused(call: Call, tile: ConvTile) -> Tensor:
     residual, settings = call.residual, call.settings
     # The output exists as a shape only; the checks look no further.
     y = x.new_empty(1).expand(output_shape(x, kernel, window))
-    other = None if call.projection is None else Branch(*call.projection)
+    other = branch_of(call.projection)
     check_call(call.branch._replace(x=y), other, residual, settings)
     if settings.training:
         return _training(call, x, kernel, conv_bias, window, tile)
@@ -210,7 +265,7 @@ def fused(call: Call, tile: ConvTile) -> Tensor:
 def _training(call: Call, x, kernel, conv_bias, window, tile) -> Tensor:
     y, partials = _ConvWithStatistics.apply(x, kernel, conv_bias, window, tile)
     main = call.branch._replace(x=y)
-    other = None if call.projection is None else Branch(*call.projection)
+    other = branch_of(call.projection)
     plan = fused_norm.plan_for(main, other, call.residual, call.settings)
     partials = fused_norm.Partials(partials, tile.m)
     return fused_norm.bn_mask_add_relu(plan, main, other, call.residual, call.settings, partials)
@@ -330,12 +385,16 @@ def _needs_gradient(call: Call) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """What torch's convolution would compute in: autocast's dtype where that is on."""
+def casting(x: Tensor) -> bool:
+    """Whether autocast is on."""
     kind = x.device.type
     # The meta device, on which calls are traced, has no autocast to ask about.
-    casting = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return torch.get_autocast_dtype(kind) if casting else x.dtype
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """What torch's convolution would compute in: autocast's dtype where that is on."""
+    return torch.get_autocast_dtype(x.device.type) if casting(x) else x.dtype
 
 
 def describe(call: Call) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor
 from . import backends, launch, reference
 from .fused import aligned
 from .launch import LARGE, MAX_PLANS, Launch, elementwise, empty_output, masks_order, on_device
-from .operator import check_dimensions, check_mask
+from .operator import FLOATS, MASK_DTYPES, check_activation, check_mask
 
 # Launches, layouts and whether to reorder the mask, by the description of a call.
 launches: dict[tuple, tuple[Launch, torch.memory_format, bool]] = {}
@@ -31,8 +31,14 @@ def apply_mask(x: Tensor, mask: Tensor | None, *, backend: str | None = None) ->
     """
     if mask is None:
         return x
-    check_dimensions(x, "x")
-    check_mask(x, mask, "mask")
+    try:
+        fits = x.dim() in (3, 4, 5) and x.dtype in FLOATS and mask.dtype in MASK_DTYPES
+        fits = fits and mask.shape == x.shape[1:] and mask.device == x.device
+    except AttributeError:  # of what is no tensor
+        fits = False
+    if not fits:
+        check_activation(x, "x")
+        check_mask(x, mask, "mask")
     if not backends.use_triton(backend, x) or backends.transformed(x):
         return reference.apply_mask(x, mask)
     if x.dim() == 3:

@@ -13,6 +13,8 @@ from . import backends, fused, library, reference
 from .launch import MAX_PLANS, Plan
 from .reference import Branch, Projection, Settings
 
+HALF = (torch.float16, torch.bfloat16)
+FLOATS = (torch.float32, torch.float64, *HALF)
 MASK_DTYPES = (torch.bool, torch.uint8)
 
 # Of calls that were checked, by what the checks looked at: the plan, or None where the eager
@@ -60,7 +62,7 @@ def bn_mask_add_relu(
         momentum: weight of the new batch in the running statistics, from 0 to 1; a float, or a
             tensor with one value where it is known on the device alone (1 / batches seen, for
             ``momentum=None`` of ``torch.nn.BatchNorm2d``).
-        eps: epsilon, added to the variance; finite and not negative.
+        eps: epsilon, added to the variance; finite and above 0.
         group: process group over which batch statistics are synchronised; None for local ones.
         backend: "triton" for the fused kernels, "eager" for the PyTorch definition, None to choose:
             what the environment variable ``SCOTOMA_BACKEND`` says, else Triton where it can run.
@@ -81,30 +83,49 @@ def bn_mask_add_relu(
     """
     settings = Settings(relu, training, momentum, eps, group)
     main = Branch(x, weight, bias, running_mean, running_var, mask)
-    other = None if projection is None else Branch(*projection)
-    if x.dim() != 4:
-        return _of_images(main, other, residual, settings, backend)
-    functional = backends.transformed(x)
     tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if tracing or functional or type(x) is not Tensor:
-        # Whoever traces sees registered operators, and so does whatever stands in for a tensor.
-        # Collectives are not inside them: compiled, synchronised statistics are those of the
-        # eager definition.
-        check_call(main, other, residual, settings)
-        fuses = backends.use_triton(backend, *activations(main, other, residual))
-        fuses &= not settings.synchronised and (not functional or library.transforms_allow())
-        run = library.bn_mask_add_relu if fuses else eager
-        return run(main, other, residual, settings)
+    if type(x) is not Tensor or x.dim() != 4 or tracing or backends.transformed(x):
+        return _unplanned(main, projection, residual, settings, backend)
+    try:
+        other = None if projection is None else Branch(*projection)
+        # Whether there are other ranks decides how many values a batch needs. What the environment
+        # prefers may fall back to eager, what the argument demands may not.
+        key = fused.describe(main, other, residual, settings)
+        key = key, settings.synchronised, backend, backends._default
+        known = key in plans
+    except Exception:  # of what is no dense tensor: the checks name it
+        key = None
+    if key is None:
+        return _unplanned(main, projection, residual, settings, backend)
     if type(momentum) is not float or not 0.0 <= momentum <= 1.0:
-        check_momentum(momentum)
-    # Whether there are other ranks decides how many values a batch needs. What the environment
-    # prefers may fall back to eager, what the argument demands may not.
-    key = fused.describe(main, other, residual, settings)
-    key = key, settings.synchronised, backend, backends._default
-    plan = plans[key] if key in plans else _planned(key, main, other, residual, settings, backend)
+        check_momentum(x, momentum)
+    # 1 would find the plan of True.
+    if (relu is not True and relu is not False) or (training is not True and training is not False):
+        check_settings(x, settings)
+    plan = plans[key] if known else _planned(key, main, projection, residual, settings, backend)
     if plan is None:
         return eager(main, other, residual, settings)
     return fused.bn_mask_add_relu(plan, main, other, residual, settings)
+
+
+def _unplanned(main: Branch, projection, residual, settings: Settings, backend) -> Tensor:
+    """A call that is checked each time: none that is traced, transformed or no 4-d tensor is kept.
+
+    Whoever traces sees registered operators, and so does whatever stands in for a tensor.
+    Collectives are not inside them: compiled, synchronised statistics are those of the eager
+    definition.
+    """
+    other = branch_of(projection)
+    check_call(main, other, residual, settings)
+    if main.x.dim() != 4:
+        return _of_images(main, other, residual, settings, backend)
+    functional = backends.transformed(main.x)
+    fuses = backends.use_triton(backend, *activations(main, other, residual))
+    fuses &= not settings.synchronised and (not functional or library.transforms_allow())
+    if fuses:
+        return library.bn_mask_add_relu(main, other, residual, settings)
+    check_dtypes(main, other)
+    return eager(main, other, residual, settings)
 
 
 def eager(main: Branch, other: Branch | None, residual, settings: Settings) -> Tensor:
@@ -119,12 +140,15 @@ def eager(main: Branch, other: Branch | None, residual, settings: Settings) -> T
     )
 
 
-def _planned(key, main, other, residual, settings: Settings, backend) -> Plan | None:
+def _planned(key, main, projection, residual, settings: Settings, backend) -> Plan | None:
     """Check a call of a new description; make and keep its plan."""
+    other, plan = branch_of(projection), None
     check_call(main, other, residual, settings)
-    plan = None
     if backends.use_triton(backend, *activations(main, other, residual)):
         plan = fused.plan_for(main, other, residual, settings)
+    else:
+        check_dtypes(main, other)
+        check_ranks(main.x, settings, backend)
     if len(plans) >= MAX_PLANS:
         plans.clear()
     plans[key] = plan
@@ -137,7 +161,6 @@ def activations(main: Branch, other: Branch | None, residual):
 
 def _of_images(main: Branch, other: Branch | None, residual, settings: Settings, backend) -> Tensor:
     """Activations [N,C,L] and [N,C,D,H,W] as images, which have the same rows and channels."""
-    check_call(main, other, residual, settings)
     shape = main.x.shape
 
     def image(tensor, first):
@@ -170,13 +193,11 @@ def check_call(main: Branch, other: Branch | None, residual, settings: Settings)
         ValueError: the message names the argument, what it is and what it should be.
     """
     x = main.x
+    check_activation(x, "x")
+    if x.shape[1] == 0:
+        raise ValueError(f"x has shape {list(x.shape)}; expected 1 channel or more")
+    check_settings(x, settings)
     check_branch(main, settings.training)
-    check_momentum(settings.momentum)
-    eps = settings.eps
-    if not (isinstance(eps, (int, float)) and 0 <= eps < inf):
-        raise ValueError(
-            f"eps is {eps!r}; expected a finite number that is not negative, such as 1e-5"
-        )
     if settings.training and not settings.synchronised and x.numel() == x.shape[1]:
         raise ValueError(
             f"x has shape {list(x.shape)}: batch statistics need more than 1 value per channel; "
@@ -185,45 +206,51 @@ def check_call(main: Branch, other: Branch | None, residual, settings: Settings)
     if residual is not None:
         if other is not None:
             raise ValueError("residual and projection are both given; a block has one of them")
-        if residual.shape != x.shape:
-            raise ValueError(
-                f"residual has shape {list(residual.shape)}; expected that of x, {list(x.shape)}"
-            )
-        check_device(x, residual, "residual")
+        check_addend(x, residual, "residual")
     if other is not None:
-        if other.x.shape != x.shape:
-            raise ValueError(
-                f"projection.x has shape {list(other.x.shape)}; expected that of x, {list(x.shape)}"
-            )
-        check_device(x, other.x, "projection.x")
+        check_addend(x, other.x, "projection.x")
         check_branch(other, settings.training, "projection.")
 
 
-def check_branch(branch: Branch, training: bool, prefix: str = "") -> None:
-    """One batch norm branch: ``x`` [N,C,...], per-channel vectors [C], mask [C,...]."""
-    x, weight, bias, running_mean, running_var, mask = branch
-    check_dimensions(x, f"{prefix}x")
-    if not x.is_floating_point():
+def branch_of(projection: Projection | None) -> Branch | None:
+    if projection is None:
+        return None
+    if not isinstance(projection, tuple) or len(projection) != len(Projection._fields):
         raise ValueError(
-            f"{prefix}x has dtype {x.dtype}; expected a floating dtype: convert it with x.float()"
+            f"projection is of type {type(projection).__name__}; expected "
+            f"scotoma.kernels.Projection({', '.join(Projection._fields)})"
         )
-    channels = x.shape[1]
-    for name, vector in (
-        ("weight", weight),
-        ("bias", bias),
-        ("running_mean", running_mean),
-        ("running_var", running_var),
-    ):
-        if vector is None:
-            continue
-        if vector.shape != (channels,):
+    return Branch(*projection)
+
+
+def check_settings(x: Tensor, settings: Settings) -> None:
+    for name, value in (("relu", settings.relu), ("training", settings.training)):
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r}; expected True or False")
+    check_momentum(x, settings.momentum)
+    eps, group = settings.eps, settings.group
+    if not (isinstance(eps, (int, float)) and 0 < eps < inf):
+        raise ValueError(f"eps is {eps!r}; expected a finite float above 0, such as 1e-5")
+    if group is not None and not isinstance(group, dist.ProcessGroup):
+        raise ValueError(
+            f"group is {group!r}; expected None or a process group, such as "
+            "torch.distributed.group.WORLD"
+        )
+
+
+def check_branch(branch: Branch, training: bool, prefix: str = "") -> None:
+    """One batch norm branch without its ``x`` [N,C,...]: vectors [C], mask [C,...]."""
+    x, _, _, running_mean, running_var, mask = branch
+    for name, vector in vectors_of(branch, prefix):
+        check_tensor(vector, name)
+        if vector.shape != x.shape[1:2]:
             raise ValueError(
-                f"{prefix}{name} has shape {list(vector.shape)}; expected [{channels}], "
+                f"{name} has shape {list(vector.shape)}; expected [{x.shape[1]}], "
                 f"one value for each channel of {prefix}x {list(x.shape)}"
             )
-        if not vector.is_floating_point():
-            raise ValueError(f"{prefix}{name} has dtype {vector.dtype}; expected a floating dtype")
-        check_device(x, vector, prefix + name)
+        if vector.dtype not in FLOATS:
+            raise ValueError(f"{name} has dtype {vector.dtype}; expected a floating dtype")
+        check_device(x, vector, name)
     if (running_mean is None) != (running_var is None):
         raise ValueError(f"{prefix}running_mean and {prefix}running_var: give both or neither")
     if not training and running_mean is None:
@@ -235,14 +262,76 @@ def check_branch(branch: Branch, training: bool, prefix: str = "") -> None:
         check_mask(x, mask, f"{prefix}mask")
 
 
-def check_dimensions(x: Tensor, name: str) -> None:
+def vectors_of(branch: Branch, prefix: str) -> list[tuple[str, Tensor]]:
+    """Those that are given, with the names of their arguments."""
+    pairs = zip(("weight", "bias", "running_mean", "running_var"), branch[1:5], strict=True)
+    return [(prefix + name, vector) for name, vector in pairs if vector is not None]
+
+
+def check_dtypes(main: Branch, other: Branch | None) -> None:
+    """What torch's batch norm takes, where it runs: the kernels take any mixture."""
+    for branch, prefix in ((main, ""), (other, "projection.")):
+        if branch is None:
+            continue
+        dtype, vectors = branch.x.dtype, vectors_of(branch, prefix)
+        if dtype in HALF and all(vector.dtype == torch.float32 for _, vector in vectors):
+            continue
+        for name, vector in vectors:
+            if vector.dtype != dtype:
+                half = " (or float32 for all vectors)" if dtype in HALF else ""
+                raise ValueError(
+                    f"{name} has dtype {vector.dtype}, but {prefix}x has {dtype}; torch's batch "
+                    f"norm, which runs here, needs that of {prefix}x{half}: convert one of them, "
+                    f"as with {name}.to({prefix}x.dtype)"
+                )
+
+
+def check_ranks(x: Tensor, settings: Settings, backend: str | None) -> None:
+    """Kernels and definition do not share collectives, and no kernel runs on an empty batch."""
+    if settings.synchronised and x.numel() == 0 and backends.use_triton(backend, x.new_empty(1)):
+        raise ValueError(
+            f"x {list(x.shape)} is empty, and the fused kernels synchronise whole batches only; "
+            "feed this rank an image, or pass backend='eager' on every rank"
+        )
+
+
+def check_tensor(value, name: str) -> None:
+    if not isinstance(value, Tensor):
+        raise ValueError(
+            f"{name} is of type {type(value).__name__}; expected a tensor, such as torch.as_tensor "
+            "makes of arrays and numbers"
+        )
+    if value.layout is not torch.strided or value.is_nested:
+        raise ValueError(f"{name} is sparse or nested; expected a dense tensor, as of .to_dense()")
+
+
+def check_floating(x, name: str) -> None:
+    check_tensor(x, name)
+    if x.dtype not in FLOATS:
+        raise ValueError(
+            f"{name} has dtype {x.dtype}; expected a floating dtype of 16 bits or more: convert it "
+            f"with {name}.float()"
+        )
+
+
+def check_activation(x, name: str) -> None:
+    check_floating(x, name)
     if x.dim() not in (3, 4, 5):
         raise ValueError(
             f"{name} has shape {list(x.shape)}; expected [N,C,H,W], [N,C,L] or [N,C,D,H,W]"
         )
 
 
-def check_momentum(momentum) -> None:
+def check_addend(x: Tensor, addend, name: str) -> None:
+    check_floating(addend, name)
+    if addend.shape != x.shape:
+        raise ValueError(
+            f"{name} has shape {list(addend.shape)}; expected that of x, {list(x.shape)}"
+        )
+    check_device(x, addend, name)
+
+
+def check_momentum(x: Tensor, momentum) -> None:
     if momentum is None:
         raise ValueError(
             "momentum is None; expected a float, or a tensor with one value. For a cumulative "
@@ -254,21 +343,30 @@ def check_momentum(momentum) -> None:
                 f"momentum has shape {list(momentum.shape)}; expected a float, or a tensor with "
                 "one value"
             )
+        # A number on a CPU fits all devices.
+        if momentum.device != x.device and (momentum.dim() or momentum.device.type != "cpu"):
+            check_device(x, momentum, "momentum")
     elif not isinstance(momentum, (int, float)) or not 0 <= momentum <= 1:
         raise ValueError(f"momentum is {momentum!r}; expected a number from 0 to 1, such as 0.1")
 
 
-def check_mask(x: Tensor, mask: Tensor, name: str) -> None:
+def check_mask(x: Tensor, mask, name: str) -> None:
+    check_tensor(mask, name)
     if mask.dtype not in MASK_DTYPES:
         raise ValueError(
             f"{name} has dtype {mask.dtype}; expected bool or uint8 (a float mask would promote "
-            f"the activations): convert it with mask.bool()"
+            f"the activations): convert it with {name}.bool()"
         )
     if mask.shape != x.shape[1:]:
+        advice = (
+            f"A mask is the same for every image: drop the batch dimension, {name}[0]"
+            if mask.shape[1:] == x.shape[1:]
+            else "Masks are fixed to one image size: feed images of the size the network was "
+            "created for"
+        )
         raise ValueError(
             f"{name} has shape {list(mask.shape)}, but the activations are {list(x.shape)}; "
-            f"expected {list(x.shape[1:])}. Masks are fixed to one image size: feed images of "
-            "the size the network was created for"
+            f"expected {list(x.shape[1:])}. {advice}"
         )
     check_device(x, mask, name)
 

@@ -103,7 +103,9 @@ def batch_norm(x, weight, bias, running_mean, running_var, training, momentum, e
     inexact = training and _torch_sums_inexactly(x)
     # Whoever records or transforms the call sees plain operators.
     plain = torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed(x)
-    if inexact or (training and isinstance(momentum, Tensor) and running_mean is not None):
+    # An empty batch leaves the running statistics as they are, which torch sees to by itself.
+    on_device = training and isinstance(momentum, Tensor) and running_mean is not None
+    if inexact or (on_device and x.numel()):
         with torch.set_grad_enabled(inexact and plain and torch.is_grad_enabled()):
             mean, var = moments(x)
         if running_mean is not None:
@@ -186,7 +188,10 @@ def _synchronised_batch_norm(x, weight, bias, running_mean, running_var, momentu
     """
     wide = x if x.dtype == torch.float64 else x.float()
     count = x.numel() // x.shape[1]
-    variance, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
+    if count:
+        variance, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
+    else:  # zeros: an empty batch takes part in the collectives, of backward too
+        variance = mean = wide.sum((0, 2, 3))
     packed = torch.cat([wide.new_full((1,), count), mean, variance * count])
     gathered = _AllGather.apply(packed, group)
     counts, means, m2s = gathered.split([1, x.shape[1], x.shape[1]], dim=1)
@@ -194,7 +199,11 @@ def _synchronised_batch_norm(x, weight, bias, running_mean, running_var, momentu
     total = counts.sum()
     mean, m2 = merge_moments(means, m2s, counts)
     if running_mean is not None and running_var is not None:
-        update_running_statistics(running_mean, running_var, mean, m2 / (total - 1), momentum)
+        # Fewer than two values on all ranks leave them as they are, and nobody waits to know.
+        freedom = (total - 1).clamp(min=0)
+        unbiased = m2 / freedom.clamp(min=1)
+        momentum = momentum * freedom.clamp(max=1)
+        update_running_statistics(running_mean, running_var, mean, unbiased, momentum)
     return normalise(x, mean, m2 / total, weight, bias, eps)
 
 
@@ -203,7 +212,7 @@ def merge_moments(means: Tensor, m2s: Tensor, counts: Tensor) -> tuple[Tensor, T
 
     Chan, Golub and LeVeque's formula for all parts at once.
     """
-    mean = (means * counts).sum(0) / counts.sum()
+    mean = (means * counts).sum(0) / counts.sum().clamp(min=1)
     return mean, (m2s + counts * (means - mean).square()).sum(0)
 
 

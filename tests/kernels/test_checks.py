@@ -1,14 +1,16 @@
 """Every refused argument: the message names it, says what came and what was expected."""
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from scotoma.kernels import Projection, apply_mask, bn_mask_add_relu
+from scotoma.kernels import Projection, apply_mask, bn_mask_add_relu, conv_bn_mask_add_relu
 from targets import everywhere
 
 X = torch.zeros(2, 3, 4, 5)
 VECTOR = torch.ones(3)
 MASK = torch.ones(3, 4, 5, dtype=torch.bool)
+V0 = torch.ones(0)
 GOOD = {
     "x": X,
     "weight": VECTOR,
@@ -23,6 +25,11 @@ def call(**changes):
     return bn_mask_add_relu(**GOOD | changes)
 
 
+def call_after_convolution(**changes):
+    values = GOOD | changes
+    return conv_bn_mask_add_relu(values.pop("x"), torch.ones(3, 3, 1, 1), None, **values)
+
+
 def projection(**changes):
     fields = {"x": X, "weight": None, "bias": None, "running_mean": VECTOR, "running_var": VECTOR}
     return Projection(**fields | changes)
@@ -34,6 +41,16 @@ VECTORS = ["weight", "bias", "running_mean", "running_var"]
 REFUSED = {
     "integer x": (dict(x=X.long()), ["x has dtype torch.int64", "floating", "x.float()"]),
     "bool x": (dict(x=X.bool()), ["x has dtype torch.bool", "floating"]),
+    "float8 x": (dict(x=X.to(torch.float8_e4m3fn)), ["x has dtype torch.float8", "x.float()"]),
+    "complex x": (dict(x=X.to(torch.complex64)), ["x has dtype torch.complex64", "floating"]),
+    "array as x": (dict(x=X.numpy()), ["x is of type ndarray", "torch.as_tensor"]),
+    "no x": (dict(x=None), ["x is of type NoneType", "expected a tensor"]),
+    "sparse x": (dict(x=X.to_sparse()), ["x is sparse", "to_dense()"]),
+    "x without channels": (dict(x=X[:, :0]), ["x has shape [2, 0, 4, 5]", "1 channel"]),
+    "x without channels in evaluation": (
+        dict(x=X[:, :0], weight=V0, bias=V0, running_mean=V0, running_var=V0, training=False),
+        ["x has shape [2, 0, 4, 5]", "1 channel"],
+    ),
     "2-d x": (dict(x=X[0, 0]), ["x has shape [4, 5]", "[N,C,H,W]", "[N,C,L]"]),
     "6-d x": (dict(x=X[None, None]), ["x has shape [1, 1, 2, 3, 4, 5]", "[N,C,D,H,W]"]),
     "image without a batch": (dict(x=X[0]), ["weight has shape [3]", "[4]", "[3, 4, 5]"]),
@@ -49,6 +66,31 @@ REFUSED = {
         f"2-d {name}": ({name: torch.ones(3, 1)}, [f"{name} has shape [3, 1]", "[3]"])
         for name in VECTORS
     },
+    **{f"number as {name}": ({name: 1.0}, [f"{name} is of type float"]) for name in VECTORS},
+    **{f"array as {name}": ({name: VECTOR.numpy()}, [f"{name} is of type nd"]) for name in VECTORS},
+    # Torch's batch norm mixes half precision with float32, and nothing else.
+    **{
+        f"{name} {dtype}": (
+            {name: VECTOR.to(dtype)},
+            [f"{name} has dtype {dtype}", "x has", ".to("],
+        )
+        for name in VECTORS
+        for dtype in (torch.float64, torch.float16)
+    },
+    "float64 x with float32 vectors": (
+        dict(x=X.double()),
+        ["weight has dtype torch.float32", "x has torch.float64", "weight.to(x.dtype)"],
+    ),
+    "vectors of two dtypes": (
+        dict(x=X.half(), bias=VECTOR.half()),
+        ["weight has dtype torch.float32", "x has torch.float16", "float32 for all vectors"],
+    ),
+    "float8 weight": (
+        dict(weight=VECTOR.to(torch.float8_e4m3fn)),
+        ["weight has dtype torch.float8_e4m3fn", "floating"],
+    ),
+    "array as mask": (dict(mask=MASK.numpy()), ["mask is of type ndarray", "torch.as_tensor"]),
+    "sparse mask": (dict(mask=MASK.to_sparse()), ["mask is sparse", "to_dense()"]),
     "float mask": (dict(mask=MASK.float()), ["mask has dtype torch.float32", "bool or uint8"]),
     "int64 mask": (dict(mask=MASK.long()), ["mask has dtype torch.int64", "bool or uint8"]),
     "mask of another size": (
@@ -57,7 +99,11 @@ REFUSED = {
     ),
     "mask with a batch axis": (
         dict(mask=MASK[None]),
-        ["mask has shape [1, 3, 4, 5]", "expected [3, 4, 5]"],
+        ["mask has shape [1, 3, 4, 5]", "expected [3, 4, 5]", "drop the batch dimension, mask[0]"],
+    ),
+    "mask of another image size": (
+        dict(mask=MASK[:, :3]),
+        ["mask has shape [3, 3, 5]", "expected [3, 4, 5]", "one image size"],
     ),
     # It would broadcast silently.
     "mask of one channel": (
@@ -68,6 +114,26 @@ REFUSED = {
         dict(residual=X[:1]),
         ["residual has shape [1, 3, 4, 5]", "[2, 3, 4, 5]"],
     ),
+    "number as residual": (dict(residual=1.0), ["residual is of type float", "a tensor"]),
+    "array as residual": (dict(residual=X.numpy()), ["residual is of type ndarray", "a tensor"]),
+    "integer residual": (dict(residual=X.long()), ["residual has dtype torch.int64", "floating"]),
+    # Its six images would be taken for the fields.
+    "tensor as projection": (
+        dict(x=X.repeat(3, 1, 1, 1), projection=X.repeat(3, 1, 1, 1)),
+        ["projection is of type Tensor", "Projection(x, weight"],
+    ),
+    "list as projection": (dict(projection=[X]), ["projection is of type list", "Projection("]),
+    "array in the projection": (
+        dict(projection=projection(mask=MASK.numpy())),
+        ["projection.mask is of type ndarray"],
+    ),
+    **{
+        f"{name} {value!r}": ({name: value}, [f"{name} is {value!r}", "True or False"])
+        for name in ("relu", "training")
+        for value in (1, None, "no", [1], np.True_)
+    },
+    "group by its name": (dict(group="world"), ["group is 'world'", "process group"]),
+    "list of backends": (dict(backend=["eager"]), ["backend is ['eager']", "'triton'"]),
     "residual and projection": (
         dict(residual=X, projection=projection()),
         ["residual", "projection", "both", "one of them"],
@@ -86,7 +152,15 @@ REFUSED = {
     "negative momentum": (dict(momentum=-0.1), ["momentum is -0.1", "from 0 to 1"]),
     "nan as momentum": (dict(momentum=float("nan")), ["momentum is nan", "from 0 to 1"]),
     "text as momentum": (dict(momentum="0.1"), ["momentum is '0.1'", "from 0 to 1"]),
-    "negative eps": (dict(eps=-1e-5), ["eps is -1e-05", "not negative"]),
+    "momentum on another device": (
+        dict(momentum=torch.tensor(0.1, device="meta")),
+        ["momentum is on meta", "x is on cpu"],
+    ),
+    "negative eps": (dict(eps=-1e-5), ["eps is -1e-05", "above 0"]),
+    # Torch's batch norm has refused it always, in training only, or never, by its release.
+    "zero eps": (dict(eps=0.0), ["eps is 0.0", "above 0"]),
+    "zero eps in evaluation": (dict(eps=0, training=False), ["eps is 0", "above 0"]),
+    "list as eps": (dict(eps=[1e-5]), ["eps is [1e-05]", "finite"]),
     "nan as eps": (dict(eps=float("nan")), ["eps is nan", "finite"]),
     "infinite eps": (dict(eps=float("inf")), ["eps is inf", "finite"]),
     "no eps": (dict(eps=None), ["eps is None", "finite"]),
@@ -141,15 +215,40 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("changes, words", REFUSED.values(), ids=REFUSED)
-def test_refused(changes, words):
+# The convolution refuses these first, by other words.
+BEFORE = (
+    "2-d x",
+    "6-d x",
+    "image without",
+    "mask of another length",
+    "x without",
+    "vectors of two",
+)
+
+
+@pytest.mark.parametrize("convolved", [False, True], ids=["", "after a convolution"])
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name, convolved):
+    changes, words = REFUSED[name]
+    if convolved and name.startswith(BEFORE):
+        return
+    if convolved and name == "float64 x with float32 vectors":
+        words = ["conv_weight has dtype torch.float32", "x has torch.float64"]
     with pytest.raises(ValueError) as error:
-        call(**changes)
+        (call_after_convolution if convolved else call)(**changes)
     message = str(error.value)
     for word in words:
         assert word in message
     positions = [message.index(word) for word in words]
     assert positions[0] == min(positions)
+
+
+def test_a_plan_answers_for_no_other_type():
+    """1 and True are one key of a dictionary."""
+    call(), call(training=False)
+    for changes in (dict(relu=1), dict(training=1), dict(training=0), dict(momentum=float("nan"))):
+        with pytest.raises(ValueError, match=f"{next(iter(changes))} is "):
+            call(**changes)
 
 
 def test_a_refused_call_changes_nothing():
@@ -182,7 +281,10 @@ def test_one_value_per_channel_has_no_variance():
     [
         (MASK.float(), ["mask has dtype torch.float32", "bool or uint8"]),
         (MASK[:2], ["mask has shape [2, 4, 5]", "expected [3, 4, 5]"]),
+        (MASK[None], ["mask has shape [1, 3, 4, 5]", "drop the batch dimension, mask[0]"]),
         (MASK.to("meta"), ["mask is on meta", "x is on cpu"]),
+        (MASK.numpy(), ["mask is of type ndarray", "torch.as_tensor"]),
+        (1.0, ["mask is of type float", "expected a tensor"]),
     ],
 )
 def test_apply_mask_refuses(mask, words):
@@ -190,6 +292,24 @@ def test_apply_mask_refuses(mask, words):
         apply_mask(X, mask)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize("x", [X.numpy(), X.long(), X.to(torch.float8_e4m3fn), X[0, 0], 1.0])
+def test_apply_mask_refuses_as_x(x):
+    with pytest.raises(ValueError, match=r"x (is|has)"):
+        apply_mask(x, MASK)
+
+
+@everywhere
+@pytest.mark.parametrize("momentum", [0.1, torch.tensor(0.1)], ids=["float", "tensor"])
+@pytest.mark.parametrize("shape", [(0, 3, 4, 5), (2, 3, 0, 5), (0, 3, 4), (2, 3, 4, 0, 5)], ids=str)
+def test_an_empty_batch_leaves_the_statistics(target, shape, momentum):
+    mean, var = (torch.tensor([1.0, 2.0, 3.0], device=target.device) for _ in range(2))
+    x = torch.zeros(shape, device=target.device, requires_grad=True)
+    out = bn_mask_add_relu(x, None, None, mean, var, training=True, momentum=momentum)
+    assert out.shape == shape
+    out.sum().backward()
+    assert mean.tolist() == var.tolist() == [1.0, 2.0, 3.0]
 
 
 @everywhere

@@ -5,6 +5,7 @@ The kernels run in Triton's interpreter where there is no GPU; bfloat16 is for t
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -251,7 +252,14 @@ REFUSED = {
     "uneven": (dict(), dict(stride=(1, 2)), "stride"),
     "same": (dict(), dict(padding="same"), "padding"),
     "dilation": (dict(), dict(dilation=2), "dilation is 2"),
-    "float64": (dict(x=torch.zeros(2, 8, 6, 6, device=DEVICE).double()), {}, "float64"),
+    "float64": (
+        dict(
+            x=torch.zeros(2, 8, 6, 6, device=DEVICE).double(),
+            kernel=torch.zeros(4, 8, 3, 3, device=DEVICE).double(),
+        ),
+        {},
+        "x has dtype torch.float64",
+    ),
     "gradient": (dict(x=torch.zeros(2, 8, 6, 6, device=DEVICE).requires_grad_()), {}, "gradient"),
     "residual": (dict(residual=torch.zeros(2, 4, 6, 6, device=DEVICE).half()), {}, "residual"),
 }
@@ -271,21 +279,76 @@ def test_projection_in_evaluation_is_separate():
     assert case.call(None, projection=projection).shape == (2, 4, 6, 6)
 
 
+KERNEL = torch.zeros(4, 8, 3, 3, device=DEVICE)
 WRONG = {
-    "channels": (dict(kernel=torch.zeros(4, 7, 3, 3, device=DEVICE)), "conv_weight has shape"),
+    "channels": (dict(kernel=KERNEL[:, :7]), "conv_weight has shape"),
     "conv bias": (dict(conv_bias=torch.zeros(3, device=DEVICE)), "conv_bias has shape"),
     "images": (dict(x=torch.zeros(8, 6, 6, device=DEVICE)), "x has shape"),
     "mask": (dict(mask=torch.ones(4, 5, 6, dtype=torch.bool, device=DEVICE)), "mask has shape"),
     "residual": (dict(residual=torch.zeros(2, 4, 5, 6, device=DEVICE)), "residual has shape"),
     "vector": (dict(vectors=[torch.ones(3, device=DEVICE), *[None] * 3]), "weight has shape"),
+    "array": (dict(x=KERNEL.cpu().numpy()), "x is of type ndarray"),
+    "no kernel": (dict(kernel=None), "conv_weight is of type NoneType"),
+    "integer kernel": (dict(kernel=KERNEL.int()), "conv_weight has dtype torch.int32"),
+    "double kernel": (dict(kernel=KERNEL.double()), "conv_weight has dtype torch.float64, but x"),
+    "empty kernel": (dict(kernel=KERNEL[..., :0]), "conv_weight has shape"),
+    "kernel on another device": (dict(kernel=KERNEL.to("meta")), "conv_weight is on meta"),
+    "conv bias on another device": (
+        dict(conv_bias=KERNEL[:, 0, 0, 0].to("meta")),
+        "conv_bias is on meta",
+    ),
+    "kernel over the image": (
+        dict(kernel=torch.zeros(4, 8, 9, 9, device=DEVICE)),
+        r"conv_weight .* reaches over \[9, 9\], but x with its padding is \[8, 8\]",
+    ),
+    "number as conv bias": (dict(conv_bias=1.0), "conv_bias is of type float"),
+    "double conv bias": (dict(conv_bias=KERNEL[:, 0, 0, 0].double()), "conv_bias has dtype"),
+    "tensor as projection": (dict(projection=KERNEL), "projection is of type Tensor"),
+    **{
+        f"{name} {value!r}": (
+            {name: value},
+            f"{name} is .*; expected|groups 3;",
+        )
+        for name, values in {
+            "stride": (0, -1, "1", None, 1.5, True, (1, 2, 3), (1, 0), 10**30),
+            "dilation": (0, -1, None, [1.0]),
+            "padding": (-1, "valig", None, 0.5, [], (1, -1)),
+            "groups": (0, -1, 3, 1.0, "1", None, True),
+        }.items()
+        for value in values
+    },
+    "same with a stride": (dict(stride=2, padding="same"), "padding is 'same' and stride is"),
 }
+FIELDS = Case.__dataclass_fields__
 
 
 @pytest.mark.parametrize("backend", [None, "eager", "triton"])
 @pytest.mark.parametrize("changes, words", WRONG.values(), ids=WRONG)
 def test_wrong_arguments_are_named(changes, words, backend):
+    case = example(**{k: v for k, v in changes.items() if k in FIELDS})
     with pytest.raises(ValueError, match=words):
-        example(**changes).call(backend)
+        case.call(backend, **{k: v for k, v in changes.items() if k not in FIELDS})
+
+
+def test_every_window_of_torch_is_taken():
+    case, kernel = example(), KERNEL.new_ones(4, 8, 3, 3)
+    for options in (
+        dict(stride=[1, 2], padding=(0, 1)),
+        dict(stride=(2,), padding="valid"),
+        dict(padding="same", dilation=2),
+        dict(stride=np.int64(2), dilation=(2, 1), groups=1),
+    ):
+        found = conv_bn_mask_add_relu(case.x, kernel, None, *case.vectors, relu=False, **options)
+        expected = F.conv2d(case.x, kernel, **options)
+        torch.testing.assert_close(found, expected * (1 + 1e-5) ** -0.5)
+
+
+def test_autocast_takes_a_kernel_of_another_dtype():
+    case = example()
+    with torch.autocast(DEVICE, torch.bfloat16):
+        x = case.x.bfloat16()
+        out = conv_bn_mask_add_relu(x, case.kernel, None, *case.vectors)
+    assert out.dtype == torch.bfloat16
 
 
 def test_nothing_is_fused_by_itself(monkeypatch):

@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 import torch.distributed as dist
-from scotoma.kernels import Projection, bn_mask_add_relu
+from scotoma.kernels import Projection, backends, bn_mask_add_relu
 
 SPLIT = (3, 1)  # images of each rank: unequal on purpose
 SHAPE = (sum(SPLIT), 3, 4, 5)
@@ -118,6 +118,16 @@ def worker(rank, folder):
     results["momentum"] = run(
         problem(torch.float32), images, True, dist.group.WORLD, "triton", momentum
     )
+    # Only the first rank has images; none has any; the kernels would meet an empty rank.
+    images = slice(0, sum(SPLIT) * (1 - rank))
+    values = problem(torch.float64)
+    results["one empty"] = run(values, images, True, dist.group.WORLD, "eager")
+    results["all empty"] = run(values, slice(0, 0), True, dist.group.WORLD, "eager")
+    backends._default = "triton"
+    try:
+        run(problem(torch.float32), slice(0, 0), True, dist.group.WORLD, None)
+    except ValueError as error:
+        results["refused"] = str(error)
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -185,6 +195,24 @@ def test_momentum_as_a_tensor(ranks):
         expected = results["triton", torch.float32, True]["running"]
         for one, other in zip(results["momentum"]["running"], expected, strict=True):
             torch.testing.assert_close(one, other, rtol=4 * 2**-23, atol=4 * 2**-23)
+
+
+def test_a_rank_without_images(ranks):
+    """It poisons nobody's statistics, and its backward pass meets the others' collectives."""
+    whole = run(problem(torch.float64), slice(None), True, None, "eager")
+    first, second = (results["one empty"] for results in ranks)
+    assert second["out"].shape[0] == 0
+    for key in ("images", "vectors", "running"):
+        for one, other, right in zip(first[key], second[key], whole[key], strict=True):
+            torch.testing.assert_close(one, right, rtol=0, atol=1e-12)
+            assert not other.isnan().any()
+            assert key != "running" or torch.equal(one, other)
+
+
+def test_ranks_without_any_image(ranks):
+    for results in ranks:
+        assert [t.tolist() for t in results["all empty"]["running"]] == [[0.0] * 3, [1.0] * 3] * 2
+        assert results["refused"].startswith("x [0, 3, 4, 5] is empty")
 
 
 if __name__ == "__main__":
