@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -20,7 +20,7 @@ class Ensemble(nn.Module):
     The paper's EN rows and ensemble sources (Tables 8, 14-18) average logits.
 
     Args:
-        models: from pixels in [0,1] [N,C,H,W] to logits [N,K], all with the same K.
+        models: from pixels in [0,1] [N,C,H,W] to logits [N,K], all with the same K; functions too.
         fusion: "logits" for the mean of the logits, "probabilities" for the logarithm of the mean
             of the softmaxes (which are logits again).
 
@@ -42,9 +42,9 @@ class Ensemble(nn.Module):
                     f"an ensemble's models have {field} {' and '.join(map(str, values))}; they "
                     "have to agree"
                 )
-        self.models, self.fusion = nn.ModuleList(models), fusion
+        self.models, self.fusion = nn.ModuleList(map(as_module, models)), fusion
         # Fresh modules claim to be in training mode, whatever they are made of.
-        self.training = self.models.training = any(model.training for model in models)
+        self.training = self.models.training = any(model.training for model in self.models)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Images [N,C,H,W], pixels in [0,1] -> logits [N,K]."""
@@ -52,3 +52,22 @@ class Ensemble(nn.Module):
         if self.fusion == "logits":
             return outputs.mean(0)
         return outputs.log_softmax(2).logsumexp(0) - math.log(len(outputs))
+
+
+class _Function(nn.Module):
+    """A function as a module without parameters."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.forward = function
+        self.eval()
+
+
+def as_module(model: nn.Module | Callable[[Tensor], Tensor]) -> nn.Module:
+    """The model itself, or a function in a module in evaluation mode. Raises UserError."""
+    if isinstance(model, nn.Module):
+        return model
+    if isinstance(model, type) or not callable(model):
+        what = f"the class {model.__name__}" if isinstance(model, type) else repr(model)
+        raise UserError(f"the model is {what:.200}; expected an nn.Module, or a function of pixels")
+    return _Function(model)

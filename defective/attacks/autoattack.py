@@ -32,7 +32,8 @@ class _FromLibrary(Attack):
     seed: int = parameter(0, "of the random starts")
 
     def __post_init__(self):
-        if self.norm not in NORMS:
+        super().__post_init__()
+        if self.norm not in tuple(NORMS):
             raise UserError(f"norm is {self.norm!r}; expected one of {', '.join(NORMS)}")
         check_size("eps", self.eps, 1.0 if self.norm == "linf" else math.inf)
         check_count("steps", self.steps)
@@ -70,7 +71,7 @@ class APGD(_FromLibrary):
     def __post_init__(self):
         super().__post_init__()
         check_count("restarts", self.restarts)
-        if self.loss not in LOSSES:
+        if self.loss not in tuple(LOSSES):
             raise UserError(f"loss is {self.loss!r}; expected one of {', '.join(LOSSES)}")
 
     def perturb(self, oracle: Oracle, images: Tensor, labels: Tensor, keys: Tensor):
@@ -132,7 +133,7 @@ def apgd(
     model,
     images: Tensor,
     labels: Tensor,
-    eps: float,
+    eps: float = APGD.eps,
     *,
     keys: Tensor | None = None,
     details: bool = False,
@@ -159,7 +160,7 @@ def autoattack(
     model,
     images: Tensor,
     labels: Tensor,
-    eps: float,
+    eps: float = AutoAttack.eps,
     *,
     keys: Tensor | None = None,
     details: bool = False,

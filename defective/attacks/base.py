@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import IntEnum
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import torch
@@ -18,15 +19,18 @@ class Status(IntEnum):
     """How an attack on one image ended."""
 
     FOOLED = 0
-    """The model is right on the image and wrong on the result."""
+    """The model is right on the image and wrong on the result; of a targeted attack, it takes the
+    result for the goal and the image for another class."""
     RESISTED = 1
-    """The model is right on both."""
+    """The model is right on both; of a targeted attack, it takes neither for the goal."""
     MISCLASSIFIED = 2
-    """The model was wrong before the attack."""
+    """The model was wrong before the attack; never of a targeted attack."""
     NO_START = 3
     """A decision-based attack found no adversarial image to start from."""
     BAD_START = 4
     """The image given to start from is not adversarial."""
+    AT_GOAL = 5
+    """The model takes the image itself for the goal of a targeted attack."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class AttackResult:
 
     @property
     def fooled(self) -> Tensor:
-        """bool [N]: right before, wrong after."""
+        """bool [N]: right before, wrong after; of a targeted attack, at the goal only after."""
         return self.status == Status.FOOLED
 
 
@@ -65,13 +69,31 @@ class Attack:
     """An attack with its settings.
 
     A new attack is one file here: a frozen dataclass with a ``name``, its settings as fields made
-    by :func:`parameter`, checks in ``__post_init__``, and :meth:`perturb`.
+    by :func:`parameter`, checks in ``__post_init__`` after those here, and :meth:`perturb`.
 
-    Untargeted; pixels in [0,1], and so is eps. The model is deterministic and in evaluation mode.
-    An image's result depends on no other image: random numbers come from (seed, key of the image).
+    Pixels in [0,1], and so is eps. The model is deterministic and in evaluation mode. An image's
+    result depends on no other image: random numbers come from (seed, key of the image).
     """
 
     name: ClassVar[str] = ""
+    can_target: ClassVar[bool] = False
+    """Whether it can aim at classes, that is judges by :meth:`Oracle.won` alone."""
+
+    def __post_init__(self):
+        """Types of settings; numbers of numpy become Python's. Ranges are up to the attacks.
+
+        Raises:
+            UserError: a setting that is no number, or not True or False.
+        """
+        for item in fields(self):
+            value, kind = getattr(self, item.name), type(item.default)
+            if kind is bool and not isinstance(value, bool):
+                raise UserError(f"{item.name} is {value!r}; expected True or False")
+            if kind is float:
+                check_number(item.name, value)
+            if isinstance(value, Real) and not isinstance(value, (bool, int, float)):
+                plain = int(value) if isinstance(value, Integral) else float(value)
+                object.__setattr__(self, item.name, plain)
 
     def perturb(
         self, oracle: Oracle, images: Tensor, labels: Tensor, keys: Tensor
@@ -79,7 +101,8 @@ class Attack:
         """The attack itself, on checked arguments, inside :meth:`Oracle.attacking`.
 
         Args:
-            images: [N,C,H,W], detached; not to be changed. labels, keys: int64 [N].
+            images: [N,C,H,W], detached; not to be changed. labels, keys: int64 [N]; labels are
+                goals if ``oracle.targeted``, which needs ``can_target``.
 
         Returns:
             Adversarial images, and uint8 [N] of :class:`Status` where NO_START and BAD_START
@@ -93,40 +116,72 @@ class Attack:
         images: Tensor,
         labels: Tensor,
         keys: Tensor | None = None,
+        *,
+        targeted: bool = False,
     ) -> AttackResult:
         """Attack a batch and judge it.
 
         Args:
-            model: pixels in [0,1] -> logits, in evaluation mode; or an :class:`Oracle` of one.
-            images: float [N,C,H,W], pixels in [0,1]. labels: int64 [N], true classes.
+            model: pixels in [0,1] -> logits, in evaluation mode, an nn.Module or any function; or
+                an :class:`Oracle` of one.
+            images: float [N,C,H,W], pixels in [0,1]; of the model's dtype. labels: int64 [N], true
+                classes.
             keys: int64 [N], of the images' random numbers (their numbers in the data set, say);
                 None to make them from the pixels.
+            targeted: labels are goals, the classes that the images are to be taken for.
 
         Raises:
             UserError: arguments that do not fit, a model in training mode, a model that returns
-                anything but finite logits.
+                anything but finite logits, an attack that cannot be targeted.
+
+        Warns:
+            UserWarning: images without a gradient, unless ``model`` is an :class:`Oracle`.
         """
-        oracle = model if isinstance(model, Oracle) else Oracle(model)
-        images, labels, keys = check_batch(images, labels, keys)
-        with oracle.attacking(images, labels), torch.no_grad():
-            clean = oracle.verdict(images)
-            found, special = self.perturb(oracle, images, labels, keys)
-            predictions = oracle.verdict(found)
-        status = torch.where(predictions == labels, Status.RESISTED, Status.FOOLED)
-        status = status.masked_fill_(clean != labels, Status.MISCLASSIFIED).to(torch.uint8)
+        oracle, result = self._run(model, images, labels, keys, targeted, judged=True)
+        clean, found, special, predictions = result
+        status = torch.where((predictions == labels) == targeted, Status.FOOLED, Status.RESISTED)
+        nothing_to_do = (clean == labels) == targeted
+        before = Status.AT_GOAL if targeted else Status.MISCLASSIFIED
+        status = status.masked_fill_(nothing_to_do, before).to(torch.uint8)
         if special is not None:
-            started = special < Status.NO_START
-            status = torch.where(started | (clean != labels), status, special)
+            started = (special != Status.NO_START) & (special != Status.BAD_START)
+            status = torch.where(started | nothing_to_do, status, special)
         return AttackResult(
             found, predictions, clean, status, oracle.forwards.clone(), oracle.backwards.clone()
         )
 
-    def images(self, model, images: Tensor, labels: Tensor, keys: Tensor | None = None) -> Tensor:
+    def images(
+        self,
+        model,
+        images: Tensor,
+        labels: Tensor,
+        keys: Tensor | None = None,
+        *,
+        targeted: bool = False,
+    ) -> Tensor:
         """As calling, for the adversarial images alone: two forward passes less."""
+        return self._run(model, images, labels, keys, targeted, judged=False)[1][1]
+
+    def _run(self, model, images, labels, keys, targeted: bool, judged: bool):
+        """The oracle, and classes before, images, their special states, and classes after."""
+        if not isinstance(targeted, bool):
+            raise UserError("targeted is True or False; the goals are given as labels")
+        if targeted and not self.can_target:
+            raise UserError(
+                f"{self.name} cannot be targeted; use fgsm, pgd, mifgsm, cw_l2, boundary"
+            )
         oracle = model if isinstance(model, Oracle) else Oracle(model)
-        images, labels, keys = check_batch(images, labels, keys)
-        with oracle.attacking(images, labels), torch.no_grad():
-            return self.perturb(oracle, images, labels, keys)[0]
+        # Tensors of inference mode have no gradients, their copies outside of it do.
+        with torch.inference_mode(False), torch.no_grad():
+            images, labels, keys = check_batch(images, labels, keys)
+            with oracle.attacking(images, labels, targeted):
+                clean = oracle.verdict(images) if judged else None
+                found, special = self.perturb(oracle, images, labels, keys)
+                oracle.note_finite(found.flatten(1).isfinite().all(1))
+                predictions = oracle.verdict(found) if judged else None
+            if oracle is not model:
+                oracle.warn_of_flatness()
+        return oracle, (clean, found, special, predictions)
 
     def parameters(self) -> dict[str, Any]:
         """Everything that determines the attack, as plain values for a file."""
@@ -139,19 +194,21 @@ class Attack:
 
 
 def answer(
-    attack: Attack, details: bool, model, images: Tensor, labels: Tensor, keys: Tensor | None
+    attack: Attack, details: bool, model, images, labels, keys, targeted: bool = False
 ) -> Tensor | tuple[Tensor, AttackResult]:
     """What the functions return: adversarial images, and with ``details`` the result beside."""
     if not details:
-        return attack.images(model, images, labels, keys)
-    result = attack(model, images, labels, keys)
+        return attack.images(model, images, labels, keys, targeted=targeted)
+    result = attack(model, images, labels, keys, targeted=targeted)
     return result.images, result
 
 
 def check_pixels(images: Tensor) -> Tensor:
     """The images, detached. Raises UserError if they are no batch of pixels in [0,1]."""
-    if not isinstance(images, Tensor) or images.dim() != 4 or not images.is_floating_point():
-        got = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else images
+    known = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    if not isinstance(images, Tensor) or images.dim() != 4 or images.dtype not in known:
+        tensor = isinstance(images, Tensor)
+        got = f"{tuple(images.shape)} {images.dtype}" if tensor else type(images).__name__
         raise UserError(f"images is {got}; expected a floating tensor [N,C,H,W] of pixels in [0,1]")
     if len(images) == 0:
         raise UserError("images is an empty batch; expected at least one image")
@@ -159,7 +216,12 @@ def check_pixels(images: Tensor) -> Tensor:
     if not (least >= 0 and most <= 1):
         hint = "divide by 255" if most > 2 else "attack in pixel space, normalise inside the model"
         raise UserError(f"images has pixels from {least:.4g} to {most:.4g}; expected [0,1]: {hint}")
-    return images.detach()
+    return _outside(images)
+
+
+def _outside(values: Tensor) -> Tensor:
+    """Detached, and no tensor of inference mode."""
+    return values.detach().clone() if values.is_inference() else values.detach()
 
 
 def check_batch(
@@ -170,20 +232,35 @@ def check_batch(
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
         got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
         raise UserError(f"labels is {got}; expected an int64 tensor [N]")
-    keys = content_keys(images) if keys is None else keys.to(images.device)
-    for name, values in (("labels", labels), ("keys", keys)):
-        if values.shape != (len(images),):
-            raise UserError(
-                f"{name} has shape {tuple(values.shape)}; expected one for each of "
-                f"{len(images)} images"
-            )
+    if labels.shape != (len(images),):
+        raise UserError(
+            f"labels has shape {tuple(labels.shape)}; expected one for each of {len(images)} images"
+        )
     if labels.device != images.device:
         raise UserError(f"labels are on {labels.device} and images on {images.device}: move one")
-    return images, labels, keys
+    return images, _outside(labels), check_keys(images, keys)
+
+
+def check_keys(images: Tensor, keys: Tensor | None) -> Tensor:
+    """Keys on the images' device, made from the pixels where there are none. Raises UserError."""
+    if keys is None:
+        return content_keys(images)
+    if not isinstance(keys, Tensor) or keys.is_floating_point() or keys.shape != (len(images),):
+        tensor = isinstance(keys, Tensor)
+        got = f"{tuple(keys.shape)} {keys.dtype}" if tensor else type(keys).__name__
+        raise UserError(f"keys is {got}; expected int64, one for each of {len(images)} images")
+    return _outside(keys).to(images.device)
+
+
+def check_number(name: str, value: float) -> None:
+    """Raises UserError if it is none, or a tensor or text of one."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise UserError(f"{name} is {value!r}; expected a number, such as 8/255")
 
 
 def check_size(name: str, value: float, most: float = 1.0) -> None:
     """A distance in pixels of [0,1]. Raises UserError."""
+    check_number(name, value)
     if not 0 < value <= most:
         raise UserError(
             f"{name} is {value}; expected 0 < {name} <= {most:g}, in units of pixels in [0,1] (for "

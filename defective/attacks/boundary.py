@@ -13,8 +13,9 @@ from torch import Tensor
 from ..errors import UserError
 from . import draws
 from .base import Attack, Status, answer, check_count, parameter
-from .boundary_start import UNLIMITED, Judge, at_least_float, blended_noise, check_starts
+from .boundary_start import UNLIMITED, Judge, blended_noise, check_starts
 from .boundary_walk import Walk, Window, length
+from .norms import at_least_float
 from .oracle import Oracle
 
 SPHERICAL_WINDOW, SOURCE_WINDOW = 100, 30
@@ -30,6 +31,7 @@ class Boundary(Attack):
     """
 
     name: ClassVar[str] = "boundary"
+    can_target: ClassVar[bool] = True
     steps: int = parameter(25000, "most steps of an image")
     spherical_step: float = parameter(0.01, "first step along the sphere, part of the distance")
     source_step: float = parameter(0.01, "first step to the image, part of the distance")
@@ -42,6 +44,7 @@ class Boundary(Attack):
     seed: int = parameter(0, "of the noise and the directions")
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("steps", "update_every", "start_draws", "start_steps"):
             check_count(name, getattr(self, name))
         check_count("seed", self.seed, 0)
@@ -163,6 +166,7 @@ class Boundary(Attack):
 class _Started(Attack):
     """A boundary attack with the images to start from. It has no name, so nobody can ask for it."""
 
+    can_target: ClassVar[bool] = True
     attack: Boundary
     starts: Tensor
 
@@ -181,16 +185,19 @@ def boundary(
     images: Tensor,
     labels: Tensor,
     *,
-    steps: int = 25000,
+    steps: int = Boundary.steps,
     starts: Tensor | None = None,
     keys: Tensor | None = None,
     details: bool = False,
+    targeted: bool = False,
     **options,
 ):
-    """Untargeted boundary attack; the model need not be differentiable.
+    """Boundary attack; the model need not be differentiable.
 
     Args:
-        model, images, labels, keys: as :class:`scotoma.defective.attacks.Attack` takes them.
+        model, images, labels, keys, targeted: as :class:`scotoma.defective.attacks.Attack` takes
+            them; with ``targeted`` labels are the classes to reach. Noise is rarely taken for a
+            given class, so give ``starts`` of the goals' classes.
         steps: most steps of an image.
         starts: adversarial images like ``images`` to start from; None to search in noise. Where a
             start is not adversarial the image comes back unchanged, with Status.BAD_START.
@@ -206,4 +213,4 @@ def boundary(
     attack: Attack = Boundary(steps=steps, **options)
     if starts is not None:
         attack = attack.starting_from(starts)
-    return answer(attack, details, model, images, labels, keys)
+    return answer(attack, details, model, images, labels, keys, targeted)

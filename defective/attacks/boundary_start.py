@@ -31,14 +31,14 @@ class Judge:
 
     def __call__(self, pixels: Tensor, rows: Tensor) -> Tensor:
         """bool [n], which of the pixels [n,C,H,W] are adversarial; rows as :class:`Oracle`'s."""
-        return self.oracle(pixels.to(self.dtype), rows).argmax(1) != self.labels[rows]
+        return self.oracle.won(self.oracle(pixels.to(self.dtype), rows), self.labels[rows])
 
     def both(self, first: Tensor, second: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Judge two images [n,C,H,W] for each row in one forward pass."""
         pixels = torch.cat([first, second]).to(self.dtype)
-        classes = self.oracle(pixels, rows).argmax(1).view(2, -1)
+        logits = self.oracle(pixels, rows)
         self.oracle.forwards[rows] += 1  # the oracle counted one pass for a row
-        wrong = classes != self.labels[rows]
+        wrong = self.oracle.won(logits, self.labels[rows].repeat(2)).view(2, -1)
         return wrong[0], wrong[1]
 
     def left(self, rows: Tensor) -> Tensor:
@@ -95,8 +95,3 @@ def check_starts(starts: Tensor, images: Tensor) -> None:
     least, most = (float(v) for v in starts.detach().aminmax())
     if not (least >= 0 and most <= 1):
         raise UserError(f"starts has pixels from {least:.4g} to {most:.4g}; expected [0,1]")
-
-
-def at_least_float(pixels: Tensor) -> Tensor:
-    """In float16 small steps would be lost, so there the walk is in float32."""
-    return pixels.to(torch.promote_types(pixels.dtype, torch.float32))

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .norms import at_least_float
 from .oracle import Oracle
 
 SHRINK = 0.999999
@@ -46,7 +47,7 @@ class Descent:
     ):
         self.confidence, self.lr = confidence, lr
         self.images, self.labels, self.rows, self.best = images, labels, rows, images
-        wide = images if images.dtype == torch.float64 else images.float()
+        wide = at_least_float(images)
         self.origin = torch.atanh((wide * 2 - 1) * SHRINK)
         self.offset = torch.zeros_like(self.origin)
         self.mean, self.square = self.offset.clone(), self.offset.clone()
@@ -63,22 +64,24 @@ class Descent:
         pixels = unbend(bent).to(self.images.dtype).requires_grad_()
         with torch.enable_grad():
             logits = oracle(pixels, self.rows)
-            hinge = (self.confidence - margins(logits, self.labels)).clamp_min(0)
+            margin = margins(logits, self.labels)
+            hinge = (self.confidence - (-margin if oracle.targeted else margin)).clamp_min(0)
             # Without the constant, which times float16's scale would overflow.
             gradient = oracle.gradient(hinge.sum(), pixels, self.rows)
         pixels = pixels.detach()
         moved = pixels - unbend(torch.tanh(self.origin))
         loss = moved.flatten(1).square().sum(1) + self.constants * hinge.detach()
         self.lowest = torch.minimum(self.lowest, loss)
-        self._keep(pixels, logits.detach())
+        self._keep(oracle, pixels, logits.detach())
         gradient = (gradient * over(self.constants) + 2 * moved) * ((1 - bent * bent) / 2)
         self._move(gradient)
 
-    def _keep(self, pixels: Tensor, logits: Tensor) -> None:
+    def _keep(self, oracle: Oracle, pixels: Tensor, logits: Tensor) -> None:
+        handicap = -self.confidence if oracle.targeted else self.confidence
         raised = logits.scatter_add(
-            1, self.labels[:, None], torch.full_like(logits[:, :1], self.confidence)
+            1, self.labels[:, None], torch.full_like(logits[:, :1], handicap)
         )
-        success = raised.argmax(1) != self.labels
+        success = oracle.won(raised, self.labels)
         distance = torch.linalg.vector_norm(
             (pixels - self.images).to(self.nearest).flatten(1), dim=1
         )
@@ -147,7 +150,7 @@ _PER_IMAGE = (
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """How far the best other class is above the true one, in logits [n]; negative where it is not.
+    """How far the best other class is above the label's, in logits [n]; negative where it is not.
 
     Args:
         logits: [n,K]. labels: int64 [n].

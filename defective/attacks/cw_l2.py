@@ -26,6 +26,8 @@ PROGRESS = 0.9999
 class CWL2(Attack):
     """The nearest image that the model gets wrong by a margin (Carlini and Wagner, 2017).
 
+    Targeted, the margin is that of the goal over the best other class.
+
     Minimises ||x' - x||^2 + c * max(0, z_true - max z_other + confidence) by Adam, pixels in [0,1]
     through tanh, and searches for the smallest c that succeeds. The nearest success of all steps
     is returned; where there is none, the image itself.
@@ -40,6 +42,7 @@ class CWL2(Attack):
     """
 
     name: ClassVar[str] = "cw-l2"
+    can_target: ClassVar[bool] = True
     confidence: float = parameter(0.0, "margin to reach, in logits")
     search_steps: int = parameter(9, "constants to try")
     steps: int = parameter(1000, "steps of Adam for each constant")
@@ -50,6 +53,7 @@ class CWL2(Attack):
     warm_start: bool = parameter(False, "go on from the last constant's perturbation and moments")
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 <= self.confidence < math.inf:
             raise UserError(
                 f"confidence is {self.confidence}; expected 0 or more, finite, in logits"
@@ -79,7 +83,7 @@ class CWL2(Attack):
 
     def perturb(self, oracle: Oracle, images: Tensor, labels: Tensor, keys: Tensor):
         result = images.clone()
-        rows = (oracle(images).argmax(1) == labels).nonzero().flatten()
+        rows = (~oracle.won(oracle(images), labels)).nonzero().flatten()
         if not len(rows):
             return result, None
         # A warm start makes the outcome depend on more than the constant.
@@ -132,27 +136,30 @@ def cw_l2(
     model,
     images: Tensor,
     labels: Tensor,
-    confidence: float = 0.0,
+    confidence: float = CWL2.confidence,
     *,
     keys: Tensor | None = None,
     details: bool = False,
+    targeted: bool = False,
     **options,
 ):
-    """Untargeted Carlini-Wagner attack in the Euclidean norm; nothing about it is random.
+    """Carlini-Wagner attack in the Euclidean norm; nothing about it is random.
 
     Args:
-        model, images, labels: as :class:`scotoma.defective.attacks.Attack` takes them.
-        confidence: margin of the best other class over the true one to reach, in logits.
+        model, images, labels, targeted: as :class:`scotoma.defective.attacks.Attack` takes them;
+            with ``targeted`` labels are the classes to reach.
+        confidence: margin to reach, in logits: of the best other class over the true one, or of
+            the goal over the best other class.
         keys: not used. details: return the :class:`AttackResult` beside the images.
         options: further fields of :class:`CWL2`: search_steps, steps, lr, initial_const,
             stop_early, tolerance, warm_start.
 
     Returns:
         Adversarial images like ``images``, the image itself where none was found or the model is
-        wrong already; with ``details`` (images, result).
+        wrong, or at the goal, already; with ``details`` (images, result).
 
     Raises:
         UserError: a setting out of range, or bad arguments.
     """
     attack = CWL2(confidence=confidence, **options)
-    return answer(attack, details, model, images, labels, keys)
+    return answer(attack, details, model, images, labels, keys, targeted)

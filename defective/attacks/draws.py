@@ -25,7 +25,9 @@ def content_keys(images: Tensor) -> Tensor:
 
     The default of every attack, so that an image's result is the same alone and in any batch.
     """
-    integers = {8: torch.int64, 4: torch.int32, 2: torch.int16}[images.element_size()]
+    integers = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[
+        images.element_size()
+    ]
     words = images.detach().contiguous().view(integers).flatten(1).long()
     return _mix(
         (words * _stream(torch.zeros(1, dtype=torch.int64), words.shape[1]).to(words)).sum(1)

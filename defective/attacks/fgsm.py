@@ -20,9 +20,11 @@ class FGSM(Attack):
     """
 
     name: ClassVar[str] = "fgsm"
+    can_target: ClassVar[bool] = True
     eps: float = parameter(8 / 255, "size of the step, pixels in [0,1]")
 
     def __post_init__(self):
+        super().__post_init__()
         check_size("eps", self.eps)
 
     def perturb(self, oracle: Oracle, images: Tensor, labels: Tensor, keys: Tensor):
@@ -34,10 +36,11 @@ def fgsm(
     model,
     images: Tensor,
     labels: Tensor,
-    eps: float,
+    eps: float = FGSM.eps,
     *,
     keys: Tensor | None = None,
     details: bool = False,
+    targeted: bool = False,
 ):
-    """Untargeted FGSM. Arguments, result and errors as :func:`pgd`."""
-    return answer(FGSM(eps=eps), details, model, images, labels, keys)
+    """FGSM. Arguments, result and errors as :func:`pgd`."""
+    return answer(FGSM(eps=eps), details, model, images, labels, keys, targeted)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from . import draws
-from .base import Attack, check_count, check_pixels, check_size, parameter
+from .base import Attack, check_count, check_keys, check_pixels, check_size, parameter
 from .oracle import Oracle
 
 Tails = Literal["clip", "truncate", "keep"]
@@ -31,6 +31,7 @@ class GaussianNoise(Attack):
     seed: int = parameter(0, "of the noise")
 
     def __post_init__(self):
+        super().__post_init__()
         check_size("sigma", self.sigma)
         if not self.limit > 0:
             raise UserError(f"limit is {self.limit}; expected a positive number of sigmas")
@@ -60,11 +61,11 @@ class GaussianNoise(Attack):
 
 def gaussian_noise(
     images: Tensor,
-    sigma: float,
+    sigma: float = GaussianNoise.sigma,
     *,
-    limit: float = 2.0,
-    tails: Tails = "clip",
-    seed: int = 0,
+    limit: float = GaussianNoise.limit,
+    tails: Tails = GaussianNoise.tails,
+    seed: int = GaussianNoise.seed,
     keys: Tensor | None = None,
 ) -> Tensor:
     """Images with Gaussian noise; it needs no model.
@@ -84,5 +85,4 @@ def gaussian_noise(
     """
     attack = GaussianNoise(sigma=sigma, limit=limit, tails=tails, seed=seed)
     images = check_pixels(images)
-    keys = draws.content_keys(images) if keys is None else keys.to(images.device)
-    return attack.noisy(images, keys)
+    return attack.noisy(images, check_keys(images, keys))

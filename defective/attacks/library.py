@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from .draws import content_keys
 from .norms import lengths
-from .oracle import Oracle
+from .oracle import Oracle, check_gradient
 
 RELATIVE, ABSOLUTE = 1e-5, 1e-6
 """How far outside of its ball a result may lie: float32's rounding of pixels and lengths."""
@@ -104,9 +104,11 @@ class _Counted(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         pixels, rows = pixels.view_as(pixels), self.rows
+        logits = self.oracle(pixels, rows)
         if pixels.requires_grad:
+            check_gradient(logits.requires_grad)
             pixels.register_hook(partial(self._passed_back, rows))
-        return self.oracle(pixels, rows)
+        return logits
 
     def _passed_back(self, rows: Tensor, gradient: Tensor) -> None:
         self.oracle._count(self.oracle.backwards, rows)

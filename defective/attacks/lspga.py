@@ -50,6 +50,7 @@ class LSPGA(Attack):
     seed: int = parameter(0, "of the initial logits")
 
     def __post_init__(self):
+        super().__post_init__()
         check_size("eps", self.eps)
         check_count("steps", self.steps)
         check_count("seed", self.seed, 0)
@@ -91,7 +92,7 @@ class LSPGA(Attack):
         pixels, allowed = reachable(images, logits.shape[2], self.eps)
         sharpness = 1 / self.temperature
         for _ in range(self.steps):
-            encoded = _encoder(~allowed, min(sharpness, SHARPEST))
+            encoded = _encoder(~allowed, min(sharpness, SHARPEST), images.dtype)
             logits = logits + self.step * gradient(logits, encoded).sign()
             sharpness = min(sharpness * self.annealing, SHARPEST)
         chosen = logits.masked_fill(~allowed, -math.inf).argmax(2, keepdim=True)
@@ -110,11 +111,12 @@ def relaxed_gradient(
     return loss_gradient(lambda u: model.forward_encoded(encoded(u)), logits, labels, *options)[1]
 
 
-def _encoder(refused: Tensor, sharpness: float) -> Encoder:
-    """Logits -> soft code; the refused levels have probability 0, and no gradient."""
+def _encoder(refused: Tensor, sharpness: float, dtype: torch.dtype) -> Encoder:
+    """Logits -> soft code of the dtype; the refused levels have probability 0, and no gradient."""
 
     def encoded(logits: Tensor) -> Tensor:
-        return soft_code((logits * sharpness).masked_fill(refused, -math.inf).softmax(2))
+        code = soft_code((logits * sharpness).masked_fill(refused, -math.inf).softmax(2))
+        return code.to(dtype)
 
     return encoded
 
@@ -134,8 +136,8 @@ def lspga(
     model,
     images: Tensor,
     labels: Tensor,
-    eps: float,
-    steps: int = 7,
+    eps: float = LSPGA.eps,
+    steps: int = LSPGA.steps,
     *,
     keys: Tensor | None = None,
     details: bool = False,

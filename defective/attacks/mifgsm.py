@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .base import Attack, answer, check_count, check_size, parameter
-from .norms import TINY
+from .norms import TINY, at_least_float
 from .oracle import Oracle
 from .pgd import moved
 
@@ -24,12 +24,14 @@ class MIFGSM(Attack):
     """
 
     name: ClassVar[str] = "mifgsm"
+    can_target: ClassVar[bool] = True
     eps: float = parameter(16 / 255, "radius of the L-infinity ball, pixels in [0,1]")
     step: float = parameter(1 / 255, "size of a step, same unit")
     steps: int = parameter(40, "number of steps")
     decay: float = parameter(1.0, "weight of the gradients before")
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("eps", "step"):
             check_size(name, getattr(self, name))
         check_count("steps", self.steps)
@@ -37,9 +39,9 @@ class MIFGSM(Attack):
             raise UserError(f"decay is {self.decay}; expected 0 or more, usually 1")
 
     def perturb(self, oracle: Oracle, images: Tensor, labels: Tensor, keys: Tensor):
-        adversarial, momentum = images, torch.zeros_like(images)
+        adversarial, momentum = images, torch.zeros_like(at_least_float(images))
         for _ in range(self.steps):
-            _, gradient = oracle.loss_gradient(adversarial, labels)
+            gradient = at_least_float(oracle.loss_gradient(adversarial, labels)[1])
             norm = gradient.abs().flatten(1).sum(1).clamp_min_(TINY)
             momentum = gradient / norm[:, None, None, None] + self.decay * momentum
             adversarial = moved(adversarial, momentum, images, self.eps, self.step, "linf")
@@ -50,14 +52,15 @@ def mifgsm(
     model,
     images: Tensor,
     labels: Tensor,
-    eps: float,
-    step: float,
-    steps: int,
-    decay: float = 1.0,
+    eps: float = MIFGSM.eps,
+    step: float = MIFGSM.step,
+    steps: int = MIFGSM.steps,
+    decay: float = MIFGSM.decay,
     *,
     keys: Tensor | None = None,
     details: bool = False,
+    targeted: bool = False,
 ):
-    """Untargeted MI-FGSM; ``decay`` is the paper's mu. Otherwise as :func:`pgd`."""
+    """MI-FGSM; ``decay`` is the paper's mu. Otherwise as :func:`pgd`."""
     attack = MIFGSM(eps=eps, step=step, steps=steps, decay=decay)
-    return answer(attack, details, model, images, labels, keys)
+    return answer(attack, details, model, images, labels, keys, targeted)

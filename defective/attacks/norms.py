@@ -58,6 +58,11 @@ class L2:
 NORMS = {"linf": Linf, "l2": L2}
 
 
+def at_least_float(x: Tensor) -> Tensor:
+    """Half precision as float32: in it sums overflow, small steps are lost, and TINY may be 0."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def lengths(x: Tensor) -> Tensor:
     """Euclidean length of each image [N,1,1,1]."""
     # Flattened, the order of the sum depends on no memory format.

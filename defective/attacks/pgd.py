@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .base import Attack, answer, check_count, check_size, parameter
-from .norms import NORMS
+from .norms import NORMS, at_least_float
 from .oracle import Oracle
 
 
@@ -26,6 +26,7 @@ class PGD(Attack):
     """
 
     name: ClassVar[str] = "pgd"
+    can_target: ClassVar[bool] = True
     eps: float = parameter(8 / 255, "radius of the ball, pixels in [0,1]")
     step: float = parameter(2 / 255, "size of a step, same unit")
     steps: int = parameter(10, "number of steps")
@@ -36,7 +37,8 @@ class PGD(Attack):
     seed: int = parameter(0, "of the random starts")
 
     def __post_init__(self):
-        if self.norm not in NORMS:
+        super().__post_init__()
+        if self.norm not in tuple(NORMS):
             raise UserError(f"norm is {self.norm!r}; expected one of {', '.join(NORMS)}")
         for name in ("eps", "step"):
             # The longest Euclidean distance depends on the images' size: see perturb.
@@ -94,7 +96,7 @@ class PGD(Attack):
         places = torch.arange(len(images), device=images.device)
         for _ in range(self.steps):
             logits, gradient = oracle.loss_gradient(adversarial, labels, rows)
-            left = logits.argmax(1) == labels
+            left = ~oracle.won(logits, labels)
             if not bool(left.all()):
                 result[places[~left]] = adversarial[~left]
                 rows, places, images, labels = (t[left] for t in (rows, places, images, labels))
@@ -108,7 +110,7 @@ class PGD(Attack):
     def _judge(self, oracle: Oracle, adversarial, labels, rows) -> tuple[Tensor, Tensor]:
         logits = oracle(adversarial, rows)
         losses = F.cross_entropy(logits, labels, reduction="none")
-        return losses, logits.argmax(1) != labels
+        return -losses if oracle.targeted else losses, oracle.won(logits, labels)
 
 
 def moved(
@@ -116,27 +118,29 @@ def moved(
 ) -> Tensor:
     """A step up the gradient, then the ball, then [0,1]: the order that decides the last bits."""
     geometry = NORMS[norm]
-    ahead = adversarial + step * geometry.direction(gradient)
-    return geometry.project(ahead, images, eps).clamp_(0, 1)
+    ahead = at_least_float(adversarial) + step * geometry.direction(at_least_float(gradient))
+    return geometry.project(ahead, at_least_float(images), eps).clamp_(0, 1).to(images.dtype)
 
 
 def pgd(
     model,
     images: Tensor,
     labels: Tensor,
-    eps: float,
-    step: float,
-    steps: int,
-    random_start: bool = False,
+    eps: float = PGD.eps,
+    step: float = PGD.step,
+    steps: int = PGD.steps,
+    random_start: bool = PGD.random_start,
     *,
     keys: Tensor | None = None,
     details: bool = False,
+    targeted: bool = False,
     **options,
 ):
-    """Untargeted PGD.
+    """PGD.
 
     Args:
-        model, images, labels, keys: as :class:`scotoma.defective.attacks.Attack` takes them.
+        model, images, labels, keys, targeted: as :class:`scotoma.defective.attacks.Attack` takes
+            them; with ``targeted`` labels are the classes to reach.
         eps, step: in units of pixels in [0,1]. steps: number of steps.
         random_start: begin at a uniform point of the ball instead of at the image.
         details: return the :class:`AttackResult` beside the images.
@@ -149,4 +153,4 @@ def pgd(
         UserError: a setting out of range, or bad arguments.
     """
     attack = PGD(eps=eps, step=step, steps=steps, random_start=random_start, **options)
-    return answer(attack, details, model, images, labels, keys)
+    return answer(attack, details, model, images, labels, keys, targeted)

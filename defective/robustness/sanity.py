@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks.base import check_batch
-from ..attacks.oracle import check_evaluation_mode, looks_like_probabilities
+from ..attacks.oracle import check_evaluation_mode, logits_of, looks_like_probabilities
+from ..ensemble import as_module
 
 REPEATED, REGROUPED = 1e-5, 1e-3
 """Differences of logits, relative to the largest, that rounding explains: between two passes of
@@ -17,6 +18,7 @@ _ALONE = 4
 """How many images are tried alone."""
 
 
+@torch.inference_mode(False)
 def sanity_flags(model: nn.Module, images: Tensor, labels: Tensor) -> list[str]:
     """Warnings about a model, each one line: what was seen, why it matters, what to do.
 
@@ -24,12 +26,14 @@ def sanity_flags(model: nn.Module, images: Tensor, labels: Tensor) -> list[str]:
     gradients of Athalye et al. (2018). They find common accidents; their silence proves nothing.
 
     Args:
-        model: pixels in [0,1] -> logits, in evaluation mode.
+        model: pixels in [0,1] -> logits, in evaluation mode; an nn.Module or any function.
         images: float [N,C,H,W], pixels in [0,1]. labels: int64 [N], true classes.
 
     Raises:
-        UserError: arguments that do not fit, or a model in training mode.
+        UserError: arguments that do not fit, a model in training mode, or one that returns
+            anything but floating [N,K].
     """
+    model = as_module(model)
     check_evaluation_mode(model)
     images, labels, _ = check_batch(images, labels, None)
     logits, gradient = _logits_and_gradient(model, images, labels)
@@ -52,7 +56,7 @@ def _logits_and_gradient(model, images: Tensor, labels: Tensor) -> tuple[Tensor,
     """Outputs [N,K], and the gradient of the cross entropy; zeros where none reaches the pixels."""
     pixels = images.clone().requires_grad_()
     with torch.enable_grad():
-        logits = model(pixels)
+        logits = logits_of(model, pixels)
         total = F.cross_entropy(logits.float(), labels, reduction="sum")
         gradient = None
         if total.requires_grad:

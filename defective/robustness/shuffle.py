@@ -9,14 +9,14 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from ..attacks import draws
-from ..attacks.base import check_count
+from ..attacks.base import check_count, check_keys
 from ..errors import UserError
 
 PAPER_GRIDS = (2, 4, 8)
 """Patches along a side (the paper's Tables 1 and 13)."""
 
 
-def shuffle_patches(images: Tensor, grid: int, seed: int, keys: Tensor) -> Tensor:
+def shuffle_patches(images: Tensor, grid: int, seed: int, keys: Tensor | None) -> Tensor:
     """Images cut into grid x grid patches that are put in a random order.
 
     The order is one uniformly random permutation for each image, the same in all channels; it may
@@ -25,7 +25,8 @@ def shuffle_patches(images: Tensor, grid: int, seed: int, keys: Tensor) -> Tenso
 
     Args:
         images: [N,C,H,W] of any dtype. grid: patches along each side, which must divide H and W.
-        seed: 0 or more. keys: int64 [N], one for each image (its number in the data set).
+        seed: 0 or more. keys: int64 [N], one for each image (its number in the data set);
+            None to make them from the pixels.
 
     Returns:
         [N,C,H,W], like ``images``.
@@ -36,15 +37,10 @@ def shuffle_patches(images: Tensor, grid: int, seed: int, keys: Tensor) -> Tenso
     if not isinstance(images, Tensor) or images.dim() != 4:
         got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise UserError(f"images is {got}; expected a tensor [N,C,H,W]")
-    count, _, height, width = images.shape
+    height, width = images.shape[2:]
     check_grid(grid, height, width)
     check_count("seed", seed, 0)
-    if keys.dtype != torch.int64 or keys.shape != (count,):
-        raise UserError(
-            f"keys is {tuple(keys.shape)} {keys.dtype}; expected int64, one for each of {count} "
-            "images"
-        )
-    order = orders(keys.to(images.device), grid, seed)
+    order = orders(check_keys(images, keys), grid, seed)
     # A place is a row and a column of patches, and a patch is tall and wide.
     image, places = "n c (row tall) (column wide)", "n (row column) (c tall wide)"
     sides = {"row": grid, "column": grid, "tall": height // grid, "wide": width // grid}

@@ -22,11 +22,11 @@ class Counted(torch.nn.Module):
         return self.model(pixels)
 
 
-def theirs(model, images, labels, starts, steps, seed, **options):
+def theirs(model, images, criterion, starts, steps, seed, **options):
     torch.manual_seed(seed)
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
     attack = foolbox.attacks.BoundaryAttack(steps=steps, **options)
-    return attack.run(wrapped, images, labels, starting_points=starts)
+    return attack.run(wrapped, images, criterion, starting_points=starts)
 
 
 def score(found, images):
@@ -34,15 +34,17 @@ def score(found, images):
     return (distances(found, images).double().square() / images[0].numel()).median().item()
 
 
-def compare(model, images, labels, starts, steps):
+def compare(model, images, labels, starts, steps, targeted=False):
     """Mean over five seeds of log(our score / theirs)."""
     gaps = []
+    criterion = foolbox.criteria.TargetedMisclassification(labels) if targeted else labels
     for seed in range(5):
         counted = Counted(model).eval()
-        reference = theirs(counted, images, labels, starts, steps, seed)
+        reference = theirs(counted, images, criterion, starts, steps, seed)
         options = {"starts": starts, "steps": steps, "seed": 100 + seed, "details": True}
-        found, result = boundary(model, images, labels, **options)
-        assert (classes(model, found) != labels).all()
+        found, result = boundary(model, images, labels, targeted=targeted, **options)
+        assert ((classes(model, found) == labels) == targeted).all()
+        assert result.fooled.all()
         # Both asked once for the starts; we once more for the images.
         assert result.forwards.sum() - len(images) == counted.images
         assert score(found, images) < 0.98 * score(starts, images)
@@ -58,6 +60,17 @@ def test_no_worse_than_foolbox_at_equal_queries(steps):
     labels = classes(model, images)
     starts = boundary(model, images, labels, steps=1)
     assert -0.2 < compare(model, images, labels, starts, steps) < 0.1
+
+
+def test_towards_goals():
+    """From images of the goals' classes."""
+    model, images = Curved(hidden=24).eval(), random_images(64)
+    labels = classes(model, images)
+    order = labels.argsort()  # the other end of which is of other classes
+    starts, originals = images[order[:24]], images[order[-24:]]
+    goals = classes(model, starts)
+    assert len(goals.unique()) > 1 and (goals != classes(model, originals)).all()
+    assert -0.2 < compare(model, originals, goals, starts, 200, targeted=True) < 0.1
 
 
 def test_a_residual_network(small_model, randomise):

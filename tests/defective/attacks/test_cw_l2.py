@@ -247,6 +247,7 @@ def test_misclassified_images_stay_and_cost_one_look(model, images):
     assert torch.equal(found, images[wrong]) and (result.forwards == 1).all()
 
 
+@pytest.mark.filterwarnings("ignore:the gradient for the pixels")
 @pytest.mark.parametrize("label, ahead", [(0, 2.0), (3, 2.0), (0, 0.0)])
 @pytest.mark.parametrize("confidence", [0.0, 2.0])
 def test_a_model_that_cannot_be_fooled(label, ahead, confidence):
@@ -259,6 +260,7 @@ def test_a_model_that_cannot_be_fooled(label, ahead, confidence):
     assert (result.status == Status.RESISTED).all()
 
 
+@pytest.mark.filterwarnings("ignore:the gradient for the pixels")
 def test_constants_end_at_their_most():
     """1e10 is tried once; a search of any length is over then, and nothing overflows."""
     images, labels = torch.rand(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64)

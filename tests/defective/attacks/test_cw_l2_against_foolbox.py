@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cw_models import Scaled
+from scotoma.defective.attacks import Status
 from scotoma.defective.attacks.cw_l2 import cw_l2
 
 foolbox = pytest.importorskip("foolbox", reason="foolbox, the peer to compare with, is missing")
@@ -27,7 +28,7 @@ def lengths(delta):
     return delta.double().flatten(1).norm(dim=1)
 
 
-def peer(model, images, labels, confidence, search_steps, steps, initial_const):
+def peer(model, images, criterion, confidence, search_steps, steps, initial_const):
     """foolbox's images, and whether it found any: it returns zeros where it did not."""
     attack = foolbox.attacks.L2CarliniWagnerAttack(
         binary_search_steps=search_steps,
@@ -38,7 +39,7 @@ def peer(model, images, labels, confidence, search_steps, steps, initial_const):
         abort_early=False,
     )
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
-    found, _, _ = attack(wrapped, images, labels, epsilons=None)
+    found, _, _ = attack(wrapped, images, criterion, epsilons=None)
     return found, (found != 0).flatten(1).any(1)
 
 
@@ -80,3 +81,26 @@ def test_equals_foolbox(model, images, confidence, search_steps, steps, initial_
     assert (margin >= confidence - ROUNDING).all()
     # And no more of it than needed: the search is for the smallest.
     assert confidence == 0 or margin.median() < confidence + 1
+
+
+def test_towards_goals(model, images):
+    """The least distance at which the goal is ahead of every other class by the confidence."""
+    images = images[:10]
+    labels = model(images).argmax(1)
+    goals = model(images).topk(2).indices[:, 1]
+    goals[:2] = labels[:2]
+    criterion = foolbox.criteria.TargetedMisclassification(goals)
+    theirs, won = peer(model, images, criterion, 2.0, 3, 15, 1e-1)
+    settings = {"search_steps": 3, "steps": 15, "initial_const": 1e-1, "stop_early": False}
+    ours, result = cw_l2(model, images, goals, 2.0, **settings, targeted=True, details=True)
+    assert result.status[:2].tolist() == [Status.AT_GOAL] * 2
+    assert torch.equal(ours[:2], images[:2])
+    assert torch.equal(result.fooled[2:], won[2:]) and won.double().mean() > 0.6
+    some = won.clone()
+    some[:2] = False
+    our_l2, their_l2 = lengths(ours - images)[some], lengths(theirs - images)[some]
+    assert (our_l2.median() / their_l2.median() - 1).abs() < 0.005
+    assert ((our_l2 / their_l2 - 1).abs() < 0.05).double().mean() >= 0.9
+    logits, goal = model(ours[some]), goals[some, None]
+    margin = logits.gather(1, goal)[:, 0] - logits.scatter(1, goal, -torch.inf).amax(1)
+    assert (margin >= 2 - ROUNDING).all() and margin.median() < 3

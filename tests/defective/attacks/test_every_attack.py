@@ -1,11 +1,15 @@
 """What holds for every attack: the box, the ball, independence, names, results."""
 
 import copy
+import inspect
+import json
+from dataclasses import fields
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
-from scotoma.defective import UserError, create_model, use_backend
+from scotoma.defective import UserError, attacks, create_model, use_backend
 from scotoma.defective.attacks import (
     Status,
     attack_class,
@@ -220,6 +224,172 @@ def test_bad_text_is_refused(text, words):
     with pytest.raises(UserError) as error:
         parse_attack(text)
     assert all(word in str(error.value) for word in words), error.value
+
+
+FLOATS = {
+    "fgsm": ["eps"],
+    "pgd": ["eps", "step"],
+    "mifgsm": ["eps", "step", "decay"],
+    "gaussian-noise": ["sigma", "limit"],
+    "cw-l2": ["confidence", "lr", "initial_const", "tolerance"],
+    "boundary": ["spherical_step", "source_step", "convergence", "step_adaptation"],
+    "ls-pga": ["eps", "step", "temperature", "annealing"],
+    "apgd": ["eps"],
+    "autoattack": ["eps"],
+}
+
+
+@pytest.mark.parametrize("name", attack_names())
+def test_settings_that_are_no_numbers_are_named(name):
+    kind = attack_class(name)
+    values = {item.name: item.default for item in fields(kind)}
+    assert sorted(FLOATS[name]) == sorted(k for k, v in values.items() if type(v) is float)
+    for key, default in values.items():
+        for wrong in ("8/255", [0.1], torch.tensor(0.1), 1j) + (None,) * (default is not None):
+            with pytest.raises(UserError, match=rf"^{key} is .*expected"):
+                kind(**{key: wrong})
+        if type(default) in (float, int):
+            with pytest.raises(UserError, match=f"^{key} is True; expected"):
+                kind(**{key: True})
+
+
+def test_numbers_of_numpy_are_numbers():
+    attack = attack_class("pgd")(eps=np.float32(0.5), step=np.float64(0.25), steps=np.int64(3))
+    assert (
+        attack.parameters()
+        == make_attack("pgd", {"eps": 0.5, "step": 0.25, "steps": 3}).parameters()
+    )
+    assert json.loads(json.dumps(attack.parameters()))["eps"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "function, name",
+    [
+        (attacks.fgsm, "fgsm"),
+        (attacks.pgd, "pgd"),
+        (attacks.mifgsm, "mifgsm"),
+        (attacks.cw_l2, "cw-l2"),
+        (attacks.boundary, "boundary"),
+        (attacks.lspga, "ls-pga"),
+        (attacks.apgd, "apgd"),
+        (attacks.autoattack, "autoattack"),
+        (attacks.gaussian_noise, "gaussian-noise"),
+    ],
+)
+def test_functions_have_the_defaults_of_the_classes(function, name):
+    mine = {item.name: item.default for item in fields(attack_class(name))}
+    given = inspect.signature(function).parameters
+    for key in given.keys() & mine.keys():
+        assert given[key].default == mine[key], key
+    assert given.keys() & mine.keys()
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "mifgsm", "cw-l2", "boundary"])
+def test_towards_a_goal(batch, name):
+    """Labels are goals: the status says which are reached, and images that are there stay."""
+    model, (images, _) = network_for(0), batch
+    with torch.no_grad():
+        best, second = model(images).topk(2).indices.T
+    goals = second.clone()
+    goals[3] = best[3]
+    starts = images[(best[:, None] == goals).double().argmax(0)]
+    settings = SHORT[name] if name in ("cw-l2", "boundary") else {"eps": 0.01}
+    attack = make_attack(name, settings)
+    attack = attack.starting_from(starts) if name == "boundary" else attack
+    result = attack(model, images, goals, targeted=True)
+    with torch.no_grad():
+        now = model(result.images).argmax(1)
+    assert torch.equal(result.predictions, now)
+    for row in range(len(images)):
+        reached = Status.FOOLED if now[row] == goals[row] else Status.RESISTED
+        expected = Status.AT_GOAL if row == 3 else reached
+        bad_start = name == "boundary" and row != 3 and goals[row] not in best
+        assert result.status[row] == (Status.BAD_START if bad_start else expected)
+    assert result.fooled.any() and result.fooled.equal(result.status == Status.FOOLED)
+    if name in ("cw-l2", "boundary"):
+        assert torch.equal(result.images[3], images[3])
+    rows = torch.tensor([5, 3])
+    again = make_attack(name, settings)
+    again = again.starting_from(starts[rows]) if name == "boundary" else again
+    again = again(model, images[rows], goals[rows], targeted=True)
+    assert torch.equal(again.images, result.images[rows])
+    assert torch.equal(again.status, result.status[rows])
+    # The same labels as true classes: away from them.
+    away = attack(model, images, goals)
+    assert not (away.status == Status.AT_GOAL).any()
+    assert torch.equal(away.status == Status.MISCLASSIFIED, best != goals)
+
+
+@pytest.mark.parametrize(
+    "options", [{"stop_when_fooled": True}, {"random_start": True, "restarts": 4}]
+)
+def test_pgd_stops_at_a_goal(batch, options):
+    model, (images, _) = network_for(0), batch
+    with torch.no_grad():
+        goals = model(images).topk(2).indices[:, 1]
+    settings = {"eps": 0.02, "step": 0.004, "steps": 5}
+    plain = make_attack("pgd", settings)(model, images, goals, targeted=True)
+    found = make_attack("pgd", settings | options)(model, images, goals, targeted=True)
+    assert plain.fooled.any() and (found.fooled >= plain.fooled).all()
+    spared = (
+        found.forwards[found.fooled].double().mean() < found.forwards[~found.fooled].double().mean()
+    )
+    assert spared or found.fooled.all()
+
+
+@pytest.mark.parametrize("name", ["ls-pga", "gaussian-noise", "apgd", "autoattack"])
+def test_what_cannot_be_targeted_says_so(batch, name):
+    with pytest.raises(UserError, match=f"^{name} cannot be targeted; use fgsm"):
+        make_attack(name)(network_for(0), *batch, targeted=True)
+
+
+def test_goals_are_labels(batch):
+    with pytest.raises(UserError, match="the goals are given as labels"):
+        attacks.pgd(network_for(0), *batch, targeted=batch[1])
+
+
+class Flat(torch.nn.Module):
+    """Linear logits of weights of one size: the gradient of half precision is zero, or too large
+    for its own sums."""
+
+    def __init__(self, size, dtype):
+        super().__init__()
+        self.weight = torch.nn.Parameter(
+            torch.stack([torch.full((3072,), -size), torch.full((3072,), size)]).to(dtype)
+        )
+        self.eval()
+
+    def forward(self, pixels):
+        return (pixels.flatten(1) - 0.5) @ self.weight.T + self.weight.new_tensor([1e-2, 0])
+
+
+GRADIENT = [c for c in CASES if c[0] not in ("ls-pga", "gaussian-noise", "boundary")]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("case", GRADIENT, ids=name_of)
+def test_half_precision_without_and_with_a_large_gradient(case, dtype):
+    """Without one nothing becomes NaN; with one of a sum over 65504 images move as they should."""
+    images, labels = torch.full((2, 3, 32, 32), 0.5, dtype=dtype), torch.zeros(2, dtype=torch.int64)
+    attack = make_attack(*case)
+    with pytest.warns(UserWarning, match="the gradient for the pixels was 0"):
+        result = attack(Flat(0.0, dtype), images, labels)
+    assert result.images.dtype == dtype and result.images.isfinite().all()
+    if attack.parameters().get("random_start"):
+        return  # from where the other model is saturated
+    assert torch.equal(result.images, images)
+    result = attack(Flat(100.0, dtype), images, labels)
+    assert result.fooled.all() and (result.images != images).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_half_precision_rounds_nothing_but_pixels(dtype, norm):
+    images, labels = torch.full((1, 3, 32, 32), 0.5, dtype=dtype), torch.zeros(1, dtype=torch.int64)
+    eps = 2 / 255 if norm == "linf" else 2 / 255 * 3072**0.5
+    attack = make_attack("pgd", {"eps": eps, "step": eps, "steps": 1, "norm": norm})
+    found = attack.images(Flat(1.0, dtype), images, labels)
+    assert torch.equal(found, (images.float() + 2 / 255).to(dtype))
 
 
 def test_a_euclidean_radius_beyond_the_box_is_refused(model, batch):

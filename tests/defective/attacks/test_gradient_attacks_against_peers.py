@@ -4,6 +4,7 @@ On a CPU, at batches of a power of two: torchattacks averages the loss over the 
 division by a power of two leaves every digit of a gradient as it was.
 """
 
+import copy
 import warnings
 
 import pytest
@@ -117,3 +118,49 @@ def test_mifgsm(cases, eps, step, steps, decay):
         assert torch.equal(ours, attack(images, labels))
         if steps > 1:
             assert not torch.equal(ours, pgd(model, images, labels, eps / 255, step / 255, steps))
+
+
+def targeted(attack, images, goals):
+    attack.set_mode_targeted_by_label(quiet=True)
+    return attack(images, goals)
+
+
+@pytest.mark.parametrize("eps, step, steps", [SETTINGS[0], SETTINGS[3]])
+def test_towards_goals(cases, eps, step, steps):
+    """Labels are the classes to reach; some are what the model sees already."""
+    sizes = {"eps": eps / 255, "step": step / 255, "steps": steps}
+    theirs = {"eps": eps / 255, "alpha": step / 255, "steps": steps}
+    for model, images, labels in cases:
+        images, labels = images[:16], labels[:16]
+        goals = (labels + 1 + torch.arange(16) % 3) % 10
+        goals[::7] = labels[::7]
+        ours = fgsm(model, images, goals, eps / 255, targeted=True)
+        attack = torchattacks.FGSM(model, eps=eps / 255)
+        assert torch.equal(ours, targeted(attack, images, goals))
+        ours = mifgsm(model, images, goals, **sizes, targeted=True)
+        assert torch.equal(ours, targeted(torchattacks.MIFGSM(model, **theirs), images, goals))
+        ours, result = pgd(model, images, goals, **sizes, targeted=True, details=True)
+        attack = torchattacks.PGD(model, **theirs, random_start=False)
+        assert torch.equal(ours, targeted(attack, images, goals))
+        attack = foolbox.attacks.LinfProjectedGradientDescentAttack(
+            abs_stepsize=step / 255, steps=steps, random_start=False
+        )
+        criterion = foolbox.criteria.TargetedMisclassification(goals)
+        _, found, reached = attack(in_foolbox(model), images, criterion, epsilons=eps / 255)
+        assert torch.equal(ours, found)
+        assert torch.equal(result.predictions == goals, reached)
+
+
+def test_euclidean_pgd_towards_goals(cases):
+    """In float64, so that no digit puts an image on the other side of a ReLU's edge."""
+    for model, images, labels in cases:
+        model, images, goals = copy.deepcopy(model).double(), images[:16].double(), labels[:16] + 3
+        goals %= 10
+        ours = pgd(model, images, goals, 2.0, 0.5, 5, norm="l2", targeted=True)
+        attack = foolbox.attacks.L2ProjectedGradientDescentAttack(
+            abs_stepsize=0.5, steps=5, random_start=False
+        )
+        criterion = foolbox.criteria.TargetedMisclassification(goals)
+        _, theirs, _ = attack(in_foolbox(model), images, criterion, epsilons=2.0)
+        apart = (ours - theirs).flatten(1).norm(dim=1)
+        assert (apart < 1e-9).all()

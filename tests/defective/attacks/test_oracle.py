@@ -1,11 +1,27 @@
 """The oracle: counts, checks, and what it leaves as it found it."""
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
 from scotoma.defective import Ensemble, UserError
-from scotoma.defective.attacks import PGD, Oracle, fgsm, pgd
+from scotoma.defective.attacks import (
+    CWL2,
+    FGSM,
+    PGD,
+    Boundary,
+    GaussianNoise,
+    Oracle,
+    apgd,
+    boundary,
+    cw_l2,
+    fgsm,
+    mifgsm,
+    pgd,
+)
 from scotoma.defective.attacks.oracle import loss_gradient
+from scotoma.defective.robustness import sanity_flags
 from torch import nn
 
 
@@ -100,8 +116,17 @@ def test_a_part_in_training_mode_is_named(model, batch):
         (lambda x: x[:, :1], ["(6, 1)", "two or more"]),
         (lambda x: x * float("nan"), ["not finite", "diverged"]),
         (lambda x: x[:, :7], ["labels has", "7 classes, 0 to 6"]),
+        (lambda x: (x, x), ["returns a tuple", "[N,K]", "lambda pixels: model(pixels)[0]"]),
+        (lambda x: {"logits": x}, ["returns a dict"]),
+        (lambda x: None, ["returns a NoneType"]),
+        (lambda x: x.detach().numpy(), ["returns a ndarray"]),
+        (lambda x: x.long(), ["returns torch.int64", "floating"]),
+        (lambda x: torch.cat([x, x[:1]]), ["(7, 10) for 6 images"]),
+        (lambda x: x.to("meta"), ["on meta", "on cpu"]),
+        (lambda x: x.detach(), ["no gradient for the pixels", "boundary"]),
+        (lambda x: torch.eye(10)[[8] * len(x)] * 9, ["no gradient for the pixels"]),
+        (lambda x: nn.Parameter(torch.eye(10)[8]).expand(len(x), 10) * 9, ["no gradient for"]),
     ],
-    ids=["probabilities", "vector", "one class", "nan", "few classes"],
 )
 def test_what_a_model_may_not_return(batch, output, words):
     images, _ = batch
@@ -109,6 +134,131 @@ def test_what_a_model_may_not_return(batch, output, words):
     with pytest.raises(UserError) as error:
         pgd(Returns(output), images, labels, 8 / 255, 2 / 255, 3)
     assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize("attack", [mifgsm, cw_l2, apgd])
+def test_logits_without_a_gradient(batch, attack):
+    labels = torch.full((6,), 8)
+    if attack is apgd:
+        pytest.importorskip("torchattacks")
+    with pytest.raises(UserError, match="no gradient for the pixels"):
+        attack(Returns(lambda x: (x * 0 + torch.eye(10)[8] * 9).detach()), batch[0], labels)
+
+
+def test_decisions_are_all_that_a_boundary_attack_needs(batch):
+    images = batch[0][:2]
+    labels = images.flatten(1)[:, :10].argmax(1)
+    _, result = boundary(
+        lambda pixels: pixels.flatten(1)[:, :10].detach() * 9, images, labels, steps=2, details=True
+    )
+    assert result.fooled.all()
+
+
+def test_a_function_is_a_model(model, batch):
+    def function(pixels):
+        return model(pixels)
+
+    for attack in (fgsm, lambda *b: boundary(*b, steps=2), lambda *b: cw_l2(*b, steps=2)):
+        assert torch.equal(attack(function, *batch), attack(model, *batch))
+    assert sanity_flags(function, *batch) == sanity_flags(model, *batch)
+    mean = Ensemble([function, model])
+    assert torch.equal(mean(batch[0]), model(batch[0])) and not mean.training
+
+
+@pytest.mark.parametrize(
+    "wrong, words", [(None, "None"), (nn.Linear, "the class Linear"), ("net", "'net'")]
+)
+def test_what_is_no_model(batch, wrong, words):
+    for use in (lambda: fgsm(wrong, *batch), lambda: sanity_flags(wrong, *batch)):
+        with pytest.raises(UserError, match=f"the model is {words}; expected an nn.Module"):
+            use()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.float32, torch.int8])
+def test_what_is_no_precision(model, dtype):
+    with pytest.raises(UserError, match=r"dtype is .*; expected torch\.bfloat16"):
+        Oracle(model, dtype)
+
+
+@pytest.mark.parametrize("pixels, weights", [("float64", "float32"), ("float32", "float16")])
+def test_a_model_of_another_dtype(small_model, batch, pixels, weights):
+    model = small_model("resnet18").eval().to(getattr(torch, weights))
+    for attack in (fgsm, boundary, sanity_flags):
+        with pytest.raises(UserError) as error:
+            attack(model, batch[0].to(getattr(torch, pixels)), batch[1])
+        assert f"images are torch.{pixels} and the model has torch.{weights}" in str(error.value)
+
+
+def test_a_failure_of_the_models_own_is_not_explained_away(batch):
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
+        fgsm(nn.Sequential(nn.Flatten(), nn.Linear(7, 10)).eval(), *batch)
+
+
+@pytest.mark.parametrize("attack", [fgsm, cw_l2, boundary])
+def test_inference_mode(batch, attack):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).eval()
+    images, labels = batch[0], model(batch[0]).argmax(1)
+    options = {} if attack is fgsm else {"steps": 3}
+    expected = attack(model, images, labels, **options)
+    with torch.inference_mode():
+        made_inside = images.clone(), labels.clone()
+        for pair in (made_inside, (images, labels)):
+            assert torch.equal(attack(model, *pair, **options), expected)
+        assert sanity_flags(model, *made_inside) == []
+    assert torch.equal(attack(model, *made_inside, **options), expected)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_model_that_was_made_in_inference_mode(batch):
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).eval()
+        with pytest.raises(UserError, match=r"made in torch\.inference_mode"):
+            fgsm(model, *batch)
+    with pytest.raises(UserError, match=r"made in torch\.inference_mode"):
+        fgsm(model, *batch)
+
+
+@pytest.mark.parametrize(
+    "attack", [FGSM(), CWL2(search_steps=1, steps=3), Boundary(steps=2), GaussianNoise()], ids=str
+)
+def test_what_is_not_finite_where_an_attack_leads_is_said(batch, attack):
+    """The model is sound on the images themselves."""
+    images = batch[0].clamp(0.1, 0.9)
+
+    def model(pixels):
+        logits = pixels.flatten(1)[:, :10] * 9
+        moved = (pixels != images[: len(pixels)]).flatten(1).any(1, keepdim=True)
+        return torch.where(moved, torch.nan, logits)
+
+    labels = images.flatten(1)[:, :10].argmax(1)
+    with pytest.raises(UserError, match="not finite"):
+        attack(model, images, labels)
+
+
+def test_pixels_that_are_not_finite_are_said(batch, monkeypatch):
+    monkeypatch.setattr(GaussianNoise, "noisy", lambda self, images, keys: images * torch.nan)
+    with pytest.raises(UserError, match="a pixel was not finite for 6 of 6"):
+        GaussianNoise().images(lambda x: x.flatten(1)[:, :10].nan_to_num(), *batch)
+
+
+@pytest.mark.parametrize("scale, flat", [(0.0, 6), (1e-14, 6), (1.0, 0)])
+def test_images_without_a_slope_bring_a_warning(batch, scale, flat):
+    """As the sanity checks of an evaluation do; whoever makes an oracle asks it."""
+    model = Returns(lambda x: x * scale - torch.arange(10.0))
+    attack = PGD(norm="l2", eps=0.5, step=0.1, steps=2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        attack(model, *batch)
+        attack.images(model, *batch)
+        oracle = Oracle(model)
+        attack(oracle, *batch)
+    words = f"for {flat} of 6 images"
+    assert len(caught) == (2 if flat else 0) and all(words in str(w.message) for w in caught)
+    assert all(w.filename == __file__ for w in caught)
+    if flat:
+        with pytest.warns(UserWarning, match=words):
+            oracle.warn_of_flatness()
 
 
 def test_logits_that_sum_to_one_are_no_probabilities(batch):
@@ -149,10 +299,15 @@ def _pixels(change):
         (lambda x, y: (x, y[:5]), ["labels has shape (5,)", "6 images"]),
         (lambda x, y: (x, y.int()), ["labels is torch.int32", "int64"]),
         (lambda x, y: (x, y.tolist()), ["labels is list", "int64"]),
+        (lambda x, y: (x.numpy(), y), ["images is ndarray", "floating tensor"]),
+        (lambda x, y: (x.to(torch.float8_e5m2), y), ["float8_e5m2", "floating tensor"]),
+        (lambda x, y: (x, y, [0] * 6), ["keys is list", "6 images"]),
+        (lambda x, y: (x, y, y[:5]), ["keys is (5,)", "6 images"]),
+        (lambda x, y: (x, y, y / 2), ["keys is (6,) torch.float32", "int64"]),
     ],
 )
 def test_bad_batches(model, batch, change, words):
-    for attack in (lambda *b: fgsm(model, *b, 8 / 255), lambda *b: PGD()(model, *b)):
+    for attack in (lambda x, y, k=None: fgsm(model, x, y, keys=k), lambda *b: PGD()(model, *b)):
         with pytest.raises(UserError) as error:
             attack(*change(*batch))
         assert all(word in str(error.value) for word in words), error.value

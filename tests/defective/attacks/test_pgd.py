@@ -252,6 +252,7 @@ class Regions(torch.nn.Module):
         return torch.where(bright, fooled, nearly) + 0 * pixels.sum((1, 2, 3))[:, None]
 
 
+@pytest.mark.filterwarnings("ignore:the gradient for the pixels")
 def test_a_restart_that_fools_wins_whatever_its_loss():
     images, labels = torch.full((16, 1, 1, 1), 0.5), torch.zeros(16, dtype=torch.int64)
     attack = PGD(eps=0.1, step=0.01, steps=1, random_start=True, restarts=16)
