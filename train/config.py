@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,9 @@ CompileMode = Literal[
     "none", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"
 ]
 Backend = Literal["auto", "eager", "triton"]
+
+
+FLOAT32_MAX = 3.4028234663852886e38
 
 
 def setting(default: Any, group: str, help: str):
@@ -161,6 +164,14 @@ class TrainConfig:
     )
 
     def __post_init__(self):
+        for item in fields(self):
+            value, name = getattr(self, item.name), item.name.replace("_", "-")
+            _check(value is not None or "None" in str(item.type), name, value, "a value")
+            if isinstance(value, float):
+                _check(abs(value) <= FLOAT32_MAX, name, value, "a finite number of float32")
+        check_seed("seed", self.seed)
+        for epoch in self.milestones:
+            _check(epoch >= 1, "milestones", self.milestones, "numbers of epochs, each 1 or more")
         _check(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         _check(self.batch_size >= 2, "batch-size", self.batch_size, "at least 2 (batch norm)")
         _check(
@@ -211,7 +222,7 @@ class TrainConfig:
             _check(value is None or value > 0, name.replace("_", "-"), value, "a positive number")
         _check(self.save_seconds >= 0, "save-seconds", self.save_seconds, "0 or more")
         _check(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "0 < decay < 1")
-        for name in ("seed", "mask_seed", "workers", "adversarial_test_images"):
+        for name in ("mask_seed", "workers", "adversarial_test_images"):
             value = getattr(self, name)
             _check(value is None or value >= 0, name.replace("_", "-"), value, "0 or more")
 
@@ -234,6 +245,11 @@ class TrainConfig:
         import yaml
 
         path.write_text(yaml.safe_dump(asdict(self), sort_keys=False))
+
+
+def check_seed(name: str, seed: int) -> None:
+    """Raises UserError if torch's generators do not take a seed; ``name`` is the option's."""
+    _check(0 <= seed < 2**64, name, seed, "0 or more, and less than 2**64")
 
 
 def _check(good: bool, name: str, value: Any, expected: str) -> None:

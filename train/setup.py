@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import re
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor, UntypedStorage
+from torch.autograd.graph import saved_tensors_hooks
 
 from ..defective import Defects, create_model
 from ..defective.errors import UserError
@@ -15,6 +21,7 @@ from .batches import ResidentBatches
 from .config import TrainConfig
 from .dataset import DataSet
 from .datasets import DATASETS, default_root, load_dataset
+from .distributed import world_from_environment
 from .graph import graph_refusal
 from .runfolder import free_name
 from .stream import StreamedBatches
@@ -88,9 +95,13 @@ def load_data(config: TrainConfig) -> DataSet:
 
 
 def build_model(config: TrainConfig, data: DataSet) -> Network:
-    """The network for a data set, its weights drawn from the run's seed."""
-    torch.manual_seed(config.seed)
-    return create_model(
+    """The network for a data set, its weights drawn from the run's seed.
+
+    Raises:
+        UserError: settings that no network has, or one that this machine has no memory for.
+    """
+    make = partial(
+        create_model,
         config.arch,
         config.defects,
         num_classes=len(data.classes),
@@ -106,6 +117,63 @@ def build_model(config: TrainConfig, data: DataSet) -> Network:
         std=data.std,
         thermometer=config.thermometer,
     )
+    try:
+        with torch.device("meta"):  # takes no memory, however large the network
+            needed = _bytes_of_a_step(make(), config, data)
+    except (RuntimeError, TypeError, OverflowError):
+        needed = math.inf  # a size beyond 64 bits
+    free = _free_memory()
+    if needed > free:
+        size = f"{needed / 2**30:,.0f} GiB" if needed < math.inf else "more than any machine has"
+        raise UserError(
+            f"memory: a step of this network needs at least {size}, and {free / 2**30:,.1f} GiB "
+            "are free; try a smaller --width, --batch-size, --thermometer, --image-size or factor "
+            "xN in --defects"
+        )
+    torch.manual_seed(config.seed)
+    return make()
+
+
+def _bytes_of_a_step(model: Network, config: TrainConfig, data: DataSet) -> float:
+    """At least, on a CPU: weights, gradients and momentum, masks, and what backward reads.
+
+    Of compiled networks, and on a GPU, where fused kernels keep less and which says by itself that
+    it is full: what the network takes on the host.
+
+    Args:
+        model: on the meta device.
+    """
+    states = sum(t.nbytes for t in model.state_dict().values())
+    if config.device != "cpu" or config.compile != "none":
+        return states
+    kept: dict[int, UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage  # held, so that no other gets its number
+        return tensor
+
+    batch = min(config.batch_size, len(data.train)) // world_from_environment().size
+    images = torch.empty(batch, data.in_channels, data.image_size, data.image_size, device="meta")
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.train()(images)
+    activations = sum(storage.nbytes() for storage in kept.values())
+    return 2 * states + activations / (1 if config.precision == "float32" else 2)
+
+
+def _free_memory() -> float:
+    """Bytes that this process may still take on the host; infinite where nothing says so."""
+    free = math.inf
+    with suppress(OSError, TypeError):
+        text = Path("/proc/meminfo").read_text()
+        free = 1024 * int(re.search(r"MemAvailable: +(\d+)", text)[1])
+    with suppress(OSError, TypeError, ValueError):  # "max": no limit
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text())
+        # What counts as used in memory.current, but for files that the kernel drops when asked.
+        used = re.search(r"^anon (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
+        free = min(free, limit - int(used[1]))
+    return free
 
 
 def make_batches(config: TrainConfig, data: DataSet, split, device: torch.device, training: bool):

@@ -217,6 +217,10 @@ def test_list(capsys):
         (["standard.safetensors", "--attack", "fgsm", "--batch-size", "0"], ["--batch-size is 0"]),
         (["standard.safetensors", "--attack", "fgsm", "--samples", "0"], ["--samples is 0"]),
         (["standard.safetensors", "--attack", "fgsm", "--sample-seed", "-1"], ["--sample-seed"]),
+        (
+            ["standard.safetensors", "--attack", "fgsm", "--sample-seed", str(2**64)],
+            ["--sample-seed", "less than 2**64"],
+        ),
         (["standard.safetensors", "--attack", "fgsm", "--workers", "-1"], ["--workers is -1"]),
         (["standard.safetensors", "--attack", "fgsm", "--device", "tpu"], ["--device 'tpu'"]),
         (["standard.safetensors", "--attack", "fgsm", "--precision", "int8"], ["int8"]),

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ...defective.errors import UserError
+from ..config import check_seed
 from ..robustness.images import TestImages
 from ..robustness.models import NamedModel, load_common_data, load_named
 
@@ -67,11 +68,12 @@ def add_data(parser) -> None:
 
 def check_numbers(arguments: argparse.Namespace) -> None:
     """Raises UserError for a number of the options above that is out of range."""
-    for name, least in (("samples", 1), ("sample_seed", 0), ("batch_size", 1), ("workers", 0)):
+    for name, least in (("samples", 1), ("batch_size", 1), ("workers", 0)):
         value = getattr(arguments, name, least)
         if value < least:
             option = name.replace("_", "-")
             raise UserError(f"--{option} is {value}; expected {least} or more")
+    check_seed("sample-seed", getattr(arguments, "sample_seed", 0))
 
 
 def networks_from(arguments: argparse.Namespace, device: torch.device) -> list[NamedModel]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...defective.errors import UserError
+from ..config import check_seed
 from .arithmetic import full_precision
 from .images import TestImages
 from .models import NamedModel
@@ -69,8 +70,7 @@ def choose_images(
     """
     if count < 1:
         raise UserError(f"--samples is {count}; expected at least 1")
-    if seed < 0:
-        raise UserError(f"--sample-seed is {seed}; expected 0 or more")
+    check_seed("sample-seed", seed)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     found: list[Tensor] = []
     total = looked_at = 0
