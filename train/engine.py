@@ -54,6 +54,7 @@ class Engine:
         self.dtype = DTYPES[config.precision]
         # float16 alone needs its gradients scaled; bfloat16 has float32's range.
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        self.skipped = torch.zeros((), dtype=torch.int64, device=device)
         self.optimizer = _zeroed(
             torch.optim.SGD(
                 model.parameters(),
@@ -156,7 +157,10 @@ class Engine:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.scaler.step(self.optimizer)
+        before = self.scaler._scale.clone() if self.scaler.is_enabled() else None
         self.scaler.update()
+        if before is not None:  # a smaller scale is how it answers gradients that overflowed
+            self.skipped += self.scaler._scale < before
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update()

@@ -26,6 +26,8 @@ from .summary import summarise
 
 REPORT_SECONDS = 1.0
 """How often a loss is fetched from the device, for the bar and to notice a broken run."""
+LEAST_SCALE = 1e-4
+"""Of the gradient scaler: it begins with 65536, and halves in each step without an update."""
 AGREE_STEPS = 50
 """How often several ranks look at their losses together, and ask whether one was told to stop."""
 FREE = ("out", "name", "device", "data_root", "download", "workers", "save_seconds")
@@ -105,6 +107,7 @@ class Trainer:
         self.losses = torch.zeros(self.steps, device=self.device)
         self.correct = torch.zeros((), dtype=torch.int64, device=self.device)
         self.seconds = 0.0
+        self.engine.skipped.zero_()
 
     # The loop
 
@@ -209,6 +212,7 @@ class Trainer:
         """Raise if any loss of this epoch is not finite. Waits for the device."""
         losses = self.world.sum(self.losses[: self.first_step].clone())
         if math.isfinite(float(losses.sum())):
+            self._check_scale()
             return
         step = int((~losses.isfinite()).nonzero()[0, 0])
         lr = learning_rate(self.config, self.epoch * self.steps + step, self.steps)
@@ -217,6 +221,18 @@ class Trainer:
             f"learning rate {lr:.4g}; try a lower --lr, --clip-norm 1, "
             + ("--precision bfloat16, " if self.config.precision == "float16" else "")
             + f"or a longer --warmup. {self._kept()}"
+        )
+
+    def _check_scale(self) -> None:
+        """Raise if gradients in float16 overflow at any scale. Waits for the device."""
+        scaler = self.engine.scaler
+        if not scaler.is_enabled() or scaler.get_scale() > LEAST_SCALE:
+            return
+        raise NonFiniteLoss(
+            f"gradients in float16 overflow in every step (epoch {self.epoch + 1}, step "
+            f"{self.first_step}; the gradient scaler is at {scaler.get_scale():.2g}), and nothing "
+            "is learnt; try --precision bfloat16 or float32, a lower --lr or --clip-norm 1. "
+            + self._kept()
         )
 
     def _kept(self) -> str:
@@ -243,6 +259,8 @@ class Trainer:
             "epoch_s": self.seconds,
             "img_per_s": used / self.seconds,
         }
+        if self.engine.scaler.is_enabled():
+            record["skipped_steps"] = int(self.engine.skipped)
         loss, accuracy = self._evaluate(self.held)
         if not math.isfinite(loss):
             raise NonFiniteLoss(
@@ -320,6 +338,7 @@ class Trainer:
                     "step": self.first_step,
                     "losses": losses,
                     "correct": correct,
+                    "skipped": int(self.engine.skipped),
                     "seconds": self.seconds,
                     "history": self.history,
                     "best": self.best,
@@ -348,6 +367,7 @@ class Trainer:
             self.epoch, self.first_step = int(state["epoch"]), int(state["step"])
             self.history, self.best = list(state["history"]), dict(state["best"])
             self.seconds = float(state["seconds"])
+            self.engine.skipped.fill_(int(state.get("skipped", 0)))
             if not (0 <= self.first_step <= self.steps and len(self.history) == self.epoch):
                 raise ValueError(f"step {self.first_step} of epoch {self.epoch}")
             if state["losses"].shape != self.losses.shape:

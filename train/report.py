@@ -59,6 +59,7 @@ class Report:
             f"{evaluated} loss": f"{record[f'{evaluated}/loss']:.4f}",
             f"{evaluated} acc %": f"{100 * record[f'{evaluated}/acc1']:.2f}",
             **self._robust(record, evaluated),
+            **({"skipped": f"{record['skipped_steps']}"} if "skipped_steps" in record else {}),
             "img/s": f"{record['img_per_s']:.0f}",
             "seconds": f"{record['epoch_s']:.1f}",
         }

@@ -1,12 +1,13 @@
 """Whole runs: they learn, in every precision and variant, and stop when they diverge."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from scotoma.defective import UserError, load_model, mask_sites
-from scotoma.train import loop
+from scotoma.train import engine, loop
 from scotoma.train.batches import ResidentBatches
 from scotoma.train.commands.train import train
 from scotoma.train.datasets import load_dataset
@@ -184,6 +185,26 @@ def test_speed_counts_images_not_steps(tiny):
     _, folder = train(tiny(epochs=1))
     record = history(folder)[0]
     assert record["img_per_s"] * record["epoch_s"] == pytest.approx(300)
+
+
+def test_a_run_whose_gradients_always_overflow_stops_with_advice(tiny, monkeypatch):
+    """The loss is finite, and nothing is learnt."""
+    original = engine.smoothed_cross_entropy
+
+    def overflowing(*args, **options):
+        loss = original(*args, **options)
+        loss.register_hook(lambda gradient: gradient * float("inf"))
+        return loss
+
+    config = tiny(precision="float16", train_limit=64, batch_size=16, epochs=9, test_limit=10)
+    with monkeypatch.context() as patch, pytest.raises(NonFiniteLoss) as stopped:
+        patch.setattr(engine, "smoothed_cross_entropy", overflowing)
+        patch.setattr(loop, "LEAST_SCALE", 2.0**12)  # of 2**16, after 4 steps in each of 1 epoch
+        train(config)
+    for words in ("nothing is learnt", "--precision bfloat16", "No epoch was finished"):
+        assert words in str(stopped.value)
+    _, folder = train(replace(config, name="fine", epochs=1))
+    assert history(folder)[0]["skipped_steps"] == 0
 
 
 def test_momentum_survives_a_first_step_that_the_scaler_skips(tiny):
