@@ -38,6 +38,9 @@ class TrainConfig:
     name: str | None = setting(
         None, "run", "name of this run's folder; default: made from data, network and seed"
     )
+    overwrite: bool = setting(
+        False, "run", "replace the run in the folder of this name, if it is not running"
+    )
     seed: int = setting(0, "run", "seed of initial weights, batches and augmentation")
     device: str = setting(
         "auto", "run", "auto, cpu, cuda or cuda:N; auto takes a GPU if there is one"

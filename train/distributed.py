@@ -32,6 +32,16 @@ class World:
         """The one rank that prints and writes files."""
         return self.rank == 0
 
+    def command(self, folder: object) -> str:
+        """What continues the run in a folder with as many processes."""
+        if self.size == 1:
+            return f"scotoma train --resume {folder}"
+        return (
+            f"torchrun --nproc-per-node {self.local_size} -m scotoma.train --resume {folder}"
+            + " (on each machine, with your other options of torchrun)"
+            * (self.size > self.local_size)
+        )
+
     def sum(self, values: Tensor) -> Tensor:
         """Sum of a tensor over ranks, in place."""
         if self.size > 1:

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from ..defective.errors import UserError
+from ..defective.errors import RankError, UserError
 from .batches import steps_per_epoch
 from .config import TrainConfig
 from .dataset import DataSet, Split
 from .distributed import World
 from .engine import Engine
 from .report import Report
-from .runfolder import STATE, WEIGHTS, RunFolder
+from .runfolder import CONFIG, STATE, WEIGHTS, RunFolder
 from .schedule import learning_rate
 from .setup import make_batches
 from .stop import StopRequest
@@ -31,7 +31,7 @@ LEAST_SCALE = 1e-4
 AGREE_STEPS = 50
 """How often several ranks look at their losses together, and ask whether one was told to stop."""
 FREE = ("out", "name", "device", "data_root", "download", "workers", "save_seconds")
-FREE += ("cuda_graph", "backend", "adversarial_test_images")
+FREE += ("cuda_graph", "backend", "adversarial_test_images", "overwrite")
 """Settings that decide no weights (but for the order of sums); a run may go on with others."""
 
 
@@ -131,7 +131,7 @@ class Trainer:
         total = config.epochs * self.steps
         with stop or StopRequest() as stop, Report(config.epochs, total, main) as report:
             while self.epoch < config.epochs:
-                if self._told_to_stop(stop) or not self.train_epoch(report, stop):
+                if self._told_to_stop(stop) or not self._train_or_save(report, stop):
                     self._save_state()
                     return Outcome(None, stop.signal or signal.SIGINT)
                 report.epoch(self._finish_epoch(), self.evaluated)
@@ -166,8 +166,22 @@ class Trainer:
         )
         if self.world.is_main:
             self.folder.write_summary(summary)
-            self.folder.close()
         return summary
+
+    def _train_or_save(self, report: Report, stop: StopRequest) -> bool:
+        """:meth:`train_epoch`; a file or a worker that ends it between two steps loses none."""
+        try:
+            return self.train_epoch(report, stop)
+        except RankError as error:
+            if self.world.size > 1:
+                raise  # the others are in the middle of a step
+            self._check_losses()
+            self._save_state()
+            raise RankError(
+                f"{error}. All steps before are saved; 'workers' may be changed in "
+                f"{self.folder.path / CONFIG}. Continue with: "
+                f"{self.world.command(self.folder.path)}"
+            ) from None
 
     def train_epoch(self, report: Report, stop: StopRequest) -> bool:
         """The rest of this epoch; False if it was interrupted. Waits for the device at the end."""

@@ -11,7 +11,7 @@ from ..defective.errors import UserError
 from .config import TrainConfig
 from .graph import graph_refusal
 from .loop import deciding, differing
-from .runfolder import CONFIG
+from .runfolder import CONFIG, SUMMARY, WEIGHTS, RunFolder
 from .setup import resolve
 
 MOVED = ("dataset", "recipe")
@@ -50,3 +50,34 @@ def check_same(saved: TrainConfig, asked: TrainConfig, folder: Path) -> None:
             f"{folder / CONFIG}: {name} is {getattr(saved, name)!r} there, and "
             f"{getattr(asked, name)!r} is asked for; remove the folder, and it is trained anew"
         )
+
+
+def begin(config: TrainConfig, folder: RunFolder) -> None:
+    """Make the folder of a new run, and keep others out.
+
+    Args:
+        config: resolved; ``overwrite`` lets it replace another run.
+
+    Raises:
+        UserError: something is there, or running there; says what to do.
+    """
+    folder.hold()
+    path = folder.path
+    if (path / CONFIG).is_file() and not config.overwrite:
+        from .parsing import load_resolved
+
+        try:
+            there = deciding(load_resolved(path / CONFIG))
+        except UserError:  # damaged
+            there = {}
+        going_on = f", continue it with --resume {path}"
+        if differing(there, deciding(config), ("recipe",)) is not None:
+            state = "another run"
+        elif all((path / name).is_file() for name in (SUMMARY, WEIGHTS)):
+            state, going_on = f"this run, and it is finished: see {SUMMARY} there", ""
+        else:
+            state = "this run, unfinished"
+        raise UserError(
+            f"{path} holds {state}; choose another --name{going_on}, or replace it with --overwrite"
+        )
+    folder.create(replace(config, overwrite=False))

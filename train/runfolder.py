@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
-from collections.abc import Mapping
-from contextlib import contextmanager
+import os
+import platform
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from ..defective.errors import UserError
 from ..defective.serialization import atomic_path, check_seal, save_tensors, seal
@@ -19,6 +25,10 @@ from .curves import draw_curves
 
 CONFIG, STATE, SUMMARY = "config.yaml", "resume.pt", "summary.json"
 WEIGHTS = "last.safetensors"
+METRICS = "metrics.jsonl"
+_RESULTS = (STATE, SUMMARY, "summary-before.json", WEIGHTS, "best.safetensors", METRICS, "curves.*")
+LOCK = ".lock"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class RunFolder:
@@ -35,37 +45,51 @@ class RunFolder:
     summary.json           the result, written at the end
     =====================  =========================================================
 
-    Every file but the TensorBoard events is replaced whole, so that none is ever half-written.
+    Files are replaced whole, so that none is ever half-written; metrics.jsonl and the TensorBoard
+    events grow. ``.lock`` is there while a training is, and is what a killed one leaves.
     """
 
     def __init__(self, path: Path):
         self.path = path
         self._events = None
+        self._appends = False
+        self._held = ExitStack()
 
-    def create(self, config: TrainConfig) -> None:
-        """Make the folder of a new run and write its settings.
+    def hold(self) -> None:
+        """Make the folder if it is not there, and keep other trainings out until :meth:`close`.
 
         Raises:
-            UserError: the folder holds something already, or cannot be made.
+            UserError: a training is running there, or the folder cannot be made or written to.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._clear_leftovers()
-            if (self.path / CONFIG).is_file():
-                raise UserError(
-                    f"{self.path} holds another run; choose another --name, or continue it with "
-                    f"--resume {self.path}"
-                )
-            if any(self.path.iterdir()):
-                raise UserError(
-                    f"{self.path} is not empty, and holds no run to continue ({CONFIG} is "
-                    "missing); put that back, move away what is there, or choose another --name"
-                )
-            self._write_config(config)
         except OSError as error:
             raise UserError(
                 f"cannot create {self.path}: {error.strerror}; choose another --out"
             ) from None
+        self._held.enter_context(alone_in(self.path, "a training"))
+        for name in (CONFIG, *_RESULTS):  # what a killed process was writing: ``atomic_path``'s
+            for path in self.path.glob(f".{name}.*.tmp"):
+                path.unlink(missing_ok=True)
+
+    def create(self, config: TrainConfig) -> None:
+        """Write a new run's settings, in place of all that another one left there.
+
+        Raises:
+            UserError: the folder holds something that is no run, or cannot be written to.
+        """
+        if not (self.path / CONFIG).is_file() and _holds_something(self.path):
+            raise UserError(
+                f"{self.path} is not empty, and holds no run to continue ({CONFIG} is "
+                "missing); put that back, move away what is there, or choose another --name"
+            )
+        with self._saving(CONFIG):
+            for name in _RESULTS:
+                for path in self.path.glob(name):
+                    path.unlink()
+            if (self.path / "tensorboard").is_dir():
+                shutil.rmtree(self.path / "tensorboard")
+            self._write_config(config)  # last: until then the old settings say what was there
 
     def _write_config(self, config: TrainConfig) -> None:
         with atomic_path(self.path / CONFIG) as temporary:
@@ -76,16 +100,10 @@ class RunFolder:
         with self._saving(CONFIG):
             self._write_config(config)
 
-    def reopen(self) -> None:
+    def check_run(self) -> None:
         """Check that there is a run to continue. Raises UserError if there is none."""
         if not (self.path / CONFIG).is_file():
             raise UserError(f"{self.path}: no run to resume here ({CONFIG} is missing)")
-        self._clear_leftovers()
-
-    def _clear_leftovers(self) -> None:
-        """Remove what a killed process was just writing; the names are ``atomic_path``'s."""
-        for path in self.path.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write what :meth:`load_state` returns.
@@ -110,11 +128,14 @@ class RunFolder:
             return None
         kept = f"the last finished epoch's weights are in {self.path / WEIGHTS}"
         try:
+            with zipfile.ZipFile(path) as archive:
+                if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+                    raise ValueError  # torch.save compresses nothing: it may be of any size
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load raises many types for damaged files
-            raise UserError(
-                f"{path}: damaged, or not a state that scotoma wrote ({_first_line(error)}); {kept}"
-            ) from None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); {kept}") from None
+        except Exception:  # of many types, some of which advise to execute what is in the file
+            raise UserError(f"{path}: damaged, or not a state that scotoma wrote; {kept}") from None
         if isinstance(state, Mapping):
             check_seal(state, path, kept)
         return state
@@ -124,9 +145,15 @@ class RunFolder:
             save_tensors(spec, tensors, self.path / file, dict(details))
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
-        """All epochs so far, so that a resumed run replaces what it repeats."""
-        lines = "".join(json.dumps(record) + "\n" for record in history)
-        self._replace("metrics.jsonl", lambda path: path.write_text(lines))
+        """One line more; at first all epochs so far, so that a resumed run replaces what it repeats
+        and what a killed one half wrote."""
+        lines = [json.dumps(record) + "\n" for record in history[-1 if self._appends else 0 :]]
+        if self._appends:
+            with self._saving(METRICS), (self.path / METRICS).open("a") as file:
+                file.writelines(lines)
+        else:
+            self._replace(METRICS, lambda path: path.write_text("".join(lines)))
+            self._appends = True
 
     def write_curves(self, history: list[dict[str, Any]], title: str) -> None:
         self._replace("curves.png", lambda path: draw_curves(history, path, title))
@@ -155,8 +182,10 @@ class RunFolder:
                 path.replace(path.with_name("summary-before.json"))
 
     def close(self) -> None:
+        """Let others in."""
         if self._events is not None:
             self._events.close()
+        self._held.close()
 
     def _replace(self, file: str, write) -> None:
         with self._saving(file), atomic_path(self.path / file) as temporary:
@@ -167,21 +196,65 @@ class RunFolder:
         try:
             yield
         except OSError as error:
-            raise UserError(
-                f"could not save {self.path / file}: {error.strerror or error}; what was saved "
-                "before is whole. Free some space, then continue with: scotoma train --resume "
-                f"{self.path}"
-            ) from error
+            reason = error.strerror or error
+            if not self.path.is_dir():
+                reason = "the folder was removed, renamed or unmounted while the training ran"
+                fix = "If it still is somewhere, continue with: scotoma train --resume FOLDER"
+            else:
+                free = "Free some space" if error.errno in _FULL else "Mend that"
+                fix = (
+                    f"What was saved before is whole. {free}, then continue with: scotoma train "
+                    f"--resume {self.path}"
+                )
+            raise UserError(f"could not save {self.path / file}: {reason}. {fix}") from error
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+@contextmanager
+def alone_in(folder: Path, work: str) -> Iterator[None]:
+    """Alone among processes with a folder, by a lock that goes with a process that dies.
+
+    Where the file system knows no locks it is as if nobody else were there.
+
+    Args:
+        work: what else may be going on in the folder, for the message.
+
+    Raises:
+        UserError: it is going on there, or the folder cannot be written to.
+    """
+    file = folder / LOCK
+    lock = FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        holder = ""
+        with suppress(OSError, ValueError):
+            process, machine = file.read_text().split()[:2]
+            holder = f" (process {process} on {machine})"
+        raise UserError(
+            f"{folder}: {work} is running there{holder}; wait for its end, or stop it first"
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise UserError(f"{folder}: cannot be written to ({error.strerror})") from None
+    try:
+        if type(lock) is FileLock:  # elsewhere the library writes down the process itself
+            with suppress(OSError):  # a full disk
+                file.write_text(f"{os.getpid()} {platform.node()}\n")
+        yield
+    finally:
+        with suppress(OSError):
+            file.unlink()
+        lock.release()
+
+
+def _holds_something(folder: Path) -> bool:
+    return any(path.name != LOCK for path in folder.iterdir())
 
 
 def free_name(out: Path, name: str) -> str:
     """``name``, or ``name-2``, ``name-3``, ...: the first that no folder has."""
     number, candidate = 1, name
-    while (out / candidate).exists() and any((out / candidate).iterdir()):
+    while (out / candidate).exists() and _holds_something(out / candidate):
         number += 1
         candidate = f"{name}-{number}"
     return candidate

@@ -70,7 +70,9 @@ def resolve(config: TrainConfig, device: torch.device, processes: int = 1) -> Tr
     if config.name is None:
         data = Path(dataset).name
         parts = [data, config.arch, resolved.defects.replace(",", "+"), f"s{config.seed}"]
-        resolved.name = free_name(Path(config.out), "-".join(parts))
+        resolved.name = "-".join(parts)
+        if not config.overwrite:
+            resolved.name = free_name(Path(config.out), resolved.name)
     return resolved
 
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import signal
+import threading
+import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -23,6 +28,8 @@ _PCA_VECTORS = torch.tensor(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
 )
 _PCA_SIGMA = 0.1
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+_workers = weakref.WeakSet()
 PLAIN_EPOCHS = 5
 """The release's ImageNet runs end with so many epochs of plain centre crops."""
 
@@ -96,11 +103,24 @@ class StreamedBatches:
             num_workers=self.workers,
             collate_fn=_collate,
             generator=torch.Generator(),  # the loader would draw from the global one
-            worker_init_fn=_ignore_interrupt,
+            worker_init_fn=_ignore_stops,
             pin_memory=self.device.type == "cuda",
         )
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        for loaded in loader:
+        with _starting_workers():
+            arriving = iter(loader)
+        while True:
+            try:
+                loaded = next(arriving, None)
+            except RuntimeError as error:
+                if "DataLoader worker (pid" not in str(error):
+                    raise
+                raise RankError(
+                    "a loader worker was killed, most likely because memory (or /dev/shm) ran "
+                    f"out; try less than {self.workers} --workers, or a smaller --batch-size"
+                ) from None
+            if loaded is None:
+                return
             if isinstance(loaded, str):
                 raise RankError(loaded)
             images, labels, tints = (t.to(self.device, non_blocking=True) for t in loaded)
@@ -110,9 +130,37 @@ class StreamedBatches:
             yield pixels, labels
 
 
-def _ignore_interrupt(_worker: int) -> None:
-    """Ctrl-C reaches workers too; the main process decides when they end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def _starting_workers() -> Iterator[None]:
+    """What workers inherit, and what torch sets up for their sake.
+
+    They begin with blocked signals, so that none meets a worker that does not ignore it yet. And
+    torch would raise a worker's death in the middle of a step, after which there is no whole state
+    to save; it is also noticed by whoever waits for that worker's images.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    died = signal.getsignal(signal.SIGCHLD)
+    others = set(multiprocessing.active_children())
+    try:
+        yield
+    finally:
+        _workers.update(set(multiprocessing.active_children()) - others)
+        if threading.current_thread() is threading.main_thread():  # others may not set handlers
+            signal.signal(signal.SIGCHLD, died or signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@atexit.register
+def _kill_workers() -> None:
+    """Those of batches that somebody still holds: they ignore what Python would end them by."""
+    for worker in _workers:
+        worker.kill()
+
+
+def _ignore_stops(_worker: int) -> None:
+    """What ends a process group reaches workers too; the main process decides when they end."""
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Files(Dataset):

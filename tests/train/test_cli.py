@@ -163,6 +163,34 @@ def test_a_folder_that_holds_something_is_left_alone(out, capsys, file, words):
     assert ("--resume" in message) == (file == "config.yaml")
 
 
+def test_a_taken_name_says_what_has_it_and_may_be_overwritten(out, capsys):
+    argv = ["train", *TINY, "--name", "mine"]
+    assert main(argv) == 0
+    other = [*argv, "--seed", "1"]
+    (out / "mine" / "notes.txt").write_text("precious")
+    assert "this run, and it is finished" in refused(capsys, argv)
+    assert "another run" in refused(capsys, other)
+    before = {p: p.read_bytes() for p in (out / "mine").rglob("*") if p.is_file()}
+    assert "resnet19" in refused(capsys, [*other, "--overwrite", "--arch", "resnet19"])
+    assert {p: p.read_bytes() for p in before} == before
+    (out / "mine" / "summary.json").unlink()
+    assert "this run, unfinished" in (line := refused(capsys, argv))
+    assert "--resume runs/mine" in line
+    assert main([*other, "--overwrite"]) == 0
+    assert yaml.safe_load((out / "mine" / "config.yaml").read_text())["seed"] == 1
+    assert json.loads((out / "mine" / "summary.json").read_text())["seed"] == 1
+    assert len(list((out / "mine" / "tensorboard").iterdir())) == 1
+    assert (out / "mine" / "notes.txt").read_text() == "precious"
+
+
+def test_only_a_run_is_overwritten(out, capsys):
+    (out / "mine").mkdir(parents=True)
+    (out / "mine" / "last.safetensors").write_text("precious")
+    argv = ["train", *TINY, "--name", "mine", "--overwrite"]
+    assert "holds no run" in refused(capsys, argv)
+    assert (out / "mine" / "last.safetensors").read_text() == "precious"
+
+
 def test_an_image_folder_with_a_corrupt_file(out, capsys, image_folder):
     root = image_folder(name="photos")
     (root / "train" / "cat" / "00.png").write_bytes(b"broken")

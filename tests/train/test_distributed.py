@@ -11,6 +11,7 @@ import pytest
 import scotoma
 from scotoma.train.commands.train import train
 from scotoma.train.engine import Engine
+from scotoma.train.runfolder import RunFolder
 
 SETTINGS = {"width": 4, "train_limit": 290, "test_limit": 101, "batch_size": 64, "epochs": 2}
 # A slow training magnifies roundings least, so that runs can be compared closely.
@@ -63,6 +64,7 @@ def test_local_statistics_are_another_training(tiny, tmp_path):
 
 CHANGED = """
 import os
+import signal
 import sys
 import torch
 import torch.distributed as dist
@@ -70,6 +72,7 @@ from scotoma.defective import mask_sites
 from scotoma.train.commands import train
 from scotoma.train.cli import main
 from scotoma.train.distributed import end
+from scotoma.train.engine import Engine
 
 def as_nccl_does(name):
     "Refuse what ProcessGroupNCCL refuses, which Gloo takes."
@@ -96,6 +99,16 @@ def another_mask(build):
 
     return built
 
+def killed(step):
+    def stepped(self, batch, number, *rest):
+        if number == 7 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, batch, number, *rest)
+
+    return stepped
+
+if sys.argv[1] == "killed":
+    Engine.step = killed(Engine.step)
 if sys.argv[1] == "another-mask":
     train.build_model = another_mask(train.build_model)
 end(main(["train", *sys.argv[2:]]))
@@ -123,6 +136,17 @@ def test_processes_with_different_masks_are_refused(tmp_path, changed):
     assert done.returncode != 0
     assert done.stderr.count("the processes have drawn different masks") == 1
     assert not (tmp_path / "odd").exists()
+
+
+def test_a_killed_rank_is_said_with_how_to_go_on(tmp_path, changed):
+    """By the kernel, say, when memory runs out; in the second epoch."""
+    done = torchrun(tmp_path, "cut", "--save-seconds", "0", program=changed("killed"))
+    assert done.returncode != 0
+    said = "another process of this training ended"
+    command = f"torchrun --nproc-per-node 2 -m scotoma.train --resume {tmp_path / 'cut'}"
+    (line,) = (line for line in done.stderr.splitlines() if said in line)
+    assert command in line
+    assert RunFolder(tmp_path / "cut").load_state()["epoch"] == 1
 
 
 def test_bad_input_under_torchrun_is_said_once(tmp_path):

@@ -1,6 +1,8 @@
 """A run that was stopped, at any moment, ends with the weights of one that never was."""
 
+import errno
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -147,10 +149,89 @@ def test_sigterm_saves_too_and_the_command_says_how_to_go_on(tiny, tmp_path):
     deadline = time.monotonic() + 60
     while not (tmp_path / "long" / "resume.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
+    # Nobody else goes on with it, or begins there, as long as it lives.
+    for again in (["--resume", "long"], ["--name", "long"], ["--name", "long", "--overwrite"]):
+        asked = tiny(out=str(tmp_path), name="long", overwrite="--overwrite" in again)
+        with pytest.raises(UserError, match=rf"is running there \(process {process.pid} on"):
+            train(asked, tmp_path / "long" if "--resume" in again else None)
     process.terminate()
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert f"scotoma train --resume {tmp_path / 'long'}" in output
+
+
+STREAMED = {"image_size": 72, "workers": 2, "batch_size": 4, "save_seconds": 1000.0}
+
+
+def test_sigterm_to_the_process_group_finds_workers_that_ignore_it(tiny, image_folder, tmp_path):
+    """As from timeout, SLURM and systemd; in a process group of its own."""
+    root = image_folder(size=(80, 80), train=30, test=2)
+    config = tiny(dataset=str(root), epochs=500, name="long", **STREAMED)
+    script = (
+        "import sys; from scotoma.train.commands.train import train\n"
+        "from scotoma.train.config import TrainConfig\n"
+        f"outcome, _ = train(TrainConfig(**{vars(config)!r})); sys.exit(outcome.stopped_by)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    metrics, deadline = Path(config.out) / "long" / "metrics.jsonl", time.monotonic() + 60
+    while not metrics.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == signal.SIGTERM, errors
+    state = RunFolder(metrics.parent).load_state()
+    assert state["epoch"] + state["step"] > 0
+    assert not (metrics.parent / ".lock").exists()
+
+
+def test_a_killed_worker_loses_no_step(tiny, image_folder, monkeypatch):
+    """As the kernel kills when memory runs out. torch looks every five seconds."""
+    root = image_folder(size=(80, 80), train=20, test=2)
+    config = tiny(dataset=str(root), epochs=1, **STREAMED | {"workers": 1})
+    _, whole = train(replace(config, name="whole"))
+    original = Engine.step
+
+    def step(self, batch, number, *rest):
+        if number == 2:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+        return original(self, batch, number, *rest)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError) as ended:
+        patch.setattr(Engine, "step", step)
+        train(replace(config, name="cut"))
+    cut = whole.path.with_name("cut")
+    for words in ("worker was killed", "less than 1 --workers", f"--resume {cut}"):
+        assert words in str(ended.value)
+    assert RunFolder(cut).load_state()["step"] > 2
+    train(config, resume=cut)
+    assert_same_weights(whole.path, cut)
+
+
+def test_metrics_grow_by_a_line_and_what_was_half_written_is_mended(tmp_path):
+    history = [{"epoch": number} for number in range(1, 5)]
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 9}\n{"epo')
+    folder = RunFolder(tmp_path)
+    folder.write_metrics(history[:3])
+    inode = file.stat().st_ino
+    folder.write_metrics(history)
+    assert file.stat().st_ino == inode  # not written whole
+    assert [json.loads(line) for line in file.read_text().splitlines()] == history
+
+
+def test_why_a_state_could_not_be_saved_is_said(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"removed, renamed or unmounted .* --resume FOLDER"):
+        RunFolder(tmp_path / "gone").save_state({})
+
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.mkstemp", read_only)
+    with pytest.raises(UserError, match=r"Read-only file system\. .* is whole\. Mend that, then"):
+        RunFolder(tmp_path).save_state({})
 
 
 def test_epochs_since_the_last_checkpoint_are_repeated(tiny, monkeypatch):

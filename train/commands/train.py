@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch.distributed import DistError
 
 from ...defective import mask_sites
 from ...defective.errors import RankError, UserError
@@ -16,7 +18,7 @@ from ..distributed import World, choose_device, join, leave, world_from_environm
 from ..engine import Engine
 from ..graph import check_graph, graph_line
 from ..loop import NonFiniteLoss, Outcome, Trainer
-from ..resuming import MOVED, as_asked, as_saved, check_same
+from ..resuming import MOVED, as_asked, as_saved, begin, check_same
 from ..runfolder import CONFIG, RunFolder
 from ..setup import build_model, load_data, resolve
 from ..stop import StopRequest
@@ -31,9 +33,7 @@ def main(argv: list[str]) -> int:
     outcome, folder = train(config, Path(resume) if resume else None, world)
     if outcome.summary is None:  # a run that a signal found finished is a success
         if world.is_main:
-            print(
-                f"stopped; everything is saved. Continue with: scotoma train --resume {folder.path}"
-            )
+            print(f"stopped; everything is saved. Continue with: {world.command(folder.path)}")
         return 128 + outcome.stopped_by
     if world.is_main:
         _print_result(outcome, folder)
@@ -71,7 +71,7 @@ def train(
     else:
         from ..parsing import load_resolved
 
-        RunFolder(resume).reopen()
+        RunFolder(resume).check_run()
         saved = load_resolved(resume / CONFIG)
         kept = config.device == "auto" and not whole
         device = choose_device(saved.device if kept else config.device, world)
@@ -87,12 +87,24 @@ def train(
         backends.allow_tf32(convolutions=config.tf32, products=config.tf32)
     join(world, device)
     try:
-        return _run(config, device, world, saved, whole, stop)
-    except torch.OutOfMemoryError:
-        raise RankError(
-            f"{device} is out of memory; try a --batch-size below {config.batch_size}, "
-            f"{'--no-cuda-graph, ' if config.cuda_graph else ''}or --precision bfloat16"
-        ) from None
+        # The names of runs depend on what exists, so that ranks have to agree on one.
+        agreed = world.from_main(lambda: config)
+        with closing(RunFolder(Path(agreed.out) / agreed.name)) as folder:
+            return _run(agreed, folder, device, world, saved, whole, stop), folder
+    except RuntimeError as error:
+        # The CPU's allocator has no exception of its own.
+        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+            raise RankError(
+                f"{device} is out of memory; try a --batch-size below {config.batch_size}, "
+                f"{'--no-cuda-graph, ' if config.cuda_graph else ''}or --precision bfloat16"
+            ) from None
+        if world.size > 1 and ("gloo" in str(error) or isinstance(error, DistError)):
+            # Two of them say so, since one may be the one that ended.
+            raise (RankError if world.rank < 2 else UserError)(
+                "another process of this training ended, or the connection to it; what was saved "
+                f"before is whole. Continue with: {world.command(Path(config.out) / config.name)}"
+            ) from None
+        raise
     except UserError as error:
         # What is wrong on another machine may not be wrong on the first, which does the talking.
         if world.rank and world.local_rank == 0 and not isinstance(error, NonFiniteLoss):
@@ -104,16 +116,16 @@ def train(
 
 def _run(
     config: TrainConfig,
+    folder: RunFolder,
     device: torch.device,
     world: World,
     saved: TrainConfig | None,
     whole: bool,
     stop: StopRequest | None,
-) -> tuple[Outcome, RunFolder]:
+) -> Outcome:
     """``saved``: what the folder says of a run to continue. Else as of :func:`train`."""
-    # The names of runs depend on what exists, so that ranks have to agree on one.
-    config = world.from_main(lambda: config)
-    folder = RunFolder(Path(config.out) / config.name)
+    if saved is not None:
+        world.from_main(folder.hold)
     data = _load_data(config, world)
     model = build_model(config, data)
     config = replace(config, width=model.spec.width, image_size=data.image_size)
@@ -124,12 +136,12 @@ def _run(
     trainer = Trainer(config, data, engine, folder, world, moved)
     # Everything that can be wrong with the settings is found by now.
     if saved is None:
-        world.from_main(lambda: folder.create(config))
+        world.from_main(lambda: begin(config, folder))
     elif moved:  # so that it goes on by its folder alone, too
         world.from_main(lambda: folder.change_config(config))
     if world.is_main:
         _print_plan(trainer, resumed=saved is not None)
-    return trainer.run(stop), folder
+    return trainer.run(stop)
 
 
 def _load_data(config: TrainConfig, world: World) -> DataSet:
