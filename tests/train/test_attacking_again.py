@@ -6,10 +6,12 @@ import attacking_fixtures as shared
 import pytest
 import torch
 from attacking_fixtures import CPU, RANDOM, assert_equal, interrupt
+from scotoma.defective.attacks import FGSM
 from scotoma.defective.errors import UserError
 from scotoma.defective.robustness import load_set, save_set
 from scotoma.train.robustness.attacking import make_set
 from scotoma.train.robustness.images import TestImages
+from scotoma.train.runfolder import alone_in
 
 models, images, chosen = shared.models, shared.images, shared.chosen
 
@@ -65,6 +67,17 @@ def test_a_damaged_part_is_made_again(models, images, chosen, tmp_path, monkeypa
     assert any("damaged" in line and first.name in line for line in said)
     assert any("16 of 40" in line for line in said)
     assert not parts.exists()
+
+
+def test_a_set_that_is_being_made_is_left_alone(models, images, chosen, tmp_path):
+    (tmp_path / "a.parts").mkdir()
+    with (
+        alone_in(tmp_path / "a.parts", "x"),
+        pytest.raises(UserError, match=r"a\.parts: the same attack is running there \(process"),
+    ):
+        make_set(models[0], FGSM(), images, chosen, tmp_path / "a")
+    make_set(models[0], FGSM(), images, chosen, tmp_path / "a")
+    assert not (tmp_path / "a.parts").exists()
 
 
 def test_parts_that_overlap_count_once(models, images, chosen, tmp_path, monkeypatch):

@@ -95,14 +95,14 @@ def make_set(
         say(f"{path} holds this set already (made by scotoma {version}): it is reused")
         parts.remove()  # left over if the end came between the file and this
         return found
-    parts.begin()
-    _finish_parts(request, source, parts, batch_size, say, advance)
-    finished, _ = parts.load()
-    found = replace(
-        in_order(finished, indices), details=_details(request, finished, sampling or {})
-    )
-    save_set(found, path)
-    parts.remove()
+    with parts.begin():
+        _finish_parts(request, source, parts, batch_size, say, advance)
+        finished, _ = parts.load()
+        found = replace(
+            in_order(finished, indices), details=_details(request, finished, sampling or {})
+        )
+        save_set(found, path)
+        parts.remove()
     return found
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ...defective.errors import UserError
 from ...defective.robustness import AdversarialSet, load_set, save_set
 from ...defective.robustness.adversarial_set import joined
 from ...defective.serialization import atomic_path
+from ..runfolder import LOCK, alone_in
 
 REQUEST = "request.json"
 
@@ -51,13 +53,19 @@ class Parts:
                 "; finish that one, remove the folder, or give another --out"
             )
 
-    def begin(self) -> None:
-        """Make the folder, if it is not there. Raises UserError as :meth:`check`, or OSError."""
+    @contextmanager
+    def begin(self) -> Iterator[None]:
+        """Make the folder, if it is not there, and keep other processes out of it.
+
+        Raises UserError as :meth:`check`, or if an attack is running there; or OSError.
+        """
         self.check()
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / REQUEST).is_file():
-            with atomic_path(self.folder / REQUEST) as temporary:
-                temporary.write_text(json.dumps(self.request, indent=1) + "\n")
+        with alone_in(self.folder, "the same attack"):
+            if not (self.folder / REQUEST).is_file():
+                with atomic_path(self.folder / REQUEST) as temporary:
+                    temporary.write_text(json.dumps(self.request, indent=1) + "\n")
+            yield
 
     def load(self) -> tuple[list[AdversarialSet], list[str]]:
         """The parts without a repeated image, and the damaged files' names; those are removed."""
@@ -83,7 +91,7 @@ class Parts:
 
     def remove(self) -> None:
         """Remove the folder, and nothing that is not its own."""
-        for pattern in ("part-*.safetensors", ".*.tmp", REQUEST):
+        for pattern in ("part-*.safetensors", ".*.tmp", REQUEST, LOCK):
             for file in self.folder.glob(pattern):
                 file.unlink(missing_ok=True)
         with suppress(OSError):
