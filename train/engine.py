@@ -17,6 +17,7 @@ from ..defective.attacks.oracle import FLOAT16_SCALE
 from ..defective.graph import GraphedStep
 from ..defective.layers import synchronise_statistics, use_backend
 from ..defective.models.base import Network
+from ..defective.placement import mask_sites
 from ..defective.regularizers import smoothed_cross_entropy
 from .adversarial import attacked_images, held_out_attack, paired_loss
 from .batches import Batch, derived_seed
@@ -233,8 +234,21 @@ class Engine:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`.
+
+        Raises:
+            ValueError: the state has other masks, or momentum of another network. RuntimeError,
+            LookupError, TypeError, AttributeError: it is none.
+        """
+        for site, mask in mask_sites(self.model).items():
+            if not torch.equal(state["model"][f"{site}.mask"].cpu(), mask.cpu()):
+                raise ValueError(f"another mask at {site} than the settings draw")
+        own, momentum = self.optimizer.state_dict(), state["optimizer"]["state"]
+        if _shapes(momentum) != _shapes(own["state"]):
+            raise ValueError("momentum of another network")
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        # Momentum, weight decay and the like are the settings', whatever the state says.
+        self.optimizer.load_state_dict(own | {"state": momentum})
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -288,6 +302,10 @@ class MovingAverage(AveragedModel):
         result = super().load_state_dict(state, *args, **kwargs)
         self.steps = int(self.n_averaged)
         return result
+
+
+def _shapes(states: Mapping[int, Mapping[str, Tensor]]) -> dict:
+    return {k: {name: t.shape for name, t in state.items()} for k, state in states.items()}
 
 
 def _columns(pairs: Iterable[tuple[Tensor, Tensor]]) -> list[list[Tensor]]:

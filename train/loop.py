@@ -382,6 +382,7 @@ class Trainer:
             self.history, self.best = list(state["history"]), dict(state["best"])
             self.seconds = float(state["seconds"])
             self.engine.skipped.fill_(int(state.get("skipped", 0)))
+            self._check_history()
             if not (0 <= self.first_step <= self.steps and len(self.history) == self.epoch):
                 raise ValueError(f"step {self.first_step} of epoch {self.epoch}")
             if state["losses"].shape != self.losses.shape:
@@ -395,6 +396,16 @@ class Trainer:
         except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(f"{where}: damaged, or of another version ({reason})") from None
+
+    def _check_history(self) -> None:
+        """Raises ValueError, LookupError or TypeError if it is not one of this run."""
+        held = (f"{self.evaluated}/loss", f"{self.evaluated}/acc1")
+        keys = ("lr", "train/loss", "train/acc1", *held, "epoch_s", "img_per_s")
+        for number, record in enumerate(self.history, 1):
+            if record["epoch"] != number or not all(math.isfinite(record[key]) for key in keys):
+                raise ValueError(f"line {number} of the history")
+        if not (0 <= self.best["epoch"] <= self.epoch and -1 <= self.best["acc1"] <= 1):
+            raise ValueError("best epoch")
 
 
 def deciding(config: TrainConfig) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """What a run goes on with: which settings may be asked anew, and what is refused."""
 
+import copy
 import random
+import zipfile
 from dataclasses import replace
 
 import pytest
@@ -10,6 +12,8 @@ from scotoma.defective import UserError
 from scotoma.defective.serialization import seal
 from scotoma.train.commands.train import train
 from scotoma.train.config import TrainConfig
+from scotoma.train.loop import Trainer
+from scotoma.train.runfolder import RunFolder
 
 parsing = pytest.importorskip("scotoma.train.parsing", reason="jsonargparse is not installed")
 
@@ -139,6 +143,76 @@ def test_a_state_with_wrong_content_is_refused(tiny, key, value):
     torch.save(seal(state), folder.path / "resume.pt")
     with pytest.raises(UserError, match=r"resume\.pt: damaged, or of another version"):
         train(config, resume=folder.path)
+
+
+def inverted_mask(state):
+    name = next(name for name in state["engine"]["model"] if name.endswith(".mask"))
+    state["engine"]["model"][name].logical_not_()
+
+
+WRONG = [
+    (lambda state: state.update(history=[1]), "not subscriptable"),
+    (lambda state: state.update(history=[{}]), "'epoch'"),
+    (lambda state: state["history"][0].update(epoch=2), "line 1 of the history"),
+    (lambda state: state["history"][0].update({"test/acc1": float("nan")}), "line 1 of the"),
+    (lambda state: state["history"][0].update({"train/loss": "low"}), "real number"),
+    (lambda state: state.update(best={}), "'epoch'"),
+    (lambda state: state["best"].update(acc1=5.0), "best epoch"),
+    (lambda state: momentum(state).clear(), "momentum of another"),
+    (lambda state: momentum(state)[0].update(momentum_buffer=torch.zeros(3)), "momentum of"),
+    (inverted_mask, "another mask at stem"),
+]
+
+
+def momentum(state):
+    return state["engine"]["optimizer"]["state"]
+
+
+def test_values_that_cannot_be_of_the_run_are_refused(tiny, monkeypatch):
+    """A digest that fits is no proof: anybody can write one."""
+    config, trainers = tiny(epochs=1, train_limit=64, test_limit=10), []
+    _, folder = train(config)
+    whole = folder.load_state()
+    monkeypatch.setattr(Trainer, "run", lambda self, _stop: trainers.append(self))
+    train(config, resume=folder.path)
+    for edit, reason in WRONG:
+        state = copy.deepcopy(whole)
+        edit(state)
+        words = rf"resume\.pt: damaged, or of another version.*{reason}"
+        with pytest.raises(UserError, match=words):
+            trainers[0]._restore(state)
+    trainers[0]._restore(whole)
+
+
+def test_the_settings_decide_over_the_state(tiny, monkeypatch):
+    """Momentum, weight decay and the like are those of config.yaml."""
+    _, whole = train(tiny(name="whole"))
+    cut = cut_run(tiny(name="cut"), monkeypatch)
+    state = RunFolder(cut).load_state()
+    (group,) = state["engine"]["optimizer"]["param_groups"]
+    group.update(momentum=0.5, weight_decay=9.0, nesterov=True)
+    RunFolder(cut).save_state(state)
+    train(TrainConfig(), resume=cut)
+    assert_same_weights(whole.path, cut)
+
+
+def test_a_compressed_state_is_refused_unread_and_no_advice_is_given(tmp_path, monkeypatch):
+    """torch.save compresses nothing, so what does may hold any amount."""
+    folder = RunFolder(tmp_path)
+    folder.save_state({"zeros": torch.zeros(10_000)})
+    file = tmp_path / "resume.pt"
+    with zipfile.ZipFile(file) as whole:
+        content = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as bomb:
+        for name, each in content.items():
+            bomb.writestr(name, each)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was read"))
+        with pytest.raises(UserError, match=r"damaged, or not a state that scotoma wrote; "):
+            folder.load_state()
+    torch.save({"config": TrainConfig()}, file)  # which weights_only refuses
+    with pytest.raises(UserError, match=r"damaged, or not a state that scotoma wrote; the last"):
+        folder.load_state()
 
 
 def test_no_flipped_bit_of_a_state_goes_unnoticed(tiny):
