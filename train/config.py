@@ -17,6 +17,7 @@ CompileMode = Literal[
     "none", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"
 ]
 Backend = Literal["auto", "eager", "triton"]
+PictureFormat = Literal["png", "pdf", "svg"]
 
 
 FLOAT32_MAX = 3.4028234663852886e38
@@ -49,6 +50,7 @@ class TrainConfig:
     save_seconds: float = setting(
         30.0, "run", "least time between checkpoints, which are written at the ends of epochs"
     )
+    picture_format: PictureFormat = setting("png", "run", "of the curves: png, pdf or svg")
 
     arch: str = setting("resnet18", "network", "architecture; see 'scotoma models'")
     defects: str = setting(

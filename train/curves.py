@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from . import style
+
 _STYLE = {"train": ("#4c72b0", "--"), "val": ("#55a868", "-"), "test": ("#c44e52", "-")}
 
 
-def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
+def draw_curves(history: Sequence[Mapping[str, Any]], title: str) -> Figure:
     """Accuracy and loss against the epoch, and the learning rate below.
 
     Args:
-        history: one mapping an epoch, with the keys of metrics.jsonl. path: PNG file to write.
+        history: one mapping an epoch, with the keys of metrics.jsonl.
     """
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    figure = style.new((9, 4.2), title)
     grid = figure.add_gridspec(2, 2, height_ratios=(4, 1))
     epochs = [record["epoch"] for record in history]
     marker = "o" if len(epochs) < 20 else None
@@ -51,5 +52,4 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str) ->
         below.set_ylabel("lr")
         below.grid(alpha=0.3)
         below.locator_params(axis="x", integer=True)
-    figure.suptitle(title)
-    figure.savefig(path, dpi=120, format="png")
+    return figure

@@ -14,6 +14,7 @@ import torch
 from ..defective.errors import RankError, UserError
 from .batches import steps_per_epoch
 from .config import TrainConfig
+from .curves import draw_curves
 from .dataset import DataSet, Split
 from .distributed import World
 from .engine import Engine
@@ -31,7 +32,7 @@ LEAST_SCALE = 1e-4
 AGREE_STEPS = 50
 """How often several ranks look at their losses together, and ask whether one was told to stop."""
 FREE = ("out", "name", "device", "data_root", "download", "workers", "save_seconds")
-FREE += ("cuda_graph", "backend", "adversarial_test_images", "overwrite")
+FREE += ("cuda_graph", "backend", "adversarial_test_images", "overwrite", "picture_format")
 """Settings that decide no weights (but for the order of sums); a run may go on with others."""
 
 
@@ -342,7 +343,8 @@ class Trainer:
                 tensors, details = self.engine.result.state_dict(), self._details(self.history[-1])
                 self.folder.save_model(WEIGHTS, spec, tensors, details)
                 title = f"{self.config.arch} {self.config.defects} on {self.data.name}"
-                self.folder.write_curves(self.history, title)
+                figure = draw_curves(self.history, title)
+                self.folder.write_curves(figure, self.config.picture_format)
             self.folder.save_state(
                 {
                     "settings": self._settings(),

@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from matplotlib.figure import Figure
 
 from ..defective.errors import UserError
 from ..defective.serialization import atomic_path, check_seal, save_tensors, seal
 from ..defective.spec import ModelSpec
-from .config import TrainConfig
-from .curves import draw_curves
+from .config import PictureFormat, TrainConfig
+from .style import encoded
 
 CONFIG, STATE, SUMMARY = "config.yaml", "resume.pt", "summary.json"
 WEIGHTS = "last.safetensors"
@@ -37,7 +38,7 @@ class RunFolder:
     =====================  =========================================================
     config.yaml            every setting, resolved
     metrics.jsonl          one line an epoch
-    curves.png             training and test curves (the paper's Figure 14)
+    curves.png             training and test curves (the paper's Figure 14); or .pdf, .svg
     tensorboard/           the same, as TensorBoard events
     last.safetensors       weights and masks after the last epoch: the reported model
     best.safetensors       those of the best epoch
@@ -155,8 +156,9 @@ class RunFolder:
             self._replace(METRICS, lambda path: path.write_text("".join(lines)))
             self._appends = True
 
-    def write_curves(self, history: list[dict[str, Any]], title: str) -> None:
-        self._replace("curves.png", lambda path: draw_curves(history, path, title))
+    def write_curves(self, figure: Figure, picture_format: PictureFormat) -> None:
+        content = encoded(figure, picture_format)
+        self._replace(f"curves.{picture_format}", lambda path: path.write_bytes(content))
 
     def write_events(self, record: Mapping[str, Any]) -> None:
         """One epoch to TensorBoard; a resumed run overwrites the epochs it repeats."""

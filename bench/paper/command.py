@@ -66,7 +66,9 @@ def make(arguments: argparse.Namespace) -> None:
         context = Context(store, device, screen, arguments.batch_size, arguments.workers)
         reproduce.introduce([each.name for each in chosen], setup, plan, context, options.ray)
         failures = reproduce.make_missing(plan, context, options)
-        errors = reproduce.make_pages(chosen, experiments, setup, context, failures)
+        errors = reproduce.make_pages(
+            chosen, experiments, setup, context, failures, arguments.picture_format
+        )
     reproduce.fail(failures, plan, errors)
 
 

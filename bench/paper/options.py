@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 
 from ...defective.errors import UserError
-from ...train.commands.options import Parser, make_parser
+from ...train.commands.options import Parser, add_picture_format, make_parser
 from .budgets import BUDGETS, ROLES
 
 _TEXT = """\
@@ -38,6 +38,7 @@ def make_paper_parser() -> Parser:
         help="with --dry-run: time a few steps of each network here; otherwise only count",
     )
     add_run_options(parser)
+    add_picture_format(parser, "also write the pictures in this format")
     return parser
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ...defective.errors import UserError
+from ...train.config import PictureFormat
 from ...train.summary import device_name
 from ..machine import commit
 from .claims import claims_of
@@ -108,13 +109,14 @@ def make_pages(
     setup: Setup,
     context: Context,
     failures: Sequence[Failure],
+    picture_format: PictureFormat = "png",
 ) -> list[UserError]:
     """Write the pages, and say what they found. Returns why some could not be written."""
     context.screen.begin("writing pages")
     pages, errors = [], []
     for each, experiment in zip(definitions, experiments, strict=True):
         try:
-            pages.append(make_page(each, setup, experiment, context, failures))
+            pages.append(make_page(each, setup, experiment, context, failures, picture_format))
         except UserError as error:  # a damaged file is no reason to withhold the other pages
             context.screen.line(f"{each.name}: no page: {error}")
             errors.append(error)
@@ -128,6 +130,7 @@ def make_page(
     experiment: Experiment,
     context: Context,
     failures: Sequence[Failure],
+    picture_format: PictureFormat,
 ) -> Written:
     """Write the page of a table or figure.
 
@@ -148,7 +151,7 @@ def make_page(
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = build_page(made, printed, verdicts, failures, commit(), when)
     folder = context.store.folder / "pages" / f"{definition.name}-{setup.budget.name}"
-    return Written(definition.name, write_page(page, folder)[0], verdicts)
+    return Written(definition.name, write_page(page, folder, picture_format)[0], verdicts)
 
 
 def conclude(pages: Sequence[Written], context: Context) -> None:

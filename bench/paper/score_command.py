@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...defective.errors import UserError
-from ...train.commands.options import Parser, make_parser
+from ...train.commands.options import Parser, add_picture_format, make_parser
 from ..report.output import Place, write
 from .study.page_data import read_page
 from .study.report import document, show
@@ -36,6 +36,7 @@ def make_score_parser() -> Parser:
     parser.add_argument(
         "--out", default="study-score", help="folder for the page, as Markdown and HTML"
     )
+    add_picture_format(parser, "also write the picture in this format")
     return parser
 
 
@@ -57,6 +58,6 @@ def main(argv: list[str]) -> int:
     scores = score(results, arguments.minimum)
     show(scores)
     page = out / "score.html"
-    write(document(scores), Place(out / "score.md", page))
+    write(document(scores), Place(out / "score.md", page, arguments.picture_format))
     print(f"page {page}")
     return 0

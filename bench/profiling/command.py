@@ -27,6 +27,7 @@ from ...defective import Defects, create_model
 from ...defective.errors import UserError
 from ...defective.models import model_names
 from ...kernels import backends
+from ...train.commands.options import add_picture_format
 from .. import machine, results
 from ..options import (
     check_names,
@@ -42,7 +43,6 @@ from . import table
 from .measure import Plan, Profiled, profile_all
 
 ON_GPU, ON_CPU = ("eager", "fused"), ("eager",)
-PICTURE = "timeline.png"
 
 
 def main(argv: list[str]) -> int:
@@ -66,11 +66,13 @@ def main(argv: list[str]) -> int:
     )
     with terminated_like_interrupted():
         found = profile_all(plan, head, rows_file, console)
-    report(found, plan, rows_file, console)
+    report(found, plan, rows_file, console, options.picture_format)
     return 1 if any(one.row["problems"] for one in found) else 0
 
 
-def report(found: list[Profiled], plan: Plan, rows_file: Path, console: Console) -> None:
+def report(
+    found: list[Profiled], plan: Plan, rows_file: Path, console: Console, picture_format: str
+) -> None:
     """Tables, what follows from them, and where the files are."""
     rows = [one.row for one in found]
     if table.sound(rows):
@@ -78,7 +80,7 @@ def report(found: list[Profiled], plan: Plan, rows_file: Path, console: Console)
             console.print(view)
         _lines(console, "no rule knows:", table.others(rows))
         _lines(console, "", table.sentences(rows))
-        picture = plan.folder / PICTURE
+        picture = plan.folder / f"timeline.{picture_format}"
         draw(found, picture)
         _lines(console, "files:", [str(picture), *map(str, plan.traces(rows)), str(rows_file)])
     problems = [f"{row['contestant']}: {text}" for row in rows for text in row["problems"]]
@@ -86,12 +88,14 @@ def report(found: list[Profiled], plan: Plan, rows_file: Path, console: Console)
 
 
 def draw(found: list[Profiled], picture: Path) -> None:
+    from ...train import style
     from . import timeline
 
     strips = [timeline.Strip(one.row, one.trace, one.units) for one in found if one.trace]
     row = strips[0].row
     place = row["machine"]["device"]
-    timeline.draw(strips, picture, f"{row['case']}, {place}, torch {row['machine']['torch']}")
+    title = f"{row['case']}, {place}, torch {row['machine']['torch']}"
+    style.save(timeline.draw(strips, title), picture)
 
 
 def _lines(console: Console, title: str, lines: list[str]) -> None:
@@ -157,6 +161,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--steps", type=int, metavar="N", help="profiled steps (20; 5 with --cpu)")
     add("--out", type=Path, metavar="FOLDER", help="default: in bench/results/DEVICE")
     add("--cpu", action="store_true", help="a small network on the CPU, operators by family")
+    add_picture_format(parser, "of the picture (png)")
     options = parser.parse_args(argv)
     check_names("ARCH", [options.arch], model_names())
     check_names("work", [options.work], WORKS)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from ...defective.serialization import atomic_path
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from ...train import style
 from . import families
 from .busy import Interval, clipped
 from .trace import Span, Trace
@@ -24,7 +26,7 @@ COLOURS = {
     families.OTHER: "#5E3C99",
 }
 """After Okabe and Ito: told apart with any kind of colour blindness, and mostly in grey."""
-WIDTH, DPI = 15.0, 130
+WIDTH = 15.0
 NARROW = 0.035
 """Of the axis: a bar below this width has no room for its figure."""
 
@@ -58,21 +60,18 @@ class Strip:
         return f"{text}. Shown: a profiled step of {(end - begin) / 1e3:.3f} ms"
 
 
-def draw(strips: Sequence[Strip], path: Path, title: str) -> None:
-    """Write the picture, a PNG.
+def draw(strips: Sequence[Strip], title: str) -> Figure:
+    """The picture.
 
     Every contestant has what the host launched (on a GPU), what ran, a row for each stream, and
     the mean time of a step by family, end to end, with its gaps left out.
 
     Args:
-        strips: at least one. path: file to write. title: what all of them have in common.
+        strips: at least one. title: what all of them have in common.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
-
     lanes = [_lanes(strip) for strip in strips]
     heights = [0.62 + 0.42 * len(found) for found in lanes]
-    figure = Figure(figsize=(WIDTH, 1.5 + sum(heights)), layout="constrained", facecolor="white")
+    figure = style.new((WIDTH, 1.5 + sum(heights)), title)
     grid = figure.subplots(
         len(strips), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
     )
@@ -88,9 +87,7 @@ def draw(strips: Sequence[Strip], path: Path, title: str) -> None:
         ncols=6,
         frameon=False,
     )
-    figure.suptitle(title, fontsize=12)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=DPI, format="png")
+    return figure
 
 
 def _length(strip: Strip) -> float:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ...train.commands.options import add_picture_format
 from . import page
 from .document import Document
 from .load import Loaded, load
@@ -26,7 +27,7 @@ OUT = Path("docs", "performance.md")
 def main(argv: list[str]) -> int:
     """Write or check the page, and return the exit status. Raises UserError for bad input."""
     options = parse(argv)
-    place = Place.of(options.out, options.html)
+    place = Place.of(options.out, options.html, options.picture_format)
     document = page.build(_loaded(options.files, options.cpu), options.cpu)
     if options.check:
         return _check(document, place)
@@ -74,4 +75,5 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--html", type=Path, metavar="FILE", help="a page in one file as well")
     add("--check", action="store_true", help="write nothing; fail if the page is not up to date")
     add("--cpu", action="store_true", help="with figures of CPUs, in a part of their own")
+    add_picture_format(parser, "also write the pictures in this format (png)")
     return parser.parse_args(argv)

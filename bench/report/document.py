@@ -9,6 +9,12 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ...train.config import PictureFormat
 
 
 @dataclass(frozen=True)
@@ -88,13 +94,28 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """Attributes: name: of the PNG file. alt: what it shows, in words. data: the file.
-    wide: whether it may be wider than lines of words, and than a narrow page."""
+    """A page shows it as PNG, which every browser and GitHub can; another format lies beside.
+
+    Attributes:
+        name: of the PNG file. alt: what it shows, in words. figure: what is drawn.
+        wide: whether it may be wider than lines of words, and than a narrow page.
+        source: what it was made from, and by what; kept in its files. files: by format, those made
+            so far.
+    """
 
     name: str
     alt: str
-    data: bytes
+    figure: Figure
     wide: bool = False
+    source: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    def file(self, format: PictureFormat = "png") -> bytes:
+        if format not in self.files:
+            from ...train.style import encoded  # matplotlib, of which pages know nothing
+
+            self.files[format] = encoded(self.figure, format, self.source)
+        return self.files[format]
 
 
 @dataclass(frozen=True)

@@ -144,8 +144,8 @@ class _Writer:
                 return f"<ul>\n{lines}\n</ul>"
             case Table(names, rows, left, pinned):
                 return self.table(names, rows, left, pinned)
-            case Picture(_, alt, data, wide):
-                source = f"data:image/png;base64,{b64encode(data).decode()}"
+            case Picture(alt=alt, wide=wide):
+                source = f"data:image/png;base64,{b64encode(block.file()).decode()}"
                 image = f'<img alt="{_text(alt)}" src="{source}">'
                 return f'<div class="wide">{image}</div>' if wide else f"<p>{image}</p>"
             case Details(summary, blocks):

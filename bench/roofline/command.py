@@ -29,6 +29,7 @@ from rich.console import Console
 
 from ...defective.errors import UserError
 from ...kernels import backends
+from ...train.commands.options import add_picture_format
 from .. import machine, results
 from ..layers import sweep
 from ..options import add_run_options, check_names, chosen_device, make_console, positive
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> int:
     path = options.out or results.default_path(machine.device_name(device), "roofline")
     with library_choice():
         outcome = run(options, without, chosen, device, path, console)
-    report(outcome, path, console)
+    report(outcome, path, console, options.picture_format)
     return outcome.status(table.failures(outcome.rows))
 
 
@@ -127,24 +128,25 @@ def brief(rows: list[dict]) -> str:
     return ", ".join(parts)
 
 
-def report(outcome: Outcome, path: Path, console: Console) -> None:
+def report(outcome: Outcome, path: Path, console: Console, picture_format: str) -> None:
     """The table, what failed, what is left, and the picture."""
     if table.by_distance(outcome.rows):
         console.print(table.table(outcome.rows))
     outcome.print_lists(console, {"failures": table.failures(outcome.rows)})
     if table.by_distance(outcome.rows):
         rows = results.measured(path, outcome.rows[0]) if outcome.resumed else outcome.rows
-        picture = path.with_name("roofline.png")
+        picture = path.with_name(f"roofline.{picture_format}")
         console.print(draw(rows, picture), highlight=False, soft_wrap=True)
 
 
 def draw(rows: list[dict], picture: Path) -> str:
     """Draw the rows that were timed. Returns what to say of it."""
     try:
+        from ...train.style import save
         from ..report.plots import draw_roofline
     except ImportError as error:
         return f"no picture: {error}"
-    draw_roofline([row for row in rows if row["times"]], picture)
+    save(draw_roofline([row for row in rows if row["times"]]), picture)
     return f"picture: {picture}"
 
 
@@ -189,6 +191,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--dtype", choices=DTYPES, help="of activations (bfloat16; float32 with --cpu)")
     add("--repeats", type=positive, default=20, help="rounds of each timing (20)")
     add_run_options(parser, "roofline", 1800)
+    add_picture_format(parser, "of the picture (png)")
     options = parser.parse_args(argv)
     options.dtype = options.dtype or ("float32" if options.cpu else "bfloat16")
     check_names("operators", options.operators, names)

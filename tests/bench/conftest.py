@@ -11,7 +11,7 @@ def no_pictures(monkeypatch):
     """Every picture is one of no rows."""
 
     def draw(self, draw, rows, alt, *words):
-        return album.Picture(f"{'-'.join(words)}.png", alt, b"")
+        return album.Picture(f"{'-'.join(words)}.png", alt, None, files={"png": b""})
 
     monkeypatch.setattr(album.Album, "draw", draw)
 

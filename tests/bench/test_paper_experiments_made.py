@@ -116,9 +116,9 @@ def test_a_picture_for_figure_5(store):
     }
     pictures = plan.draw(Made(plan, setup, experiment, values, here))
     assert [picture.name for picture in pictures] == ["figure5.png"]
-    assert pictures[0].data.startswith(b"\x89PNG")
+    assert pictures[0].file().startswith(b"\x89PNG")
     assert "0.3-Bottom" in pictures[0].alt and "0.5-Bottom" not in pictures[0].alt
-    assert plan.draw(Made(plan, setup, experiment, values, here))[0].data == pictures[0].data
+    assert plan.draw(Made(plan, setup, experiment, values, here))[0].file() == pictures[0].file()
     half = {place: value for place, value in values.items() if place[1] == "Defence Rate"}
     assert plan.draw(Made(plan, setup, experiment, half, here)) == []
 

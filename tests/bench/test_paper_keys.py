@@ -68,6 +68,7 @@ DECIDES_NOTHING = {
     "name": "another",
     "device": "cuda:3",
     "save_seconds": 1.0,
+    "picture_format": "pdf",
     "data_root": "/data",
     "download": True,
     "workers": 9,

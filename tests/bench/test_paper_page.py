@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from matplotlib.figure import Figure
 from paper_pages import WHEN, cells_of, lines_of, page_of, tables, text_of, without, words
 from paper_values import INVENTED, invented, setup_of
 from PIL import Image
@@ -415,12 +416,18 @@ def test_former_pictures_of_ours_go_and_others_stay(tmp_path):
     folder = tmp_path / "page"
     write_page(page_of(invented("table4", tmp_path / "store")), folder)
     images = folder / "images"
-    ours = images / "table4-heatmap.png"
-    users, text = images / "users.png", images / "notes.png"
-    Image.new("RGB", (3, 3)).save(users)
-    text.write_text("no picture")
+    users = [images / name for name in ("users.png", "users.pdf", "users.svg", "notes.png")]
+    Image.new("RGB", (3, 3)).save(users[0])
+    Figure().savefig(users[1])
+    Figure().savefig(users[2])
+    users[3].write_text("no picture")
+    ours = [images / f"table4-heatmap.{format}" for format in ("png", "svg", "pdf")]
+    for format in ("svg", "pdf"):
+        page = page_of(invented("table4", tmp_path / "store"))
+        write_page(page, folder, format)
+        assert {*users, ours[0], images / f"table4-heatmap.{format}"} == set(images.iterdir())
     write_page(page_of(invented("table6", tmp_path / "store")), folder)
-    assert not ours.exists() and users.exists() and text.exists()
+    assert set(users) == set(images.iterdir())
 
 
 def test_files_that_cannot_be_written(tmp_path):

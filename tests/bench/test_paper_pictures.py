@@ -17,14 +17,14 @@ from scotoma.bench.paper.experiments import examples as figures
 from scotoma.bench.paper.graph.data import Data
 from scotoma.bench.paper.graph.local import run_locally
 from scotoma.bench.paper.graph.plan import Plan
-from scotoma.bench.paper.pictures import data_name, examples, png, shuffled, training_curves
+from scotoma.bench.paper.pictures import data_name, examples, shuffled, training_curves
 from scotoma.bench.paper.pictures.class_names import class_names
 from scotoma.defective.errors import UserError
 from scotoma.defective.robustness import AdversarialSet, save_set
 from scotoma.defective.robustness.adversarial_set import to_uint8
 from scotoma.defective.robustness.shuffle import shuffle_patches
+from scotoma.train import style
 from scotoma.train.datasets import load_dataset
-from scotoma.train.robustness.plots import style
 
 DEFINITIONS = {d.name: d for module in (shape, figures, curves) for d in module.DEFINITIONS}
 
@@ -39,7 +39,7 @@ def of(name, folder, **changes):
 
 def check_png(picture, name):
     assert picture.name == name and picture.alt
-    image = Image.open(io.BytesIO(picture.data))
+    image = Image.open(io.BytesIO(picture.file()))
     image.load()
     assert image.format == "PNG" and min(image.size) > 200
     assert "Software" not in image.info
@@ -206,7 +206,7 @@ def test_long_names_of_classes_do_not_run_into_each_other(count):
     figure = examples.figure_of(title, [examples.Block(told, tuple(strips))] * 2)
     assert len(figure.axes) == 2 * 2 * count
     check_words(figure)
-    assert png(figure) == png(figure)
+    assert style.encoded(figure) == style.encoded(figure)
 
 
 # Figure 14

@@ -90,7 +90,7 @@ def test_curves_are_drawn_of_real_trainings(made):
     setup, there, experiments = made
     plan = definition("figure14")
     (picture,) = plan.draw(Made(plan, setup, experiments["figure14"], {}, there))
-    assert picture.name == "figure14.png" and picture.data.startswith(b"\x89PNG")
+    assert picture.name == "figure14.png" and picture.file().startswith(b"\x89PNG")
     for training in experiments["figure14"].attached.values():
         assert (training.path(there.store) / "metrics.jsonl").is_file()
 
@@ -117,4 +117,4 @@ def test_everything_at_the_smallest_budget(smoke, name):
     if plan.draw is not None:
         pictures = plan.draw(Made(plan, setup, experiment, values, there))
         assert len(pictures) == (1 if name == "figure14" else len(plan.roles))
-        assert all(picture.data.startswith(b"\x89PNG") for picture in pictures)
+        assert all(picture.file().startswith(b"\x89PNG") for picture in pictures)

@@ -284,7 +284,7 @@ def test_the_order_of_files_changes_nothing(tmp_path):
     one = scored(tmp_path, asked, *files)
     other = scored(tmp_path, asked, *files[::-1])
     assert one == other
-    assert report.document(one).pictures()[0].data == report.document(other).pictures()[0].data
+    assert report.document(one).pictures()[0].file() == report.document(other).pictures()[0].file()
 
 
 # --- The report.
@@ -303,7 +303,7 @@ def test_the_report(tmp_path):
     ]  # fmt: skip
     assert 0 < len(pairs.rows) <= report.MOST_PAIRS
     [drawn] = made.pictures()
-    assert isinstance(drawn, Picture) and drawn.data.startswith(b"\x89PNG")
+    assert isinstance(drawn, Picture) and drawn.file().startswith(b"\x89PNG")
     assert "7 people" in drawn.alt and "mean is 6.0, the paper's 14" in drawn.alt
     text = markdown.render(made, Path("x/page.md"), Path("x/images"))
     assert "<script>" not in text and "mean difference a - b of 50 pairs: +6.00" in text
@@ -339,6 +339,6 @@ def test_a_report_of_few_and_of_many(tmp_path, count):
     asked = study(20, 12)
     scores = scored(tmp_path, asked, *(result(asked, n, 6) for n in range(count)))
     made = report.document(scores)
-    assert made.pictures()[0].data.startswith(b"\x89PNG")
+    assert made.pictures()[0].file().startswith(b"\x89PNG")
     expected = verdict.NOT_DECIDABLE if count < 6 else verdict.NOT_SUPPORTED
     assert scores.verdict == expected

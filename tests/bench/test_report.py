@@ -1,6 +1,5 @@
 """``scotoma bench report``: files in and out, and which rows count."""
 
-import io
 import json
 from pathlib import Path
 
@@ -84,6 +83,17 @@ def test_files_are_the_same_each_time(tmp_path, capsys):
             assert set(image.info) == {"Source", "dpi"} and image.width > 600
 
     assert command.main([*once, "--check"]) == 0
+    # Another format lies beside what the pages show, and goes when it is not asked for.
+    assert command.main([*once, "--picture-format", "pdf"]) == 0
+    further = [path.with_suffix(".pdf") for path in pictures]
+    assert all(path.read_bytes().startswith(b"%PDF") for path in further)
+    assert (tmp_path / "one/performance.md").read_text() == text
+    assert command.main([*once, "--picture-format", "pdf", "--check"]) == 0
+    assert command.main([*once, "--check"]) == 1
+    assert f"{further[0]} is of no picture" in capsys.readouterr().out
+    assert command.main(once) == 0
+    assert sorted(pictures[0].parent.iterdir()) == pictures
+
     pictures[0].unlink()
     assert command.main([*once, "--check"]) == 1
     assert f"{pictures[0]} is missing" in capsys.readouterr().out and not pictures[0].exists()
@@ -116,7 +126,7 @@ def test_a_stale_file_is_found(tmp_path, monkeypatch):
     # Another matplotlib draws the same rows with other pixels; other rows make it stale.
     monkeypatch.setattr(matplotlib, "__version__", "0.0-test")
     later = page.build(loaded(tmp_path, rows))
-    assert later.pictures()[0].data != data
+    assert later.pictures()[0].file() != data
     assert output.stale(later, place) == []
     rows = [step("eager", 201.0), rows[1]]
     found = [path for path, _ in output.stale(page.build(loaded(tmp_path, rows)), place)]
@@ -235,4 +245,4 @@ def test_cpu_and_gpu_never_meet(tmp_path, no_pictures):
     for draw in (plots.draw_steps, plots.draw_roofline, plots.draw_layers, plots.draw_families):
         for wrong in (both, []):
             with pytest.raises(ValueError, match="exactly one device"):
-                draw(wrong, io.BytesIO())
+                draw(wrong)

@@ -4,6 +4,7 @@ from math import prod
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from scotoma.bench import results
 from scotoma.bench.layers.sites import Site
 from scotoma.bench.roofline import ceilings, command, counts, row, table
@@ -30,10 +31,10 @@ def small_ceilings(monkeypatch):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """What would be drawn, by (rows, path)."""
+    """The rows of each picture, which is empty."""
     calls = []
     monkeypatch.setattr(
-        "scotoma.bench.report.plots.draw_roofline", lambda *given: calls.append(given)
+        "scotoma.bench.report.plots.draw_roofline", lambda rows: calls.append(rows) or Figure()
     )
     return calls
 
@@ -63,16 +64,17 @@ def test_command_leaves_rows_a_table_and_a_picture(tmp_path, capsys, small_ceili
     asked = {r["detail"].split(", ")[-1]: set(r["errors"]) for r in rows if r["pass"] == "backward"}
     assert asked["to the input"] == {"out", "x"}
     assert asked["to the weight"] == {"out", "weight"}
-    assert drawn == [(rows, out.with_name("roofline.png"))]
+    assert drawn == [rows] and out.with_name("roofline.png").is_file()
     text = capsys.readouterr().out
     assert "farthest below" in text and "4x16x8x8" in text and "roofline.png" in text
     # A second time only what is missing; the picture has all.
     out.unlink()
     results.append(out, [r for r in rows if r["operator"] != "apply_mask"])
-    assert command.main(options(out, *chosen, "--resume")) == 0
+    assert command.main(options(out, *chosen, "--resume", "--picture-format", "pdf")) == 0
+    assert out.with_name("roofline.pdf").read_bytes().startswith(b"%PDF")
     again = list(results.read(out))
     assert sorted(r["case"] for r in again) == sorted(r["case"] for r in rows)
-    assert again[-1]["operator"] == "apply_mask" and drawn[-1][0] == again
+    assert again[-1]["operator"] == "apply_mask" and drawn[-1] == again
 
 
 def test_fused_convolution_beside_the_separate_one():
@@ -108,7 +110,7 @@ def test_a_wrong_result_gets_no_time(tmp_path, monkeypatch, capsys, small_ceilin
     for r in bad:
         assert r["times"] == {} and r["attained_percent"] is None
         assert any("out is wrong" in problem for problem in r["problems"])
-    assert drawn[0][0] == [r for r in rows if r["operator"] == "apply_mask"]
+    assert drawn[0] == [r for r in rows if r["operator"] == "apply_mask"]
     text = capsys.readouterr().out
     assert "failures:" in text and "convolution 2x3x16x16 3x3 -> 8" in text
 

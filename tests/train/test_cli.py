@@ -90,7 +90,10 @@ def test_a_run_leaves_every_artefact(out, capsys):
 
 def test_runs_without_a_name_get_one_each(out, capsys):
     for _ in range(2):
-        assert main(["train", *TINY]) == 0
+        assert main(["train", *TINY, "--picture-format", "pdf"]) == 0
+    run = out / "sample-resnet18-0.5-Bottom-s0"
+    assert (run / "curves.pdf").read_bytes().startswith(b"%PDF")
+    assert not (run / "curves.png").exists() and "curves.pdf, metrics" in capsys.readouterr().out
     assert sorted(p.name for p in out.iterdir()) == [
         "sample-resnet18-0.5-Bottom-s0",
         "sample-resnet18-0.5-Bottom-s0-2",
@@ -325,6 +328,10 @@ def test_info_and_masks_of_a_run(out, capsys):
     assert "4x28x28" in capsys.readouterr().out
     with Image.open("m.png") as image:
         assert image.size[0] > 500
+    small = ["masks", "--arch", "resnet18", "--width", "2", "--channels", "1"]
+    for options in (["--out", "m.PDF"], ["--picture-format", "pdf"]):
+        assert main([*small, *options]) == 0
+        assert Path(options[1].replace("pdf", "masks.pdf")).read_bytes().startswith(b"%PDF")
 
 
 @pytest.mark.parametrize(
@@ -338,6 +345,9 @@ def test_info_and_masks_of_a_run(out, capsys):
         (["masks", "--defects", "standard"], "no masks"),
         (["masks", "--out", "no/such/m.png"], "does not exist"),
         (["masks", "--channel", "3"], "'--channels'"),
+        (["masks", "--out", "m.jpg"], "ends in .png, .pdf, .svg"),
+        (["masks", "--out", "m.png", "--picture-format", "pdf"], "ends in .pdf"),
+        (["masks", "--picture-format", "jpg"], "'png', 'pdf', 'svg'"),
         (["models", "--defects", "0.3-Bottm"], "position 5"),
     ],
 )

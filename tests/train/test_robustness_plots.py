@@ -2,23 +2,23 @@
 
 import random
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation, Text
 from PIL import Image
 from robustness_cells import clean, noise, transfer
+from scotoma.train import style
 from scotoma.train.robustness.arranged import Arranged
 from scotoma.train.robustness.plots import (
     draw_all,
     examples,
     heatmap,
     shuffled,
-    style,
     tradeoff,
 )
 from scotoma.train.robustness.plots import noise as noise_picture
@@ -343,6 +343,22 @@ def test_every_picture_is_a_whole_png(tmp_path):
     assert [path.read_bytes() for path in again] == first
 
 
+@pytest.mark.parametrize(("format", "begin"), [("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_another_format(tmp_path, format, begin):
+    """It takes the place of a former picture, and holds the same words as text or outlines."""
+    cells = [transfer("standard", 5, 9), clean("standard", 9, 10)]
+    draw_all(cells, tmp_path)
+    (path,) = draw_all(cells, tmp_path, format=format)
+    assert list(tmp_path.iterdir()) == [path] and path.name == f"transfer.{format}"
+    first = path.read_bytes()
+    assert first.startswith(begin)
+    assert b"/Type3" not in first and b"/CreationDate" not in first and b"<dc:date>" not in first
+    draw_all(cells, tmp_path / "again", format=format)
+    assert (tmp_path / "again" / path.name).read_bytes() == first
+    draw_all(cells, tmp_path)
+    assert not path.exists()
+
+
 @pytest.mark.parametrize(
     ("cells", "samples", "expected"),
     [
@@ -367,11 +383,11 @@ def test_an_error_leaves_no_half_file(tmp_path, monkeypatch):
     (path,) = draw_all([transfer("standard", 5, 9)], tmp_path)
     before = path.read_bytes()
 
-    def broken(self, target, **_):
-        target.write_bytes(b"half")
+    def broken(self, data):
+        self.write_text("half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(Figure, "savefig", broken)
+    monkeypatch.setattr(Path, "write_bytes", broken)
     with pytest.raises(OSError, match="disk full"):
         draw_all([transfer("standard", 7, 9)], tmp_path)
     assert list(tmp_path.iterdir()) == [path]

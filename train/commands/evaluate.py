@@ -73,7 +73,7 @@ def evaluate(arguments: argparse.Namespace) -> list[dict]:
             screen.line(f"stopped; {done} {_KEPT}" if done else "stopped before the first result")
             raise
     with disk_advice(out, _KEPT):
-        _show(evaluation, out, grids)
+        _show(evaluation, out, grids, arguments.picture_format)
     if evaluation.failures:
         raise UserError(
             evaluation.failures[0]
@@ -131,7 +131,7 @@ def _plan(
     return lines
 
 
-def _show(evaluation: Evaluation, out: Path, grids: list[int]) -> None:
+def _show(evaluation: Evaluation, out: Path, grids: list[int], picture_format: str) -> None:
     """Tables on the screen and in a file, pictures, and where they are."""
     # Here, since matplotlib takes a second that an error in the arguments need not cost.
     from ..robustness.plots import draw_all
@@ -145,7 +145,7 @@ def _show(evaluation: Evaluation, out: Path, grids: list[int]) -> None:
         console.print(table)
     everything, samples = evaluation.everything(), evaluation.picture_samples(grids)
     write_tables(everything, out)
-    pictures = draw_all(everything, out, samples=samples)
+    pictures = draw_all(everything, out, samples=samples, format=picture_format)
     files = ", ".join(["table.md", *(path.name for path in pictures)])
     lines = [f"results in {out}: {files}, cells/*.json"]
     if older := len(everything) - len(evaluation.results):

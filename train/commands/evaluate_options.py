@@ -9,7 +9,7 @@ from ...defective.attacks import Attack, parse_attack
 from ...defective.attacks.registry import read_number
 from ...defective.errors import UserError
 from ..robustness.asked import BOUNDARY_SAMPLES, SAMPLES, Asked
-from .options import Parser, make_parser
+from .options import Parser, add_picture_format, make_parser
 from .robustness_options import (
     add_attack,
     add_batch_size,
@@ -84,6 +84,7 @@ def make_evaluate_parser() -> Parser:
     parser.add_argument(
         "--out", default="evaluation", help="folder for results, tables and pictures"
     )
+    add_picture_format(parser)
     return parser
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from pathlib import Path
+from typing import get_args
 
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -12,30 +14,36 @@ from torch import Tensor
 from ...defective import mask_sites
 from ...defective.errors import UserError
 from ...defective.models.base import Network
-from ...defective.serialization import atomic_path
-from .options import add_network_options, make_parser, network_from
+from .. import style
+from ..config import PictureFormat
+from .options import add_network_options, add_picture_format, make_parser, network_from
 
 
 def main(argv: list[str]) -> int:
     parser = make_parser("masks", "Draw the masks of a network, or of a checkpoint.")
     parser.add_argument("checkpoint", nargs="?", help="checkpoint or run folder to draw")
     add_network_options(parser)
-    parser.add_argument("--out", default="masks.png", help="PNG file to write")
+    absent = argparse.SUPPRESS
+    parser.add_argument("--out", default=absent, help="file to write; default: masks.png")
+    add_picture_format(parser, "of the file; default: what --out ends in, or png", absent)
     parser.add_argument("--channels", type=int, default=6, help="channels to show of each mask")
     arguments = parser.parse_args(argv)
-    out = Path(arguments.out)
+    chosen = getattr(arguments, "picture_format", None)
+    out = Path(getattr(arguments, "out", f"masks.{chosen or 'png'}"))
     if arguments.channels < 1:
         raise UserError(f"--channels is {arguments.channels}; expected at least 1")
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: the folder {out.parent} does not exist")
     if out.is_dir():
-        raise UserError(f"--out {out} is a directory; give the name of a PNG file")
+        raise UserError(f"--out {out} is a directory; give the name of a file")
+    formats = (chosen,) if chosen else get_args(PictureFormat)
+    if out.suffix[1:].lower() not in formats:
+        raise UserError(f"--out {out}: expected a name that ends in .{', .'.join(formats)}")
     model = network_from(arguments)
     masks = mask_sites(model)
     if not masks:
         raise UserError(f"{model.spec.name} {model.spec.defects} has no masks to draw")
-    with atomic_path(out) as temporary:
-        draw_masks(model, temporary, arguments.channels)
+    style.save(draw_masks(model, arguments.channels), out)
     for name, mask in masks.items():
         shape = "x".join(map(str, mask.shape))
         print(f"{name:24} {shape:>12}  keeps {int(mask.sum()):>8,}  {_share(mask):.2%}")
@@ -43,14 +51,16 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def draw_masks(model: Network, path: Path, channels: int = 6) -> None:
+def draw_masks(model: Network, channels: int = 6) -> Figure:
     """One row a site: its first channels, and the share kept of every channel as a histogram.
 
     Args:
-        model: a network with masks. path: PNG file. channels: to show of each mask.
+        model: a network with masks. channels: to show of each mask.
     """
     masks = mask_sites(model)
-    figure = Figure(figsize=(1.25 * channels + 3.2, 1.3 * len(masks) + 0.8), layout="constrained")
+    spec = model.spec
+    title = f"{spec.name} {spec.defects}: kept neurons bright, defective ones dark"
+    figure = style.new((1.25 * channels + 3.2, 1.3 * len(masks) + 0.8), title)
     colours = ListedColormap(["#22252b", "#f2c14e"])
     axes = figure.subplots(
         len(masks), channels + 1, squeeze=False, width_ratios=[1] * channels + [1.6]
@@ -74,9 +84,7 @@ def draw_masks(model: Network, path: Path, channels: int = 6) -> None:
     for index, cell in enumerate(axes[0][:-1]):
         cell.set_title(f"channel {index}", fontsize=8)
     axes[0][-1].set_title("kept per channel (%)", fontsize=8)
-    spec = model.spec
-    figure.suptitle(f"{spec.name} {spec.defects}: kept neurons bright, defective ones dark")
-    figure.savefig(path, dpi=110, format="png")
+    return figure
 
 
 def _share(mask: Tensor) -> float:

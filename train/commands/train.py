@@ -186,9 +186,10 @@ def _print_result(outcome: Outcome, folder: RunFolder) -> None:
     best = summary["best"]
     robust = summary.get("test/robust_acc1")
     attacked = "" if robust is None else f"{robust:.2%} under the training's attack, "
+    curves = "".join(f"{path.name}, " for path in sorted(folder.path.glob("curves.*")))
     print(
         f"test accuracy {summary['test/acc1']:.2%} after {summary['epochs']} epochs "
         f"(best on {best['on']}: {best['acc1']:.2%} in epoch {best['epoch']}), {attacked}"
         f"{summary['train_s']:.0f} s of training\n"
-        f"run folder {folder.path}: curves.png, metrics.jsonl, summary.json, last.safetensors"
+        f"run folder {folder.path}: {curves}metrics.jsonl, summary.json, last.safetensors"
     )

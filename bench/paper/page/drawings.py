@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import struct
-import zlib
 from dataclasses import replace
 
 from ...report.document import Picture
@@ -15,7 +12,6 @@ from .head import numbered, title
 
 SOURCE = "scotoma paper"
 """What pictures of pages say of their origin, so that old ones can be told from a user's."""
-_SIGNATURE, _HEADER = b"\x89PNG\r\n\x1a\n", 33
 
 
 def pictures(made: Made, grid: Grid) -> list[Picture]:
@@ -32,7 +28,7 @@ def pictures(made: Made, grid: Grid) -> list[Picture]:
         found += _heatmap(grid, name, title(made.definition))
     if made.definition.draw is not None:
         found += made.definition.draw(made)
-    return [replace(each, data=stamped(each.data, name)) for each in found]
+    return [replace(each, source=f"{SOURCE} {name}") for each in found]
 
 
 def _heatmap(grid: Grid, name: str, heading: str) -> list[Picture]:
@@ -59,27 +55,16 @@ def _heatmap(grid: Grid, name: str, heading: str) -> list[Picture]:
         panels.append(heatmap.Panel("difference, in points", differences, signed=True))
     told = ", ".join(panel.title for panel in panels)
     alt = f"{numbered(name)} as heat maps: {told}; the numbers are those of the table above"
-    data = heatmap.draw(heading, grid.rows, grid.columns, panels)
-    return [Picture(f"{name}-heatmap.png", alt, data, wide=True)]
+    figure = heatmap.draw(heading, grid.rows, grid.columns, panels)
+    return [Picture(f"{name}-heatmap.png", alt, figure, wide=True)]
 
 
 def _curves(made: Made) -> list[Picture]:
-    data = noise_curve.draw(made.experiment.rows, made.experiment.columns, made.values)
-    if data is None:
+    figure = noise_curve.draw(made.experiment.rows, made.experiment.columns, made.values)
+    if figure is None:
         return []
     alt = (
         f"accuracy under Gaussian noise of {', '.join(made.experiment.rows)} against twice the "
         "standard deviation; the numbers are those of the table above"
     )
-    return [Picture(f"{made.definition.name}.png", alt, data)]
-
-
-def stamped(data: bytes, name: str) -> bytes:
-    """A PNG with a text chunk "Source" that names the page and a digest of the picture."""
-    if not data.startswith(_SIGNATURE):
-        raise ValueError(f"a picture of {name} is no PNG file")
-    digest = hashlib.sha256(data).hexdigest()[:32]
-    body = b"tEXtSource\0" + f"{SOURCE} {name}; {digest}".encode("latin-1", "replace")
-    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-    # The header is the first chunk, always of 25 bytes.
-    return data[:_HEADER] + chunk + data[_HEADER:]
+    return [Picture(f"{made.definition.name}.png", alt, figure)]

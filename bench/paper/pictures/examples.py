@@ -14,11 +14,11 @@ from torch import Tensor
 
 from ....defective.attacks import parse_attack
 from ....defective.robustness import AdversarialSet, load_set
-from ....train.robustness.plots import style
+from ....train import style
 from ....train.robustness.wording import levels
 from ...report.document import Picture
 from ..graph.attacking import AdversarialImages
-from . import data_name, png
+from . import data_name
 from .class_names import class_names
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ def draw_examples(made: Made) -> list[Picture]:
     for role, blocks in blocks_of(made).items():
         label = data_name(made.setup.data[role])
         alt = f"images of {label}, and adversarial images of them with what their sources see"
-        data = png(figure_of(f"Adversarial images, {label}", blocks))
-        pictures.append(Picture(f"{made.definition.name}-{role}.png", alt, data, wide=True))
+        figure = figure_of(f"Adversarial images, {label}", blocks)
+        pictures.append(Picture(f"{made.definition.name}-{role}.png", alt, figure, wide=True))
     return pictures
 
 

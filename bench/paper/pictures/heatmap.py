@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ....train.robustness.plots import style
+from ....train import style
 from ..experiment import Place
-from . import png
 
 _WIDE, _HIGH = 0.56, 0.23
 """Inches of a cell."""
@@ -45,8 +45,10 @@ class Panel:
     signed: bool = False
 
 
-def draw(title: str, rows: Sequence[str], columns: Sequence[str], panels: Sequence[Panel]) -> bytes:
-    """A PNG file with the panels side by side, all of the same rows and columns."""
+def draw(
+    title: str, rows: Sequence[str], columns: Sequence[str], panels: Sequence[Panel]
+) -> Figure:
+    """The panels side by side, all of the same rows and columns."""
     across, down = _WIDE * len(columns), _HIGH * len(rows)
     names, heads = style.short(rows, _LONGEST), style.short(columns, _LONGEST)
     left = 0.2 + 0.068 * max(map(len, names.values()))
@@ -66,7 +68,7 @@ def draw(title: str, rows: Sequence[str], columns: Sequence[str], panels: Sequen
         axes.set_yticks(range(len(rows)), [names[r] for r in rows] if not number else [])
         axes.tick_params(length=0, axis="y", labelsize=8)
         figure.text(x / width, 1 - 0.42 / height, style.plain(panel.title), fontsize=9.5, va="top")
-    return png(figure)
+    return figure
 
 
 def _panel(axes: Axes, panel: Panel, rows: Sequence[str], columns: Sequence[str]) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from ....train.robustness.plots import style
+from ....train import style
 from ..estimates import Estimate
 from ..experiment import Place
-from . import png
 
 
 def draw(
     rows: Sequence[str], columns: Sequence[str], values: Mapping[Place, Estimate]
-) -> bytes | None:
-    """A PNG file with a line for each row and its 95 % intervals; None without a number.
+) -> Figure | None:
+    """A line for each row and its 95 % intervals; None without a number.
 
     Args:
         columns: twice the standard deviation in levels of 255, as text.
@@ -40,7 +40,7 @@ def draw(
     axes.set_ylim(0, 102)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left", fontsize=8, title="95 % intervals", title_fontsize=8)
-    return png(figure)
+    return figure
 
 
 def _line(axes, number: int, points: Sequence[tuple[float, Estimate]], look: dict) -> None:

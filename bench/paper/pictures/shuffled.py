@@ -8,7 +8,7 @@ from ....train.robustness.plots import shuffled
 from ....train.robustness.samples import shuffled_samples
 from ...report.document import Picture
 from ..grids import fitting_grids
-from . import data_name, png
+from . import data_name
 from .class_names import class_names
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def draw_shuffled(made: Made) -> list[Picture]:
         return []
     data = made.experiment.attached["images"].data
     alt = f"{len(found['labels'])} images of {data_name(data)}, and their patches in random order"
-    return [Picture(f"{made.definition.name}.png", alt, png(figure))]
+    return [Picture(f"{made.definition.name}.png", alt, figure)]
 
 
 def shown(made: Made) -> dict[str, Any]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ....train.robustness.plots import style
+from ....train import style
 from ....train.robustness.plots.placing import place_labels
 from ...report.document import Picture
 from ..published import figure5
-from . import png
 
 if TYPE_CHECKING:
     from ..estimates import Estimate
@@ -68,7 +67,7 @@ def draw_tradeoff(made: Made) -> list[Picture]:
         f"clean accuracy against the success defence rate of {', '.join(points)}, each beside the "
         "paper's"
     )
-    return [Picture(f"{made.definition.name}.png", alt, png(figure))]
+    return [Picture(f"{made.definition.name}.png", alt, figure)]
 
 
 def _lines(points: Iterable[tuple[Estimate, Estimate]]) -> list[Box]:

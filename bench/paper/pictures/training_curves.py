@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ....defective.errors import UserError
-from ....train.robustness.plots import style
+from ....train import style
 from ...report.document import Picture
 from ..graph.training import Training
-from . import data_name, png
+from . import data_name
 
 if TYPE_CHECKING:
     from ..experiment import Made
@@ -43,7 +43,7 @@ def draw_training_curves(made: Made) -> list[Picture]:
     figure = figure_of([(a, read_history(a.path(store) / METRICS)) for a in there])
     names = " and ".join(dict.fromkeys(map(_name, there)))
     alt = f"training and test accuracy of {names} against the epoch"
-    return [Picture(f"{made.definition.name}.png", alt, png(figure))]
+    return [Picture(f"{made.definition.name}.png", alt, figure)]
 
 
 def figure_of(trainings: Sequence[tuple[Training, History]]) -> Figure:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 
-import matplotlib
+import matplotlib.style
+from matplotlib.figure import Figure
 
+from ....train import style
 from ...report.document import Picture
 from .score import PAPER, Scores
 
@@ -18,27 +19,20 @@ def picture(scores: Scores) -> Picture:
 
     Equal for equal scores and versions of matplotlib.
     """
-    buffer = io.BytesIO()
-    _draw(scores, buffer)
     mean, count = scores.difference.mean, len(scores.counted)
     alt = (
         f"Difference between choices of a and of b for each of {count} people; their mean is "
         f"{mean:.1f}, the paper's {PAPER.difference_of(scores.head['per_person']):.3g}"
     )
-    return Picture("user-study.png", alt, buffer.getvalue())
+    return Picture("user-study.png", alt, _draw(scores), source=_source(scores))
 
 
-def _draw(scores: Scores, buffer: io.BytesIO) -> None:
-    from matplotlib import style as styles
-    from matplotlib.figure import Figure
-
-    from ...report.plots import style
-
+def _draw(scores: Scores) -> Figure:
     people = sorted(scores.counted, key=lambda person: (person.difference, person.seed))
     most, of = scores.head["per_person"], scores.difference
     published = PAPER.difference_of(most)
-    with styles.context("default"):
-        figure = Figure(figsize=(7.0, 1.9 + 0.17 * len(people)), layout="constrained")
+    with matplotlib.style.context("default"):
+        figure = style.new((7.0, 1.9 + 0.17 * len(people)))
         axes = figure.subplots()
         if of.low is not None and of.high is not None:
             axes.axvspan(of.low, of.high, color="#cfcfcf", alpha=0.7, lw=0, label="95 % interval")
@@ -66,7 +60,7 @@ def _draw(scores: Scores, buffer: io.BytesIO) -> None:
         axes.grid(axis="x", alpha=0.3)
         axes.set_axisbelow(True)
         figure.legend(loc="outside upper center", ncols=3, fontsize=8, frameon=False)
-        style.save(figure, buffer, _source(scores))
+    return figure
 
 
 def _source(scores: Scores) -> str:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import BinaryIO
 
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ....train.style import panels
 from ..schema import recipe
 from . import style
 
 
-def draw_convergence(rows: Sequence[dict], path: Path | BinaryIO) -> None:
+def draw_convergence(rows: Sequence[dict]) -> Figure:
     """A curve for each seed, a panel for each network and data set, the target as a line.
 
     Args:
-        rows: of the convergence benchmark, of one device. path: PNG file to write, or a binary
-            file.
+        rows: of the convergence benchmark, of one device.
 
     Raises:
         ValueError: no rows, or rows of several devices.
@@ -34,9 +33,9 @@ def draw_convergence(rows: Sequence[dict], path: Path | BinaryIO) -> None:
     }
     handles["target"] = Line2D([], [], color="#222222", linestyle=":", linewidth=1)
     size = style.panel_size(len(cases), 5.2, 3.6, 2)
-    with style.canvas(rows, path, size, "accuracy against training time, one curve a seed") as fig:
+    with style.canvas(rows, size, "accuracy against training time, one curve a seed") as fig:
         for axes, (case, found) in zip(
-            style.panels(fig, len(cases), 2), sorted(cases.items()), strict=True
+            panels(fig, len(cases), 2), sorted(cases.items()), strict=True
         ):
             dataset, arch, defects, target, how = case
             words = style.plain(f"{arch} {defects}, {dataset}"), style.plain(how, 90)
@@ -59,6 +58,7 @@ def draw_convergence(rows: Sequence[dict], path: Path | BinaryIO) -> None:
             axes.set_xlim(left=0)
             axes.grid(alpha=0.3)
         style.legend_above(fig, handles, 6)
+    return fig
 
 
 def _line(name: str) -> str:

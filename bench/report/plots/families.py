@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import BinaryIO
+
+from matplotlib.figure import Figure
 
 from ..compare import STEP_ORDER
 from . import style
@@ -16,11 +16,11 @@ _COLOURS = (
 _HATCHES = ("", "////", "....")
 
 
-def draw_families(rows: Sequence[dict], path: Path | BinaryIO) -> None:
+def draw_families(rows: Sequence[dict]) -> Figure:
     """A stacked bar for each network and contestant, in milliseconds of a step.
 
     Args:
-        rows: of the profile benchmark, of one device. path: PNG file to write, or a binary file.
+        rows: of the profile benchmark, of one device.
 
     Raises:
         ValueError: no rows, or rows of several devices.
@@ -30,7 +30,7 @@ def draw_families(rows: Sequence[dict], path: Path | BinaryIO) -> None:
     families = list(dict.fromkeys(name for row in rows for name in row["families"]))
     families = [f for f in families if f != _GAPS] + [f for f in families if f == _GAPS]
     size = 9.5, 0.36 * len(rows) + 1.9 + 0.2 * (len(families) // 5)
-    with style.canvas(rows, path, size, "time of a step by family of kernels") as figure:
+    with style.canvas(rows, size, "time of a step by family of kernels") as figure:
         axes = figure.subplots()
         bottoms, handles = [0.0] * len(rows), {}
         for number, family in enumerate(families):
@@ -59,6 +59,7 @@ def draw_families(rows: Sequence[dict], path: Path | BinaryIO) -> None:
         axes.grid(axis="x", alpha=0.3)
         axes.set_axisbelow(True)
         style.legend_above(figure, handles, 5)
+    return figure
 
 
 def _order(row: dict) -> tuple:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import BinaryIO
 
+from matplotlib.figure import Figure
+
+from ....train.style import marker
 from ...layers import table
 from ..compare import layer_clock
 from . import style
 
 
-def draw_layers(rows: Sequence[dict], path: Path | BinaryIO) -> None:
+def draw_layers(rows: Sequence[dict]) -> Figure:
     """Percent of the copy bandwidth reached at each site, forward and backward, with cold caches.
 
     Lines go from the 10 % to the 90 % quantile of the times.
 
     Args:
-        rows: of the layer benchmark, of one device. path: PNG file to write, or a binary file.
+        rows: of the layer benchmark, of one device.
 
     Raises:
         ValueError: no rows, or rows of several devices.
@@ -27,7 +28,7 @@ def draw_layers(rows: Sequence[dict], path: Path | BinaryIO) -> None:
     title = f"bytes that must move over time taken, cold caches, {clock} times"
     handles: dict[str, object] = {}
     size = 11, 0.3 * len(sites) + 2.0
-    with style.canvas(rows, path, size, title) as figure:
+    with style.canvas(rows, size, title) as figure:
         pair = figure.subplots(1, 2, sharey=True)
         for axes, step in zip(pair, ("forward", "backward"), strict=True):
             for row in rows:
@@ -41,6 +42,7 @@ def draw_layers(rows: Sequence[dict], path: Path | BinaryIO) -> None:
         pair[0].set_yticks(range(len(sites)), [style.plain(s) for s in sites], fontsize=8)
         pair[0].set_ylim(len(sites) - 0.4, -0.6)
         style.legend_above(figure, {n: handles[n] for n in names if n in handles}, 6)
+    return figure
 
 
 def _dot(axes, row: dict, how: tuple[str, str], sites, names, handles: dict) -> None:
@@ -58,7 +60,7 @@ def _dot(axes, row: dict, how: tuple[str, str], sites, names, handles: dict) -> 
         [share],
         [place],
         linestyle="",
-        marker=style.marker(number),
+        marker=marker(number),
         markersize=5,
         color=tint,
         markeredgecolor="#ffffff",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import BinaryIO
 
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ....train.style import marker
 from . import style
 
 _TINTS = (
@@ -16,13 +16,13 @@ _TINTS = (
 _ROOFS = ("-", "--", "-.", ":")
 
 
-def draw_roofline(rows: Sequence[dict], path: Path | BinaryIO) -> None:
+def draw_roofline(rows: Sequence[dict]) -> Figure:
     """Log-log: operations per byte against operations per second, with the measured ceilings.
 
     Ceilings are those of the newest row. Operators differ in colour, backends in marker.
 
     Args:
-        rows: of the roofline benchmark, of one device. path: PNG file to write, or a binary file.
+        rows: of the roofline benchmark, of one device.
 
     Raises:
         ValueError: no rows, or rows of several devices.
@@ -34,7 +34,7 @@ def draw_roofline(rows: Sequence[dict], path: Path | BinaryIO) -> None:
     ceilings = max(rows, key=lambda row: row["time"])["ceilings"]
     bandwidth = ceilings["copy_gb_per_s"] / 1e3  # TB/s
     matmul = dict(sorted(ceilings["matmul_tflop_per_s"].items(), key=lambda item: -item[1]))
-    with style.canvas(rows, path, (9.5, 6), "operators against measured ceilings") as figure:
+    with style.canvas(rows, (9.5, 6), "operators against measured ceilings") as figure:
         axes = figure.subplots()
         xs = [row["flops"] / row["bytes"] for row in points]
         ridge = max([*matmul.values(), bandwidth]) / bandwidth
@@ -56,7 +56,7 @@ def draw_roofline(rows: Sequence[dict], path: Path | BinaryIO) -> None:
                 [x],
                 [row["flops"] / row["times"]["median_us"] / 1e6],
                 linestyle="",
-                marker=style.marker(backends.index(row["backend"])),
+                marker=marker(backends.index(row["backend"])),
                 color=_TINTS[operators.index(row["operator"]) % len(_TINTS)],
                 markersize=6,
                 alpha=0.85,
@@ -70,6 +70,7 @@ def draw_roofline(rows: Sequence[dict], path: Path | BinaryIO) -> None:
         axes.set_ylabel("TFLOP/s", fontsize=9)
         axes.grid(which="major", alpha=0.3)
         _legend(axes, roofs, operators, backends)
+    return figure
 
 
 def _legend(axes, roofs: dict, operators: list[str], backends: list[str]) -> None:
@@ -78,6 +79,6 @@ def _legend(axes, roofs: dict, operators: list[str], backends: list[str]) -> Non
         tint = _TINTS[number % len(_TINTS)]
         entries[name] = Line2D([], [], linestyle="", marker="s", color=tint)
     for number, name in enumerate(backends):
-        shape = style.marker(number)
+        shape = marker(number)
         entries[f"backend {name}"] = Line2D([], [], linestyle="", marker=shape, color="#444444")
     axes.legend(entries.values(), [style.plain(name) for name in entries], fontsize=7.5, loc="best")

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
-from typing import BinaryIO
 
+from matplotlib.figure import Figure
+
+from ....train.style import panels
 from ..compare import STEP_ORDER, rate
 from . import style
 
 
-def draw_steps(rows: Sequence[dict], path: Path | BinaryIO) -> None:
+def draw_steps(rows: Sequence[dict]) -> Figure:
     """Bars for each network and batch size, contestants side by side, whiskers from the 10 % to
     the 90 % quantile.
 
     Args:
-        rows: of the step benchmark, of one device. path: PNG file to write, or a binary file.
+        rows: of the step benchmark, of one device.
 
     Raises:
         ValueError: no rows, or rows of several devices.
@@ -37,15 +38,16 @@ def draw_steps(rows: Sequence[dict], path: Path | BinaryIO) -> None:
     columns = len({row["defects"] for row in rows})
     columns = columns if 1 < columns < 4 else 3
     size = style.panel_size(len(cases), 10 / columns, 2.5, columns)
-    with style.canvas(rows, path, size, title) as figure:
+    with style.canvas(rows, size, title) as figure:
         for axes, (words, found) in zip(
-            style.panels(figure, len(cases), columns), cases.items(), strict=True
+            panels(figure, len(cases), columns), cases.items(), strict=True
         ):
             own = ", ".join(w for w, s in zip(words, same, strict=True) if not s and w)
             axes.set_title(style.plain(own), fontsize=9)
             bars = [(_label(row, usual), row) for row in found]
             _bars(axes, bars, names, handles)
         style.legend_above(figure, {n: handles[n] for n in names if n in handles}, 5)
+    return figure
 
 
 def _words(row: dict) -> tuple[str, ...]:

@@ -1,26 +1,21 @@
-"""What all pictures share: colours, words under them, and how they are written."""
+"""What all pictures share: colours of contestants, titles, and words under them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import BinaryIO
 
-import matplotlib
-from matplotlib.axes import Axes
+import matplotlib.style
 from matplotlib.figure import Figure
 
-from ....defective.serialization import atomic_path
+from ....train.style import new
 from ..compare import STEP_ORDER, ordered
 from ..document import clean
 from ..schema import commit
 
-DPI = 110
 # Colours that differ for colour-blind eyes and in lightness; the same work in a CUDA graph is
 # hatched.
 _COLOURS = {
@@ -36,7 +31,6 @@ _COLOURS = {
     "released": "#009e73",
 }
 _FURTHER = ("#cc79a7", "#f0e442", "#009e73", "#7a5195", "#000000")
-_MARKERS = "osD^vPX<>*"
 
 
 def colour(name: str, names: Iterable[str] = ()) -> str:
@@ -48,10 +42,6 @@ def colour(name: str, names: Iterable[str] = ()) -> str:
 
 def hatch(name: str) -> str:
     return "////" if name.endswith("-graph") else ""
-
-
-def marker(number: int) -> str:
-    return _MARKERS[number % len(_MARKERS)]
 
 
 def contestants(rows: Iterable[dict]) -> list[str]:
@@ -80,25 +70,19 @@ def one_device(rows: Sequence[dict]) -> dict:
 
 
 @contextmanager
-def canvas(
-    rows: Sequence[dict], target: Path | BinaryIO, size: tuple[float, float], title: str
-) -> Iterator[Figure]:
-    """A figure to draw on, written to ``target`` as a PNG at the end.
+def canvas(rows: Sequence[dict], size: tuple[float, float], title: str) -> Iterator[Figure]:
+    """A figure to draw on, that gets its title and the words below it at the end.
 
     Args:
-        rows: what is drawn; the words below the picture and its digest are made from them.
-        size: inches.
+        rows: what is drawn; the words below the picture are made from them. size: inches.
     """
     machine = one_device(rows)
     words = [machine["device"], f"torch {machine.get('torch')}", f"triton {machine.get('triton')}"]
     words.append("commit " + ", ".join(sorted({commit(row) for row in rows})))
     repeats = sorted({str((row.get("settings") or {}).get("repeats")) for row in rows} - {"None"})
     words += [f"{', '.join(repeats)} repeats"] if repeats else []
-    from matplotlib import style
-
-    with style.context("default"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure = Figure(figsize=size, layout="constrained")
+    with matplotlib.style.context("default"):
+        figure = new(size)
         yield figure
         if figure.legends:
             # The layout keeps a title and a legend above the panels apart only if they are one.
@@ -107,17 +91,6 @@ def canvas(
             figure.suptitle(plain(title, 120), fontsize=11)
         below = plain("; ".join(words), round(16 * size[0]))
         figure.supxlabel(below, fontsize=7.5, color="#555555")
-        save(figure, target, source(rows))
-
-
-def save(figure: Figure, target: Path | BinaryIO, made_from: str) -> None:
-    # Without its name and version matplotlib's files depend on nothing but what is drawn.
-    options = {"dpi": DPI, "format": "png", "metadata": {"Software": None, "Source": made_from}}
-    if isinstance(target, str | Path):
-        with atomic_path(target) as temporary:
-            figure.savefig(temporary, **options)
-    else:
-        figure.savefig(target, **options)
 
 
 def source(rows: Sequence[dict]) -> str:
@@ -128,16 +101,6 @@ def source(rows: Sequence[dict]) -> str:
     bare = [{k: v for k, v in row.items() if k != "folder"} for row in rows]
     digest = hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()[:32]
     return f"scotoma bench report; rows {digest}; matplotlib {matplotlib.__version__}"
-
-
-def panels(figure: Figure, count: int, columns: int = 3) -> list[Axes]:
-    """Equal axes in rows; those beyond ``count`` are not shown."""
-    columns = min(columns, count)
-    grid = figure.subplots(math.ceil(count / columns), columns, squeeze=False)
-    axes = [cell for line in grid for cell in line]
-    for cell in axes[count:]:
-        cell.axis("off")
-    return axes[:count]
 
 
 def panel_size(count: int, width: float, height: float, columns: int = 3) -> tuple[float, float]:

@@ -1,13 +1,13 @@
-"""The pictures of a page: drawn in memory, each under a name of its own."""
+"""The pictures of a page, each under a name of its own."""
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..document import Picture
+from ..plots.style import source
 
 
 @dataclass
@@ -17,9 +17,7 @@ class Album:
     taken: set[str] = field(default_factory=set)
 
     def draw(self, draw: Callable, rows: Sequence[dict], alt: str, *words: str) -> Picture:
-        """The picture that ``draw(rows, file)`` makes, its file named after device and words."""
-        buffer = io.BytesIO()
-        draw(rows, buffer)
+        """The picture that ``draw(rows)`` makes, its file named after device and words."""
         words = rows[0]["machine"]["device"], *words
         stem = "-".join(filter(None, map(_slug, words)))[:90] or "picture"
         name, number = f"{stem}.png", 1
@@ -27,7 +25,7 @@ class Album:
             number += 1
             name = f"{stem}-{number}.png"
         self.taken.add(name)
-        return Picture(name, alt, buffer.getvalue())
+        return Picture(name, alt, draw(rows), source=source(rows))
 
 
 def _slug(word: str) -> str:

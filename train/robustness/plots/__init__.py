@@ -4,27 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from ... import style
+from ...config import PictureFormat
 from ..arranged import Arranged
-from . import examples, heatmap, noise, shuffled, style, tradeoff
+from . import examples, heatmap, noise, shuffled, tradeoff
 
 
 def draw_all(
-    cells: Sequence[dict[str, Any]], folder: Path, *, samples: dict[str, Any] | None = None
+    cells: Sequence[dict[str, Any]],
+    folder: Path,
+    *,
+    samples: dict[str, Any] | None = None,
+    format: PictureFormat = "png",
 ) -> list[Path]:
     """Write the pictures that apply, each whole or not at all.
+
+    The same pictures in another format, of an earlier call, are removed.
 
     Args:
         cells: as :meth:`scotoma.train.robustness.cells.Cells.all` gives them, in any order.
         folder: made if need be.
-        samples: images for examples.png and shuffled.png; any key may be missing. "clean" float
-            [n,C,H,W] with pixels in [0,1], "labels" n names of their classes; "rows" as
+        samples: images for the examples and the shuffled ones; any key may be missing. "clean"
+            float [n,C,H,W] with pixels in [0,1], "labels" n names of their classes; "rows" as
             :func:`.examples.draw` takes them; "shuffled" {k: float [m,C,H,W]}, the first m of
             "clean" in grids of k x k.
 
     Returns:
-        The files written: transfer.png, noise.png, tradeoff.png, examples.png, shuffled.png.
+        The files written: transfer, noise, tradeoff, examples and shuffled, as FORMAT.
 
     Raises:
         UserError: a cell without a result that its kind must have. OSError: it cannot be written.
@@ -41,5 +49,7 @@ def draw_all(
         figure = draw(material)
         if figure is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            made.append(style.save(figure, folder / f"{name}.png"))
+            made.append(style.save(figure, folder / f"{name}.{format}"))
+            for other in set(get_args(PictureFormat)) - {format}:
+                (folder / f"{name}.{other}").unlink(missing_ok=True)
     return made

@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from . import style
+from ... import style
 
 _COLUMNS = 8
 # Inches.

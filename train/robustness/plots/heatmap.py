@@ -8,9 +8,9 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ... import style
 from ..arranged import Arranged, Column
 from ..wording import DEFINITIONS
-from . import style
 
 _MAP = colormaps["cividis"]
 _FLAT = 8

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from ... import style
 from ..arranged import Arranged
 from ..labels import flat
-from . import style
 
 
 def draw(found: Arranged) -> Figure | None:

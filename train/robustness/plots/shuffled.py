@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from ... import style
 from ..wording import grid_text
-from . import style
 
 _ROWS = 6
 

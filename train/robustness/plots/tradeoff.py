@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from ... import style
 from ..arranged import Arranged
-from . import style
 from .placing import place_labels
 
 

@@ -1,7 +1,8 @@
-"""What all pictures of an evaluation share: colours, words, pixels, and how they are written."""
+"""What all pictures share: colours, words, pixels, and how they are written."""
 
 from __future__ import annotations
 
+import io
 import math
 import warnings
 from collections import Counter
@@ -14,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ....defective.serialization import atomic_path
+from ..defective.serialization import atomic_path
+from .config import PictureFormat
 
 DPI = 120
 SMALL = 64
@@ -115,15 +117,33 @@ def panels(figure: Figure, count: int, columns: int = 3) -> list[Axes]:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a PNG, whole or not at all. Raises OSError."""
+    """Write a file in the format that its name ends in, whole or not at all. Raises OSError."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encoded(figure, path.suffix[1:].lower()))
+    return path
+
+
+def encoded(figure: Figure, format: PictureFormat = "png", source: str | None = None) -> bytes:
+    """A picture as a file; the same figure always gives the same bytes.
+
+    Args:
+        source: what it was made from, said in the file's metadata.
+    """
     from matplotlib import style
 
-    # Without its name and version matplotlib's files depend on nothing but what is drawn.
-    options = {"dpi": DPI, "format": "png", "metadata": {"Software": None}}
-    with style.context("default"), warnings.catch_warnings(), atomic_path(path) as temporary:
+    file = io.BytesIO()
+    # Without names, versions and dates files depend on nothing but what is drawn.
+    metadata = {
+        "png": {"Software": None, "Source": source},
+        "pdf": {"Creator": None, "Producer": None, "CreationDate": None, "Subject": source},
+        "svg": {"Creator": None, "Date": None, "Source": source},
+    }[format]
+    # TrueType: many journals refuse Type 3 fonts, matplotlib's default in a PDF.
+    looks = {"pdf.fonttype": 42, "svg.hashsalt": "scotoma"}
+    with style.context(["default", looks]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure.savefig(temporary, **options)
-    return path
+        figure.savefig(file, dpi="figure", format=format, metadata=metadata)
+    return file.getvalue()
 
 
 def picture(axes: Axes, image: Tensor) -> None:
