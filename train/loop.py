@@ -342,8 +342,7 @@ class Trainer:
             if self.history and self.first_step == 0:
                 tensors, details = self.engine.result.state_dict(), self._details(self.history[-1])
                 self.folder.save_model(WEIGHTS, spec, tensors, details)
-                title = f"{self.config.arch} {self.config.defects} on {self.data.name}"
-                figure = draw_curves(self.history, title)
+                figure = draw_curves(self.history, self.config, self.steps, self.data.name)
                 self.folder.write_curves(figure, self.config.picture_format)
             self.folder.save_state(
                 {

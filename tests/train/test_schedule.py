@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from scotoma.train.curves import draw_curves
 from scotoma.train.schedule import learning_rate
 
 parsing = pytest.importorskip("scotoma.train.parsing", reason="jsonargparse is not installed")
@@ -50,3 +51,23 @@ def test_cosine_is_half_way_down_in_the_middle():
 
 def test_constant_is_constant():
     assert set(rates(schedule="constant", lr=0.3)) == {0.3}
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(3, 40), (1, 20), (300, 1000)])
+def test_curves_show_the_rate_of_the_steps(epochs, steps):
+    """Once, with the warm-up and the peak, of whatever part of the run is done."""
+    config = replace(BASE, schedule="one-cycle", epochs=epochs, lr=0.4, warmup=0.2, width=8)
+    record = {"train/acc1": 0.5, "test/acc1": 1.0, "train/loss": 1.0, "test/loss": 1.0}
+    history = [record | {"epoch": number + 1} for number in range(epochs)]
+    figure = draw_curves(history, config, steps, "sample")
+    *others, axes = figure.axes
+    (line,) = axes.lines
+    x, y = line.get_data()
+    assert all(
+        y == learning_rate(config, round(steps * x - 0.5), steps) for x, y in zip(x, y, strict=True)
+    )
+    assert len(x) <= 2000 and 0 < x[0] < 0.5 and epochs - 0.5 < x[-1] < epochs
+    rates = [learning_rate(config, step, steps) for step in range(epochs * steps)]
+    assert max(y) == pytest.approx(max(rates), rel=0.01) and y[0] < max(y) > y[-1]
+    assert len(others) == 2 and "width 8" in figure.get_suptitle()
+    assert len(draw_curves(history[:1], config, steps, "sample").axes[2].lines[0].get_data()[0])
