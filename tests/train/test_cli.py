@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from scotoma.defective import create_model, mask_sites
 from scotoma.train.cli import VERBS, main
+from scotoma.train.commands.masks import draw_masks
 
 yaml = pytest.importorskip("yaml", reason="yaml is not installed")
 pytest.importorskip("jsonargparse", reason="jsonargparse is not installed")
@@ -332,6 +334,18 @@ def test_info_and_masks_of_a_run(out, capsys):
     for options in (["--out", "m.PDF"], ["--picture-format", "pdf"]):
         assert main([*small, *options]) == 0
         assert Path(options[1].replace("pdf", "masks.pdf")).read_bytes().startswith(b"%PDF")
+
+
+def test_histograms_of_masks_have_one_range_and_a_line_at_p():
+    model = create_model("resnet18", "0.7-Bottom,0.1-Top", width=2)
+    sites = mask_sites(model).values()
+    rows = [axes for axes in draw_masks(model, channels=1).axes if axes.patches]
+    assert len(rows) == len(sites) > 2
+    found = [axes.lines[0].get_xdata()[0] for axes in rows]
+    assert sorted(set(found)) == [10, 70]
+    assert {axes.get_xlim() for axes in rows} == {(0, 100)}
+    for axes, mask in zip(rows, sites, strict=True):
+        assert sum(patch.get_height() for patch in axes.patches) == len(mask)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import get_args
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from ...defective import mask_sites
 from ...defective.errors import UserError
 from ...defective.models.base import Network
+from ...defective.placement import model_terms
 from .. import style
 from ..config import PictureFormat
 from .options import add_network_options, add_picture_format, make_parser, network_from
@@ -57,13 +57,13 @@ def draw_masks(model: Network, channels: int = 6) -> Figure:
     Args:
         model: a network with masks. channels: to show of each mask.
     """
-    masks = mask_sites(model)
+    masks, terms = mask_sites(model), model_terms(model)
     spec = model.spec
     title = f"{spec.name} {spec.defects}: kept neurons bright, defective ones dark"
     figure = style.new((1.25 * channels + 3.2, 1.3 * len(masks) + 0.8), title)
     colours = ListedColormap(["#22252b", "#f2c14e"])
     axes = figure.subplots(
-        len(masks), channels + 1, squeeze=False, width_ratios=[1] * channels + [1.6]
+        len(masks), channels + 1, squeeze=False, width_ratios=[1] * channels + [1.8]
     )
     for row, (name, mask) in zip(axes, masks.items(), strict=True):
         patterns = mask.numpy()
@@ -77,13 +77,17 @@ def draw_masks(model: Network, channels: int = 6) -> Figure:
         shape = "x".join(map(str, mask.shape))
         label = f"{name}\n{shape}\n{_share(mask):.1%} kept"
         row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+        # One range for all, so that rows compare: small masks spread more than large ones.
         shares = 100 * mask.float().mean((1, 2))
-        row[-1].hist(shares.tolist(), bins=min(20, math.isqrt(len(shares)) + 1), color="#f2c14e")
+        row[-1].hist(shares.tolist(), bins=range(0, 101, 2), color="#f2c14e")
+        p = terms[model.get_submodule(name).block].keep_probability
+        row[-1].axvline(100 * p, color="#22252b", linestyle=":", linewidth=1)
+        row[-1].set_xlim(0, 100)
         row[-1].tick_params(labelsize=6)
-        row[-1].set_yticks([])
+        row[-1].locator_params(axis="y", nbins=2, integer=True)
     for index, cell in enumerate(axes[0][:-1]):
         cell.set_title(f"channel {index}", fontsize=8)
-    axes[0][-1].set_title("kept per channel (%)", fontsize=8)
+    axes[0][-1].set_title("channels by share kept (%), dotted: p", fontsize=8)
     return figure
 
 
