@@ -29,6 +29,19 @@ FAMILIES = (
     OTHER,
     GAPS,
 )
+COLOURS = {
+    CONVOLUTION: "#0072B2",
+    EPILOGUE: "#D55E00",
+    POOLING: "#8C510A",
+    MATMUL: "#56B4E9",
+    LOSS: "#E6C700",
+    OPTIMISER: "#009E73",
+    DATA: "#CC79A7",
+    CASTS: "#000000",
+    MEMSET: "#999999",
+    OTHER: "#5E3C99",
+}
+"""After Okabe and Ito: told apart with any kind of colour blindness, and mostly in grey."""
 OURS = (
     "partial_statistics",
     "merge_statistics",

@@ -11,21 +11,9 @@ from matplotlib.patches import Patch
 from ...train import style
 from . import families
 from .busy import Interval, clipped
+from .families import COLOURS
 from .trace import Span, Trace
 
-COLOURS = {
-    families.CONVOLUTION: "#0072B2",
-    families.EPILOGUE: "#D55E00",
-    families.POOLING: "#8C510A",
-    families.MATMUL: "#56B4E9",
-    families.LOSS: "#E6C700",
-    families.OPTIMISER: "#009E73",
-    families.DATA: "#CC79A7",
-    families.CASTS: "#000000",
-    families.MEMSET: "#999999",
-    families.OTHER: "#5E3C99",
-}
-"""After Okabe and Ito: told apart with any kind of colour blindness, and mostly in grey."""
 WIDTH = 15.0
 NARROW = 0.035
 """Of the axis: a bar below this width has no room for its figure."""

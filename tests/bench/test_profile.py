@@ -22,9 +22,12 @@ from kernel_names import (
     SGDS,
     SUM,
 )
+from matplotlib.colors import to_hex
+from report_rows import profile
 from scotoma.bench import results
 from scotoma.bench.profiling import busy, command, families, host, measure, summary, table, timeline
 from scotoma.bench.profiling.trace import UnreadableTrace, read
+from scotoma.bench.report.plots import draw_families
 from scotoma.defective import UserError
 
 
@@ -222,7 +225,24 @@ def test_picture_of_a_device_trace(device_trace):
 
 
 def test_colours_are_there_for_every_family_that_runs():
-    assert set(timeline.COLOURS) == set(families.FAMILIES) - {"gaps"}
+    assert set(families.COLOURS) == set(families.FAMILIES) - {"gaps"}
+
+
+def test_a_family_has_one_colour_in_both_pictures(device_trace):
+    trace = read(device_trace.events, on_device=True)
+    row = {"contestant": "eager", "step_ms": 0.0875, **summary.summarise(trace, 0.0875)}
+    entry = {"ms": 1.0, "percent": 10.0, "launches": 1}
+    (line,) = timeline.draw([timeline.Strip(row, trace)], "title").legends
+    rows = [profile("eager", families={CONV: entry, DATA: entry, "?": entry})]
+    (report,) = draw_families(rows).legends
+    in_one, in_other = (
+        {
+            text.get_text(): to_hex(patch.get_facecolor())
+            for text, patch in zip(legend.get_texts(), legend.get_patches(), strict=True)
+        }
+        for legend in (line, report)
+    )
+    assert in_one[CONV] == in_other[CONV] != in_other["?"] and in_one[DATA] == in_other[DATA]
 
 
 SMALL = ["resnet18", "--cpu", "--width", "4", "--batch", "8", "--steps", "2"]

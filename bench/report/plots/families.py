@@ -6,14 +6,12 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
+from ...profiling.families import COLOURS, GAPS
 from ..compare import STEP_ORDER
 from . import style
 
-_GAPS = "gaps"
-_COLOURS = (
-    "#0072b2", "#e69f00", "#56b4e9", "#b84a00", "#009e73", "#f0e442", "#cc79a7", "#5c5c5c",
-)  # fmt: skip
-_HATCHES = ("", "////", "....")
+_UNKNOWN = "#bbbbbb"
+"""Families that another version may have had."""
 
 
 def draw_families(rows: Sequence[dict]) -> Figure:
@@ -28,21 +26,21 @@ def draw_families(rows: Sequence[dict]) -> Figure:
     style.one_device(rows)
     rows = sorted(rows, key=_order)
     families = list(dict.fromkeys(name for row in rows for name in row["families"]))
-    families = [f for f in families if f != _GAPS] + [f for f in families if f == _GAPS]
+    families = [f for f in families if f != GAPS] + [f for f in families if f == GAPS]
     size = 9.5, 0.36 * len(rows) + 1.9 + 0.2 * (len(families) // 5)
     with style.canvas(rows, size, "time of a step by family of kernels") as figure:
         axes = figure.subplots()
         bottoms, handles = [0.0] * len(rows), {}
-        for number, family in enumerate(families):
+        for family in families:
             lengths = [row["families"].get(family, {"ms": 0.0})["ms"] for row in rows]
-            gaps = family == _GAPS
+            gaps = family == GAPS
             handles[family] = axes.barh(
                 range(len(rows)),
                 lengths,
                 0.72,
                 left=bottoms,
-                color="#ffffff" if gaps else _COLOURS[number % len(_COLOURS)],
-                hatch="xxxx" if gaps else _HATCHES[number // len(_COLOURS) % len(_HATCHES)],
+                color="#ffffff" if gaps else COLOURS.get(family, _UNKNOWN),
+                hatch="xxxx" if gaps else "" if family in COLOURS else "////",
                 edgecolor="#999999" if gaps else "#ffffff",
                 linewidth=0.6,
             )
