@@ -246,3 +246,10 @@ def test_cpu_and_gpu_never_meet(tmp_path, no_pictures):
         for wrong in (both, []):
             with pytest.raises(ValueError, match="exactly one device"):
                 draw(wrong)
+
+
+def test_the_copy_line_of_a_roofline_ends_at_the_ceiling():
+    axes = plots.draw_roofline([operator("triton", 1.0)]).axes[0]
+    copy, ceiling = axes.lines[:2]
+    assert copy.get_ydata()[-1] == pytest.approx(ceiling.get_ydata()[0])
+    assert copy.get_xdata()[-1] == pytest.approx(ceiling.get_xdata()[0])

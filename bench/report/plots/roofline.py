@@ -39,8 +39,7 @@ def draw_roofline(rows: Sequence[dict]) -> Figure:
         xs = [row["flops"] / row["bytes"] for row in points]
         ridge = max([*matmul.values(), bandwidth]) / bandwidth
         left, right = min([*xs, 0.5]) / 2, max([*xs, ridge]) * 4
-        roof = max([*matmul.values(), bandwidth * right / 4])
-        slope_end = min(right, roof / bandwidth)
+        slope_end = max(left, max(matmul.values()) / bandwidth) if matmul else right
         axes.plot(
             [left, slope_end], [bandwidth * left, bandwidth * slope_end], color="#222222", lw=1.4
         )
