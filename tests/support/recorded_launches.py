@@ -41,7 +41,7 @@ def keep(launch, launches=_launches):
 
 def in_bfloat16(kind):
     if isinstance(kind, tuple):
-        return tuple(map(in_bfloat16, kind))
+        return getattr(kind, "_make", tuple)(map(in_bfloat16, kind))  # kernels read fields by name
     return kind.replace("*fp16", "*bf16")
 
 
