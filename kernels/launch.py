@@ -282,6 +282,9 @@ class Plan:
             and len({v.dtype for v in running}) <= 1
             and len(running) in (0, 2 * branches)
         )
+        # One pointer of a kernel is either branch's variance, so that both have to be of one dtype.
+        variances = {b.var.dtype for b in (main, other) if b.var is not None}
+        self.widens_variances = not training and len(variances) > 1
         # How masks lie once they are laid out.
         reordered = self.masks_last is None
         self.mask_strides = tuple(
@@ -458,7 +461,10 @@ class Plan:
             torch.empty_like(second.weight) if weight2 else None,
             torch.empty_like(second.bias) if bias2 else None,
         )
-        self._merge_gradients(wanted, partials, sums, main.var, grads[:2], second.var, grads[2:])
+        var, var2 = main.var, second.var
+        if self.widens_variances:
+            var, var2 = var.float(), var2.float()
+        self._merge_gradients(wanted, partials, sums, var, grads[:2], var2, grads[2:])
         return sums, grads
 
     def apply_backward(self, grad_out, main, other, bits, sums, inverse_count: float, wanted):

@@ -188,6 +188,23 @@ def test_what_only_the_interpreter_accepts_is_found(tmp_path, monkeypatch):
     assert "0 of 2 do not compile" in right.stdout
 
 
+@needs_interpreter
+def test_branches_with_running_statistics_of_two_dtypes():
+    """A kernel that picks one of two pointers does not compile if they differ in type."""
+    launches = []
+    x = torch.randn(2, 8, 4, 4, requires_grad=True)
+    vectors = [torch.rand(8).add(0.5).requires_grad_(i < 2) for i in range(4)]
+    halves = [v.detach().half().requires_grad_(i < 2) for i, v in enumerate(vectors)]
+    with record.noting(launches.append, interpret=True):
+        out = bn_mask_add_relu(
+            x, *vectors, projection=Projection(x, *halves), training=False, backend="triton"
+        )
+        out.sum().backward()
+    (merge,) = [launch for launch in launches if launch.kernel == "merge_gradients"]
+    assert merge.arguments["var"] == merge.arguments["var2"] == "*fp32"
+    assert merge.arguments["grads2.0"] == "*fp16"
+
+
 def test_recording_leaves_nothing_behind():
     """A call on the meta device, which no kernel runs on, is refused again after a recording."""
 
