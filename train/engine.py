@@ -21,7 +21,7 @@ from ..defective.placement import mask_sites
 from ..defective.regularizers import smoothed_cross_entropy
 from .adversarial import attacked_images, held_out_attack, paired_loss
 from .batches import Batch, derived_seed
-from .casting import CastWeights
+from .casting import CastWeights, FastWeightGradients
 from .config import TrainConfig
 from .distributed import World, check_same_masks, share_statistics
 from .graph import check_graph
@@ -91,6 +91,10 @@ class Engine:
         # The compiler arranges casts itself, and DDP wants parameters used where they are.
         if plain and self.dtype != torch.float32:
             self.cast_weights = CastWeights(self.model, self.dtype)
+        self.convolutions = None
+        on_cpu = device.type == "cpu" and self.dtype != torch.float32
+        if on_cpu and config.compile == "none" and config.backend != "eager":
+            self.convolutions = FastWeightGradients(self.dtype)
         self.graph = None
         if config.cuda_graph:
             self.lr = torch.zeros((), device=device)  # a graph reads it when it runs
@@ -142,7 +146,7 @@ class Engine:
                 attacked = self._attacked(images, labels)
                 # Clean and adversarial images share one pass, and so their batch statistics.
                 images = torch.cat([images, attacked]) if config.logit_pairing > 0 else attacked
-            with self.cast_weights or nullcontext():
+            with self.cast_weights or nullcontext(), self.convolutions or nullcontext():
                 logits = self.network(images)
         if config.logit_pairing > 0:
             total = paired_loss(logits, labels, config.logit_pairing, config.label_smoothing)

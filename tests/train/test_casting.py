@@ -1,10 +1,11 @@
 """Weights cast together: the same numbers as autocast's, with fewer operations."""
 
 from collections import Counter
+from contextlib import nullcontext
 
 import pytest
 import torch
-from scotoma.train.casting import CastWeights
+from scotoma.train.casting import CastWeights, FastWeightGradients
 from scotoma.train.distributed import World
 from scotoma.train.engine import Engine
 from scotoma.train.setup import build_model, load_data, make_batches, resolve
@@ -103,3 +104,70 @@ def test_where_it_is_left_to_others(tiny, changes):
     config = resolve(tiny(**{"precision": "bfloat16"} | changes), torch.device("cpu"))
     engine = Engine(build_model(config, load_data(config)), config, torch.device("cpu"), World())
     assert engine.cast_weights is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_fast_gradients_of_weights(dtype):
+    """They are of float32, once rounded; all else is torch's to the bit."""
+    generator = torch.Generator().manual_seed(0)
+    for layer, size in (
+        (nn.Conv2d(8, 16, 3, padding=1, stride=2), 9),
+        (nn.Conv2d(8, 8, 3, groups=4, dilation=2, bias=False), 9),
+        (nn.Conv2d(8, 8, 1), 4),
+    ):
+        layer.to(memory_format=torch.channels_last)
+        x = torch.randn(4, 8, size, size, generator=generator).requires_grad_()
+        leaves = [x, *layer.parameters()]
+        found = []
+        for context in (FastWeightGradients(dtype), nullcontext()):
+            with torch.autocast("cpu", dtype), context:
+                out = layer(x)
+            (out.float() * torch.arange(out.numel()).view(out.shape).sin()).sum().backward()
+            found.append([out, *(leaf.grad for leaf in leaves)])
+            for leaf in leaves:
+                leaf.grad = None
+        for index, (ours, torchs) in enumerate(zip(*found, strict=True)):
+            assert ours.dtype == torchs.dtype
+            if index == 2:
+                assert (ours - torchs).abs().max() <= torch.finfo(dtype).eps * torchs.abs().max()
+            else:
+                assert torch.equal(ours, torchs), index
+        wide = nn.functional.conv2d(
+            x.to(dtype).double(),
+            (w := layer.weight.detach().to(dtype).double().requires_grad_()),
+            None,
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            layer.groups,
+        )
+        upstream = torch.arange(out.numel()).view(out.shape).sin().to(dtype).double()
+        (exact,) = torch.autograd.grad(wide, w, upstream)
+        error = (found[0][2] - exact).abs()
+        assert (error <= torch.finfo(dtype).eps / 2 * exact.abs() + 1e-5).all()
+
+
+def test_only_training_convolutions_are_changed():
+    layer, x = nn.Conv2d(4, 4, 3), torch.ones(1, 4, 5, 5)
+    with FastWeightGradients(torch.bfloat16):
+        assert layer(x).grad_fn.name() == "_ConvolutionBackward"
+        assert nn.Conv2d(4, 4, 3, padding="same")(x).grad_fn.name() == "ConvolutionBackward0"
+        with torch.no_grad():
+            assert layer(x).dtype == torch.float32
+        assert layer.requires_grad_(False)(x).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("changes", "there"),
+    [
+        ({}, True),
+        ({"backend": "eager"}, False),
+        ({"compile": "default"}, False),
+        ({"precision": "float32"}, False),
+    ],
+    ids=str,
+)
+def test_where_gradients_of_weights_are_fast(tiny, changes, there):
+    config = resolve(tiny(**{"precision": "bfloat16"} | changes), torch.device("cpu"))
+    engine = Engine(build_model(config, load_data(config)), config, torch.device("cpu"), World())
+    assert (engine.convolutions is not None) == there
