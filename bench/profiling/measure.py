@@ -107,7 +107,7 @@ def _row(plan: Plan, name: str) -> dict:
         "image_size": case.image_size,
         "batch_size": case.batch_size,
         "work": case.work,
-        "dtype": "float32" if WAYS[name].released else case.dtype,
+        "dtype": WAYS[name].dtype(case.dtype),
         "contestant": name,
         "steps": plan.steps,
         "step_ms": None,

@@ -117,7 +117,7 @@ def _row(case: Case, name: str, defects: str) -> dict:
         "batch_size": case.batch_size,
         "work": case.work,
         "contestant": name,
-        "dtype": "float32" if WAYS[name].released else case.dtype,
+        "dtype": WAYS[name].dtype(case.dtype),
         "losses": [],
         "times": {},
         "images_per_s": None,

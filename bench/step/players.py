@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -43,10 +44,10 @@ class Player:
 
     def __init__(self, name: str, case: Case, defects: str, data: ResidentBatches, device):
         self.name, self.case, self.defects, self.device = name, case, defects, device
-        self.way, self.data = WAYS[name], data
-        self.engine = Engine(
-            network(case, defects), settings(name, case, defects, device), device, World()
-        )
+        self.way, self.data = WAYS[name], copy.copy(data)
+        config = settings(name, case, defects, device)
+        self.data.channels_last = config.channels_last
+        self.engine = Engine(network(case, defects), config, device, World())
         self.units = PGD_STEPS if case.work == "pgd" else 1
         self._number = itertools.count()
         self._batches = self._endless()
@@ -134,8 +135,8 @@ def settings(name: str, case: Case, defects: str, device: torch.device) -> Train
         arch=case.arch,
         defects=defects,
         batch_size=case.batch_size,
-        precision="float32" if way.released else case.dtype,
-        channels_last=not way.released and device.type == "cuda",
+        precision=way.dtype(case.dtype),
+        channels_last=not (way.released or way.contiguous),
         compile=way.compile,
         # Other works have graphs of their own.
         cuda_graph=way.graph and training,
@@ -152,4 +153,4 @@ def random_images(case: Case, device: torch.device) -> ResidentBatches:
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, CLASSES, (count,), generator=generator)
     augment = "crop-flip" if case.work == "train" else "none"
-    return ResidentBatches(Split(labels, pixels), device, augment, device.type == "cuda")
+    return ResidentBatches(Split(labels, pixels), device, augment)

@@ -18,6 +18,7 @@ class Way:
         backend: of the defective layers; "auto" lets measured convolutions be fused too.
         compile: torch.compile mode, or "none". graph: the whole step is one CUDA graph.
         released: float32, NCHW, images augmented by loader workers, as the paper's release does.
+        contiguous: float32 and NCHW, whatever the case's dtype, and all else as ``eager``.
     """
 
     text: str
@@ -25,6 +26,11 @@ class Way:
     compile: str = "none"
     graph: bool = False
     released: bool = False
+    contiguous: bool = False
+
+    def dtype(self, dtype: str) -> str:
+        """The precision in which this way runs a case of ``dtype``."""
+        return "float32" if self.released or self.contiguous else dtype
 
 
 WAYS = {
@@ -32,7 +38,8 @@ WAYS = {
         "float32 (convolutions in TF32, as torch has it), NCHW, eager, images from loader workers",
         released=True,
     ),
-    "eager": Way("autocast, channels_last, images on the GPU"),
+    "contiguous": Way("float32, NCHW, images on the device: torch's defaults", contiguous=True),
+    "eager": Way("autocast, channels_last, images on the device"),
     "compile": Way("eager under torch.compile", compile="default"),
     "max-autotune": Way(
         "eager under torch.compile(mode='max-autotune'): CUDA graphs of forward and of backward",
@@ -51,8 +58,8 @@ WAYS = {
     "fused-graph": Way("fused as one CUDA graph", "triton", graph=True),
     "fused-compile-graph": Way("fused-compile as one CUDA graph", "triton", "default", graph=True),
 }
-ON_GPU = tuple(name for name in WAYS if name not in ("reference", "fused-conv"))
-ON_CPU = ("eager", "compile")
+ON_GPU = tuple(name for name in WAYS if name not in ("reference", "contiguous", "fused-conv"))
+ON_CPU = ("contiguous", "eager", "compile")
 
 
 def explained() -> str:

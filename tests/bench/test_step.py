@@ -106,7 +106,10 @@ def test_contestants_run_what_they_say():
             way.graph,
             way.backend,
         )
-        assert config.precision == "float32" and config.channels_last != way.released
+        plain = way.released or way.contiguous
+        assert config.precision == "float32" and config.channels_last != plain
+        half = players.settings(name, replace(case("train"), dtype="bfloat16"), "standard", CPU)
+        assert half.precision == ("float32" if plain else "bfloat16")
         # Evaluation and attacks have graphs of their own.
         other = players.settings(name, case("pgd"), "standard", torch.device("cuda"))
         assert not other.cuda_graph
