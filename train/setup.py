@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from contextlib import suppress
 from dataclasses import replace
@@ -36,11 +37,6 @@ def resolve(config: TrainConfig, device: torch.device, processes: int = 1) -> Tr
     Raises:
         UserError: settings that do not go together.
     """
-    precision = config.precision
-    if precision == "auto":
-        precision = "float32"
-        if device.type == "cuda":
-            precision = "bfloat16" if torch.cuda.is_bf16_supported(False) else "float16"
     if config.backend == "triton" and (refusal := device_refusal(device)):
         raise UserError(f"--backend triton: {refusal}; take --backend auto")
     config.check_together()
@@ -54,7 +50,8 @@ def resolve(config: TrainConfig, device: torch.device, processes: int = 1) -> Tr
         device=device.type if device.index in (None, 0) else str(device),
         data_root=str(Path(config.data_root or default_root()).expanduser().absolute()),
         mask_seed=config.seed if config.mask_seed is None else config.mask_seed,
-        precision=precision,
+        precision=(automatic_precision(device) if config.precision == "auto" else config.precision),
+        # On a CPU torch's gradient of a 1x1 convolution of few channels crashes in channels_last.
         channels_last=(
             device.type == "cuda" if config.channels_last is None else config.channels_last
         ),
@@ -74,6 +71,50 @@ def resolve(config: TrainConfig, device: torch.device, processes: int = 1) -> Tr
         if not config.overwrite:
             resolved.name = free_name(Path(config.out), resolved.name)
     return resolved
+
+
+def automatic_precision(device: torch.device) -> str:
+    """What ``--precision auto`` is on a device."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(False) else "float16"
+    return "float32"
+
+
+def has_amx(kind: str = "_tile") -> bool:
+    """Whether this CPU has matrix units for bfloat16, or "_fp16" for float16.
+
+    With AVX-512 alone, its bfloat16 instructions included, half precision is slower than float32.
+    """
+    return bool(getattr(torch.cpu, f"_is_amx{kind}_supported", bool)())
+
+
+def slow_precision(precision: str, device: torch.device) -> str | None:
+    """What to say about a precision that is slower than float32 on a CPU; None of any other."""
+    fast = {"float32": True, "bfloat16": has_amx(), "float16": has_amx("_fp16")}
+    if device.type != "cpu" or fast[precision]:
+        return None
+    return f"this CPU has no matrix units (AMX) for {precision}: --precision float32 is faster"
+
+
+def busy(device: torch.device) -> str | None:
+    """What helps on a CPU whose cores others use now; None where enough are free, or nobody says.
+
+    OpenMP's threads wait for each other in loops: one that gets no core holds up all others.
+    """
+    threads = torch.get_num_threads()
+    try:
+        cores = len(os.sched_getaffinity(0))
+        average, _, _, now, _ = Path("/proc/loadavg").read_text().split()
+    except (AttributeError, OSError, ValueError):  # not Linux
+        return None
+    # The average remembers what has just ended; this process is one of those that run now.
+    others = min(float(average), int(now.split("/")[0]) - 1)
+    if device.type != "cpu" or threads == 1 or others + threads < cores + 1:
+        return None
+    return (
+        f"others run {others:.0f} threads on the {cores} cores, and torch's {threads} wait for "
+        "each other: OMP_NUM_THREADS=1 may be several times faster"
+    )
 
 
 def load_data(config: TrainConfig) -> DataSet:

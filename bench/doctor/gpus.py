@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ...kernels import backends
+from ...train.setup import busy
 from .. import machine
 from .line import ABSENT, OK, WARNING, Examination, Line
 
@@ -58,7 +59,8 @@ class Gpu:
 def gpus(examination: Examination) -> Iterator[Line]:
     threads = torch.get_num_threads()
     values = {"machine": platform.machine(), "cores": os.cpu_count(), "threads": threads}
-    yield Line("CPU", OK, f"{platform.machine()}, torch uses {threads} threads", values=values)
+    words, advice = f"{platform.machine()}, torch uses {threads} threads", busy(torch.device("cpu"))
+    yield Line("CPU", WARNING if advice else OK, words, advice or "", values)
     if not torch.cuda.is_available():
         yield no_gpu(_listed_by_driver())
         return

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ...kernels import backends
+from ...train.setup import automatic_precision, slow_precision
 from .line import ABSENT, FAILED, OK, WARNING, Examination, Line, brief, known_fix
 
 
@@ -39,10 +40,9 @@ def dtype_line(device: torch.device, dtype: torch.dtype) -> Line:
         if dtype == torch.float32 and tensor_cores:
             words.append("TF32 for matrix products unless --no-tf32")
             values["tf32"] = True
-    automatic = {"cuda": torch.bfloat16, "cpu": torch.float32}[device.type]
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
-        automatic = torch.float16
-    if dtype == automatic:
+    if device.type == "cpu" and slow_precision(name, device):
+        words.append("slower than float32")
+    if name == automatic_precision(device):
         words.append("what --precision auto takes")
     return Line(name, OK, "; ".join(words), values=values)
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from scotoma.defective import UserError
+from scotoma.train import setup
 from scotoma.train.config import TrainConfig
 from scotoma.train.presets import read_recipe, recipe_names
 from scotoma.train.setup import resolve
@@ -158,3 +159,40 @@ def test_a_backend_that_cannot_run_is_refused_before_any_work(monkeypatch):
     with pytest.raises(UserError, match=r"--backend triton: no cpu here; take --backend auto"):
         resolve(settings("--backend", "triton"), torch.device("cpu"))
     assert resolve(settings("--backend", "eager"), torch.device("cpu")).backend == "eager"
+
+
+@pytest.mark.parametrize("amx", [False, True])
+def test_what_a_cpu_gets(monkeypatch, amx):
+    """What is asked for always wins; what is slow is warned of."""
+    device = torch.device("cpu")
+    monkeypatch.setattr(setup, "has_amx", lambda kind="_tile": amx and kind == "_tile")
+
+    def resolved(**changes):
+        config = setup.resolve(TrainConfig(name="x", **changes), device)
+        return config.precision, config.channels_last
+
+    assert resolved() == ("float32", False)
+    assert resolved(precision="float16", channels_last=True) == ("float16", True)
+    assert setup.slow_precision("float32", device) is None
+    assert "--precision float32" in setup.slow_precision("float16", device)
+    assert (setup.slow_precision("bfloat16", device) is None) == amx
+
+
+@pytest.mark.parametrize(
+    ("average", "running", "threads", "warned"),
+    [
+        ("6.10", 7, 2, True),
+        ("6.10", 1, 2, False),  # of others that have just ended
+        ("0.10", 7, 2, False),  # a moment's
+        ("6.10", 7, 1, False),
+        ("2.00", 3, 2, True),
+    ],
+)
+def test_a_busy_machine_is_noticed(monkeypatch, average, running, threads, warned):
+    text = f"{average} 1.00 1.00 {running}/100 4242\n"
+    monkeypatch.setattr(setup.Path, "read_text", lambda path: text)
+    monkeypatch.setattr(setup.os, "sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    words = setup.busy(torch.device("cpu"))
+    assert (words is not None) == warned
+    assert words is None or ("OMP_NUM_THREADS=1" in words and "the 2 cores" in words)

@@ -20,7 +20,7 @@ from ..graph import check_graph, graph_line
 from ..loop import NonFiniteLoss, Outcome, Trainer
 from ..resuming import MOVED, as_asked, as_saved, begin, check_same
 from ..runfolder import CONFIG, RunFolder
-from ..setup import build_model, load_data, resolve
+from ..setup import build_model, busy, load_data, resolve, slow_precision
 from ..stop import StopRequest
 from ..summary import device_name
 
@@ -167,6 +167,7 @@ def _print_plan(trainer: Trainer, resumed: bool) -> None:
         f"  warning  --batch-size {config.batch_size} is more than all training images: an epoch "
         "is one step; give a smaller one\n"
     )
+    layout = "channels_last" if config.channels_last else "contiguous"
     size = f"{data.in_channels}x{data.image_size}x{data.image_size}"
     print(
         f"{'resuming' if resumed else 'training'} {config.name} in {trainer.folder.path}\n"
@@ -176,9 +177,12 @@ def _print_plan(trainer: Trainer, resumed: bool) -> None:
         f"  recipe   {config.recipe}: {config.epochs} epochs of {trainer.steps} steps, batch "
         f"{config.batch_size}, {config.schedule}, peak lr {config.lr:g}\n"
         f"{many if config.batch_size > len(data.train) else ''}"
-        f"  device   {where}, {config.precision}{ranks}{launched and '; ' + launched}",
+        f"  device   {where}, {config.precision}, {layout}{ranks}{launched and '; ' + launched}",
         flush=True,
     )
+    for words in (slow_precision(config.precision, trainer.device), busy(trainer.device)):
+        if words:
+            print(f"warning: {words}", flush=True)
 
 
 def _print_result(outcome: Outcome, folder: RunFolder) -> None:
