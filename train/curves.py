@@ -29,7 +29,7 @@ def draw_curves(
     figure = style.new((11, 3.7), f"{config.arch} {config.defects}{width}, on {data}")
     panels = figure.subplots(1, 3, width_ratios=(4, 4, 3))
     epochs = [record["epoch"] for record in history]
-    marks = {"marker": "o" if len(epochs) < 20 else None, "markersize": 3}
+    marks = {"marker": "o" if len(epochs) < 20 else None, "markersize": 3, "clip_on": False}
     for axes, (key, label, scale) in zip(
         panels, (("acc1", "accuracy (%)", 100), ("loss", "loss", 1)), strict=False
     ):
@@ -41,6 +41,9 @@ def draw_curves(
                 if name in history[0]:
                     values = [scale * record[name] for record in history]
                     axes.plot(epochs, values, look, color=colour, label=words, **marks)
+        if scale == 100:
+            drawn = [value for line in axes.lines for value in line.get_ydata()]
+            axes.set_ylim(style.percent_limits(drawn))
         axes.set_ylabel(label)
         axes.legend()
     panels[2].plot(*_learning_rates(config, len(history), steps_per_epoch), color="#777777")

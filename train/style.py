@@ -6,7 +6,7 @@ import io
 import math
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
 
@@ -114,6 +114,17 @@ def panels(figure: Figure, count: int, columns: int = 3) -> list[Axes]:
     for cell in axes[count:]:
         cell.axis("off")
     return axes[:count]
+
+
+def percent_limits(values: Iterable[float], margin: float = 0.05) -> tuple[float, float]:
+    """Ends of an axis with room about values in percent, none of it below 0 or over 100.
+
+    Markers at 0 and 100 stand half outside: draw them with ``clip_on=False``.
+    """
+    values = list(values) or [0.0, 100.0]
+    low, high = min(values), max(values)
+    room = max(margin * (high - low), 0.5)
+    return max(0.0, low - room), min(100.0, high + room)
 
 
 def save(figure: Figure, path: Path) -> Path:

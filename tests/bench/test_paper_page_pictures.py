@@ -1,13 +1,17 @@
 """The heat maps and curves of a page."""
 
 import io
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from paper_pages import page_of, text_of
 from paper_values import invented
 from PIL import Image
 from scotoma.bench.paper.estimates import Estimate, share
 from scotoma.bench.paper.pictures import heatmap, noise_curve
+from scotoma.bench.paper.pictures.tradeoff import draw_tradeoff
 from scotoma.train.style import encoded
 
 
@@ -91,6 +95,23 @@ def test_no_title_is_cut_off(tmp_path):
         with Image.open(io.BytesIO(picture.file())) as image:
             right = image.convert("L").crop((image.width - 4, 0, image.width, 60))
         assert right.getextrema() == (255, 255), name
+
+
+def test_no_percents_over_100_and_no_ticks_that_touch(tmp_path):
+    made = invented("figure4", tmp_path)
+    rows, columns = made.experiment.rows, made.experiment.columns
+    figure = noise_curve.draw(rows, columns, {p: share(1.0, 9) for p in made.values})
+    FigureCanvasAgg(figure).draw()
+    (axes,) = figure.axes
+    assert axes.get_ylim() == (0, 100) and not axes.lines[0].get_clip_on()
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert all(one.x1 + 3 < other.x0 for one, other in pairwise(boxes))
+    made = invented("figure5", tmp_path)
+    whole = {place: share(1.0, 9) for place in made.values}
+    (picture,) = draw_tradeoff(replace(made, values=whole))
+    (axes,) = picture.figure.axes
+    assert axes.get_xlim()[1] == axes.get_ylim()[1] == 100
+    assert not any(line.get_clip_on() for line in axes.lines if len(line.get_xdata()))
 
 
 def test_the_curve_of_noise():

@@ -186,6 +186,30 @@ def test_the_trade_off_has_a_labelled_point_a_target():
     assert spans[0] == pytest.approx([13.34, 28.88], abs=0.01)
 
 
+def test_panels_have_one_scale_within_0_and_100_percent():
+    cells = [clean("standard", 100, 100), clean("0.3-Bottom", 90, 100)]
+    for attack, few, many in (("pgd", 0, 50), ("fgsm", 60, 100)):
+        cells += [transfer("standard", few, 100, attack=attack)]
+        cells += [transfer("0.3-Bottom", many, 100, attack=attack)]
+    one, other = tradeoff.draw(Arranged(cells)).axes
+    assert one.get_xlim() == other.get_xlim() == (0, 100)
+    assert one.get_ylim() == other.get_ylim() and one.get_ylim()[1] == 100
+    assert not any(line.get_clip_on() for line in one.get_lines())
+    cells = [noise("standard", e, 1000 - e) for e in (0, 8)]
+    cells += [noise("standard", e, e, tails="keep") for e in (0, 8)]
+    one, other = noise_picture.draw(Arranged(cells)).axes
+    assert one.get_ylim() == other.get_ylim() == (0, 100)
+    assert not one.get_lines()[0].get_clip_on()
+
+
+@pytest.mark.parametrize(
+    ("values", "ends"),
+    [([], (0, 100)), ([40, 60], (39, 61)), ([50], (49.5, 50.5)), ([0, 100], (0, 100))],
+)
+def test_limits_of_percents(values, ends):
+    assert style.percent_limits(values) == pytest.approx(ends)
+
+
 def test_no_trade_off_of_one_target():
     assert tradeoff.draw(Arranged([clean("standard", 9, 10), transfer("standard", 5, 9)])) is None
     only = [transfer("standard", 5, 9), transfer("0.3-Bottom", 5, 9)]

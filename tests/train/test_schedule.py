@@ -69,5 +69,7 @@ def test_curves_show_the_rate_of_the_steps(epochs, steps):
     assert len(x) <= 2000 and 0 < x[0] < 0.5 and epochs - 0.5 < x[-1] < epochs
     rates = [learning_rate(config, step, steps) for step in range(epochs * steps)]
     assert max(y) == pytest.approx(max(rates), rel=0.01) and y[0] < max(y) > y[-1]
+    assert others[0].get_ylim()[1] == 100  # of an accuracy, whose points are not cut in half there
+    assert not others[0].lines[0].get_clip_on() and others[1].get_ylim()[1] > 1
     assert len(others) == 2 and "width 8" in figure.get_suptitle()
     assert len(draw_curves(history[:1], config, steps, "sample").axes[2].lines[0].get_data()[0])

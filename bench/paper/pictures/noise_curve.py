@@ -33,11 +33,11 @@ def draw(
         _line(axes, number, points, look)
     ticks = sorted({float(c) for c in columns})
     axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("2 sigma (levels of 255, logarithmic)")
     axes.set_ylabel("accuracy (%)")
-    axes.set_ylim(0, 102)
+    axes.set_ylim(0, 100)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left", fontsize=8, title="95 % intervals", title_fontsize=8)
     return figure
@@ -50,4 +50,5 @@ def _line(axes, number: int, points: Sequence[tuple[float, Estimate]], look: dic
     high = [100 * (each.value if each.high is None else each.high) for _, each in points]
     axes.fill_between(x, low, high, alpha=0.15, linewidth=0, color=look["color"])
     kind = style.line(number)
-    axes.plot(x, middle, kind, marker=style.marker(number), markersize=4, linewidth=1.4, **look)
+    look |= {"marker": style.marker(number), "markersize": 4, "linewidth": 1.4, "clip_on": False}
+    axes.plot(x, middle, kind, **look)

@@ -36,7 +36,7 @@ def draw_tradeoff(made: Made) -> list[Picture]:
     figure = style.new((6.4, 4.6), "Success defence rate and clean accuracy by keep probability")
     axes = figure.subplots()
     for defence, accuracy in points.values():
-        axes.errorbar(
+        drawn = axes.errorbar(
             100 * defence.value,
             100 * accuracy.value,
             xerr=_whiskers(defence),
@@ -45,15 +45,24 @@ def draw_tradeoff(made: Made) -> list[Picture]:
             marker="o",
             elinewidth=0.8,
             linestyle="none",
+            clip_on=False,
+            zorder=3,  # above the frame
         )
+        for bar in drawn[2]:
+            bar.set_clip_on(False)
     paper = figure5()
     x = [100 * point.defence_rate for point in paper]
     y = [100 * point.accuracy for point in paper]
-    axes.plot(x, y, "*", color=_PAPER, markersize=8, linestyle="none", label="the paper")
+    look = {"color": _PAPER, "markersize": 8, "linestyle": "none", "clip_on": False}
+    axes.plot(x, y, "*", label="the paper", **look)
     axes.plot([], [], "o", color=_OURS, label="ours, with 95 % intervals")
     axes.set_xlabel("success defence rate (P1, %)")
     axes.set_ylabel("clean accuracy (%)")
-    axes.margins(0.12)
+    boxes = _lines(points.values())
+    marks = [(a, a, b, b) for a, b in [*map(_place, points.values()), *zip(x, y, strict=True)]]
+    across, up = zip(*((box[:2], box[2:]) for box in [*boxes, *marks]), strict=True)
+    axes.set_xlim(style.percent_limits(sum(across, ()), 0.12))
+    axes.set_ylim(style.percent_limits(sum(up, ()), 0.12))
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
     axes.legend(loc="lower left", fontsize=8)
@@ -62,7 +71,7 @@ def draw_tradeoff(made: Made) -> list[Picture]:
     labels |= {
         f"{p.keep_probability:g} (paper)": (100 * p.defence_rate, 100 * p.accuracy) for p in paper
     }
-    place_labels(axes, labels, _lines(points.values()))
+    place_labels(axes, labels, boxes)
     alt = (
         f"clean accuracy against the success defence rate of {', '.join(points)}, each beside the "
         "paper's"

@@ -58,6 +58,10 @@ def figure_of(trainings: Sequence[tuple[Training, History]]) -> Figure:
         axes.set_title(style.plain(data_name(several[0][0].data)), fontsize=9)
         for training, history in several:
             _draw(axes, history, style.colour(names.index(_name(training))))
+        values = (
+            100 * record[key] for _, history in several for record in history for key in _LINES
+        )
+        axes.set_ylim(style.percent_limits(values))
         axes.set_xlabel("epoch")
         axes.set_ylabel("accuracy (%)")
         axes.locator_params(axis="x", integer=True, min_n_ticks=1)
@@ -87,7 +91,8 @@ def _draw(axes, history: History, colour: str) -> None:
     epochs = [record["epoch"] for record in history]
     for key, (_, line) in _LINES.items():
         values = [100 * record[key] for record in history]
-        axes.plot(epochs, values, line, color=colour, marker=marker, markersize=3, linewidth=1.2)
+        look = {"color": colour, "marker": marker, "markersize": 3, "linewidth": 1.2}
+        axes.plot(epochs, values, line, clip_on=False, **look)
 
 
 def read_history(path: Path) -> History:

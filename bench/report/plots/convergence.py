@@ -50,12 +50,14 @@ def draw_convergence(rows: Sequence[dict]) -> Figure:
                     linewidth=1.3,
                     marker="." if len(points) < 40 else None,
                     alpha=0.85,
+                    clip_on=False,
                 )
             axes.axhline(100 * target, color="#222222", linestyle=":", linewidth=1)
             axes.set_xlabel("training time (s)", fontsize=8)
             axes.set_ylabel("test accuracy (%)", fontsize=8)
             axes.tick_params(labelsize=8)
             axes.set_xlim(left=0)
+            axes.set_ylim(top=min(100, axes.get_ylim()[1]))
             axes.grid(alpha=0.3)
         style.legend_above(fig, handles, 6)
     return fig

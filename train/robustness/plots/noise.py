@@ -11,7 +11,8 @@ from ..labels import flat
 
 def draw(found: Arranged) -> Figure | None:
     """Accuracy against epsilon = 2 sigma in levels of 255, one line a target with its 95 %
-    interval, a panel for each group of otherwise equal settings; None without noise cells."""
+    interval, a panel for each group of otherwise equal settings, on one scale; None without noise
+    cells."""
     groups = found.by("noise", "epsilon", "sigma")
     if not groups:
         return None
@@ -23,6 +24,7 @@ def draw(found: Arranged) -> Figure | None:
     handles = {}
     same = _shared([settings for settings, _ in groups])
     all_axes = style.panels(figure, len(groups), across)
+    ends = []
     for axes, (settings, columns) in zip(all_axes, groups, strict=True):
         own = {
             key: value
@@ -41,10 +43,13 @@ def draw(found: Arranged) -> Figure | None:
             ]
             if points:
                 handles[name] = _line(axes, number, points, shown[name])
+                ends += [100 * rate[key] for _, rate in points for key in ("low", "high")]
         axes.set_xlabel("epsilon = 2 sigma (levels of 255)")
         number_of = " to ".join(map(str, counts[:1] + counts[1:][-1:]))
         axes.set_ylabel(f"accuracy (%) of {number_of} images\nthat all targets get right clean")
         axes.grid(alpha=0.3)
+    for axes in all_axes:
+        axes.set_ylim(style.percent_limits(ends))
     figure.legend(
         handles.values(),
         [shown[name] for name in handles],
@@ -69,6 +74,7 @@ def _line(axes, number: int, points: list[tuple[float, dict]], name: str):
         marker=style.marker(number),
         markersize=4,
         linewidth=1.4,
+        clip_on=False,
         label=name,
         **look,
     )

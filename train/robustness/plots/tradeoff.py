@@ -10,7 +10,7 @@ from .placing import place_labels
 
 
 def draw(found: Arranged) -> Figure | None:
-    """A point a target with its 95 % intervals, a panel for each (source, attack).
+    """A point a target with its 95 % intervals, a panel for each (source, attack), on one scale.
 
     None without an attack for which two targets have both a clean accuracy and a P1.
     """
@@ -33,8 +33,16 @@ def draw(found: Arranged) -> Figure | None:
     figure = style.new(size, "Clean accuracy and success defence rate (P1), 95 % intervals")
     shown = style.short(found.targets, 30)
     all_axes = style.panels(figure, len(panels), across)
+    pairs = [pair for _, points in panels for pair in points.values()]
+    accuracies, defences = (
+        style.percent_limits(
+            [100 * each[i][key] for each in pairs for key in ("low", "high")], 0.12
+        )
+        for i in range(2)
+    )
     for axes, (column, points) in zip(all_axes, panels, strict=True):
         _points(axes, found.targets, points)
+        axes.set(xlim=defences, ylim=accuracies)
         axes.set_title(style.short([column.label], 72)[column.label], fontsize=9)
     # Labels are placed where the layout has put the axes.
     figure.draw_without_rendering()
@@ -67,7 +75,7 @@ def _points(axes, targets: list[str], points: dict[str, tuple[dict, dict]]) -> N
     for name, (accuracy, defence) in points.items():
         number = targets.index(name)
         x, y = 100 * defence["rate"], 100 * accuracy["rate"]
-        axes.errorbar(
+        drawn = axes.errorbar(
             x,
             y,
             xerr=_whiskers(defence),
@@ -77,10 +85,13 @@ def _points(axes, targets: list[str], points: dict[str, tuple[dict, dict]]) -> N
             markersize=6,
             elinewidth=0.8,
             linestyle="none",
+            clip_on=False,
+            zorder=3,  # above the frame
         )
+        for bar in drawn[2]:
+            bar.set_clip_on(False)
     axes.set_xlabel("success defence rate (P1, %)")
     axes.set_ylabel("clean accuracy (%)")
-    axes.margins(0.12)
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
 
