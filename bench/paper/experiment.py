@@ -48,6 +48,7 @@ class Experiment:
         notes: where this differs from the paper, for people. only: patterns that rows were chosen
             by (:func:`only_rows`); empty for all.
         asides: as ``cells``, of numbers that the paper's table has not, with rows of their own.
+        axes: what rows and columns are, in a word each; accuracies beside attacks need none.
     """
 
     rows: tuple[str, ...]
@@ -58,6 +59,7 @@ class Experiment:
     notes: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     asides: Mapping[Place, tuple[Measure, ...]] = field(default_factory=dict)
+    axes: tuple[str, str] = ("network", "attack")
 
     def wanted(self) -> list[Artefact]:
         """The artefacts that have to be there in the end."""

@@ -177,7 +177,12 @@ def test_columns_that_are_ours_only(tmp_path):
         made, experiment=more, values={**made.values, ("0.5-Bottom", "Noise"): share(0.5, 8)}
     )
     page = page_of(made)
-    assert tables(page)[0].names == ["", "0.5-Bottom", "0.3-Bottom", "Noise (ours only)"]
+    assert tables(page)[0].names == [
+        "target / source",
+        "0.5-Bottom",
+        "0.3-Bottom",
+        "Noise (ours only)",
+    ]
     assert cells_of(tables(page)[0])["0.5-Bottom", "Noise"].startswith("50.00 % [")
     assert cells_of(tables(page)[0])["0.3-Bottom", "Noise"] == ""
 

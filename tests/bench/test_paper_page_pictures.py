@@ -10,8 +10,10 @@ from paper_pages import page_of, text_of
 from paper_values import invented
 from PIL import Image
 from scotoma.bench.paper.estimates import Estimate, share
+from scotoma.bench.paper.page.grid import read_grid
 from scotoma.bench.paper.pictures import heatmap, noise_curve
 from scotoma.bench.paper.pictures.tradeoff import draw_tradeoff
+from scotoma.bench.paper.published import published
 from scotoma.train.style import encoded
 
 
@@ -68,8 +70,8 @@ def test_colours_of_a_heat_map():
         heatmap.Panel("paper", rates),
         heatmap.Panel("difference", differences, signed=True),
     ]
-    data = encoded(heatmap.draw("A title", rows, columns, panels))
-    assert data == encoded(heatmap.draw("A title", rows, columns, panels))
+    data = encoded(heatmap.draw("A title", rows, columns, panels, ("target", "source")))
+    assert data == encoded(heatmap.draw("A title", rows, columns, panels, ("target", "source")))
     low, high, failed = (colour_at(data, 3, 3, 0, row) for row in range(3))
     assert sum(low) < 200 < 400 < sum(high) and low[2] > low[0] and high[0] > high[2]
     assert failed == (0xEE, 0xEE, 0xEE)
@@ -81,7 +83,7 @@ def test_colours_of_a_heat_map():
 def test_words_stay_within_their_cell():
     words = {("r", "a"): "no image left", ("s", "a"): "not made"}
     panels = [heatmap.Panel("ours", {("r", "b"): 0.5}, words)] * 3
-    data = encoded(heatmap.draw("A title", ("r", "s"), ("a", "b"), panels))
+    data = encoded(heatmap.draw("A title", ("r", "s"), ("a", "b"), panels, ("target", "source")))
     grey, width = {(0xEE, 0xEE, 0xEE)}, round(0.56 * 120)
     for row in (0, 1):
         cell = [column_at(data, 3, 2, 0, row, offset) for offset in range(3, width - 2)]
@@ -95,6 +97,20 @@ def test_no_title_is_cut_off(tmp_path):
         with Image.open(io.BytesIO(picture.file())) as image:
             right = image.convert("L").crop((image.width - 4, 0, image.width, 60))
         assert right.getextrema() == (255, 255), name
+
+
+def test_heat_maps_name_their_axes(tmp_path):
+    made = invented("table10", tmp_path)
+    grid = read_grid(made, published(10), [])
+    assert grid.axes == ("target", "source")
+    figure = heatmap.draw("A title", grid.rows, grid.columns, [heatmap.Panel("", {})], grid.axes)
+    (corner,) = (text for text in figure.texts if "↓" in text.get_text())
+    assert corner.get_text() == "source →\ntarget ↓"
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    labels = figure.axes[0].get_xticklabels() + figure.axes[0].get_yticklabels()
+    box = corner.get_window_extent(canvas.get_renderer())
+    assert box.x0 > 0 and not any(box.overlaps(label.get_window_extent()) for label in labels)
 
 
 def test_no_percents_over_100_and_no_ticks_that_touch(tmp_path):

@@ -61,7 +61,7 @@ def test_what_stands_beside_the_table(tmp_path):
     beside = {place: share(0.75, 60) for place in made.experiment.asides}
     page = page_of(replace(made, asides=beside))
     (table,) = [t for t in tables(page) if t.rows[0][0] == "accuracy of the source"]
-    assert list(table.names) == ["", *made.experiment.columns]
+    assert list(table.names) == ["quantity / attack", *made.experiment.columns]
     accuracies, fooled = ([words(cell) for cell in row] for row in table.rows)
     assert fooled[0] == "fooled: the source itself" and fooled[-1] == ""
     assert set(fooled[1:-1]) == {"75.00 %\n[62.77, 84.22]\nN 60"} == {accuracies[-1]}

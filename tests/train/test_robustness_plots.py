@@ -108,6 +108,7 @@ def test_the_heat_map_has_every_number_in_its_place():
     (axes,) = heatmap.draw(Arranged(cells)).axes
     found = {(round(t.get_position()[0]), t.get_text()): t for t in axes.texts}
     assert [t.get_text() for t in axes.get_yticklabels()] == ["standard", "0.3-Bottom"]
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("target", "attack and its source")
     heads = [t.get_text() for t in axes.get_xticklabels()]
     assert heads == ["fgsm eps=8/255\nfrom standard", "pgd eps=16/255\nfrom standard"]
     assert set(found) == {

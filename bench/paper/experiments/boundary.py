@@ -42,6 +42,7 @@ def build_boundary(setup: Setup) -> Experiment:
     return Experiment(
         rows=tuple(ROWS),
         columns=(COLUMN,),
+        axes=("network", "score"),
         cells=cells,
         asides=asides,
         settings=(

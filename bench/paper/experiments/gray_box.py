@@ -33,6 +33,7 @@ def build_gray_box(setup: Setup) -> Experiment:
     return Experiment(
         rows=tuple(dict.fromkeys(row for row, _ in cells)),
         columns=tuple(dict.fromkeys(column for _, column in cells)),
+        axes=("target", "source"),
         cells=cells,
         asides=asides,
         settings=(

@@ -67,6 +67,7 @@ def build_matrix(
     return Experiment(
         rows=tuple(target.name for target in _targets(setup, role, setup.seeds[0])),
         columns=(*ARCHITECTURES.values(), ACCURACY),
+        axes=("target", "source"),
         cells=cells,
         asides=asides,
         settings=transfer_settings(setup, {"PGD": attack}),
@@ -95,6 +96,7 @@ def build_gray(setup: Setup, attack: str) -> Experiment:
     return Experiment(
         rows=names,
         columns=names,
+        axes=("target", "source"),
         cells=cells,
         asides=asides,
         settings=transfer_settings(setup, {"PGD": attack}),

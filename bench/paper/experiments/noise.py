@@ -36,6 +36,7 @@ def build_noise(setup: Setup) -> Experiment:
     return Experiment(
         rows=tuple(DEFECTS),
         columns=columns,
+        axes=("network", "2 sigma"),
         cells=setup.each_seed(of_seed),
         settings=(
             f"Accuracy on up to {setup.budget.samples:,} test images that all four networks "

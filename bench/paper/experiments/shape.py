@@ -71,6 +71,7 @@ def build_shapes(setup: Setup, pairs: Pairs, more_notes: tuple[str, ...] = ()) -
     return Experiment(
         rows=tuple(name for names in pairs.values() for name in names),
         columns=(*(f"{grid}x{grid}" for grid in PAPER_GRIDS), STYLIZED),
+        axes=("network", "patches"),
         cells=setup.each_seed(of_seed),
         settings=(
             f"Accuracy on up to {setup.budget.samples:,} test images that both networks of a pair "

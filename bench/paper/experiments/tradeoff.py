@@ -21,6 +21,7 @@ def build_tradeoff(setup: Setup) -> Experiment:
     return Experiment(
         rows=ROWS,
         columns=(DEFENCE, ACCURACY),
+        axes=("network", "rate"),
         cells=cells,
         asides=asides,
         settings=transfer_settings(setup, attacks),

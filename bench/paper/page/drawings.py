@@ -55,7 +55,7 @@ def _heatmap(grid: Grid, name: str, heading: str) -> list[Picture]:
         panels.append(heatmap.Panel("difference, in points", differences, signed=True))
     told = ", ".join(panel.title for panel in panels)
     alt = f"{numbered(name)} as heat maps: {told}; the numbers are those of the table above"
-    figure = heatmap.draw(heading, grid.rows, grid.columns, panels)
+    figure = heatmap.draw(heading, grid.rows, grid.columns, panels, grid.axes)
     return [Picture(f"{name}-heatmap.png", alt, figure, wide=True)]
 
 

@@ -71,6 +71,7 @@ class Grid:
         own_rows, own_columns: those that the paper has not.
         apart: why there are no differences; "" where there are.
         asides: measured places of ours beside the table, with rows of their own.
+        axes: what rows and columns are, in a word each.
     """
 
     rows: tuple[str, ...]
@@ -81,6 +82,7 @@ class Grid:
     own_columns: tuple[str, ...] = ()
     apart: str = ""
     asides: Mapping[Place, Cell] = field(default_factory=dict)
+    axes: tuple[str, str] = ("network", "attack")
 
     def of(self, *states: State) -> list[Place]:
         """Places of these states, in reading order."""
@@ -117,7 +119,17 @@ def read_grid(made: Made, printed: Published | None, failures: Sequence[Failure]
         place: Cell(State.MEASURED, ours, score=not ours.rate)
         for place, ours in made.asides.items()
     }
-    return Grid(all_rows, all_columns, cells, quoted, own_rows, own_columns, apart, asides)
+    return Grid(
+        all_rows,
+        all_columns,
+        cells,
+        quoted,
+        own_rows,
+        own_columns,
+        apart,
+        asides,
+        experiment.axes,
+    )
 
 
 def why_apart(definition: Definition, setup: Setup) -> str:

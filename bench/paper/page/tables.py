@@ -97,7 +97,7 @@ def aside_table(grid: Grid) -> Table:
         [row, *(_aside_cell(grid.asides.get((row, column), blank)) for column in columns)]
         for row in rows
     ]
-    return Table(["", *columns], cells, pinned=True)
+    return Table([f"quantity / {grid.axes[1]}", *columns], cells, pinned=True)
 
 
 def missing_blocks(grid: Grid, failures: Sequence[Failure]) -> list[Block]:
@@ -137,7 +137,7 @@ def quoted_blocks(grid: Grid) -> list[Block]:
 
 def _names(grid: Grid) -> list[str]:
     return [
-        "",
+        " / ".join(grid.axes),
         *(f"{name} (ours only)" if name in grid.own_columns else name for name in grid.columns),
     ]
 

@@ -46,12 +46,21 @@ class Panel:
 
 
 def draw(
-    title: str, rows: Sequence[str], columns: Sequence[str], panels: Sequence[Panel]
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    panels: Sequence[Panel],
+    axes_names: tuple[str, str],
 ) -> Figure:
-    """The panels side by side, all of the same rows and columns."""
+    """The panels side by side, all of the same rows and columns.
+
+    Args:
+        axes_names: what rows and columns are, in a word each.
+    """
     across, down = _WIDE * len(columns), _HIGH * len(rows)
     names, heads = style.short(rows, _LONGEST), style.short(columns, _LONGEST)
-    left = 0.2 + 0.068 * max(map(len, names.values()))
+    corner = f"{axes_names[1]} →\n{axes_names[0]} ↓"
+    left = 0.2 + 0.068 * max(map(len, [*names.values(), *corner.split("\n")]))
     above = 0.72 + 0.062 * max(map(len, heads.values()))
     pitch = max(across + _GAP, _HEAD)
     width = max(5.0, 0.3 + _LETTER * len(title), left + len(panels) * pitch + 0.05)
@@ -59,6 +68,8 @@ def draw(
     # Places are computed, not laid out: cells keep their size at any number.
     figure = style.new((width, height), layout=None)
     figure.text(0.15 / width, 1 - 0.12 / height, style.plain(title), fontsize=11, va="top")
+    look = {"fontsize": 8, "color": "#555555", "ha": "right", "va": "bottom"}
+    figure.text((left - 0.06) / width, (down + 0.2) / height, corner, **look)
     for number, panel in enumerate(panels):
         x = left + number * pitch
         box = x / width, 0.15 / height, across / width, down / height

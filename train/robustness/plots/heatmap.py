@@ -28,7 +28,7 @@ def draw(found: Arranged) -> Figure | None:
     shown = style.short(names, 40)
     across = max(6.0, 0.4 + 0.08 * max(map(len, shown.values())) + wide * len(columns))
     below = textwrap.wrap(DEFINITIONS[0], round(14.5 * across))
-    size = (across, high * len(names) + (2.6 if upright else 1.5) + 0.14 * len(below))
+    size = (across, high * len(names) + (2.8 if upright else 1.7) + 0.14 * len(below))
     figure = style.new(size, "Success defence rate (P1, %)")
     axes = figure.add_subplot()
     for x, column in enumerate(columns):
@@ -41,6 +41,9 @@ def draw(found: Arranged) -> Figure | None:
     labels = [_label(column, upright) for column in columns]
     axes.set_xticks(range(len(columns)), labels, fontsize=8, rotation=90 if upright else 0)
     axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
+    axes.set_xlabel("attack and its source", fontsize=8.5)
+    axes.set_ylabel("target", fontsize=8.5)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     figure.supxlabel("\n".join(below), fontsize=7.5, color="#555555")
