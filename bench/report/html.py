@@ -47,7 +47,9 @@ _HEAD = """<!DOCTYPE html>
   :root {{ --text: #e6e8eb; --soft: #a3acb6; --line: #3d444d; --band: #1b2027; --page: #11151a;
     --link: #79b8ff; --good: #6fdd8b; --bad: #ff9a94; --open: #a3acb6; }}
 }}
-body {{ margin: 0 auto; padding: 1.5rem; max-width: 78rem; color: var(--text);
+/* As wide as the widest table, which scrolls by itself where the page is narrower. */
+body {{ margin: 0 auto; padding: 1.5rem; box-sizing: border-box; width: fit-content;
+  max-width: min(81rem, 100%); color: var(--text);
   background: var(--page); font: 16px/1.5 system-ui, sans-serif; }}
 h1, h2, h3, h4 {{ line-height: 1.25; margin: 2rem 0 .7rem; }}
 h1 {{ margin-top: 0; }}
@@ -82,7 +84,7 @@ summary {{ cursor: pointer; color: var(--soft); margin: .7rem 0; }}
 @media print {{
   :root {{ --text: #000000; --soft: #333333; --line: #999999; --band: #eeeeee; --page: #ffffff;
     --link: #000000; --good: #000000; --bad: #000000; --open: #000000; }}
-  body {{ max-width: none; padding: 0; font-size: 11px; }}
+  body {{ width: auto; max-width: none; padding: 0; font-size: 11px; }}
   nav {{ display: none; }}
   .wide {{ overflow: visible; }}
   table {{ font-size: 8.5px; }}

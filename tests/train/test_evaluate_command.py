@@ -30,6 +30,7 @@ from scotoma.train.robustness.asked import Asked
 from scotoma.train.robustness.cells import Cells
 from scotoma.train.robustness.images import TestImages
 from scotoma.train.robustness.models import load_named
+from scotoma.train.robustness.plots import examples
 from scotoma.train.robustness.predictions import CleanPredictions
 from scotoma.train.robustness.samples import example_samples, shuffled_samples
 
@@ -82,7 +83,9 @@ def test_nothing_asked_is_the_clean_accuracy(work, capsys):
     assert "2 of 2 results were there" in capsys.readouterr().out
 
 
-def test_everything_at_once(work, capsys):
+def test_everything_at_once(work, capsys, monkeypatch):
+    shown, draw = [], examples.draw
+    monkeypatch.setattr(examples, "draw", lambda found: shown.append(found) or draw(found))
     pair = ["standard.safetensors", "defective.safetensors"]
     options = ["--against", "sets", "--attack", PGD, "--samples", "12", "--ensemble", *pair]
     options += ["--noise", "8/255", "--shuffle", "2", "--boundary", "steps=3", "--out", "all"]
@@ -103,6 +106,7 @@ def test_everything_at_once(work, capsys):
     written = {path.name for path in (work / "all").iterdir()}
     pictures = {"transfer.png", "noise.png", "tradeoff.png", "examples.png", "shuffled.png"}
     assert written == {"cells", "table.md", *pictures}
+    assert shown[0]["set"] == (1, 2)
     table = (work / "all" / "table.md").read_text()
     assert "standard+defective" in table and "white-box" in table
     again = cells_in("all")

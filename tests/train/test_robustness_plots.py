@@ -276,6 +276,12 @@ def test_examples_show_labels_with_signs_and_colours():
     assert torch.allclose(difference.float(), torch.tensor(0.5 + 16 * 0.03), atol=1e-5)
 
 
+def test_examples_say_which_of_several_sets_they_show():
+    assert "Adversarial images" in texts(examples.draw(samples_of()))
+    assert "Adversarial images" in texts(examples.draw(samples_of() | {"set": (1, 1)}))
+    assert "Adversarial images, set 2 of 4" in texts(examples.draw(samples_of() | {"set": (2, 4)}))
+
+
 def test_examples_with_many_networks_and_long_labels():
     samples = samples_of()
     label = "a class of ImageNet with a long name"

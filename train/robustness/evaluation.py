@@ -156,9 +156,10 @@ class Evaluation:
     def picture_samples(self, grids: list[int]) -> dict[str, Any]:
         """What :func:`scotoma.train.robustness.plots.draw_all` takes as samples."""
         samples: dict[str, Any] = {}
-        for path in self._sets:
+        for number, path in enumerate(self._sets, 1):
             samples = example_samples(load_set(path), self.images, self.targets, self.clean)
             if samples:
+                samples["set"] = number, len(self._sets)
                 break
         if grids:
             # The same images in both pictures, for they share their labels.

@@ -37,7 +37,7 @@ def draw(samples: dict) -> Figure | None:
     Args:
         samples: "clean" [n,C,H,W] (may be absent), "labels" n names, "rows" of {"title", "images"
             [n,C,H,W], "predicted" n names, "right" n bool}. Rows of the same images one after the
-            other share them.
+            other share them. "set" (may be absent): which of how many sets is shown.
     """
     rows = samples.get("rows") or []
     if not rows:
@@ -50,7 +50,9 @@ def draw(samples: dict) -> Figure | None:
     height = _TITLE + sum(strip.height for strip in strips) + _EDGE
     # Places are computed, not laid out: text and images keep their sizes at any number.
     figure = style.new((width, height), layout=None)
-    figure.text(_EDGE / width, 1 - 0.16 / height, "Adversarial images", fontsize=11, va="top")
+    number, total = samples.get("set", (1, 1))
+    title = "Adversarial images" + (f", set {number} of {total}" if total > 1 else "")
+    figure.text(_EDGE / width, 1 - 0.16 / height, title, fontsize=11, va="top")
     for words, ink, x in (("✓ right", style.RIGHT, 0.0), ("✗ wrong", style.WRONG, 0.75)):
         figure.text((_EDGE + x) / width, 1 - 0.4 / height, words, color=ink, fontsize=8, va="top")
     top = height - _TITLE
