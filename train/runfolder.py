@@ -22,7 +22,7 @@ from ..defective.errors import UserError
 from ..defective.serialization import atomic_path, check_seal, save_tensors, seal
 from ..defective.spec import ModelSpec
 from .config import PictureFormat, TrainConfig
-from .style import encoded
+from .style import save_as
 
 CONFIG, STATE, SUMMARY = "config.yaml", "resume.pt", "summary.json"
 WEIGHTS = "last.safetensors"
@@ -157,8 +157,8 @@ class RunFolder:
             self._appends = True
 
     def write_curves(self, figure: Figure, picture_format: PictureFormat) -> None:
-        content = encoded(figure, picture_format)
-        self._replace(f"curves.{picture_format}", lambda path: path.write_bytes(content))
+        with self._saving(f"curves.{picture_format}"):
+            save_as(figure, self.path / "curves", picture_format)
 
     def write_events(self, record: Mapping[str, Any]) -> None:
         """One epoch to TensorBoard; a resumed run overwrites the epochs it repeats."""

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import get_args
 
 import torch
 from matplotlib.axes import Axes
@@ -131,6 +132,14 @@ def save(figure: Figure, path: Path) -> Path:
     """Write a file in the format that its name ends in, whole or not at all. Raises OSError."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(encoded(figure, path.suffix[1:].lower()))
+    return path
+
+
+def save_as(figure: Figure, stem: Path, format: PictureFormat) -> Path:
+    """:func:`save` as ``stem``.FORMAT, and remove what an earlier call left in another format."""
+    path = save(figure, stem.with_name(f"{stem.name}.{format}"))
+    for other in set(get_args(PictureFormat)) - {format}:
+        stem.with_name(f"{stem.name}.{other}").unlink(missing_ok=True)
     return path
 
 

@@ -28,6 +28,7 @@ from ...defective.errors import UserError
 from ...defective.models import model_names
 from ...kernels import backends
 from ...train.commands.options import add_picture_format
+from ...train.config import PictureFormat
 from .. import machine, results
 from ..options import (
     check_names,
@@ -80,14 +81,13 @@ def report(
             console.print(view)
         _lines(console, "no rule knows:", table.others(rows))
         _lines(console, "", table.sentences(rows))
-        picture = plan.folder / f"timeline.{picture_format}"
-        draw(found, picture)
+        picture = draw(found, plan.folder / "timeline", picture_format)
         _lines(console, "files:", [str(picture), *map(str, plan.traces(rows)), str(rows_file)])
     problems = [f"{row['contestant']}: {text}" for row in rows for text in row["problems"]]
     _lines(console, "failures:", problems)
 
 
-def draw(found: list[Profiled], picture: Path) -> None:
+def draw(found: list[Profiled], stem: Path, picture_format: PictureFormat) -> Path:
     from ...train import style
     from . import timeline
 
@@ -95,7 +95,7 @@ def draw(found: list[Profiled], picture: Path) -> None:
     row = strips[0].row
     place = row["machine"]["device"]
     title = f"{row['case']}, {place}, torch {row['machine']['torch']}"
-    style.save(timeline.draw(strips, title), picture)
+    return style.save_as(timeline.draw(strips, title), stem, picture_format)
 
 
 def _lines(console: Console, title: str, lines: list[str]) -> None:

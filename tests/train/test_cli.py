@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from scotoma.defective import create_model, mask_sites
 from scotoma.train.cli import VERBS, main
 from scotoma.train.commands.masks import draw_masks
+from scotoma.train.runfolder import RunFolder
 
 yaml = pytest.importorskip("yaml", reason="yaml is not installed")
 pytest.importorskip("jsonargparse", reason="jsonargparse is not installed")
@@ -88,6 +90,15 @@ def test_a_run_leaves_every_artefact(out, capsys):
     events.Reload()
     assert events.Scalars("test/acc1")[0].step == 1
     assert events.Scalars("test/acc1")[0].value == pytest.approx(record["test/acc1"])
+
+
+def test_curves_in_another_format_take_the_place_of_the_old_ones(tmp_path):
+    for name in ("my-curves.png", "curves.txt"):
+        (tmp_path / name).touch()
+    for format in ("png", "pdf", "svg"):
+        RunFolder(tmp_path).write_curves(Figure(), format)
+        names = {"my-curves.png", "curves.txt", f"curves.{format}"}
+        assert {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_runs_without_a_name_get_one_each(out, capsys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from ... import style
 from ...config import PictureFormat
@@ -49,7 +49,5 @@ def draw_all(
         figure = draw(material)
         if figure is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            made.append(style.save(figure, folder / f"{name}.{format}"))
-            for other in set(get_args(PictureFormat)) - {format}:
-                (folder / f"{name}.{other}").unlink(missing_ok=True)
+            made.append(style.save_as(figure, folder / name, format))
     return made
