@@ -30,6 +30,7 @@ from rich.console import Console
 from ...defective.errors import UserError
 from ...kernels import backends
 from ...train.commands.options import add_picture_format
+from ...train.config import PictureFormat
 from .. import machine, results
 from ..layers import sweep
 from ..options import add_run_options, check_names, chosen_device, make_console, positive
@@ -86,10 +87,11 @@ def run(
     }
     head = results.head("roofline", device, settings) | {"ceilings": roofs.as_row()}
     plan = Plan(dtype, device, options.repeats, roofs, without)
-    rates = head["ceilings"]["matmul_tflop_per_s"]
+    rates, (unit, factor) = head["ceilings"]["matmul_tflop_per_s"], table.flop_unit(head)
+    products = ", ".join(f"{name} at {factor * rate:,.1f} {unit}" for name, rate in rates.items())
     console.print(
         f"{head['machine']['device']}, copies at {head['ceilings']['copy_gb_per_s']} GB/s, "
-        f"products in {', '.join(f'{n} at {r:.3g} TFLOP/s' for n, r in rates.items())} -> {path}",
+        f"products in {products} -> {path}",
         highlight=False,
         soft_wrap=True,
     )
@@ -135,19 +137,20 @@ def report(outcome: Outcome, path: Path, console: Console, picture_format: str) 
     outcome.print_lists(console, {"failures": table.failures(outcome.rows)})
     if table.by_distance(outcome.rows):
         rows = results.measured(path, outcome.rows[0]) if outcome.resumed else outcome.rows
-        picture = path.with_name(f"roofline.{picture_format}")
-        console.print(draw(rows, picture), highlight=False, soft_wrap=True)
+        console.print(
+            draw(rows, path.with_name("roofline"), picture_format), highlight=False, soft_wrap=True
+        )
 
 
-def draw(rows: list[dict], picture: Path) -> str:
+def draw(rows: list[dict], stem: Path, picture_format: PictureFormat) -> str:
     """Draw the rows that were timed. Returns what to say of it."""
     try:
-        from ...train.style import save
+        from ...train.style import save_as
         from ..report.plots import draw_roofline
     except ImportError as error:
         return f"no picture: {error}"
-    save(draw_roofline([row for row in rows if row["times"]]), picture)
-    return f"picture: {picture}"
+    figure = draw_roofline([row for row in rows if row["times"]])
+    return f"picture: {save_as(figure, stem, picture_format)}"
 
 
 def left_out(options, device: torch.device) -> tuple[str, ...]:

@@ -13,6 +13,11 @@ def by_distance(rows: Iterable[dict]) -> list[dict]:
     return sorted(timed, key=lambda row: row["attained_percent"])
 
 
+def flop_unit(row: dict) -> tuple[str, float]:
+    """The unit in which rates of a row's machine read well, and how many there are in a TFLOP/s."""
+    return ("GFLOP/s", 1e3) if row["machine"]["kind"] == "cpu" else ("TFLOP/s", 1.0)
+
+
 def roof_of(row: dict) -> str:
     """Which of the two roofs is the lower one at a row's intensity."""
     ceilings = row["ceilings"]
@@ -26,10 +31,11 @@ def table(rows: Sequence[dict]) -> Table:
 
     The last column is the time above that of the roof: what a perfect kernel would save.
     """
+    unit, factor = flop_unit(rows[0])
     view = Table(title="farthest below the roof first; cold caches")
     for heading in ("operator", "pass", "backend", "shape"):
         view.add_column(heading)
-    for heading in ("us", "GB/s", "TFLOP/s", "roof", "% of roof", "us above it"):
+    for heading in ("us", "GB/s", unit, "roof", "% of roof", "us above it"):
         view.add_column(heading, justify="right")
     for row in by_distance(rows):
         median, percent = row["times"]["median_us"], row["attained_percent"]
@@ -40,7 +46,7 @@ def table(rows: Sequence[dict]) -> Table:
             "x".join(map(str, row["shape"])) + (f" {row['detail']}" if row["detail"] else ""),
             f"{median:.1f}",
             f"{row['gb_per_s']:.0f}",
-            f"{row['tflop_per_s']:.3g}",
+            f"{factor * row['tflop_per_s']:,.2f}",
             roof_of(row),
             f"{percent:.0f}",
             f"{median * (1 - percent / 100):.1f}",

@@ -248,8 +248,23 @@ def test_cpu_and_gpu_never_meet(tmp_path, no_pictures):
                 draw(wrong)
 
 
+def test_rates_of_a_cpu_are_small(tmp_path, no_pictures):
+    ceilings = {"copy_gb_per_s": 10.0, "matmul_tflop_per_s": {"float32": 0.0912}}
+    rates = {"times": {"median_us": 100.0, "p10_us": 99.0, "p90_us": 101.0}, "ceilings": ceilings}
+    row = operator("eager", 1.0, gpu=False, device="Test CPU", tflop_per_s=0.00012, **rates)
+    text = text_of(page.build(loaded(tmp_path, [row]), cpu=True), tmp_path)
+    assert "float32 91.2 GFLOP/s" in text and "TFLOP" not in text and "| 0.12 |" in text
+    axes = plots.draw_roofline([row]).axes[0]
+    assert axes.get_ylabel() == "GFLOP/s"
+    copy, ceiling, point = axes.lines
+    assert [copy.get_ydata()[-1], ceiling.get_ydata()[0]] == pytest.approx([91.2, 91.2])
+    assert copy.get_xdata()[-1] == pytest.approx(9.12) and point.get_ydata() == [100.0]
+    assert plots.draw_roofline([operator("triton", 1.0)]).axes[0].get_ylabel() == "TFLOP/s"
+
+
 def test_the_copy_line_of_a_roofline_ends_at_the_ceiling():
-    axes = plots.draw_roofline([operator("triton", 1.0)]).axes[0]
+    beyond = operator("triton", 1.0, flops=10**9)  # an intensity to the right of where they meet
+    axes = plots.draw_roofline([beyond]).axes[0]
     copy, ceiling = axes.lines[:2]
     assert copy.get_ydata()[-1] == pytest.approx(ceiling.get_ydata()[0])
     assert copy.get_xdata()[-1] == pytest.approx(ceiling.get_xdata()[0])

@@ -1,5 +1,6 @@
 """``scotoma bench roofline`` end to end on a CPU, and the figures that it holds times against."""
 
+import re
 from math import prod
 
 import pytest
@@ -66,12 +67,14 @@ def test_command_leaves_rows_a_table_and_a_picture(tmp_path, capsys, small_ceili
     assert asked["to the weight"] == {"out", "weight"}
     assert drawn == [rows] and out.with_name("roofline.png").is_file()
     text = capsys.readouterr().out
+    assert "TFLOP" not in text and re.search(r"float32 at [\d,]+\.\d GFLOP/s", text)
     assert "farthest below" in text and "4x16x8x8" in text and "roofline.png" in text
     # A second time only what is missing; the picture has all.
     out.unlink()
     results.append(out, [r for r in rows if r["operator"] != "apply_mask"])
     assert command.main(options(out, *chosen, "--resume", "--picture-format", "pdf")) == 0
     assert out.with_name("roofline.pdf").read_bytes().startswith(b"%PDF")
+    assert not out.with_name("roofline.png").exists()
     again = list(results.read(out))
     assert sorted(r["case"] for r in again) == sorted(r["case"] for r in rows)
     assert again[-1]["operator"] == "apply_mask" and drawn[-1] == again
@@ -180,18 +183,25 @@ def test_attained_is_of_the_lower_roof(flops):
 
 
 def test_the_table_begins_with_the_farthest_from_its_roof(capsys):
-    def one(name, percent, flops):
+    def one(name, percent, flops, kind="cuda"):
         return {
             "operator": name, "kind": "", "pass": "forward", "backend": "cudnn", "detail": "",
             "shape": [1, 2, 3, 4], "bytes": 1000, "flops": flops, "arithmetic": "float32",
             "ceilings": ROOFS.as_row(), "times": {"median_us": 10.0}, "gb_per_s": 1.0,
             "tflop_per_s": 1.0, "attained_percent": percent, "problems": [],
+            "machine": {"kind": kind},
         }  # fmt: skip
 
     rows = [one("near", 90.0, 10), one("far", 5.0, 10**8), one("failed", None, 1)]
     assert [r["operator"] for r in table.by_distance(rows)] == ["far", "near"]
     assert [table.roof_of(r) for r in rows[:2]] == ["memory", "float32"]
-    assert table.table(rows).row_count == 2
+    for shown, kind, head, number in (
+        (rows, "cuda", "TFLOP/s", "1.00"),
+        ([one("slow", 1.0, 10, "cpu")], "cpu", "GFLOP/s", "1,000.00"),
+    ):
+        columns = {c.header: list(c.cells) for c in table.table(shown).columns}
+        assert columns[head][0] == number, kind
+        assert len(columns[head]) == sum(r["operator"] != "failed" for r in shown)
 
 
 @pytest.mark.parametrize("stride", [1, 2])

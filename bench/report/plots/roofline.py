@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ....train.style import marker
+from ...roofline.table import flop_unit
 from . import style
 
 _TINTS = (
@@ -33,6 +34,7 @@ def draw_roofline(rows: Sequence[dict]) -> Figure:
     backends = sorted({row["backend"] for row in points}, key=lambda b: (b != "triton", b))
     ceilings = max(rows, key=lambda row: row["time"])["ceilings"]
     bandwidth = ceilings["copy_gb_per_s"] / 1e3  # TB/s
+    unit, factor = flop_unit(rows[0])
     matmul = dict(sorted(ceilings["matmul_tflop_per_s"].items(), key=lambda item: -item[1]))
     with style.canvas(rows, (9.5, 6), "operators against measured ceilings") as figure:
         axes = figure.subplots()
@@ -41,19 +43,24 @@ def draw_roofline(rows: Sequence[dict]) -> Figure:
         left, right = min([*xs, 0.5]) / 2, max([*xs, ridge]) * 4
         slope_end = max(left, max(matmul.values()) / bandwidth) if matmul else right
         axes.plot(
-            [left, slope_end], [bandwidth * left, bandwidth * slope_end], color="#222222", lw=1.4
+            [left, slope_end],
+            [factor * bandwidth * left, factor * bandwidth * slope_end],
+            color="#222222",
+            lw=1.4,
         )
         roofs = {f"copy, {ceilings['copy_gb_per_s']:,.0f} GB/s": Line2D([], [], color="#222222")}
         for number, (dtype, ceiling) in enumerate(matmul.items()):
             line = _ROOFS[number % len(_ROOFS)]
-            axes.plot([ceiling / bandwidth, right], [ceiling] * 2, line, color="#777777", lw=1.4)
-            roofs[f"matrix multiplication, {dtype}, {ceiling:,.1f} TFLOP/s"] = Line2D(
+            axes.plot(
+                [ceiling / bandwidth, right], [factor * ceiling] * 2, line, color="#777777", lw=1.4
+            )
+            roofs[f"matrix multiplication, {dtype}, {factor * ceiling:,.1f} {unit}"] = Line2D(
                 [], [], color="#777777", linestyle=line
             )
         for row, x in zip(points, xs, strict=True):
             axes.plot(
                 [x],
-                [row["flops"] / row["times"]["median_us"] / 1e6],
+                [factor * row["flops"] / row["times"]["median_us"] / 1e6],
                 linestyle="",
                 marker=marker(backends.index(row["backend"])),
                 color=_TINTS[operators.index(row["operator"]) % len(_TINTS)],
@@ -66,7 +73,7 @@ def draw_roofline(rows: Sequence[dict]) -> Figure:
         axes.set_yscale("log")
         axes.set_xlim(left, right)
         axes.set_xlabel("operations per byte that must move (FLOP/B)", fontsize=9)
-        axes.set_ylabel("TFLOP/s", fontsize=9)
+        axes.set_ylabel(unit, fontsize=9)
         axes.grid(which="major", alpha=0.3)
         _legend(axes, roofs, operators, backends)
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...roofline.table import flop_unit
 from .. import compare
 from ..document import Block, Code, Heading, Paragraph, Table
 from ..figures import NONE, fixed
@@ -17,8 +18,10 @@ def blocks(rows: Sequence[dict], album: Album) -> list[Block]:
     if not rows:
         return []
     ceilings = max(rows, key=lambda row: row["time"])["ceilings"]
+    unit, factor = flop_unit(rows[0])
     matmul = ", ".join(
-        f"{name} {value:,.1f} TFLOP/s" for name, value in ceilings["matmul_tflop_per_s"].items()
+        f"{name} {factor * value:,.1f} {unit}"
+        for name, value in ceilings["matmul_tflop_per_s"].items()
     )
     words = (
         f"Ceilings as measured: copies at {ceilings['copy_gb_per_s']:,.0f} GB/s; matrix "
@@ -32,6 +35,7 @@ def blocks(rows: Sequence[dict], album: Album) -> list[Block]:
     for case in compare.roofline_cases(rows).values():
         for name in sorted(case, key=lambda n: (not compare.is_ours(n), n)):
             row, times = case[name], case[name]["times"]
+            rate = row["tflop_per_s"]
             intensity = row["flops"] / row["bytes"] if row["bytes"] else None
             lines.append(
                 [
@@ -44,10 +48,10 @@ def blocks(rows: Sequence[dict], album: Album) -> list[Block]:
                     f"{fixed(times['p10_us'])} to {fixed(times['p90_us'])}" if times else NONE,
                     fixed(intensity, 2),
                     fixed(row["gb_per_s"], 0),
-                    fixed(row["tflop_per_s"], 2),
+                    fixed(None if rate is None else factor * rate, 2),
                     fixed(row["attained_percent"], 0),
                 ]
             )
     names = ["operator", "form", "shape", "dtype", "backend", "median (µs)", "10 to 90 % (µs)"]
-    names += ["FLOP/B", "GB/s", "TFLOP/s", "attained (%)"]
+    names += ["FLOP/B", "GB/s", unit, "attained (%)"]
     return [*found, Table(names, lines, left=5)]
