@@ -9,6 +9,7 @@ from PIL import Image
 from report_rows import (
     NEW,
     OLD,
+    cells,
     convergence,
     layer,
     loaded,
@@ -260,6 +261,25 @@ def test_rates_of_a_cpu_are_small(tmp_path, no_pictures):
     assert [copy.get_ydata()[-1], ceiling.get_ydata()[0]] == pytest.approx([91.2, 91.2])
     assert copy.get_xdata()[-1] == pytest.approx(9.12) and point.get_ydata() == [100.0]
     assert plots.draw_roofline([operator("triton", 1.0)]).axes[0].get_ylabel() == "TFLOP/s"
+
+
+def test_families_on_a_cpu_add_up_to_a_profiled_step(tmp_path, no_pictures):
+    part = {"ms": 20.0, "percent": 40.0, "launches": 4}
+    families = {"convolution": part, "gaps": part | {"ms": 5.5, "launches": 0}}
+    of = {"gpu": False, "device": "Test CPU", "busy_percent": None, "step_ms": 18.5}
+    row = profile("eager", families=families, **of)
+    document = page.build(loaded(tmp_path, [row, profile("fused", families={}, **of)]), cpu=True)
+    text = text_of(document, tmp_path)
+    assert "eager calls" in text and "eager launches" not in text and "busy (%)" not in text
+    assert "families and gaps add up to a profiled step" in text
+    found = {line[0]: line[1] for line in cells(document, "family")}
+    assert found["profiled step (ms)"] == "25.500"
+    assert found["step without the profiler (ms)"] == "18.500"
+    assert plots.draw_families([row]).axes[0].get_xlabel() == "ms per profiled step"
+    assert plots.draw_families([profile("eager")]).axes[0].get_xlabel() == "ms per step"
+    document = page.build(loaded(tmp_path, [profile("eager")]))
+    assert cells(document, "family")[2][0] == "whole step (ms)"
+    assert "eager launches" in text_of(document, tmp_path)
 
 
 def test_the_copy_line_of_a_roofline_ends_at_the_ceiling():

@@ -122,6 +122,14 @@ def test_a_trace_elsewhere_is_not_linked(tmp_path, no_pictures):
     assert f"[Timeline of a step]({case.relative_to(tmp_path)}/timeline.png)" in text
 
 
+@pytest.mark.parametrize("format", ["png", "pdf", "svg"])
+def test_a_timeline_is_linked_in_any_format(tmp_path, no_pictures, format):
+    path = written(tmp_path / "rows.jsonl", [profile("fused")])
+    (tmp_path / f"timeline.{format}").write_text("")
+    text = text_of(page.build(load.load([path])), tmp_path)
+    assert f"[Timeline of a step](timeline.{format})" in text
+
+
 def test_every_benchmark_is_known_everywhere():
     assert set(schema.BENCHMARKS) == set(schema.KEYS)
     assert {r["benchmark"] for r in one_of_each()} == set(schema.BENCHMARKS)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
+from ....train.config import PictureFormat
 from .. import compare
 from ..document import Block, Heading, Inline, Link, Paragraph, Strong, Table
 from ..figures import NONE, fixed
 from ..plots import draw_families
 from .album import Album
 
-TIMELINE = "timeline.png"
-"""The picture that 'scotoma profile' leaves beside its traces."""
+TIMELINES = tuple(f"timeline.{format}" for format in get_args(PictureFormat))
+"""The picture that 'scotoma profile' leaves beside its traces, in any format."""
 
 
 def blocks(rows: Sequence[dict], album: Album) -> list[Block]:
@@ -23,9 +25,12 @@ def blocks(rows: Sequence[dict], album: Album) -> list[Block]:
     found: list[Block] = [
         Heading(3, "Profile"),
         Paragraph(
-            "Milliseconds in which kernels of each family run in one step, under the profiler. "
-            "Gaps are the rest of a step's time as measured without it; busy is the share of the "
-            "time in which the device ran something."
+            "Milliseconds of each family's own operators in one step, under the profiler, which "
+            "slows a CPU down: families and gaps add up to a profiled step, not to one without it."
+            if rows[0]["machine"]["kind"] == "cpu"
+            else "Milliseconds in which kernels of each family run in one step, under the "
+            "profiler. Gaps are the rest of a step's time as measured without it; busy is the "
+            "share of the time in which the device ran something."
         ),
     ]
     drawn = [row for row in rows if row["families"]]
@@ -48,6 +53,7 @@ def blocks(rows: Sequence[dict], album: Album) -> list[Block]:
 def _table(found: dict[str, dict]) -> Table:
     """A line for each family: milliseconds, percent and launches of each contestant."""
     names = compare.ordered(found)
+    on_cpu = found[names[0]]["machine"]["kind"] == "cpu"
     families = list(dict.fromkeys(f for name in names for f in found[name]["families"]))
     lines: list[list[Inline]] = []
     for family in families:
@@ -60,7 +66,14 @@ def _table(found: dict[str, dict]) -> Table:
                 f"{part['launches']:g}" if part else NONE,
             ]
         lines.append(cells)
-    for title, key, digits in (("whole step (ms)", "step_ms", 3), ("busy (%)", "busy_percent", 1)):
+    if on_cpu:
+        cells = [Strong("profiled step (ms)")]
+        for name in names:
+            parts = found[name]["families"].values()
+            cells += [fixed(sum(part["ms"] for part in parts) if parts else None, 3), "", ""]
+        lines.append(cells)
+    step = ("step without the profiler (ms)" if on_cpu else "whole step (ms)"), "step_ms", 3
+    for title, key, digits in (step, *([] if on_cpu else [("busy (%)", "busy_percent", 1)])):
         cells = [Strong(title)]
         for name in names:
             cells += [fixed(found[name][key], digits), "", ""]
@@ -70,7 +83,8 @@ def _table(found: dict[str, dict]) -> Table:
         cells += [_trace(found[name]), "", ""]
     if any(cell != NONE for cell in cells[1::3]):
         lines.append(cells)
-    heads = [f"{name} {unit}" for name in names for unit in ("(ms)", "(%)", "launches")]
+    calls = "calls" if on_cpu else "launches"
+    heads = [f"{name} {unit}" for name in names for unit in ("(ms)", "(%)", calls)]
     return Table(["family", *heads], lines)
 
 
@@ -81,7 +95,8 @@ def _trace(row: dict) -> Inline:
 
 def _timelines(found: dict[str, dict]) -> list[Block]:
     """Links to the picture of a step that lies beside the traces."""
-    paths = dict.fromkeys(filter(None, (_beside(row, TIMELINE) for row in found.values())))
+    places = (_beside(row, name) for row in found.values() for name in TIMELINES)
+    paths = dict.fromkeys(filter(None, places))
     links = [Link("Timeline of a step", path) for path in paths]
     return [Paragraph(link) for link in links]
 
