@@ -51,7 +51,6 @@ def resolve(config: TrainConfig, device: torch.device, processes: int = 1) -> Tr
         data_root=str(Path(config.data_root or default_root()).expanduser().absolute()),
         mask_seed=config.seed if config.mask_seed is None else config.mask_seed,
         precision=(automatic_precision(device) if config.precision == "auto" else config.precision),
-        # On a CPU torch's gradient of a 1x1 convolution of few channels crashes in channels_last.
         channels_last=(
             device.type == "cuda" if config.channels_last is None else config.channels_last
         ),

@@ -22,6 +22,7 @@ MINIMUM = {
     "torchvision": "0.26",
     "triton": "3.6",
     "einops": "0.7",
+    "filelock": "4.2",
     "numpy": "1.26",
     "pillow": "10",
     "safetensors": "0.4.3",

@@ -136,7 +136,9 @@ def settings(name: str, case: Case, defects: str, device: torch.device) -> Train
         defects=defects,
         batch_size=case.batch_size,
         precision=way.dtype(case.dtype),
-        channels_last=not (way.released or way.contiguous),
+        # Narrow networks are refused in channels_last on a CPU.
+        channels_last=not (way.released or way.contiguous)
+        and (device.type == "cuda" or (case.width or 64) >= 16),
         compile=way.compile,
         # Other works have graphs of their own.
         cuda_graph=way.graph and training,

@@ -69,6 +69,7 @@ DECIDES_NOTHING = {
     "device": "cuda:3",
     "save_seconds": 1.0,
     "picture_format": "pdf",
+    "overwrite": True,
     "data_root": "/data",
     "download": True,
     "workers": 9,

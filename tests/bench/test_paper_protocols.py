@@ -187,11 +187,11 @@ def test_sides_are_those_of_the_data_sets(tmp_path):
     made.made_by.make(context(store))
     assert fitting_grids(Data("imagenet", made.location(store), content="ab")) == (2, 4, 8)
     assert load_dataset(made.location(store)).image_size == 32
-    for split in ("train", "test"):
-        (tmp_path / "odd" / split / "a").mkdir(parents=True)
-        Image.new("L", (12, 12)).save(tmp_path / "odd" / split / "a" / "0.png")
+    for place in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / "odd" / place).mkdir(parents=True)
+        Image.new("L", (12, 12)).save(tmp_path / "odd" / place / "0.png")
     assert fitting_grids(Data("imagenet", str(tmp_path / "odd"), content="cd")) == (2, 4)
-    with pytest.raises(UserError, match="not an image folder"):
+    with pytest.raises(UserError, match="no class folders with images"):
         fitting_grids(Data("imagenet", str(tmp_path / "locks"), content="ab"))
 
 
