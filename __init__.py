@@ -6,9 +6,30 @@ the same in training and testing ("Defective Convolutional Networks", ICLR 2021 
 Four floors, each useful without the ones above it; imports point downwards only:
 
 - ``scotoma.kernels``: the operator ``relu(mask * BN(x) + residual)``
-- ``scotoma.defective``: masks, the paper's notation, the six networks
+- ``scotoma.defective``: masks, the paper's notation, the six networks, attacks
 - ``scotoma.train``: data, recipes, the training loop, the command line
-- ``scotoma.bench``: speed, and the paper's tables (to come)
+- ``scotoma.bench``: speed, and the paper's tables and figures
+
+What most scripts need is here too: ``scotoma.create_model("resnet18", "0.3-Bottom")``. Names are
+imported when they are first used, since torch takes more than a second.
 """
 
+import importlib
+
 __version__ = "0.1.0"
+
+_FLOORS = ("bench", "defective", "kernels", "train")
+_NAMES = ("UserError", "create_model", "load_model", "mask_sites", "model_names", "save_model")
+__all__ = ["__version__", *_FLOORS, *_NAMES]
+
+
+def __getattr__(name: str):
+    if name in _FLOORS:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"{__name__}.defective"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

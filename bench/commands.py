@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 
 from ..defective.errors import UserError, nearest
+from ..train.messages import wrapped
 
 BENCHMARKS = {
     "step": (
@@ -65,7 +67,10 @@ def main(argv: list[str]) -> int:
 
 
 def usage() -> str:
-    lines = "\n".join(f"  {name:12} {text}" for name, (_, text) in BENCHMARKS.items())
+    width = shutil.get_terminal_size().columns
+    lines = "\n".join(
+        wrapped(f"  {name:12} {text}", width) for name, (_, text) in BENCHMARKS.items()
+    )
     return (
         "usage: scotoma bench MEASUREMENT [options]\n\n"
         f"{lines}\n\n"

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from ..defective.errors import UserError, lacking, nearest
 
@@ -106,11 +105,6 @@ def add_resume(parser: argparse.ArgumentParser) -> None:
         help="leave out cases that the file has from the same machine, commit and settings; the "
         f"exit status is {UNFINISHED} as long as some are left",
     )
-
-
-def make_console(width: int = 140) -> Console:
-    """For tables: as wide as the terminal, or as ``width`` columns in a file."""
-    return Console(width=None if sys.stdout.isatty() else width)
 
 
 def positive(text: str) -> int:

@@ -29,8 +29,9 @@ from rich.table import Table
 from torch import Tensor
 
 from ..kernels import Projection, backends, bn_mask_add_relu
+from ..train.messages import HelpFormatter, make_console, show
 from . import machine, results, timing
-from .options import check_names, compiling_process, make_console, positive
+from .options import check_names, compiling_process, positive
 
 VARIANTS = ("plain", "residual", "projection")
 MODES = {
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> int:
     finally:
         torch.set_num_threads(before)
     results.append(path, rows)
-    console.print(table(rows))
+    show(console, table(rows))
     return 0
 
 
@@ -71,7 +72,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "scotoma bench overhead",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         epilog="modes:\n" + "\n".join(f"  {name:8} {text}" for name, text in MODES.items()),
     )
     add = parser.add_argument

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ..train.messages import show
 from . import results
 from .options import INTERRUPTED, UNFINISHED, terminated_like_interrupted
 
@@ -45,7 +46,7 @@ class Outcome:
             if lines:
                 console.print(f"{title}:")
                 for line in lines:
-                    console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+                    show(console, f"  {line}")
 
 
 def measure_all(
@@ -98,5 +99,5 @@ def measure_all(
             bar.advance(task)
             seconds = time.monotonic() - start
             longest = max(longest, seconds)
-            console.print(f"{case}: {brief(new)} ({seconds:.0f} s)", highlight=False, markup=False)
+            show(console, f"{case}: {brief(new)} ({seconds:.0f} s)")
     return outcome

@@ -1,35 +1,35 @@
-"""Masks, the paper's notation, defective layers and the six networks."""
+"""Masks, the paper's notation, defective layers and the six networks.
 
-from .ensemble import Ensemble
-from .errors import UserError
-from .layers import (
-    BNMaskReLU,
-    ConvBNMaskReLU,
-    ConvMask,
-    synchronise_statistics,
-    use_backend,
-)
-from .masks import sample_mask
-from .models import create_model, model_names, reset_weights
-from .notation import Defects
-from .placement import mask_sites, resample_masks
-from .serialization import load_model, save_model
+Names are imported when they are first used, so that what needs no network needs no torch.
+"""
 
-__all__ = [
-    "BNMaskReLU",
-    "ConvBNMaskReLU",
-    "ConvMask",
-    "Defects",
-    "Ensemble",
-    "UserError",
-    "create_model",
-    "load_model",
-    "mask_sites",
-    "model_names",
-    "resample_masks",
-    "reset_weights",
-    "sample_mask",
-    "save_model",
-    "synchronise_statistics",
-    "use_backend",
-]
+import importlib
+
+_MODULES = {
+    "ensemble": ["Ensemble"],
+    "errors": ["UserError"],
+    "layers": [
+        "BNMaskReLU",
+        "ConvBNMaskReLU",
+        "ConvMask",
+        "synchronise_statistics",
+        "use_backend",
+    ],
+    "masks": ["sample_mask"],
+    "models": ["create_model", "model_names", "reset_weights"],
+    "notation": ["Defects"],
+    "placement": ["mask_sites", "resample_masks"],
+    "serialization": ["load_model", "save_model"],
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

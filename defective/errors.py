@@ -1,4 +1,4 @@
-"""The error for bad input from outside: arguments, files, configurations."""
+"""The error for bad input from outside, and words for people. Needs no torch."""
 
 import sys
 
@@ -35,3 +35,9 @@ def nearest(word: str, known) -> str:
     by_lower = {str(k).lower(): str(k) for k in known}
     found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
     return f" Did you mean {by_lower[found[0]]!r}?" if found else ""
+
+
+def counted(number: int, word: str) -> str:
+    """``1 epoch``, ``2 epochs``, ``1,000 classes``."""
+    ending = "" if number == 1 else "es" if word.endswith("s") else "s"
+    return f"{number:,} {word}{ending}"

@@ -263,10 +263,17 @@ def read_details(path: str | os.PathLike) -> tuple[ModelSpec, dict]:
     return _spec(record, path), details if isinstance(details, dict) else {}
 
 
+def runs_in(folder: Path) -> str:
+    """What to say of a folder of run folders where one run was meant; of any other, nothing."""
+    runs = sorted(str(path.parent) for path in folder.glob("*/config.yaml"))
+    more = f" and {len(runs) - 5} more" if len(runs) > 5 else ""
+    return f"; {folder} holds runs, name one: {', '.join(runs[:5])}{more}" if runs else ""
+
+
 def _read(path, with_tensors: bool):
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint file")
+        raise UserError(f"{path}: no such checkpoint file{runs_in(path.parent)}")
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}

@@ -17,3 +17,7 @@ __all__ = [
     "conv_bn_mask_add_relu",
     "measure_convolutions",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -6,4 +6,5 @@ from .cli import main
 from .distributed import end
 
 if __name__ == "__main__":
-    end(main(["train", *sys.argv[1:]]))
+    sys.argv.insert(1, "train")
+    end(main())

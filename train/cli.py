@@ -7,7 +7,10 @@ no benchmark. Bad input ends in one line on stderr and status 2.
 from __future__ import annotations
 
 import importlib
+import io
+import logging
 import os
+import signal
 import sys
 
 from ..defective.errors import RankError, UserError, lacking, nearest
@@ -30,7 +33,60 @@ BAD_INPUT, INTERRUPTED = 2, 130
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        argv = sys.argv[1:]
+        _own_process(argv[:1] == ["train"])
+    try:
+        return _run(argv)
+    finally:
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where an error is still one line
+
+
+class _Output(io.FileIO):
+    """Standard output that may go away: a pipe's reader ends, or a disk is full.
+
+    Training goes on without it; any other command has nobody to work for.
+    """
+
+    goes_on = False
+
+    def write(self, data) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.fileno())  # for what buffers still hold
+            os.close(null)
+            broken = isinstance(error, BrokenPipeError)
+            if not broken:
+                then = "; training goes on" if self.goes_on else ""
+                line = f"scotoma: error: cannot write the output: {error.strerror}{then}"
+                print(line, file=sys.stderr)
+            if self.goes_on:
+                return len(data)
+            raise SystemExit(128 + signal.SIGPIPE if broken else BAD_INPUT) from None
+
+
+def _own_process(training: bool) -> None:
+    """What a process may set that is nobody else's."""
+    os.environ["MPLBACKEND"] = "agg"  # pictures are files; a notebook's backend is not there
+    # Said wherever a toolkit is installed and no GPU is.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    if sys.stdout is not None:
+        output = _Output(sys.stdout.fileno(), "w", closefd=False)
+        output.goes_on = training
+        # Names of files need not be text in this locale, or in any.
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(output),
+            sys.stdout.encoding,
+            "backslashreplace",
+            line_buffering=sys.stdout.line_buffering,
+            write_through=sys.stdout.write_through,
+        )
+
+
+def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
         return 0
@@ -41,6 +97,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     verb, rest = argv[0], argv[1:]
     try:
+        for text in argv:
+            _check_text(text)
         if verb not in VERBS:
             raise UserError(
                 f"unknown command {verb!r}; expected one of {', '.join(VERBS)}."
@@ -57,6 +115,23 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"scotoma {verb}: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _check_text(text: str) -> None:
+    """Refuse what TensorBoard and safetensors, who want UTF-8, would look for under another name.
+
+    Raises:
+        UserError: the locale is not UTF-8, or the bytes of ``text`` are not.
+    """
+    try:
+        if os.fsencode(text) == text.encode():
+            return
+    except UnicodeEncodeError:
+        pass
+    raise UserError(
+        f"{text!a} is not text in UTF-8, which names of files have to be; use another name, or "
+        f"set LC_ALL=C.UTF-8 (this locale has {sys.getfilesystemencoding()})"
+    )
 
 
 def _usage() -> str:

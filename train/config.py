@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ..defective.errors import UserError
 from ..defective.spec import Regularizer, Sites, Stem
@@ -23,8 +23,8 @@ PictureFormat = Literal["png", "pdf", "svg"]
 FLOAT32_MAX = 3.4028234663852886e38
 
 
-def setting(default: Any, group: str, help: str):
-    metadata = {"group": group, "help": help}
+def setting(default: Any, group: str, help: str, metavar: str | None = None):
+    metadata = {"group": group, "help": help, "metavar": metavar}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -151,7 +151,9 @@ class TrainConfig:
     )
     channels_last: bool | None = setting(None, "speed", "memory format; default: yes on a GPU")
     tf32: bool = setting(True, "speed", "TF32 for float32 matrix products on a GPU")
-    compile: CompileMode = setting("none", "speed", "torch.compile mode")
+    compile: CompileMode = setting(
+        "none", "speed", f"torch.compile mode: {', '.join(get_args(CompileMode))}", "MODE"
+    )
     cuda_graph: bool | None = setting(
         None,
         "speed",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from . import style
 from .config import TrainConfig
 from .schedule import learning_rate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _STYLE = {"train": ("#4c72b0", "--"), "val": ("#55a868", "-"), "test": ("#c44e52", "-")}
 _POINTS = 2000

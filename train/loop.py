@@ -312,7 +312,8 @@ class Trainer:
         """What a checkpoint says of itself, beside the network."""
         data = {"dataset": self.data.name, "classes": list(self.data.classes)}
         taken = {} if self.data.test_share is None else {"test_share": self.data.test_share}
-        return data | taken | record
+        run = {name: getattr(self.config, name) for name in ("recipe", "seed", "precision")}
+        return data | taken | run | record | {"best_epoch": self.best["epoch"]}
 
     def _evaluate(self, batches) -> tuple[float, float]:
         return self.engine.evaluate(self._in_order(batches))

@@ -5,7 +5,6 @@ Later places win: defaults < the recipe < YAML files (``--config``) < the comman
 
 from __future__ import annotations
 
-import argparse
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -15,7 +14,7 @@ import jsonargparse
 
 from ..defective.errors import UserError
 from .config import TrainConfig
-from .messages import tidy
+from .messages import HelpFormatter, tidy
 from .presets import read_recipe, read_yaml, recipe_for, recipe_names
 
 
@@ -23,7 +22,7 @@ class _Parser(jsonargparse.ArgumentParser):
     """Errors as one line that names the nearest known option."""
 
     def error(self, message: str, ex: Exception | None = None):
-        raise UserError(tidy(message, self._option_string_actions))
+        raise UserError(tidy(message, self))
 
 
 _DESCRIPTION = """\
@@ -41,7 +40,7 @@ recipe, and the command line overrides both.
 Recipes: {recipes}."""
 
 
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter, jsonargparse.DefaultHelpFormatter):
+class _HelpFormatter(HelpFormatter, jsonargparse.DefaultHelpFormatter):
     """Help texts with the default value, without the Python types."""
 
     def _get_help_string(self, action):
@@ -80,11 +79,18 @@ def build_parser() -> _Parser:
             action = jsonargparse.ActionYesNo(no_prefix="no-")
             # With a third answer, "as is best", a value may follow too: --channels-last false.
             value = {} if kind is bool else {"nargs": "?"}
-            group.add_argument(
+            added = group.add_argument(
                 flag, action=action, default=default, help=item.metadata["help"], **value
             )
+            added.metavar = "yes|no"
         else:
-            group.add_argument(flag, type=kind, default=default, help=item.metadata["help"])
+            group.add_argument(
+                flag,
+                type=kind,
+                default=default,
+                help=item.metadata["help"],
+                metavar=item.metadata["metavar"],
+            )
     return parser
 
 
@@ -126,14 +132,18 @@ def parse(argv: list[str]) -> tuple[TrainConfig, str | None]:
 def _lay(parser: _Parser, layers: list[dict[str, Any]], argv: list[str]) -> TrainConfig:
     """Defaults, then each layer, then the command line; all through the parser's types."""
     merged: dict[str, Any] = {}
+    types = get_type_hints(TrainConfig)
     for layer in layers:
         merged |= layer
+    for key, value in merged.items():
+        if types[key] in (bool, bool | None) and not isinstance(value, types[key]):
+            raise UserError(f"{key} is {value!r}; expected true or false")
     try:
         checked = parser.parse_object(merged).as_dict()
         with _defaults(parser, {key: checked[key] for key in merged}):
             values = parser.parse_args(argv).as_dict()
     except jsonargparse.ArgumentError as error:
-        raise UserError(tidy(str(error), parser._option_string_actions)) from None
+        raise UserError(tidy(str(error), parser)) from None
     for extra in ("config", "resume"):
         values.pop(extra)
     return TrainConfig(**values)

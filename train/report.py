@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .messages import make_console
 
 
 class Report:
@@ -17,7 +18,7 @@ class Report:
     """
 
     def __init__(self, total_epochs: int, total_steps: int, enabled: bool = True):
-        self.console = Console(quiet=not enabled, highlight=False, soft_wrap=True)
+        self.console = make_console(quiet=not enabled)
         self.total_epochs = total_epochs
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -39,7 +40,7 @@ class Report:
         self._bar.stop()
 
     def line(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(text, soft_wrap=True)
 
     def step(self, epoch: int, step: int, speed: float, loss: float) -> None:
         """``step`` counts from the start of the run, ``speed`` is in images/s."""
@@ -51,20 +52,21 @@ class Report:
         )
 
     def epoch(self, record: Mapping[str, Any], evaluated: str) -> None:
+        total = str(self.total_epochs)
         cells = {
-            "epoch": f"{record['epoch']}/{self.total_epochs}",
+            "epoch": f"{record['epoch']:>{len(total)}}/{total}",
             "lr": f"{record['lr']:.4f}",
             "train loss": f"{record['train/loss']:.4f}",
-            "train acc %": f"{100 * record['train/acc1']:.2f}",
+            "train %": f"{100 * record['train/acc1']:.2f}",
             f"{evaluated} loss": f"{record[f'{evaluated}/loss']:.4f}",
-            f"{evaluated} acc %": f"{100 * record[f'{evaluated}/acc1']:.2f}",
+            f"{evaluated} %": f"{100 * record[f'{evaluated}/acc1']:.2f}",
             **self._robust(record, evaluated),
             **({"skipped": f"{record['skipped_steps']}"} if "skipped_steps" in record else {}),
             "img/s": f"{record['img_per_s']:.0f}",
-            "seconds": f"{record['epoch_s']:.1f}",
+            "sec": f"{record['epoch_s']:.1f}",
         }
         if not self._columns:
-            self._columns = [f"{name:>{max(len(name), 8)}}" for name in cells]
+            self._columns = [f"{name:>{max(len(name), len(cell))}}" for name, cell in cells.items()]
             self.line("  ".join(self._columns))
         widths = map(len, self._columns)
         self.line("  ".join(f"{c:>{w}}" for c, w in zip(cells.values(), widths, strict=True)))
@@ -72,4 +74,4 @@ class Report:
     def _robust(self, record: Mapping[str, Any], evaluated: str) -> dict[str, str]:
         """The column of adversarial training."""
         accuracy = record.get(f"{evaluated}/robust_acc1")
-        return {} if accuracy is None else {f"{evaluated} robust %": f"{100 * accuracy:.2f}"}
+        return {} if accuracy is None else {"robust %": f"{100 * accuracy:.2f}"}

@@ -12,17 +12,19 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock, Timeout
-from matplotlib.figure import Figure
 
 from ..defective.errors import UserError
-from ..defective.serialization import atomic_path, check_seal, save_tensors, seal
+from ..defective.serialization import atomic_path, check_seal, runs_in, save_tensors, seal
 from ..defective.spec import ModelSpec
 from .config import PictureFormat, TrainConfig
 from .style import save_as
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CONFIG, STATE, SUMMARY = "config.yaml", "resume.pt", "summary.json"
 WEIGHTS = "last.safetensors"
@@ -104,7 +106,9 @@ class RunFolder:
     def check_run(self) -> None:
         """Check that there is a run to continue. Raises UserError if there is none."""
         if not (self.path / CONFIG).is_file():
-            raise UserError(f"{self.path}: no run to resume here ({CONFIG} is missing)")
+            raise UserError(
+                f"{self.path}: no run to resume here ({CONFIG} is missing){runs_in(self.path)}"
+            )
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write what :meth:`load_state` returns.

@@ -9,15 +9,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..defective.serialization import atomic_path
 from .config import PictureFormat
+
+if TYPE_CHECKING:  # half a second, which only who draws is to wait for
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 DPI = 120
 SMALL = 64
@@ -97,6 +99,7 @@ def new(
 ) -> Figure:
     """An empty figure of so many inches, in matplotlib's own style whatever the user's is."""
     from matplotlib import style
+    from matplotlib.figure import Figure
 
     with style.context("default"):
         figure = Figure(figsize=size, dpi=DPI, layout=layout)

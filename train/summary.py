@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .. import __version__
+from ..defective.errors import counted
 from ..defective.models.base import Network
 from .config import TrainConfig
 from .dataset import DataSet
@@ -68,4 +69,4 @@ def summarise(
 def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    return f"{platform.machine()} CPU, {counted(torch.get_num_threads(), 'thread')}"

@@ -18,9 +18,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ...defective.errors import UserError, nearest
+from ...defective.errors import UserError, counted, nearest
 from ...defective.serialization import atomic_path
 from ...train.commands.options import make_parser
+from ...train.messages import make_console, show
 from ..options import compiling_process
 
 if TYPE_CHECKING:  # these import Triton, whose absence or interpreter is dealt with first
@@ -102,19 +103,17 @@ def run(arguments: argparse.Namespace) -> int:
     budget = _budget_to_compare(path, triton.__version__, arguments.update_budget, filtered)
     survey = surveyed()
     chosen = select(survey.launches, arguments.kernel, arguments.case, arguments.cover)
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 200  # nobody wants a table cut to 80 columns in a log
+    console = make_console()
     start = time.perf_counter()
     measurements = measure_all(
         [(launch, arch, case) for arch in dict.fromkeys(arguments.archs) for launch, case in chosen]
     )
     elapsed = time.perf_counter() - start
 
-    console.print(table(measurements, budget, each=arguments.all or named))
-    console.print(f"{len(measurements)} kernels compiled and read in {elapsed:.0f} s")
+    show(console, table(measurements, budget, each=arguments.all or named))
+    console.print(f"{counted(len(measurements), 'kernel')} compiled and read in {elapsed:.0f} s")
     counts = [f"{form} {' + '.join(map(str, n))}" for form, n in survey.counts.items()]
-    console.print(f"launches of a call, forward + backward: {', '.join(counts)}")
+    show(console, f"launches of a call, forward + backward: {', '.join(counts)}")
     if arguments.json:
         write_json(Path(arguments.json), triton.__version__, measurements, survey.counts)
 
@@ -132,7 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not findings:
         console.print("no spills, no narrow accesses, within the budget")
         return 0
-    console.print(f"{len(findings)} findings")
+    console.print(counted(len(findings), "finding"))
     if budget.triton != triton.__version__:
         console.print(
             f"the budget belongs to Triton {budget.triton} and this is {triton.__version__}, so "

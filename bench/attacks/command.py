@@ -1,6 +1,6 @@
 """Time attacks beside those of foolbox, at equal settings and with equal results.
 
-    scotoma bench attacks [options]       or: python -m scotoma.bench.attacks [options]
+    scotoma bench attacks [options]    or: python -m scotoma.bench.attacks
 
 A small network learns the sample that comes with scotoma (or --model names a trained one), once for
 each variant. Every attack then runs on images that the network has right: ours in several ways,
@@ -31,8 +31,9 @@ from ...defective import Defects
 from ...defective.errors import UserError
 from ...kernels import backends
 from ...train.config import TrainConfig
+from ...train.messages import HelpFormatter, make_console, show
 from .. import machine, results
-from ..options import add_run_options, check_names, chosen_device, make_console, positive
+from ..options import add_run_options, check_names, chosen_device, positive
 from ..runner import Outcome, measure_all
 from . import table
 from .case import SETUPS, TORCHATTACKS, Budgets, Case, our_attack
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> int:
     console = make_console()
     outcome = run(options, names, device, console)
     for view in table.tables(outcome.rows):
-        console.print(view)
+        show(console, view)
     failures = table.failures(outcome.rows)
     outcome.print_lists(console, {"failures": failures, "losses": table.losses(outcome.rows)})
     return outcome.status(failures)
@@ -184,7 +185,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "scotoma bench attacks",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         epilog=f"attacks:\n{attacks}\n\ncontestants:\n{explained()}",
     )
     add = parser.add_argument

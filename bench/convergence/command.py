@@ -25,14 +25,15 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from ...defective.errors import UserError
+from ...defective.errors import UserError, counted
 from ...kernels import backends
 from ...train.config import TrainConfig
 from ...train.dataset import DataSet
 from ...train.graph import check_graph
+from ...train.messages import HelpFormatter, make_console, show
 from ...train.setup import load_data, resolve
 from .. import machine, results
-from ..options import add_resume, check_names, chosen_device, make_console, positive
+from ..options import add_resume, check_names, chosen_device, positive
 from ..runner import Outcome, measure_all
 from ..step.ways import WAYS
 from .measure import Run, configured, measure_run
@@ -57,7 +58,7 @@ def main(argv: list[str]) -> int:
     console = make_console()
     outcome = run(options, config, runs, data, device, console)
     if outcome.rows:
-        console.print(table(outcome.rows))
+        show(console, table(outcome.rows))
     failures = [f"{row['case']}: {problem}" for row in outcome.rows for problem in row["problems"]]
     outcome.print_lists(console, {"failures": failures})
     return outcome.status(failures)
@@ -75,7 +76,7 @@ def run(
     head = results.head("convergence", device, settings)
     console.print(
         f"{head['machine']['device']}: {config.arch} {config.defects} on {data.name}, "
-        f"{config.epochs} epochs, target {options.target:.2%} -> {path}"
+        f"{counted(config.epochs, 'epoch')}, target {options.target:.2%} -> {path}"
     )
     with console.status("") as status:
         return measure_all(
@@ -119,7 +120,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]:
     parser = argparse.ArgumentParser(
         "scotoma bench convergence",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from ...defective.errors import counted
 from ...kernels import backends
 from ...train.setup import busy
 from .. import machine
@@ -59,7 +60,8 @@ class Gpu:
 def gpus(examination: Examination) -> Iterator[Line]:
     threads = torch.get_num_threads()
     values = {"machine": platform.machine(), "cores": os.cpu_count(), "threads": threads}
-    words, advice = f"{platform.machine()}, torch uses {threads} threads", busy(torch.device("cpu"))
+    words = f"{platform.machine()}, torch uses {counted(threads, 'thread')}"
+    advice = busy(torch.device("cpu"))
     yield Line("CPU", WARNING if advice else OK, words, advice or "", values)
     if not torch.cuda.is_available():
         yield no_gpu(_listed_by_driver())

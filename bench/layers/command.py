@@ -1,6 +1,6 @@
 """Time the operator ``relu(mask * BN(x) + residual)`` where the six networks use it.
 
-    scotoma bench layers [options]          or: python -m scotoma.bench.layers [options]
+    scotoma bench layers [options]    or: python -m scotoma.bench.layers
 
 The fused kernels against eager (in bfloat16, and in float16 with cuDNN's batch norm),
 torch.compile and the reference as it was released, under naive autocast: forward, backward and
@@ -29,8 +29,9 @@ from torch._functorch import config as compiler_config
 from ...defective.errors import UserError
 from ...defective.models import model_names
 from ...kernels import backends
+from ...train.messages import HelpFormatter, make_console, show
 from .. import machine, results, timing
-from ..options import add_run_options, check_names, chosen_device, make_console, positive
+from ..options import add_run_options, check_names, chosen_device, positive
 from ..runner import Outcome, measure_all
 from . import sweep, table
 from .contestants import CONTESTANTS
@@ -98,7 +99,7 @@ def brief(rows: list[dict]) -> str:
 def report(outcome: Outcome, console: Console) -> None:
     rows = outcome.rows
     if rows:
-        console.print(table.table(rows))
+        show(console, table.table(rows))
     losses = table.losses(rows)
     outcome.print_lists(console, {"failures": table.failures(rows), "losses": losses})
     if not losses and any(row["contestant"] == table.OURS and row["times"] for row in rows):
@@ -149,7 +150,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "scotoma bench layers",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add("--sites", choices=SITES, help="default: all; headline with --cpu")

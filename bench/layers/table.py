@@ -40,11 +40,11 @@ def table(rows: Sequence[dict]) -> Table:
     view = Table(title=f"cold caches, {clock} times of {leader}; others in multiples of it")
     view.add_column("site")
     for step in PASSES[:2]:
-        view.add_column(f"{step} us", justify="right")
-        view.add_column("% of copy", justify="right")
+        view.add_column(f"{step}\nus", justify="right")
+        view.add_column(f"{step}\n% of copy", justify="right")
     others = [name for name in names if name != leader]
     for name in others:
-        view.add_column(f"{name} fwd, bwd, both", justify="right")
+        view.add_column(f"{name}\nfwd, bwd, both", justify="right")
     for site, found in sites.items():
         cells = []
         for step in PASSES[:2]:

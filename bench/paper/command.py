@@ -6,10 +6,9 @@ import argparse
 import importlib
 from pathlib import Path
 
-from rich.console import Console
-
 from ...defective.errors import UserError
 from ...train.distributed import World, choose_device
+from ...train.messages import make_console
 from ...train.robustness.attack_report import AttackScreen
 from ...train.robustness.termination import run_until_terminated
 from .asked import read_setup
@@ -56,7 +55,7 @@ def make(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         from .estimate import estimate_plan, show_plan
 
-        console = Console(highlight=False)
+        console = make_console()
         found = estimate_plan(plan, store, device, console.print, measure=arguments.measure)
         show_plan(found, console)
         return

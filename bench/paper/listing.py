@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from ...train.commands.options import make_parser
+from ...train.messages import make_console, show
 from .experiment import Definition
-from .experiments import definitions
+from .experiments import definition, definitions
 
 _DATA = {
     "cifar10": "CIFAR-10",
@@ -24,24 +23,24 @@ def data_of(definition: Definition) -> str:
     return ", ".join([*names, *(["Stylized-ImageNet"] if definition.stylized else [])])
 
 
-def show_list(console: Console) -> None:
-    """Print every table and figure."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("name", "section", "what it shows", "data", "needs"):
-        table.add_column(name, overflow="fold", no_wrap=name == "name")
-    for each in definitions().values():
-        table.add_row(each.name, each.section, each.title, data_of(each), each.needs)
-    console.print(table)
-    console.print(
-        "Make one with: scotoma paper NAME --budget smoke|quick|full. Data sets that are not there "
-        "are named with the way to get them; smoke needs none. --dry-run shows the work first.",
-        markup=False,
-        highlight=False,
-    )
+def show_list(console: Console, names: list[str]) -> None:
+    """Print a line for every table and figure, or all that is known of some. Raises UserError."""
+    for each in [definition(name) for name in names]:
+        facts = {"section": each.section, "data": data_of(each), "needs": each.needs}
+        show(console, f"{each.name}  {each.title}")
+        show(console, *(f"  {label:8} {text}" for label, text in facts.items()))
+    if not names:
+        show(console, *(f"{each.name:9} {each.title}" for each in definitions().values()))
+        show(
+            console,
+            "What one needs: scotoma paper list NAME. Make it: scotoma paper NAME --budget "
+            "smoke|quick|full. --dry-run shows the work first.",
+        )
 
 
 def main(argv: list[str]) -> int:
-    """Raises UserError if there are any arguments."""
-    make_parser("paper list", "Show the tables and figures, and what each needs.").parse_args(argv)
-    show_list(Console())
+    """Raises UserError if there is no table or figure of a name."""
+    parser = make_parser("paper list", "Show the tables and figures, and what each needs.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="table4, figure5, ...: say more")
+    show_list(make_console(), parser.parse_args(argv).names)
     return 0

@@ -26,7 +26,7 @@ def make_paper_parser() -> Parser:
         nargs="+",
         default=argparse.SUPPRESS,
         metavar="PATTERN",
-        help="only the rows whose names match, such as 'ResNet-18*'; the rest is not made",
+        help="only the rows whose names match, such as '*0.5-Bottom*'; the rest is not made",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print what would be made, and how long it takes"

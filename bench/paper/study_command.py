@@ -12,7 +12,7 @@ import torch
 
 from ...defective import Defects
 from ...defective.attacks import parse_attack
-from ...defective.errors import UserError
+from ...defective.errors import UserError, counted
 from ...defective.robustness import AdversarialSet, load_set
 from ...train.commands.options import Parser, make_parser
 from ...train.distributed import World, choose_device
@@ -49,8 +49,9 @@ def make_study_parser() -> Parser:
         "--of",
         nargs="+",
         choices=ROLES,
+        metavar="DATA",
         default=["cifar10"],
-        help="data sets of the images; the paper's study has both",
+        help=f"data sets of the images, some of {', '.join(ROLES)}; the paper's study has both",
     )
     parser.add_argument(
         "--defects", default="0.1-{1,2}", help="of the defective source, in the paper's notation"
@@ -72,7 +73,8 @@ def main(argv: list[str]) -> int:
     def work() -> None:
         path, study = make_study(arguments)
         print(
-            f"{len(study.pairs)} pairs, of which each person judges {study.per_person}: {path}\n"
+            f"{counted(len(study.pairs), 'pair')}, of which each person judges "
+            f"{study.per_person}: {path}\n"
             "Open it in a browser, or send it to people; then: scotoma paper study-score FILES "
             f"--page {path}"
         )

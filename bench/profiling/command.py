@@ -29,11 +29,11 @@ from ...defective.models import model_names
 from ...kernels import backends
 from ...train.commands.options import add_picture_format
 from ...train.config import PictureFormat
+from ...train.messages import HelpFormatter, make_console, show
 from .. import machine, results
 from ..options import (
     check_names,
     chosen_device,
-    make_console,
     positive,
     terminated_like_interrupted,
 )
@@ -78,7 +78,7 @@ def report(
     rows = [one.row for one in found]
     if table.sound(rows):
         for view in (table.families(rows), *map(table.largest, table.sound(rows))):
-            console.print(view)
+            show(console, view)
         _lines(console, "no rule knows:", table.others(rows))
         _lines(console, "", table.sentences(rows))
         picture = draw(found, plan.folder / "timeline", picture_format)
@@ -103,7 +103,7 @@ def _lines(console: Console, title: str, lines: list[str]) -> None:
         console.print(title)
     for line in lines:
         indent = "  " if title else ""
-        console.print(f"{indent}{line}", markup=False, highlight=False, soft_wrap=True)
+        show(console, f"{indent}{line}")
 
 
 def chosen_case(options) -> Case:
@@ -146,7 +146,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "scotoma profile",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         epilog=explained(),
     )
     add = parser.add_argument

@@ -34,9 +34,8 @@ def families(rows: Sequence[dict]) -> Table:
     view = Table(title=what)
     view.add_column("family")
     for row in rows:
-        view.add_column(f"{row['contestant']} ms", justify="right")
-        view.add_column("%", justify="right")
-        view.add_column("launches" if gpu else "calls", justify="right")
+        for what in ("ms", "%", "launches" if gpu else "calls"):
+            view.add_column(f"{row['contestant']}\n{what}", justify="right")
     present = {family for row in rows for family in row["families"]}
     for family in (family for family in FAMILIES if family in present):
         cells = []

@@ -15,6 +15,7 @@ import argparse
 from pathlib import Path
 
 from ...train.commands.options import add_picture_format
+from ...train.messages import HelpFormatter
 from . import page
 from .document import Document
 from .load import Loaded, load
@@ -67,7 +68,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "scotoma bench report",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add("files", nargs="*", type=Path, metavar="FILE", help=f"files or folders ({RESULTS})")

@@ -1,6 +1,6 @@
 """Time every operator, and hold it against what the machine can do at best.
 
-    scotoma bench roofline [options]        or: python -m scotoma.bench.roofline [options]
+    scotoma bench roofline [options]    or: python -m scotoma.bench.roofline
 
 The machine's roofs are measured first: the bandwidth of a large copy, and large matrix products in
 each arithmetic. Then the fused operators and the eager ones, the fused convolution beside the
@@ -31,9 +31,10 @@ from ...defective.errors import UserError
 from ...kernels import backends
 from ...train.commands.options import add_picture_format
 from ...train.config import PictureFormat
+from ...train.messages import HelpFormatter, make_console, show
 from .. import machine, results
 from ..layers import sweep
-from ..options import add_run_options, check_names, chosen_device, make_console, positive
+from ..options import add_run_options, check_names, chosen_device, positive
 from ..runner import Outcome, measure_all
 from . import ceilings, table
 from .case import Case
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> int:
     if device.type == "cuda":
         # Graphs are captured on a stream that is not the default one.
         torch.cuda.set_stream(torch.cuda.Stream(device))
-    console = make_console(160)
+    console = make_console()
     path = options.out or results.default_path(machine.device_name(device), "roofline")
     with library_choice():
         outcome = run(options, without, chosen, device, path, console)
@@ -133,7 +134,7 @@ def brief(rows: list[dict]) -> str:
 def report(outcome: Outcome, path: Path, console: Console, picture_format: str) -> None:
     """The table, what failed, what is left, and the picture."""
     if table.by_distance(outcome.rows):
-        console.print(table.table(outcome.rows))
+        show(console, table.table(outcome.rows))
     outcome.print_lists(console, {"failures": table.failures(outcome.rows)})
     if table.by_distance(outcome.rows):
         rows = results.measured(path, outcome.rows[0]) if outcome.resumed else outcome.rows
@@ -183,7 +184,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "scotoma bench roofline",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     names = tuple(OPERATORS)

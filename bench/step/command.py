@@ -1,6 +1,6 @@
 """Time whole steps of the networks: training, evaluation and PGD.
 
-    scotoma bench step [options]          or: python -m scotoma.bench.step [options]
+    scotoma bench step [options]    or: python -m scotoma.bench.step
 
 Standard and defective networks, at several batch sizes, run in several ways: plain PyTorch,
 torch.compile, the fused operators, and each of them as one CUDA graph. All contestants of a case
@@ -24,8 +24,9 @@ from ...defective import Defects, create_model
 from ...defective.errors import UserError
 from ...defective.models import model_names
 from ...kernels import backends
+from ...train.messages import HelpFormatter, make_console, show
 from .. import machine, results
-from ..options import add_run_options, check_names, chosen_device, make_console, positive
+from ..options import add_run_options, check_names, chosen_device, positive
 from ..runner import Outcome, measure_all
 from . import table
 from .case import STANDARD, WORKS, Case
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> int:
     console = make_console()
     outcome = run(options, cases, names, device, console)
     for view in table.tables(outcome.rows):
-        console.print(view)
+        show(console, view)
     failures = table.failures(outcome.rows)
     outcome.print_lists(console, {"failures": failures, "losses": table.losses(outcome.rows)})
     return outcome.status(failures)
@@ -126,7 +127,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "scotoma bench step",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         epilog=explained(),
     )
     add = parser.add_argument

@@ -44,3 +44,7 @@ __all__ = [
     "parse_attack",
     "pgd",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

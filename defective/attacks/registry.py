@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from dataclasses import fields
 from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
@@ -69,6 +70,9 @@ def parse_attack(text: str) -> Attack:
     'fgsm:eps=8/255'
     """
     name, _, rest = text.partition(":")
+    first, *others = re.findall(r"[^\s,:()]+", text) or [""]
+    if name.strip() not in attack_names() and first in attack_names():
+        raise UserError(f"attack {text!r}: write {first}{':' if others else ''}{','.join(others)}")
     settings = {}
     for item in filter(None, (part.strip() for part in rest.split(","))):
         key, equals, value = item.partition("=")

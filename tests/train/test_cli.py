@@ -1,6 +1,8 @@
 """The command line: what it leaves, and that bad input is one line, status 2, nothing changed."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -144,6 +146,13 @@ def test_runs_without_a_name_get_one_each(out, capsys):
         (["--defects", "0.3-Bottomx99999999"], ["memory", "xN in --defects"]),
         (["--thermometer", "1000000"], ["memory", "GiB", "--thermometer"]),
         (["--resume", "nowhere"], ["nowhere", "no run to resume"]),
+        (["--seed", "abc"], ["--seed is 'abc'; expected a whole number"]),
+        (["--clip-norm", "nan"], ["--clip-norm is 'nan'; expected a finite number"]),
+        (["--width", "1.5"], ["--width is '1.5'; expected a whole number"]),
+        (["--lr", "1e400"], ["--lr is inf; expected a finite number"]),
+        (["--lr", "1e308"], ["--lr is 1e+308; expected a finite number"]),
+        (["--augment", "flop"], ["--augment is 'flop'; expected one of none", "'flip'"]),
+        (["--channels-last", "maybe"], ["--channels-last is 'maybe'; expected yes or no"]),
     ],
     ids=lambda value: " ".join(value) if value and value[0].startswith("--") else "",
 )
@@ -232,7 +241,7 @@ def test_an_image_folder_without_test_images_trains(out, capsys, image_folder):
     (root / "test").rename(out.with_name("away"))
     argv = ["--dataset", str(root), "--name", "f", "--batch-size", "36", *TINY]
     assert main(["train", *argv, "--validation-fraction", "0.2"]) == 0
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
     assert "32 training and 8 test images (0.2 of each class, as there is no test f" in printed
     assert "warning  --batch-size 36 is more than all training images" in printed
     assert main(["evaluate", str(out / "f"), "--out", str(out / "e")]) == 0
@@ -293,19 +302,94 @@ def test_every_command_explains_itself(verb, capsys):
     assert f"scotoma {verb}" in capsys.readouterr().out
 
 
-def test_a_verb_imports_only_what_it_needs():
-    """scotoma --help loads no torch; scotoma train --help loads no other verb."""
+SLOW = ("torch", "torchvision", "matplotlib", "tensorboard", "triton", "jsonargparse")
+
+
+@pytest.mark.parametrize(
+    ("argv", "needed"),
+    [
+        (["--help"], set()),
+        (["--version"], set()),
+        (["trian"], set()),
+        (["info", "nowhere"], {"torch"}),
+        (["train", "--help"], {"torch", "jsonargparse"}),
+        (["bench", "--help"], set()),
+    ],
+    ids=" ".join,
+)
+def test_a_command_imports_only_what_it_needs(argv, needed):
     script = (
         "import sys; from scotoma.train.cli import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
-        "print(' '.join(m for m in sys.modules if m.startswith('scotoma.train.commands.')))"
+        f"print(*{{m.partition('.')[0] for m in sys.modules}} & {set(SLOW)!r})\n"
+        "print(*(m for m in sys.modules if m.startswith('scotoma.train.commands.')))"
     )
-    command = [sys.executable, "-c", script, "train", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    loaded = done.stdout.splitlines()[-1].split()
-    assert "scotoma.train.commands.train" in loaded
-    assert "scotoma.train.commands.masks" not in loaded
+    done = subprocess.run(
+        [sys.executable, "-c", script, *argv], capture_output=True, text=True, check=True
+    )
+    loaded, verbs = (line.split() for line in done.stdout.splitlines()[-2:])
+    if "torch" in needed:  # what torch itself brings is its own affair
+        loaded = set(loaded) - {"triton"}
+    assert set(loaded) <= needed
+    verb = f"scotoma.train.commands.{argv[0]}"
+    assert {v for v in verbs if "options" not in v} <= {verb}
+
+
+def test_the_packages_show_their_interfaces_and_import_them_late():
+    script = (
+        "import sys, scotoma, scotoma.defective\n"
+        "from scotoma.defective import UserError\n"
+        "assert scotoma.UserError is UserError and 'torch' not in sys.modules\n"
+        "assert 'create_model' in dir(scotoma) and 'create_model' in dir(scotoma.defective)\n"
+        "import scotoma.defective.attacks, scotoma.kernels\n"
+        "for p in (scotoma, scotoma.defective, scotoma.defective.attacks, scotoma.kernels):\n"
+        "    assert dir(p) == sorted(p.__all__), p\n"
+        "    assert all(getattr(p, name) is not None for name in dir(p))\n"
+        "assert scotoma.create_model is scotoma.defective.create_model\n"
+        "assert not hasattr(scotoma, 'nothing') and not hasattr(scotoma.defective, 'nothing')"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+SCOTOMA = [sys.executable, "-m", "scotoma.train.cli"]
+
+
+def test_training_goes_on_when_its_output_is_closed_or_full(out):
+    """And with the backend of a notebook, which no other process has."""
+    environment = os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    command = [*SCOTOMA, "train", *TINY, "--name", "piped"]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=environment)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (out / "piped" / "summary.json").is_file() and (out / "piped" / "curves.png").is_file()
+    if Path("/dev/full").exists():
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [*SCOTOMA, "--version"], stdout=full, stderr=subprocess.PIPE, text=True
+            )
+        assert done.returncode == 2
+        assert done.stderr == ("scotoma: error: cannot write the output: No space left on device\n")
+
+
+def test_names_that_are_not_utf8_are_refused_before_anything_is_made(out):
+    coding = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    command = [*SCOTOMA, "train", "--name", "gr\u00f6\u00dfe"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | coding, encoding="utf-8"
+    )
+    assert done.returncode == 2 and "LC_ALL=C.UTF-8" in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and not out.exists()
+
+
+def test_other_commands_end_quietly_when_nobody_reads():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([*SCOTOMA, "--help"], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
 def test_unknown_command_and_no_command(capsys):
@@ -335,8 +419,11 @@ def test_info_and_masks_of_a_run(out, capsys):
     capsys.readouterr()
     assert main(["info", str(out / "x")]) == 0
     printed = capsys.readouterr().out
-    for words in ("resnet18, 0.5-Bottom, width 4", "stem.bn", "50.00%", "test/acc1"):
+    for words in ("resnet18, 0.5-Bottom, width 4", "stem.bn", "50.00%", "test/acc1", "recipe"):
         assert words in printed
+    facts = dict(line.split(None, 1) for line in printed.splitlines() if " " in line.strip())
+    assert facts["recipe"].split() == ["quick"] and facts["precision"].split() == ["float32"]
+    assert "training seed  0" in printed and "best epoch" in printed
     assert main(["masks", str(out / "x" / "best.safetensors"), "--out", "m.png"]) == 0
     assert "4x28x28" in capsys.readouterr().out
     with Image.open("m.png") as image:
@@ -374,11 +461,21 @@ def test_histograms_of_masks_have_one_range_and_a_line_at_p():
         (["masks", "--out", "m.png", "--picture-format", "pdf"], "ends in .pdf"),
         (["masks", "--picture-format", "jpg"], "'png', 'pdf', 'svg'"),
         (["models", "--defects", "0.3-Bottm"], "position 5"),
+        (["models", "extra"], "unexpected argument 'extra': takes options only"),
+        (["info", "runs"], "runs holds runs, name one: runs/a, runs/b"),
+        (["train", "--resume", "runs"], "runs holds runs, name one: runs/a, runs/b"),
+        (["attack", "runs", "--attack", "fgsm"], "runs holds runs, name one: runs/a, runs/b"),
+        (["attack", "runs/a", "--attack", "pgd eps=8/255"], "write pgd:eps=8/255"),
+        (["attack", "runs/a", "--attack", "pgd(eps=8/255, steps=3)"], "pgd:eps=8/255,steps=3"),
+        (["evaluate", "runs/a", "--against", "runs/b"], "that is a run, not a set"),
     ],
 )
 def test_other_commands_refuse_bad_input(out, capsys, argv, words):
     torch.save({"a": 1}, "pickle.pt")
     Path("text.safetensors").write_text("hello")
+    for name in ("a", "b"):
+        (out / name).mkdir(parents=True)
+        (out / name / "config.yaml").touch()
     before = sorted(Path().iterdir())
     assert words in refused(capsys, argv)
     assert sorted(Path().iterdir()) == before

@@ -105,7 +105,7 @@ def test_help_explains_every_setting():
         (["--epoch", "3"], ["'--epoch'", "'--epochs'"]),
         (["--bach-size", "3"], ["'--bach-size'", "'--batch-size'"]),
         (["--recipe", "paper-cifar"], ["'paper-cifar'", "'paper-cifar10'"]),
-        (["--epochs", "many"], ["epochs", "many", "int"]),
+        (["--epochs", "many"], ["--epochs", "'many'", "a whole number"]),
         (["--epochs", "0"], ["--epochs", "0", "at least 1"]),
         (["--schedule", "steps"], ["schedule", "steps", "one-cycle"]),
         (["--lr", "-1"], ["--lr", "-1", "positive"]),

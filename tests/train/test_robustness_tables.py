@@ -5,7 +5,6 @@ from io import StringIO
 
 import pytest
 from rich.cells import cell_len
-from rich.console import Console
 from robustness_cells import (
     boundary,
     clean,
@@ -17,6 +16,7 @@ from robustness_cells import (
     white_box,
 )
 from scotoma.defective.errors import UserError
+from scotoma.train.messages import make_console, show
 from scotoma.train.robustness.tables import console_tables, markdown, write_tables
 from scotoma.train.robustness.wording import rate_text, verdict
 
@@ -42,9 +42,8 @@ def everything():
 
 
 def on_terminal(cells, width=100):
-    console = Console(width=width, file=StringIO(), force_terminal=False)
-    for table in console_tables(cells):
-        console.print(table)
+    console = make_console(width=width, file=StringIO())
+    show(console, *console_tables(cells))
     return console.file.getvalue()
 
 

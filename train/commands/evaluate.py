@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
-from ...defective.errors import UserError
+from ...defective.errors import UserError, counted
 from ...defective.robustness import load_set
 from ..distributed import World, choose_device
+from ..messages import make_console, show
 from ..robustness.arithmetic import disk_advice, memory_advice
 from ..robustness.attack_report import AttackScreen
 from ..robustness.cells import Cells
@@ -91,7 +90,7 @@ def _set_line(path: Path, images: TestImages, targets: list[NamedModel]) -> str:
     details = found.details
     return (
         f"  set       {path}: {details['attack_text']} from {details['source']['name']}, "
-        f"{len(found):,} images, {details['pixels']}, {details['precision']}"
+        f"{counted(len(found), 'image')}, {details['pixels']}, {details['precision']}"
     )
 
 
@@ -108,7 +107,7 @@ def _plan(
     data = images.data
     lines = [
         f"evaluating {', '.join(target.name for target in targets)}",
-        f"  data      {data.name}: {len(images):,} test images{data.test_note}",
+        f"  data      {data.name}: {counted(len(images), 'test image')}{data.test_note}",
         f"  device    {device_name(images.device)}, float32 without TF32, batches of "
         f"{arguments.batch_size}",
     ]
@@ -137,20 +136,17 @@ def _show(evaluation: Evaluation, out: Path, grids: list[int], picture_format: s
     from ..robustness.plots import draw_all
     from ..robustness.tables import console_tables, write_tables
 
-    console, cells = Console(highlight=False), evaluation.cells
-    if not console.is_terminal:
-        console.width = 100
+    console, cells = make_console(), evaluation.cells
     console.print()
-    for table in console_tables(evaluation.results):
-        console.print(table)
+    show(console, *console_tables(evaluation.results))
     everything, samples = evaluation.everything(), evaluation.picture_samples(grids)
     write_tables(everything, out)
     pictures = draw_all(everything, out, samples=samples, format=picture_format)
     files = ", ".join(["table.md", *(path.name for path in pictures)])
-    lines = [f"results in {out}: {files}, cells/*.json"]
+    show(console, f"results in {out}: {files}, cells/*.json")
     if older := len(everything) - len(evaluation.results):
-        lines.append(f"table and pictures also show {older} results of earlier commands")
+        older = counted(older, "result")
+        console.print(f"table and pictures also show {older} of earlier commands")
     if cells.reused:
-        total = cells.reused + cells.computed
-        lines.append(f"{cells.reused} of {total} results were there")
-    console.print("\n".join(lines), soft_wrap=True, markup=False)
+        total = counted(cells.reused + cells.computed, "result")
+        console.print(f"{cells.reused} of {total} {'was' if cells.reused == 1 else 'were'} there")

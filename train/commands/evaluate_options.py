@@ -9,6 +9,7 @@ from ...defective.attacks import Attack, parse_attack
 from ...defective.attacks.registry import read_number
 from ...defective.errors import UserError
 from ..robustness.asked import BOUNDARY_SAMPLES, SAMPLES, Asked
+from ..runfolder import CONFIG, WEIGHTS
 from .options import Parser, add_picture_format, make_parser
 from .robustness_options import (
     add_attack,
@@ -114,6 +115,12 @@ def _set_files(given: list[str]) -> tuple[Path, ...]:
     found: dict[Path, Path] = {}
     for text in given:
         path = Path(text)
+        of_run = path.is_dir() or path.name in (WEIGHTS, "best.safetensors")
+        if of_run and ((path if path.is_dir() else path.parent) / CONFIG).is_file():
+            raise UserError(
+                f"--against {text}: that is a run, not a set; make sets from it with: scotoma "
+                f"attack {text} --attack pgd"
+            )
         files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
         if not files:
             raise UserError(f"--against {path}: no *.safetensors there; make sets: scotoma attack")

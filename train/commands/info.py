@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
 from ...defective import load_model, mask_sites
 from ...defective.serialization import checkpoint_path, read_details
+from ..messages import make_console, show
 from .options import make_parser
 
 
@@ -17,7 +17,7 @@ def main(argv: list[str]) -> int:
     model, (_, details) = load_model(path), read_details(path)
     spec = model.spec
 
-    console = Console(highlight=False, markup=False)
+    console = make_console()
     facts = Table.grid(padding=(0, 2))
     facts.add_row("file", str(path))
     facts.add_row("network", f"{spec.name}, {spec.defects}, width {spec.width}")
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
             value = ", ".join(map(str, value))
         elif isinstance(value, float):
             value = f"{value:.2%}" if key.endswith("acc1") else f"{value:.4g}"
-        facts.add_row(key, str(value))
+        facts.add_row({"seed": "training seed"}.get(key, key.replace("_", " ")), str(value))
     console.print(facts)
 
     masks = mask_sites(model)
@@ -49,5 +49,5 @@ def main(argv: list[str]) -> int:
             kept = int(mask.sum())
             shape = "x".join(map(str, mask.shape))
             sites.add_row(name, shape, f"{kept:,}", f"{kept / mask.numel():.2%}")
-        console.print(sites)
+        show(console, sites)
     return 0

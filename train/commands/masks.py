@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
-from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ...defective import mask_sites
@@ -17,6 +15,9 @@ from ...defective.placement import model_terms
 from .. import style
 from ..config import PictureFormat
 from .options import add_network_options, add_picture_format, make_parser, network_from
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def main(argv: list[str]) -> int:
@@ -57,6 +58,8 @@ def draw_masks(model: Network, channels: int = 6) -> Figure:
     Args:
         model: a network with masks. channels: to show of each mask.
     """
+    from matplotlib.colors import ListedColormap
+
     masks, terms = mask_sites(model), model_terms(model)
     spec = model.spec
     title = f"{spec.name} {spec.defects}: kept neurons bright, defective ones dark"

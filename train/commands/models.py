@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
 from ...defective import mask_sites, model_names
-from ...defective.errors import UserError
+from ...defective.errors import UserError, counted
+from ..messages import make_console, show
 from .options import add_variant_options, make_parser, network_from
 
 
@@ -18,7 +18,7 @@ def main(argv: list[str]) -> int:
 
     table = Table(
         title=f"{arguments.defects}, {arguments.in_channels}x{arguments.image_size}x"
-        f"{arguments.image_size}, {arguments.num_classes} classes"
+        f"{arguments.image_size}, {counted(arguments.num_classes, 'class')}"
     )
     for column in ("architecture", "parameters", "sites", "neurons masked over", "kept"):
         table.add_column(column, justify="left" if column == "architecture" else "right")
@@ -43,8 +43,8 @@ def main(argv: list[str]) -> int:
         listings.append((name, masks))
     if not listings:
         raise failures[0]
-    console = Console(highlight=False)
-    console.print(table)
+    console = make_console()
+    show(console, table)
     if arguments.all_sites:
         for name, masks in listings:
             console.print(f"\n{name}")

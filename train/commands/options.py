@@ -16,7 +16,7 @@ class Parser(argparse.ArgumentParser):
     """Errors as one line that names the nearest known option."""
 
     def error(self, message: str):
-        raise UserError(tidy(message, self._option_string_actions))
+        raise UserError(tidy(message, self))
 
 
 def make_parser(verb: str, description: str) -> Parser:

@@ -10,7 +10,7 @@ import torch
 from torch.distributed import DistError
 
 from ...defective import mask_sites
-from ...defective.errors import RankError, UserError
+from ...defective.errors import RankError, UserError, counted
 from ...kernels import backends
 from ..config import TrainConfig
 from ..dataset import DataSet
@@ -18,6 +18,7 @@ from ..distributed import World, choose_device, join, leave, world_from_environm
 from ..engine import Engine
 from ..graph import check_graph, graph_line
 from ..loop import NonFiniteLoss, Outcome, Trainer
+from ..messages import make_console, show
 from ..resuming import MOVED, as_asked, as_saved, begin, check_same
 from ..runfolder import CONFIG, RunFolder
 from ..setup import build_model, busy, load_data, resolve, slow_precision
@@ -158,31 +159,35 @@ def _print_plan(trainer: Trainer, resumed: bool) -> None:
     masks = mask_sites(model).values()
     neurons = sum(m.numel() for m in masks)
     kept = sum(int(m.sum()) for m in masks)
-    masked = f", {len(masks)} masks keep {kept / neurons:.1%} of {neurons:,}" if masks else ""
+    masked = ""
+    if masks:
+        verb = "keeps" if len(masks) == 1 else "keep"
+        masked = f", {counted(len(masks), 'mask')} {verb} {kept / neurons:.1%} of {neurons:,}"
     parameters = sum(p.numel() for p in model.parameters())
     where = device_name(trainer.device)
     ranks = f", {trainer.world.size} processes" if trainer.world.size > 1 else ""
     launched = graph_line(config, trainer.device, trainer.world.size)
-    many = (
-        f"  warning  --batch-size {config.batch_size} is more than all training images: an epoch "
-        "is one step; give a smaller one\n"
-    )
     layout = "channels_last" if config.channels_last else "contiguous"
     size = f"{data.in_channels}x{data.image_size}x{data.image_size}"
-    print(
-        f"{'resuming' if resumed else 'training'} {config.name} in {trainer.folder.path}\n"
-        f"  data     {data.name}: {len(data.train):,} training and {len(data.test):,} test images"
-        f"{data.test_note}, {size}, {len(data.classes)} classes\n"
-        f"  network  {config.arch} {config.defects}: {parameters:,} parameters{masked}\n"
-        f"  recipe   {config.recipe}: {config.epochs} epochs of {trainer.steps} steps, batch "
-        f"{config.batch_size}, {config.schedule}, peak lr {config.lr:g}\n"
-        f"{many if config.batch_size > len(data.train) else ''}"
+    lines = [
+        f"{'resuming' if resumed else 'training'} {config.name} in {trainer.folder.path}",
+        f"  data     {data.name}: {len(data.train):,} training and "
+        f"{counted(len(data.test), 'test image')}{data.test_note}, {size}, "
+        f"{counted(len(data.classes), 'class')}",
+        f"  network  {config.arch} {config.defects}: {parameters:,} parameters{masked}",
+        f"  recipe   {config.recipe}: {counted(config.epochs, 'epoch')} of "
+        f"{counted(trainer.steps, 'step')}, batch {config.batch_size}, {config.schedule}, peak lr "
+        f"{config.lr:g}",
         f"  device   {where}, {config.precision}, {layout}{ranks}{launched and '; ' + launched}",
-        flush=True,
-    )
-    for words in (slow_precision(config.precision, trainer.device), busy(trainer.device)):
-        if words:
-            print(f"warning: {words}", flush=True)
+    ]
+    if config.batch_size > len(data.train):
+        lines.append(
+            f"  warning  --batch-size {config.batch_size} is more than all training images: an "
+            "epoch is one step; give a smaller one"
+        )
+    advice = (slow_precision(config.precision, trainer.device), busy(trainer.device))
+    lines += [f"warning: {words}" for words in advice if words]
+    show(make_console(), *lines)
 
 
 def _print_result(outcome: Outcome, folder: RunFolder) -> None:
@@ -191,9 +196,10 @@ def _print_result(outcome: Outcome, folder: RunFolder) -> None:
     robust = summary.get("test/robust_acc1")
     attacked = "" if robust is None else f"{robust:.2%} under the training's attack, "
     curves = "".join(f"{path.name}, " for path in sorted(folder.path.glob("curves.*")))
-    print(
-        f"test accuracy {summary['test/acc1']:.2%} after {summary['epochs']} epochs "
+    show(
+        make_console(),
+        f"test accuracy {summary['test/acc1']:.2%} after {counted(summary['epochs'], 'epoch')} "
         f"(best on {best['on']}: {best['acc1']:.2%} in epoch {best['epoch']}), {attacked}"
-        f"{summary['train_s']:.0f} s of training\n"
-        f"run folder {folder.path}: {curves}metrics.jsonl, summary.json, last.safetensors"
+        f"{summary['train_s']:.0f} s of training",
+        f"run folder {folder.path}: {curves}metrics.jsonl, summary.json, last.safetensors",
     )

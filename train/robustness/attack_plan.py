@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import fields
 
 from ...defective.attacks import Attack, attack_class, attack_names
+from ...defective.errors import counted
+from ..messages import wrapped
 from ..summary import device_name
 from .images import TestImages
 from .models import NamedModel
@@ -24,8 +27,8 @@ def plan(
     names = ", ".join(model.name for model in sample.correct_for)
     every = "is" if len(sample.correct_for) == 1 else "all are"
     lines = [
-        f"{len(sample):,} of the {len(images):,} test images of {images.data.name}: the first of a "
-        f"shuffle (seed {sample.seed}) on which {names} {every} right"
+        f"{len(sample):,} of the {counted(len(images), 'test image')} of {images.data.name}: the "
+        f"first of a shuffle (seed {sample.seed}) on which {names} {every} right"
     ]
     if len(sample) < sample.asked:
         lines.append(
@@ -67,15 +70,15 @@ def _copies(models: Sequence[NamedModel]) -> list[str]:
 
 def attack_list() -> str:
     """All attacks with their settings, defaults and what they mean."""
-    blocks = []
+    blocks, width = [], shutil.get_terminal_size().columns
     for name in attack_names():
         kind = attack_class(name)
         purpose = (kind.__doc__ or "").strip().splitlines()[0]
-        lines = [f"{name}: {purpose}"]
+        lines = [wrapped(f"{name}: {purpose}", width)]
         written = dict(w.split("=", 1) for w in str(kind()).partition(":")[2].split(",") if w)
         for item in fields(kind):
             default = written.get(item.name, "none")
             told = item.metadata.get("help", "")
-            lines.append(f"  {item.name:16} {default:9} {told}")
+            lines.append(wrapped(f"  {item.name:16} {default:9} {told}", width, 29))
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)

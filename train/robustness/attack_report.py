@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +17,7 @@ from torch import Tensor
 from ...defective.attacks import Attack, Status
 from ...defective.robustness import AdversarialSet
 from ...defective.robustness.rates import fooled_source
+from ..messages import make_console, show
 from .images import TestImages
 from .set_request import told_settings
 from .wording import interval
@@ -30,7 +30,7 @@ class AttackScreen:
     """Lines for people, and a bar on a terminal; a pipe gets a line of progress now and then."""
 
     def __init__(self):
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = make_console()
         self.live = self.console.is_terminal
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -61,7 +61,7 @@ class AttackScreen:
             self._bar.start()
 
     def line(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        show(self.console, text)
 
     def begin(self, text: str) -> None:
         """The bar starts again, for something else."""
@@ -127,20 +127,16 @@ def figures(attack: Attack, found: AdversarialSet, images: TestImages, size: int
 def show_sets(made: Sequence[tuple[Path, list[str]]]) -> None:
     """The table of files and their :func:`figures`; long names are folded, files whole below."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
-    table.add_column("source", overflow="fold", max_width=24)
-    table.add_column("attack", no_wrap=True)
+    table.add_column("set")
+    table.add_column("source", max_width=24)
+    table.add_column("attack")
     heads = "fooled %,status,L2,Linf x255,passes,seconds"
     for head in heads.split(","):
-        table.add_column(head, justify="right", no_wrap=True)
+        table.add_column(head, justify="right")
     for number, (_, row) in enumerate(made, 1):
         table.add_row(*map(Text, [str(number), *row]))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 120
-    console.print(table)
-    lines = [_NOTE, *(f"{number}  {path}" for number, (path, _) in enumerate(made, 1))]
-    console.print("\n".join(lines), soft_wrap=True, markup=False)
+    files = (f"{number}  {path}" for number, (path, _) in enumerate(made, 1))
+    show(make_console(), table, _NOTE, *files)
 
 
 _NOTE = (

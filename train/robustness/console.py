@@ -1,9 +1,8 @@
-"""The results of an evaluation as tables of a terminal, 100 columns wide at most."""
+"""The results of an evaluation as tables of a terminal, as ``messages.show`` prints them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import islice
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -15,12 +14,12 @@ from .wording import chosen_text, grid_text, interval, levels, short_rate, verdi
 
 _ABSENT = "-"
 _NAME = 28
-# (columns side by side, width of each): whole rates, and accuracies above their intervals.
-_RATES, _CURVE, _SCORE = (2, 30), (4, 14), 14
+# Widths of columns: of whole rates, and of accuracies above their intervals.
+_RATES, _CURVE, _SCORE = 30, 14, 14
 
 
 def console_tables(cells: Iterable[Cell]) -> list[RenderableType]:
-    """Compact tables, each narrow enough for 100 columns, with the verdicts below.
+    """Compact tables, with the verdicts below.
 
     Rates are in percent, with their 95 % intervals and N. Long names are folded, never cut.
 
@@ -50,8 +49,8 @@ def console_tables(cells: Iterable[Cell]) -> list[RenderableType]:
             for column in found.columns("stylized")
         ),
     ):
-        for part in _parts(pairs, _RATES[0]):
-            tables.append(_rates(found, title, part))
+        if pairs:
+            tables.append(_rates(found, title, pairs))
     tables += [_scores(column) for column in found.columns("boundary")]
     noise, shuffle = found.by("noise", "epsilon", "sigma"), found.by("shuffle", "grid", "k")
     noisy = "Gaussian noise, accuracy in %; epsilon = 2 sigma in levels of 255"
@@ -60,15 +59,8 @@ def console_tables(cells: Iterable[Cell]) -> list[RenderableType]:
         ("Shuffled patches, accuracy in %", shuffle, grid_text),
     ):
         for _, columns in groups:
-            for part in _parts(list(columns.items()), _CURVE[0]):
-                tables.append(_curve(found, title, {text(v): column for v, column in part}))
+            tables.append(_curve(found, title, {text(v): c for v, c in columns.items()}))
     return tables
-
-
-def _parts(items: list, size: int) -> Iterable[list]:
-    left = iter(items)
-    while part := list(islice(left, size)):
-        yield part
 
 
 def _table(title: str, heads: Sequence[str], width: int) -> Table:
@@ -104,7 +96,7 @@ def _rates(found: Arranged, title: str, pairs: list[tuple[Column, str]]) -> Rend
             sentences.append(f"{column.label}: {verdict(rates, known, verb)}.")
         if column.cells and column.results["shown"].get("right_for"):
             sentences.append(chosen_text(column.cells.values()))
-    made = _table(title, [column.label for column, _ in pairs], _RATES[1])
+    made = _table(title, [column.label for column, _ in pairs], _RATES)
     entries = {n: [_entry(c.cells.get(n), rate) for c, rate in pairs] for n in found.targets}
     return Group(_fill(made, found, entries), *(Text(sentence + "\n") for sentence in sentences))
 
@@ -139,7 +131,7 @@ def _curve(found: Arranged, title: str, columns: dict[str, Column]) -> Renderabl
     rates = [cell["results"]["accuracy"] for cell in cells]
     counts = sorted({rate["n"] for rate in rates})
     several = len(counts) > 1
-    made = _table(title, list(columns), _CURVE[1])
+    made = _table(title, list(columns), _CURVE)
     note = ("" if several else f"N {counts[0]} each. ") + chosen_text(cells) + "\n"
     entries = {
         name: [_stacked(column.cells.get(name), several) for column in columns.values()]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...defective.attacks import Attack
-from ...defective.errors import UserError
+from ...defective.errors import UserError, counted
 from ...defective.robustness import load_set
 from ...defective.robustness.sanity import sanity_flags
 from .arithmetic import full_precision
@@ -86,9 +86,9 @@ class Evaluation:
             )
             self._right = sample.indices
             self.screen.line(
-                f"{len(sample):,} test images that every target classifies right (first of a "
-                f"shuffle, seed {sample.seed}): noise, shuffled patches and scores are of these, "
-                "and with another target of others"
+                f"{counted(len(sample), 'test image')} that every target classifies right (first "
+                f"of a shuffle, seed {sample.seed}): noise, shuffled patches and scores are of "
+                "these, and with another target of others"
             )
 
     def run(self, asked: Asked, grids: list[int]) -> None:

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ....defective.attacks import parse_attack
+from ....defective.errors import counted
+from ....train.messages import show
 from ..graph.artefact import Artefact
 from ..graph.attacking import AdversarialImages
 from ..graph.protocol_results import BoundaryScore
@@ -41,10 +43,9 @@ def show_plan(found: PlanEstimate, console: Console) -> None:
             there = sum(a.key in found.there for a in of_kind)
             numbers = [len(of_kind), there, len(todo)]
             kinds.add_row(words, *map(str, numbers), _passes(found, todo), _time(found, todo))
-    console.print(kinds)
-    console.print(_groups(found))
+    show(console, kinds, _groups(found))
     if found.seconds is None:
-        console.print("Not timed; without --no-measure a few steps of each network are.")
+        show(console, "Not timed; without --no-measure a few steps of each network are.")
         return
     where = "GPU hours" if found.on_gpu else "hours of this CPU"
     sign = "at most " if found.at_most else ""
@@ -54,8 +55,7 @@ def show_plan(found: PlanEstimate, console: Console) -> None:
         f"on {DEVICES} such devices {sign}{hours(found.makespan(DEVICES))}; the longest chain is "
         f"{hours(found.longest_chain)}",
     ]
-    for line in lines:
-        console.print(line, markup=False, highlight=False)
+    show(console, *lines)
 
 
 def _groups(found: PlanEstimate) -> Table:
@@ -80,9 +80,8 @@ def _group(artefact: Artefact) -> str:
             config = artefact.config
             extra = [config.regularizer] if config.regularizer != "none" else []
             extra += ["adversarial"] if config.adversarial_eps else []
-            return (
-                f"train {' '.join([config.arch, config.defects, *extra])}, {config.epochs} epochs"
-            )
+            what = " ".join([config.arch, config.defects, *extra])
+            return f"train {what}, {counted(config.epochs, 'epoch')}"
         case AdversarialImages():
             return f"set {parse_attack(artefact.attack).name} from {_archs(artefact)}"
         case WhiteBox() | BoundaryScore():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ....defective.errors import UserError
+from ....defective.errors import UserError, counted
 from .artefact import Artefact
 from .cluster_connect import Cluster, connected, first_line, load_ray
 from .cluster_queue import Batch, Queue, gpu_share
@@ -178,7 +178,7 @@ class _Run:
         """Let workers save what they have; a second Ctrl-C, or the end of patience, ends them."""
         if not self.sent:
             return
-        self.screen.line(f"stopping: {len(self.sent)} workers save what they have")
+        self.screen.line(f"stopping: {counted(len(self.sent), 'worker')} left to save")
         # Not with force: Ray 2.60 dies of that where a worker has just answered. What is left when
         # the connection is closed is ended then.
         for answer in self.sent:

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from ....train.messages import make_console
+from ....train.messages import show as say
 from ...report.document import (
     Block,
     Bullets,
@@ -78,14 +80,14 @@ def blocks(scores: Scores) -> list[Block]:
 
 def show(scores: Scores, console: Console | None = None) -> None:
     """Print people, figures, verdict and notes."""
-    console = console or Console()
+    console = console or make_console()
     grid = Grid(box=SIMPLE_HEAD, show_edge=False)
     for name in ("person", "a", "b", "a - b", "left", "s per pair", ""):
         grid.add_column(name, justify="left" if name in ("person", "") else "right")
     for number, person in enumerate(scores.people, 1):
         name = clean(person.name) or f"person {number}"
         grid.add_row(*map(Text, (name, *_figures(person))))
-    console.print(grid)
+    say(console, grid)
     for name, value in summary(scores):
         console.print(Text(f"  {name}: {value}"))
     console.print(Text(f"  {CLAIM}: ") + Text(scores.verdict, "bold") + Text(f"; {scores.reason}"))
