@@ -68,7 +68,8 @@ def test_end_to_end(here, capsys):
         "standard+bottom",
     ]
     # Every setting is said, and every figure of the table is the file's.
-    assert "pgd:eps=0.1,step=0.05,steps=2,norm=linf,random_start=false,restarts=1" in printed
+    words = "pgd:eps=0.1,step=0.05,steps=2,norm=linf,random_start=false,restarts=1"
+    assert words in "".join(printed.split())
     assert "float, not rounded" in printed and "24 of the 1,000 test images" in printed
     for name, found in zip(names, sets, strict=True):
         assert f"adversarial/{name}" in printed
