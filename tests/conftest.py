@@ -12,6 +12,9 @@ import signal
 # for all. Runs are compared bit for bit, and the number decides the order of sums, so that it is
 # said to the processes that tests start, too.
 os.environ["OMP_NUM_THREADS"] = "1"
+# What commands print is not to be broken where a temporary folder's name happens to end; tests of
+# the width give their own.
+os.environ["COLUMNS"] = "1000"
 
 import pytest
 import torch
