@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ....defective.attacks import parse_attack
@@ -22,6 +20,8 @@ from . import data_name
 from .class_names import class_names
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..experiment import Made
 
 COLUMNS = 8
@@ -128,6 +128,8 @@ def _told(text: str) -> str:
 
 def figure_of(title: str, blocks: Sequence[Block]) -> Figure:
     """The blocks below each other."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     width = _LEFT + COLUMNS * (_SIDE + _GAP) + _EDGE
     height = _TITLE + sum(block.height for block in blocks) + _EDGE
     # Places are computed, not laid out: text and images keep their sizes at any number.

@@ -8,9 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-
 from ....defective.errors import UserError
 from ....train import style
 from ...report.document import Picture
@@ -18,6 +15,8 @@ from ..graph.training import Training
 from . import data_name
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..experiment import Made
 
 METRICS = "metrics.jsonl"
@@ -48,6 +47,8 @@ def draw_training_curves(made: Made) -> list[Picture]:
 
 def figure_of(trainings: Sequence[tuple[Training, History]]) -> Figure:
     """What :func:`draw_training_curves` shows of at least one training."""
+    from matplotlib.lines import Line2D
+
     panels: dict[str, list[tuple[Training, History]]] = {}
     for training, history in trainings:
         panels.setdefault(training.data.role, []).append((training, history))

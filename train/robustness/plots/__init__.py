@@ -9,7 +9,6 @@ from typing import Any
 from ... import style
 from ...config import PictureFormat
 from ..arranged import Arranged
-from . import examples, heatmap, noise, shuffled, tradeoff
 
 
 def draw_all(
@@ -37,6 +36,8 @@ def draw_all(
     Raises:
         UserError: a cell without a result that its kind must have. OSError: it cannot be written.
     """
+    from . import examples, heatmap, noise, shuffled, tradeoff  # all of matplotlib, too
+
     found, samples = Arranged(cells), samples or {}
     made = []
     for name, draw, material in (

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.transforms import Bbox
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.transforms import Bbox
 
 _SIZE = 7.5
 _CLEAR = 7.0
@@ -28,6 +29,9 @@ def place_labels(
         points: by label, in the units of the data.
         whiskers: further lines to keep clear of: x from, x to, y from, y to.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.transforms import Bbox
+
     figure = axes.figure
     renderer = FigureCanvasAgg(figure).get_renderer()
     inside = axes.get_window_extent(renderer)
@@ -66,6 +70,8 @@ def _best(
     x: float, y: float, size: tuple[float, float], taken: list[Bbox], inside: Bbox, unit: float
 ) -> Bbox:
     """The nearest free place; where none is free, the one that covers least."""
+    from matplotlib.transforms import Bbox
+
     best, least = None, math.inf
     for ring in range(60):
         distance = (8 + 5 * ring) * unit
@@ -88,6 +94,8 @@ def _best(
 
 
 def _around(x: float, y: float, reach: float) -> Bbox:
+    from matplotlib.transforms import Bbox
+
     return Bbox.from_extents(x - reach, y - reach, x + reach, y + reach)
 
 

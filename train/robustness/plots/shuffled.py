@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from ... import style
 from ..wording import grid_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _ROWS = 6
 
