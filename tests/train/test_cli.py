@@ -243,7 +243,7 @@ def test_an_image_folder_without_test_images_trains(out, capsys, image_folder):
     assert main(["train", *argv, "--validation-fraction", "0.2"]) == 0
     printed = capsys.readouterr().out
     assert "32 training and 8 test images (0.2 of each class, as there is no test f" in printed
-    assert "warning --batch-size 36 is more than all training images" in printed
+    assert "warning  --batch-size 36 is more than all training images" in printed
     assert main(["evaluate", str(out / "f"), "--out", str(out / "e")]) == 0
     assert "pets: 8 test images (0.2 of each class" in capsys.readouterr().out
 
