@@ -316,7 +316,7 @@ SLOW = ("torch", "torchvision", "matplotlib", "tensorboard", "triton", "jsonargp
         (["bench", "--help"], set()),
         (["paper", "list"], {"torch"}),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value if isinstance(value, list) else sorted(value)),
 )
 def test_a_command_imports_only_what_it_needs(argv, needed):
     script = (
