@@ -112,8 +112,8 @@ class _Convolution(torch.autograd.Function):
 class FastWeightGradients(TorchFunctionMode):
     """A context for training in half precision on a CPU; what is computed is the same.
 
-    torch's gradient for a convolution's weight takes up to 400 times as long there in float16 as in
-    float32, and in bfloat16 up to nine times.
+    torch's gradient for a convolution's weight can take hundreds of times as long there in float16
+    as in float32.
 
     Args:
         dtype: what autocast computes convolutions in.

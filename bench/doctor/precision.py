@@ -41,7 +41,7 @@ def dtype_line(device: torch.device, dtype: torch.dtype) -> Line:
             words.append("TF32 for matrix products unless --no-tf32")
             values["tf32"] = True
     if device.type == "cpu" and slow_precision(name, device):
-        words.append("slower than float32")
+        words.append("no matrix units (AMX): likely slower than float32")
     if name == automatic_precision(device):
         words.append("what --precision auto takes")
     return Line(name, OK, "; ".join(words), values=values)
