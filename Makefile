@@ -38,7 +38,7 @@ gpu-bench:
 	@echo "Setting up .venv (PyTorch and what it needs: a minute or two) ..."
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "scotoma needs Python 3.11 or later: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(PIP) --editable .
+	$(PIP) --editable '.[bench]'
 	@touch $@
 
 .venv/.installed-dev: .venv/.installed

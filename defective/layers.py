@@ -7,6 +7,7 @@ import sys
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..kernels import Projection, apply_mask, bn_mask_add_relu, conv_bn_mask_add_relu
 from ..kernels.autotune import active as convolutions_may_fuse
@@ -200,6 +201,28 @@ class ConvBNMaskReLU(nn.Module):
         return self.bn(x, conv=self.conv, relu=relu)
 
 
+class PointwiseConv2d(nn.Conv2d):
+    """A 1x1 convolution that on a CPU reads only the pixels its stride keeps. The result is equal.
+
+    oneDNN 3.12's weight gradient (in torch 2.14.1) writes beyond its memory for a stride over 1,
+    channels_last (as which images of one channel count in any case) and fewer channels than a
+    vector register holds floats: 8 with AVX2, 16 with AVX-512. A segmentation fault, or worse.
+
+    Args:
+        in_channels, out_channels, stride: as ``torch.nn.Conv2d``; there is no bias.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
+        super().__init__(in_channels, out_channels, 1, stride=stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_cpu and self.stride != (1, 1):
+            down, across = self.stride
+            x = x[..., ::down, ::across]
+            return F.conv2d(x, self.weight, None, (1, 1), self.padding, self.dilation, self.groups)
+        return super().forward(x)
+
+
 class ProjectionShortcut(nn.Module):
     """1x1 convolution and batch norm of a shortcut whose shape changes.
 
@@ -209,7 +232,7 @@ class ProjectionShortcut(nn.Module):
 
     def __init__(self, in_channels, out_channels, *, stride=1, block=None):
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
+        self.conv = PointwiseConv2d(in_channels, out_channels, stride)
         self.bn = BNMaskReLU(out_channels, block)
 
     def branch(self, x: Tensor) -> tuple[Tensor, BNMaskReLU]:

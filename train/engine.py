@@ -14,7 +14,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..defective.attacks import Oracle, Status
 from ..defective.attacks.oracle import FLOAT16_SCALE
-from ..defective.errors import UserError
 from ..defective.graph import GraphedStep
 from ..defective.layers import synchronise_statistics, use_backend
 from ..defective.models.base import Network
@@ -51,8 +50,6 @@ class Engine:
         config.check_together()
         self.config, self.device, self.world = config, device, world
         use_backend(model, None if config.backend == "auto" else config.backend)
-        if config.channels_last and device.type == "cpu":
-            _check_channels_last(model)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model = model.to(device, memory_format=layout)
         self.dtype = DTYPES[config.precision]
@@ -259,26 +256,6 @@ class Engine:
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-
-
-def _check_channels_last(model: Network) -> None:
-    """Refuse convolutions whose weight gradient writes beyond its memory on a CPU.
-
-    Found with torch 2.14.1: 1x1, stride 2, fewer than 16 input channels, channels_last, an output
-    of 28x28 or larger. It ends in a segmentation fault, or in a damaged heap and no word.
-    """
-    for name, layer in model.named_modules():
-        if (
-            isinstance(layer, nn.Conv2d)
-            and layer.kernel_size == (1, 1) != layer.stride
-            and layer.in_channels < 16
-            and model.spec.image_size > 32
-        ):
-            raise UserError(
-                f"--channels-last on a CPU: torch's weight gradient of {name} (1x1, stride "
-                f"{layer.stride[0]}, {layer.in_channels} channels) writes beyond its memory for "
-                "images over 32 pixels; leave the option out, or take a --width of 16 or more"
-            )
 
 
 class MovingAverage(AveragedModel):

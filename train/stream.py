@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
@@ -107,13 +108,14 @@ class StreamedBatches:
             pin_memory=self.device.type == "cuda",
         )
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        with _starting_workers():
+        with _starting_workers() as workers:
             arriving = iter(loader)
         while True:
             try:
                 loaded = next(arriving, None)
-            except RuntimeError as error:
-                if "DataLoader worker (pid" not in str(error):
+            except (RuntimeError, OSError, EOFError):
+                # torch says it, or a read of the worker's socket, a moment before the process ends.
+                if not wait([worker.sentinel for worker in workers], timeout=1):
                     raise
                 raise RankError(
                     "a loader worker was killed, most likely because memory (or /dev/shm) ran "
@@ -131,8 +133,8 @@ class StreamedBatches:
 
 
 @contextmanager
-def _starting_workers() -> Iterator[None]:
-    """What workers inherit, and what torch sets up for their sake.
+def _starting_workers() -> Iterator[list[multiprocessing.Process]]:
+    """What workers inherit, and what torch sets up for their sake. They are listed at its end.
 
     They begin with blocked signals, so that none meets a worker that does not ignore it yet. And
     torch would raise a worker's death in the middle of a step, after which there is no whole state
@@ -141,10 +143,12 @@ def _starting_workers() -> Iterator[None]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     died = signal.getsignal(signal.SIGCHLD)
     others = set(multiprocessing.active_children())
+    started = []
     try:
-        yield
+        yield started
     finally:
-        _workers.update(set(multiprocessing.active_children()) - others)
+        started += set(multiprocessing.active_children()) - others
+        _workers.update(started)
         if threading.current_thread() is threading.main_thread():  # others may not set handlers
             signal.signal(signal.SIGCHLD, died or signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

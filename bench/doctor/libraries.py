@@ -31,6 +31,11 @@ MINIMUM = {
     "rich": "13",
     "matplotlib": "3.8",
     "tensorboard": "2.15",
+    "pandas": "2.2",
+    "tabulate": "0.9",
+    "jinja2": "3.1",
+    "markdown-it-py": "3",
+    "scipy": "1.11",
 }
 _OWN_LINES = ("Python", "torch", "torchvision", "triton")
 _WITH_TORCH = ("torch", "torchvision")  # these two only fit together

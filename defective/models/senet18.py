@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..layers import BNMaskReLU, ConvMask
+from ..layers import BNMaskReLU, ConvMask, PointwiseConv2d
 from ..spec import ModelSpec
 from .base import Network, Stem
 
@@ -52,7 +52,7 @@ class PreActivationBlock(nn.Module):
         self.gate = SqueezeExcitation(channels)
         self.shortcut = None
         if stride != 1 or in_channels != channels:
-            self.shortcut = nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
+            self.shortcut = PointwiseConv2d(in_channels, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         activated = self.bn1(x)

@@ -14,7 +14,7 @@ from scotoma.defective import (
     save_model,
     use_backend,
 )
-from scotoma.defective.layers import BNMaskReLU, ConvBNMaskReLU, MaskSite
+from scotoma.defective.layers import BNMaskReLU, ConvBNMaskReLU, MaskSite, PointwiseConv2d
 from scotoma.kernels import measure_convolutions
 from torch import nn
 
@@ -120,3 +120,21 @@ def test_backends_of_a_network_agree():
             found[backend] = own(images)
         assert ("apply_forward" in launched) == (backend == "triton")
     torch.testing.assert_close(found["triton"], found["eager"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("channels", [1, 4, 12])
+def test_a_narrow_shortcut_convolution_is_torchs(channels, layout):
+    """Torch's own may end this process in its gradient for the weight: see the layer."""
+    layer = PointwiseConv2d(channels, 8, stride=2)
+    x = torch.randn(32, channels, 57, 56).to(memory_format=layout).requires_grad_()
+    wide, weight = (t.detach().double().requires_grad_() for t in (x, layer.weight))
+    expected = torch.nn.functional.conv2d(wide.contiguous(), weight, stride=2)
+    grad = torch.randn_like(expected)
+    for _ in range(3):
+        out = layer(x)
+        found = torch.autograd.grad(out, (x, layer.weight), grad.to(out.dtype))
+    assert out.shape == expected.shape
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-6)
+    for own, other in zip(found, torch.autograd.grad(expected, (wide, weight), grad), strict=True):
+        torch.testing.assert_close(own.double(), other, rtol=1e-4, atol=1e-4)

@@ -1,14 +1,10 @@
 """Settings: which place wins, and what is refused."""
 
-from contextlib import nullcontext
-
 import pytest
 import torch
-from scotoma.defective import UserError, create_model
+from scotoma.defective import UserError
 from scotoma.train import setup
 from scotoma.train.config import TrainConfig
-from scotoma.train.distributed import World
-from scotoma.train.engine import Engine
 from scotoma.train.presets import read_recipe, recipe_names
 from scotoma.train.setup import resolve
 
@@ -200,15 +196,3 @@ def test_a_busy_machine_is_noticed(monkeypatch, average, running, threads, warne
     words = setup.busy(torch.device("cpu"))
     assert (words is not None) == warned
     assert words is None or ("OMP_NUM_THREADS=1" in words and "the 2 cores" in words)
-
-
-@pytest.mark.parametrize(
-    ("width", "image_size", "refused"), [(8, 40, True), (16, 40, False), (8, 32, False)]
-)
-def test_channels_last_on_a_cpu(width, image_size, refused):
-    """torch's weight gradient of a 1x1 convolution of few channels writes beyond its memory."""
-    config = TrainConfig(channels_last=True, precision="float32")
-    cpu = torch.device("cpu")
-    model = create_model("resnet18", width=width, image_size=image_size)
-    with pytest.raises(UserError, match="channels-last") if refused else nullcontext():
-        Engine(model, config, cpu, World())

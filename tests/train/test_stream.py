@@ -1,10 +1,14 @@
 """Streamed batches: large images read by workers."""
 
+import multiprocessing
+
 import pytest
 import torch
 from scotoma.defective import UserError
+from scotoma.defective.errors import RankError
 from scotoma.train.datasets import load_dataset
 from scotoma.train.stream import StreamedBatches
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 CPU = torch.device("cpu")
 
@@ -87,3 +91,31 @@ def test_a_corrupt_file_is_named(photos, workers):
         epoch(photos, "imagenet", workers=workers)
     assert str(photos.train.files[3]) in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        ConnectionResetError("of the socket that hands over images"),
+        FileNotFoundError("the socket's name"),
+        EOFError(),
+        RuntimeError("received 0 items of ancdata"),
+    ],
+)
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_killed_worker_is_named_whatever_is_left_unread(photos, monkeypatch, said, killed):
+    def fail(_self):
+        raise said
+
+    others = set(multiprocessing.active_children())
+    loaded = StreamedBatches(photos.train, CPU, 72, workers=1).epoch(0, 0, 4)
+    next(loaded)
+    (worker,) = set(multiprocessing.active_children()) - others
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_next_data", fail)
+    if not killed:
+        with pytest.raises(type(said)):  # another's error
+            next(loaded)
+        return
+    worker.kill()
+    with pytest.raises(RankError, match="a loader worker was killed"):
+        next(loaded)
