@@ -4,7 +4,7 @@
 
 import pytest
 from protocol_targets import right_for_both, sample_images, watched
-from scotoma.train.robustness.cells import Cells
+from scotoma.train.store import Store
 
 
 @pytest.fixture
@@ -24,4 +24,4 @@ def indices():
 
 @pytest.fixture
 def cells(tmp_path):
-    return Cells(tmp_path / "cells")
+    return Store(tmp_path / "cells")

@@ -15,11 +15,11 @@ from scotoma.defective.attacks import Attack, AttackResult, Oracle, Status
 from scotoma.defective.attacks.base import parameter
 from scotoma.defective.attacks.boundary import Boundary
 from scotoma.defective.errors import UserError
-from scotoma.train.robustness.cells import Cells
 from scotoma.train.robustness.images import TestImages
 from scotoma.train.robustness.predictions import CleanPredictions
 from scotoma.train.robustness.protocols import evaluate_boundary
 from scotoma.train.robustness.protocols.boundary import median_interval
+from scotoma.train.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ def targets():
 
 @pytest.fixture
 def cells(tmp_path):
-    return Cells(tmp_path / "cells")
+    return Store(tmp_path / "cells")
 
 
 INDICES = torch.tensor([15, 3, 4, 8, 20, 10, 2, 9, 100, 7, 6])
@@ -143,10 +143,10 @@ def test_a_second_call_computes_nothing(targets, images, cells):
 def test_a_stopped_evaluation_goes_on_with_the_other_batches(
     targets, images, tmp_path, after, size
 ):
-    whole = evaluate(targets, images, Cells(tmp_path / "whole"))
+    whole = evaluate(targets, images, Store(tmp_path / "whole"))
     CALLS.clear()
     STOP.append(after)
-    cells = Cells(tmp_path / "cells")
+    cells = Store(tmp_path / "cells")
     with pytest.raises(KeyboardInterrupt):
         evaluate(targets, images, cells)
     STOP.clear()
@@ -197,7 +197,7 @@ def test_the_boundary_attack_itself(images, cells, tmp_path):
     indices = some[CleanPredictions(images, 60).right_for_all(targets, some)][:12]
     attack = Boundary(steps=60, seed=3)
     found = evaluate(targets, images, cells, attack, indices, batch_size=5)
-    other = Cells(tmp_path / "other")
+    other = Store(tmp_path / "other")
     assert evaluate(targets, images, other, attack, indices, batch_size=12)[0]["results"]["n"]
     ((_, clean, labels),) = images.batches(indices, 100)
     for target, cell in zip(targets, found, strict=True):

@@ -27,12 +27,12 @@ from scotoma.train.cli import main
 from scotoma.train.datasets import load_dataset
 from scotoma.train.robustness import transfer, whitebox
 from scotoma.train.robustness.asked import Asked
-from scotoma.train.robustness.cells import Cells
 from scotoma.train.robustness.images import TestImages
 from scotoma.train.robustness.models import load_named
 from scotoma.train.robustness.plots import examples
 from scotoma.train.robustness.predictions import CleanPredictions
 from scotoma.train.robustness.samples import example_samples, shuffled_samples
+from scotoma.train.store import Store
 
 PGD = "pgd:eps=8/255,steps=2"
 
@@ -58,7 +58,7 @@ def evaluate(*options):
 
 
 def cells_in(folder="evaluation"):
-    return Cells(Path(folder) / "cells").all()
+    return Store(Path(folder) / "cells").all()
 
 
 def by_kind(cells):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from protocol_targets import Shallow, Told, named, sample_images
 from scotoma.defective.errors import UserError
-from scotoma.train.robustness.cells import Cells
 from scotoma.train.robustness.images import TestImages
 from scotoma.train.robustness.protocols import evaluate_noise, evaluate_shuffle
+from scotoma.train.store import Store
 
 images, targets = shared.images, shared.targets
 indices, cells = shared.indices, shared.cells
@@ -57,7 +57,7 @@ def test_a_target_that_joins_is_evaluated_alone(evaluate, targets):
 
 
 def test_results_do_not_depend_on_the_batches(evaluate, tmp_path):
-    one, other = (evaluate(cells=Cells(tmp_path / str(size)), batch_size=size) for size in (30, 11))
+    one, other = (evaluate(cells=Store(tmp_path / str(size)), batch_size=size) for size in (30, 11))
     assert [cell["results"] for cell in one] == [cell["results"] for cell in other]
 
 

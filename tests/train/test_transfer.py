@@ -6,9 +6,9 @@ import pytest
 import torch
 from evaluated_networks import classes_of, hand_made_set, named, pixels_of, sample_images
 from scotoma.defective.errors import UserError
-from scotoma.train.robustness.cells import Cells
 from scotoma.train.robustness.predictions import CleanPredictions, evaluate_clean
 from scotoma.train.robustness.transfer import check_set, content_digest, evaluate_transfer
+from scotoma.train.store import Store
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_rates_equal_a_count_by_hand(tmp_path, networks, images, indices, pixels
     source, target = networks
     found = altered(hand_made_set(images, source, indices, pixels))
     results = evaluate_transfer(
-        target, found, images, Cells(tmp_path), batch_size=7, common=networks
+        target, found, images, Store(tmp_path), batch_size=7, common=networks
     )["results"]
 
     clean = classes_of(target.model, pixels_of(images, indices)).tolist()
@@ -85,7 +85,7 @@ def test_rates_equal_a_count_by_hand(tmp_path, networks, images, indices, pixels
 def test_the_common_images_are_those_that_all_targets_get_right(tmp_path, images, indices):
     source, one, other = named(tmp_path, ("standard", 0), ("0.5-Bottom", 1), ("standard", 2))
     found = hand_made_set(images, source, indices)
-    cells, clean = Cells(tmp_path / "cells"), CleanPredictions(images, 50)
+    cells, clean = Store(tmp_path / "cells"), CleanPredictions(images, 50)
     options = {"batch_size": 50, "clean": clean}
     alone = evaluate_transfer(one, found, images, cells, **options)["results"]
     both = evaluate_transfer(one, found, images, cells, common=[one, other], **options)["results"]
@@ -112,7 +112,7 @@ def test_relations(tmp_path, images, indices):
         ],
     )
     found = hand_made_set(images, first, indices)
-    cells = Cells(tmp_path)
+    cells = Store(tmp_path)
     seen = [
         evaluate_transfer(target, found, images, cells, batch_size=60)["results"]
         for target in (first, again, redrawn, other, ensemble)
@@ -132,8 +132,8 @@ def test_relations(tmp_path, images, indices):
 
 def test_the_batch_size_changes_nothing_and_results_are_kept(tmp_path, networks, images, indices):
     found = hand_made_set(images, networks[0], indices)
-    one = evaluate_transfer(networks[1], found, images, Cells(tmp_path / "a"), batch_size=1)
-    cells = Cells(tmp_path / "b")
+    one = evaluate_transfer(networks[1], found, images, Store(tmp_path / "a"), batch_size=1)
+    cells = Store(tmp_path / "b")
     many = evaluate_transfer(networks[1], found, images, cells, batch_size=1000)
     assert one["results"] == many["results"]
     evaluate_transfer(networks[1], found, images, cells, batch_size=3)
@@ -143,7 +143,7 @@ def test_the_batch_size_changes_nothing_and_results_are_kept(tmp_path, networks,
 @pytest.mark.parametrize("name", ["images", "predictions", "clean_predictions"])
 def test_a_set_that_was_made_anew_is_evaluated_anew(tmp_path, networks, images, indices, name):
     found = hand_made_set(images, networks[0], indices)
-    cells = Cells(tmp_path)
+    cells = Store(tmp_path)
     evaluate_transfer(networks[1], found, images, cells, batch_size=60)
     changed = getattr(found, name).clone()
     changed[3] = 1 - changed[3] if name == "images" else 9 - changed[3]
@@ -167,7 +167,7 @@ def test_nothing_left_to_count_is_a_warning(tmp_path, networks, images, indices,
         found = found.subset(torch.zeros(0, dtype=torch.int64))
     data = found.details["data"] | {"fingerprint": images.fingerprint(found.indices)}
     found = replace(found, details=found.details | {"data": data})
-    results = evaluate_transfer(target, found, images, Cells(tmp_path), batch_size=9)["results"]
+    results = evaluate_transfer(target, found, images, Store(tmp_path), batch_size=9)["results"]
     assert results["defence"] == {"k": 0, "n": 0, "rate": None, "low": None, "high": None}
     assert results["defence_all"]["n"] == len(found)
     (warning,) = results["warnings"]
@@ -211,7 +211,7 @@ def test_sets_that_do_not_fit_are_refused(tmp_path, networks, images, indices, c
     with pytest.raises(UserError, match=message):
         check_set(found, images, networks, "my.set")
     with pytest.raises(UserError):
-        evaluate_transfer(networks[0], found, images, Cells(tmp_path), batch_size=9)
+        evaluate_transfer(networks[0], found, images, Store(tmp_path), batch_size=9)
     assert not list(tmp_path.glob("*.json"))
 
 
@@ -230,7 +230,7 @@ def test_clean_predictions_are_made_once(tmp_path, networks, images):
     calls.clear()
     assert torch.equal(clean.of(target, some), expected[some])
     assert sum(calls) == 3
-    cells = Cells(tmp_path)
+    cells = Store(tmp_path)
     cell = evaluate_clean(target, images, cells, clean=clean)
     assert sum(calls) == 120
     right = int((expected == images.labels).sum())

@@ -6,8 +6,8 @@ from evaluated_networks import classes_of, named, pixels_of, sample_images
 from scotoma.defective.attacks import FGSM, PGD
 from scotoma.defective.errors import UserError
 from scotoma.train.robustness.attacking import Source
-from scotoma.train.robustness.cells import Cells
 from scotoma.train.robustness.whitebox import evaluate_white_box, sample_of_all
+from scotoma.train.store import Store
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_the_sample_is_of_all_images(images):
 def test_rates_equal_a_count_by_hand(tmp_path, images, target):
     indices = sample_of_all(images, 60, 0)
     attack = PGD(eps=6 / 255, step=2 / 255, steps=4, random_start=True)
-    results = evaluate_white_box(target, attack, images, indices, Cells(tmp_path), batch_size=25)[
+    results = evaluate_white_box(target, attack, images, indices, Store(tmp_path), batch_size=25)[
         "results"
     ]
     pixels, labels = pixels_of(images, indices), images.labels[indices]
@@ -62,14 +62,14 @@ def test_rates_equal_a_count_by_hand(tmp_path, images, target):
 def test_an_attack_that_turns_nothing_has_no_distance(tmp_path, images, target):
     indices = sample_of_all(images, 10, 0)
     results = evaluate_white_box(
-        target, FGSM(eps=1e-6), images, indices, Cells(tmp_path), batch_size=4
+        target, FGSM(eps=1e-6), images, indices, Store(tmp_path), batch_size=4
     )["results"]
     assert results["defence"]["rate"] == 1.0
     assert results["median_l2"] is None and results["median_linf"] is None
 
 
 def test_cells_are_kept_for_what_determines_them(tmp_path, images, target):
-    cells, indices = Cells(tmp_path), sample_of_all(images, 12, 0)
+    cells, indices = Store(tmp_path), sample_of_all(images, 12, 0)
     source, usual = Source(target), FGSM(eps=4 / 255)
     calls = []
     target.model.register_forward_hook(lambda *_: calls.append(1))
@@ -92,7 +92,7 @@ def test_progress_counts_images(tmp_path, images, target):
         FGSM(eps=4 / 255),
         images,
         sample_of_all(images, 10, 0),
-        Cells(tmp_path),
+        Store(tmp_path),
         batch_size=4,
         advance=lambda done, total: told.append((done, total)),
     )
@@ -103,9 +103,9 @@ def test_what_cannot_be_attacked_is_named(tmp_path, images, target):
     indices = sample_of_all(images, 4, 0)
     with pytest.raises(UserError, match="precision is bfloat16"):
         evaluate_white_box(
-            Source(target, "bfloat16"), FGSM(), images, indices, Cells(tmp_path), batch_size=4
+            Source(target, "bfloat16"), FGSM(), images, indices, Store(tmp_path), batch_size=4
         )
     next(target.model.parameters()).data.fill_(float("nan"))
     with pytest.raises(UserError, match=r"standard-0, fgsm:.*not finite"):
-        evaluate_white_box(target, FGSM(), images, indices, Cells(tmp_path), batch_size=4)
+        evaluate_white_box(target, FGSM(), images, indices, Store(tmp_path), batch_size=4)
     assert not list(tmp_path.glob("*.json"))

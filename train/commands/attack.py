@@ -17,8 +17,9 @@ from ..robustness.models import NamedModel, load_named
 from ..robustness.sampling import Sample, choose_images
 from ..robustness.set_request import SetRequest, set_name
 from ..robustness.termination import run_until_terminated
+from ..store import writable
 from .attack_options import make_attack_parser
-from .robustness_options import check_numbers, images_from, networks_from, writable
+from .robustness_options import check_numbers, images_from, networks_from
 
 _KEPT = "finished sets and batches are kept, and the same command goes on with the others"
 

@@ -11,16 +11,16 @@ from ..distributed import World, choose_device
 from ..messages import make_console, show
 from ..robustness.arithmetic import disk_advice, memory_advice
 from ..robustness.attack_report import AttackScreen
-from ..robustness.cells import Cells
 from ..robustness.evaluation import Evaluation
 from ..robustness.images import TestImages
 from ..robustness.models import NamedModel
 from ..robustness.termination import run_until_terminated
 from ..robustness.transfer import check_set
 from ..robustness.wording import grid_text, levels
+from ..store import Store, writable
 from ..summary import device_name
 from .evaluate_options import Asked, make_evaluate_parser, read_asked
-from .robustness_options import images_from, networks_from, writable
+from .robustness_options import images_from, networks_from
 
 _KEPT = "finished results are kept, and the same command goes on with the others"
 
@@ -52,7 +52,7 @@ def evaluate(arguments: argparse.Namespace) -> list[dict]:
         find_stylized(asked.stylized, images.data)
     set_lines = [_set_line(path, images, targets) for path in asked.sets]
     out = writable(Path(arguments.out), "cells")
-    cells = Cells(out / "cells")
+    cells = Store(out / "cells")
     cells.all()  # a damaged one is told of before any work
     with (
         AttackScreen() as screen,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
-from pathlib import Path
 
 import torch
 
@@ -96,16 +94,3 @@ def images_from(
         arguments.download,
     )
     return TestImages(data, device, arguments.workers)
-
-
-def writable(out: Path, inside: str = "") -> Path:
-    """``out``, with a folder ``inside`` of it, made and tried out. Raises UserError."""
-    try:
-        (out / inside).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out / inside):
-            return out
-    except OSError as error:
-        reason = error.strerror or error
-        if out.is_symlink() and not out.exists():
-            reason = f"a link to {out.readlink()}, which is not there"
-        raise UserError(f"--out {out}: cannot be written to ({reason}); give another") from None

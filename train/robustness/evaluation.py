@@ -14,11 +14,11 @@ from ...defective.attacks import Attack
 from ...defective.errors import UserError, counted
 from ...defective.robustness import load_set
 from ...defective.robustness.sanity import sanity_flags
+from ..store import Store
 from .arithmetic import full_precision
 from .asked import Asked
 from .attack_report import AttackScreen
 from .attacking import Source
-from .cells import Cells
 from .images import TestImages
 from .models import NamedModel
 from .predictions import CleanPredictions, evaluate_clean, shown_target
@@ -46,7 +46,7 @@ class Evaluation:
         self,
         targets: list[NamedModel],
         images: TestImages,
-        cells: Cells,
+        cells: Store,
         screen: AttackScreen,
         batch_size: int,
         seed: int,

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ...defective.errors import UserError
 from ...defective.robustness.rates import share_of
+from ..store import Store
 from .arithmetic import full_precision
-from .cells import Cells
 from .images import TestImages
 from .models import NamedModel
 
@@ -89,7 +89,7 @@ def predict_all(
 def evaluate_clean(
     target: NamedModel,
     images: TestImages,
-    cells: Cells,
+    cells: Store,
     *,
     clean: CleanPredictions,
     fingerprint: str | None = None,

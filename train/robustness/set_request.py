@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 from ...defective.attacks import Attack
 from ...defective.errors import UserError
 from ...defective.robustness import AdversarialSet, load_set
+from ..store import slug
 from .arithmetic import check_precision
 from .images import TestImages
 from .models import NamedModel
@@ -101,11 +101,3 @@ def set_name(model: NamedModel, attack: Attack, pixels: Pixels = "float") -> str
     told = "-".join(filter(None, [attack.name, told_settings(attack)]))
     rounded = "-uint8" if pixels == "uint8" else ""
     return f"{slug(model.name)}--{slug(told)}{rounded}.safetensors"
-
-
-def slug(text: str, most: int = 90) -> str:
-    """Text for a file's name; what is too long ends in a hash of it all."""
-    plain = re.sub(r"[^A-Za-z0-9.,=+_-]+", "-", text.replace("/", "_"))
-    if len(plain) <= most:
-        return plain
-    return f"{plain[: most - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -17,7 +17,7 @@ from ...defective.robustness.rates import (
     same_wrong_class,
     success_defence_rate,
 )
-from .cells import Cells
+from ..store import Store
 from .images import TestImages
 from .models import NamedModel, relation
 from .predictions import Advance, CleanPredictions, digest_of, nobody, predict_all, shown_target
@@ -27,7 +27,7 @@ def evaluate_transfer(
     target: NamedModel,
     found: AdversarialSet,
     images: TestImages,
-    cells: Cells,
+    cells: Store,
     *,
     batch_size: int,
     clean: CleanPredictions | None = None,

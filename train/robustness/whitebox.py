@@ -10,9 +10,9 @@ from torch import Tensor
 from ...defective.attacks import Attack, AttackResult, Status
 from ...defective.errors import UserError
 from ...defective.robustness.rates import share_of
+from ..store import Store
 from .arithmetic import full_precision
 from .attacking import Source, keeps_batch
-from .cells import Cells
 from .images import TestImages
 from .models import NamedModel
 from .predictions import Advance, digest_of, nobody, shown_target
@@ -32,7 +32,7 @@ def evaluate_white_box(
     attack: Attack,
     images: TestImages,
     indices: Tensor,
-    cells: Cells,
+    cells: Store,
     *,
     batch_size: int,
     advance: Advance = nobody,

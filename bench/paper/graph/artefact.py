@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ....train.robustness.set_request import slug
+from ....train.store import slug
 
 if TYPE_CHECKING:
     from .context import Context

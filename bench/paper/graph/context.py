@@ -11,10 +11,10 @@ import torch
 
 from ....train.datasets import load_dataset
 from ....train.robustness.attack_report import AttackScreen
-from ....train.robustness.cells import Cells
 from ....train.robustness.images import TestImages
 from ....train.robustness.models import NamedModel, load_named
 from ....train.robustness.predictions import CleanPredictions
+from ....train.store import Store as Cells
 from .data import Data
 from .store import Store
 

@@ -22,7 +22,7 @@ from .training import Model
 
 
 class Result(Artefact):
-    """Cells of :mod:`scotoma.train.robustness.cells`, in a file of the artefact's name."""
+    """Cells of :mod:`scotoma.train.store`, in a file of the artefact's name."""
 
     kind: ClassVar[str] = "result"
     suffix: ClassVar[str] = ".json"

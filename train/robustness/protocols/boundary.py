@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,8 @@ from torch import Tensor
 from ....defective.attacks import Attack, AttackResult, Oracle, Status
 from ....defective.errors import UserError
 from ....defective.robustness.rates import check_results
-from ....defective.serialization import atomic_path, check_seal, seal
+from ...store import Store, read_record, write_record
 from ..arithmetic import full_precision, memory_advice
-from ..cells import Cells
 from ..images import TestImages
 from ..models import NamedModel
 from ..predictions import digest_of, shown_target
@@ -29,7 +27,7 @@ def evaluate_boundary(
     targets: Sequence[NamedModel],
     images: TestImages,
     indices: Tensor,
-    cells: Cells,
+    cells: Store,
     *,
     attack: Attack,
     batch_size: int,
@@ -85,7 +83,7 @@ class Work:
 
 
 def _cell(
-    work: Work, identity: dict[str, Any], cells: Cells, chosen: dict[str, Any]
+    work: Work, identity: dict[str, Any], cells: Store, chosen: dict[str, Any]
 ) -> dict[str, Any]:
     label = f"{work.target.name}-{work.attack.name}"
     parts = Parts.beside(cells, cells.path("boundary", label, identity))
@@ -117,7 +115,7 @@ class Parts:
         self.outcomes: dict[int, Outcome] = {}
 
     @classmethod
-    def beside(cls, cells: Cells, cell: Path) -> Parts:
+    def beside(cls, cells: Store, cell: Path) -> Parts:
         """For a cell's file, whose name ends in a hash of what determines it. Names of models,
         which may change from one command to the next, are left out."""
         return cls(cells.folder / f"boundary-{cell.stem.rpartition('-')[2]}.parts")
@@ -126,16 +124,15 @@ class Parts:
         """Raises UserError if the file is damaged."""
         if not self.file.is_file():
             return
+        stored = read_record(self.file, "batches of an evaluation", fix="remove it")
+        stored.pop("digest", None)
         try:
-            stored = json.loads(self.file.read_text())
-            check_seal(stored, self.file, "remove it")
-            stored.pop("digest", None)
             check_results(stored)
             self.outcomes = {
                 int(index): Outcome(Status(status), float(score), int(forwards))
                 for index, (status, score, forwards) in stored.items()
             }
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError) as error:
             raise UserError(
                 f"{self.file}: no batches of an evaluation ({error}); remove it"
             ) from None
@@ -148,9 +145,7 @@ class Parts:
         for index, (status, score, forwards) in zip(indices.tolist(), rows, strict=True):
             self.outcomes[index] = Outcome(Status(status), score, forwards)
         stored = {i: [int(o.status), o.score, o.forwards] for i, o in self.outcomes.items()}
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(self.file) as temporary:
-            temporary.write_text(json.dumps(seal(stored)))
+        write_record(self.file, stored)
 
     def remove(self) -> None:
         self.file.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from ....defective.attacks.base import check_count
 from ....defective.attacks.oracle import check_evaluation_mode
 from ....defective.errors import UserError
 from ....defective.robustness.rates import Rate, proportion
-from ..cells import Cells
+from ...store import Store
 from ..models import NamedModel
 from ..predictions import shown_target
 
@@ -30,20 +30,20 @@ def stage(progress: Progress, before: int, total: int, text: str) -> Callable[[i
 
 @dataclass(frozen=True)
 class Job:
-    """A cell that is wanted of a target; fields as :meth:`Cells.get` takes them."""
+    """A cell that is wanted of a target; fields as :meth:`Store.get` takes them."""
 
     target: NamedModel
     kind: str
     label: str
     identity: dict[str, Any]
 
-    def is_done(self, cells: Cells) -> bool:
+    def is_done(self, cells: Store) -> bool:
         return cells.path(self.kind, self.label, self.identity).is_file()
 
 
 def cells_of(
     jobs: Sequence[Job],
-    cells: Cells,
+    cells: Store,
     compute: Callable[[list[NamedModel]], list[dict[str, Any]]],
 ) -> list[dict[str, Any]]:
     """The cells of some jobs, in their order; what is missing is computed in one pass.

@@ -13,8 +13,8 @@ from ....defective.attacks.base import check_count, check_size
 from ....defective.errors import UserError
 from ....defective.robustness.adversarial_set import to_uint8
 from ....defective.robustness.rates import mean_over_draws
+from ...store import Store
 from ..arithmetic import full_precision, memory_advice
-from ..cells import Cells
 from ..images import TestImages
 from ..models import NamedModel
 from ..predictions import digest_of
@@ -33,7 +33,7 @@ def evaluate_noise(
     targets: Sequence[NamedModel],
     images: TestImages,
     indices: Tensor,
-    cells: Cells,
+    cells: Store,
     *,
     epsilons: Sequence[float] = PAPER_EPSILONS,
     draws: int = LEAST_DRAWS,
@@ -119,7 +119,7 @@ class NoisyImages:
 
 
 def _cells(
-    targets: Sequence[NamedModel], noisy: NoisyImages, cells: Cells, done: Callable[[int], None]
+    targets: Sequence[NamedModel], noisy: NoisyImages, cells: Store, done: Callable[[int], None]
 ) -> list[dict[str, Any]]:
     """Of one epsilon."""
     identity, epsilon = noisy.identity(), 2 * noisy.noises[0].sigma

@@ -12,8 +12,8 @@ from torch import Tensor
 from ....defective.attacks.base import check_count
 from ....defective.errors import UserError
 from ....defective.robustness.shuffle import PAPER_GRIDS, check_grid, shuffle_patches
+from ...store import Store
 from ..arithmetic import full_precision, memory_advice
-from ..cells import Cells
 from ..images import TestImages
 from ..models import NamedModel
 from ..predictions import digest_of
@@ -24,7 +24,7 @@ def evaluate_shuffle(
     targets: Sequence[NamedModel],
     images: TestImages,
     indices: Tensor,
-    cells: Cells,
+    cells: Store,
     *,
     grids: Sequence[int] = PAPER_GRIDS,
     seed: int = 0,

@@ -13,9 +13,9 @@ from ....defective.errors import UserError
 from ...dataset import Split
 from ...datasets import centre_crop
 from ...folder import open_image
+from ...store import Store
 from ...stream import StreamedBatches
 from ..arithmetic import full_precision, memory_advice
-from ..cells import Cells
 from ..images import TestImages
 from ..models import NamedModel
 from ..predictions import CleanPredictions, digest_of
@@ -27,7 +27,7 @@ def evaluate_stylized(
     targets: Sequence[NamedModel],
     images: TestImages,
     folder: Path,
-    cells: Cells,
+    cells: Store,
     *,
     clean: CleanPredictions | None = None,
     batch_size: int,

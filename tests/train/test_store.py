@@ -6,8 +6,8 @@ import math
 import pytest
 from scotoma.defective.errors import UserError
 from scotoma.defective.robustness.rates import proportion
-from scotoma.train.robustness import cells as module
-from scotoma.train.robustness.cells import Cells
+from scotoma.train import store as module
+from scotoma.train.store import Store
 
 IDENTITY = {"target": "abc", "eps": 8 / 255, "set": {"pixels": "uint8"}}
 
@@ -17,10 +17,10 @@ def never():
 
 
 def test_a_cell_is_computed_once(tmp_path):
-    cells = Cells(tmp_path / "cells")
+    cells = Store(tmp_path / "cells")
     first, was_there = cells.get("noise", "a network", IDENTITY, lambda: {"n": 3})
     assert not was_there and first["results"] == {"n": 3}
-    again, was_there = Cells(tmp_path / "cells").get("noise", "a network", IDENTITY, never)
+    again, was_there = Store(tmp_path / "cells").get("noise", "a network", IDENTITY, never)
     assert was_there and again == first
     assert (cells.reused, cells.computed) == (0, 1)
     assert first["identity"] == IDENTITY and first["kind"] == "noise"
@@ -32,7 +32,7 @@ def test_a_cell_is_computed_once(tmp_path):
     [IDENTITY | {"target": "abd"}, IDENTITY | {"eps": 0.03}, {**IDENTITY, "set": {"pixels": "x"}}],
 )
 def test_another_identity_is_another_cell(tmp_path, identity):
-    cells = Cells(tmp_path)
+    cells = Store(tmp_path)
     cells.get("noise", "a", IDENTITY, lambda: {"n": 1})
     cell, was_there = cells.get("noise", "a", identity, lambda: {"n": 2})
     assert not was_there and cell["results"]["n"] == 2
@@ -40,13 +40,13 @@ def test_another_identity_is_another_cell(tmp_path, identity):
 
 
 def test_kinds_are_apart(tmp_path):
-    cells = Cells(tmp_path)
+    cells = Store(tmp_path)
     cells.get("noise", "a", IDENTITY, lambda: {"n": 1})
     assert cells.get("shuffle", "a", IDENTITY, lambda: {"n": 2})[0]["results"]["n"] == 2
 
 
 def test_renamed_networks_keep_their_cells_and_get_their_new_names(tmp_path):
-    cells = Cells(tmp_path)
+    cells = Store(tmp_path)
     cells.get("clean", "old", IDENTITY, lambda: {"n": 1}, shown={"target": "old"})
     cell, was_there = cells.get("clean", "new", IDENTITY, never, shown={"target": "new"})
     assert was_there and cell["results"] == {"n": 1, "shown": {"target": "new"}}
@@ -54,7 +54,7 @@ def test_renamed_networks_keep_their_cells_and_get_their_new_names(tmp_path):
 
 
 def test_an_interruption_leaves_nothing_half_done(tmp_path):
-    cells = Cells(tmp_path)
+    cells = Store(tmp_path)
 
     def interrupted():
         raise KeyboardInterrupt
@@ -66,7 +66,7 @@ def test_an_interruption_leaves_nothing_half_done(tmp_path):
 
 
 def test_a_full_disk_leaves_nothing_half_done(tmp_path, monkeypatch):
-    cells = Cells(tmp_path)
+    cells = Store(tmp_path)
     monkeypatch.setattr(
         module.Path, "write_text", lambda *_: (_ for _ in ()).throw(OSError("full"))
     )
@@ -77,7 +77,7 @@ def test_a_full_disk_leaves_nothing_half_done(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("content", ["", "[1]", "{}", '{"format": 1', "[" * 20_000])
 def test_a_damaged_cell_is_named(tmp_path, content):
-    cells = Cells(tmp_path)
+    cells = Store(tmp_path)
     cells.get("noise", "a", IDENTITY, lambda: {"n": 1})
     (file,) = tmp_path.iterdir()
     file.write_text(content)
@@ -89,7 +89,7 @@ def test_a_damaged_cell_is_named(tmp_path, content):
 
 @pytest.mark.parametrize(("old", "new"), [('"rate": 0.5', '"rate": 5.0'), ('"eps": 0', '"eps": 1')])
 def test_an_edited_cell_is_refused(tmp_path, old, new):
-    cells = Cells(tmp_path)
+    cells = Store(tmp_path)
     cells.get("noise", "a", IDENTITY, lambda: proportion(1, 2))
     (file,) = tmp_path.iterdir()
     file.write_text(file.read_text().replace(old, new))
@@ -128,7 +128,7 @@ def rated(**changes):
 )
 def test_numbers_that_cannot_be_are_refused(tmp_path, results):
     """Even under a digest that is right."""
-    cells = Cells(tmp_path)
+    cells = Store(tmp_path)
     cells.get("noise", "a", IDENTITY, lambda: results)
     (file,) = tmp_path.iterdir()
     for read in (cells.all, lambda: cells.get("noise", "a", IDENTITY, never)):
@@ -138,14 +138,14 @@ def test_numbers_that_cannot_be_are_refused(tmp_path, results):
 
 @pytest.mark.parametrize("results", [[], None, 3])
 def test_results_that_are_no_mapping_are_refused(tmp_path, results):
-    cells = Cells(tmp_path)
+    cells = Store(tmp_path)
     cells.get("noise", "a", IDENTITY, lambda: results)
     with pytest.raises(UserError, match="results are no mapping"):
         cells.all()
 
 
 def test_a_cell_under_the_name_of_another_is_refused(tmp_path):
-    cells, other = Cells(tmp_path), IDENTITY | {"target": "abd"}
+    cells, other = Store(tmp_path), IDENTITY | {"target": "abd"}
     cells.get("noise", "a", IDENTITY, lambda: {"n": 1})
     (file,) = tmp_path.iterdir()
     file.rename(cells.path("noise", "a", other))
@@ -154,7 +154,7 @@ def test_a_cell_under_the_name_of_another_is_refused(tmp_path):
 
 
 def test_files_of_others_are_left_alone(tmp_path):
-    cells = Cells(tmp_path)
+    cells = Store(tmp_path)
     cells.get("noise", "a", IDENTITY, lambda: {"n": 1})
     (tmp_path / "my-notes.json").write_text("[")
     assert len(cells.all()) == 1
@@ -164,7 +164,7 @@ def test_draws_of_an_image_are_not_counted_as_images(tmp_path):
     """As cells of noise did at first."""
     draws = [proportion(k, 100) for k in (80, 90, 85)]
     old = {"accuracy": proportion(255, 300), "per_draw": draws}
-    cells = Cells(tmp_path)
+    cells = Store(tmp_path)
     cells.get("noise", "a", IDENTITY, lambda: old)
     (cell,) = cells.all()
     assert cell["results"]["accuracy"] == proportion(85, 100)
@@ -173,7 +173,7 @@ def test_draws_of_an_image_are_not_counted_as_images(tmp_path):
 
 
 def test_cells_of_another_format_are_made_again(tmp_path, monkeypatch):
-    cells = Cells(tmp_path)
+    cells = Store(tmp_path)
     cells.get("noise", "a", IDENTITY, lambda: {"n": 1})
     monkeypatch.setattr(module, "FORMAT", module.FORMAT + 1)
     assert cells.get("noise", "a", IDENTITY, lambda: {"n": 2})[0]["results"]["n"] == 2
@@ -181,7 +181,7 @@ def test_cells_of_another_format_are_made_again(tmp_path, monkeypatch):
 
 
 def test_names_of_files_are_harmless(tmp_path):
-    cells = Cells(tmp_path)
+    cells = Store(tmp_path)
     label = "../..//a b:" + "x" * 500
     cell, _ = cells.get("noise", label, IDENTITY, lambda: {"n": 1})
     (file,) = tmp_path.iterdir()
