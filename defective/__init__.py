@@ -15,10 +15,9 @@ _MODULES = {
         "synchronise_statistics",
         "use_backend",
     ],
-    "masks": ["sample_mask"],
+    "masks": ["mask_sites", "resample_masks", "sample_mask"],
     "models": ["create_model", "model_names", "reset_weights"],
     "notation": ["Defects"],
-    "placement": ["mask_sites", "resample_masks"],
     "serialization": ["load_model", "save_model"],
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

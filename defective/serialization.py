@@ -23,9 +23,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from .errors import UserError
+from .masks import check_masks, mask_sites, spec_of_masks
 from .models import build
 from .models.base import Network
-from .placement import check_masks, mask_sites, spec_of_masks
 from .spec import ModelSpec
 
 _KEY, _FORMAT = "scotoma", 1

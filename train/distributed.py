@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..defective.errors import UserError
-from ..defective.placement import mask_sites
+from ..defective.masks import mask_sites
 
 
 @dataclass(frozen=True)

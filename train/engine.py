@@ -16,8 +16,8 @@ from ..defective.attacks import Oracle, Status
 from ..defective.attacks.oracle import FLOAT16_SCALE
 from ..defective.graph import GraphedStep
 from ..defective.layers import synchronise_statistics, use_backend
+from ..defective.masks import mask_sites
 from ..defective.models.base import Network
-from ..defective.placement import mask_sites
 from ..defective.regularizers import smoothed_cross_entropy
 from .adversarial import attacked_images, held_out_attack, paired_loss
 from .batches import Batch, derived_seed

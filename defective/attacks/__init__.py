@@ -7,7 +7,7 @@ function for a single call.
 from .autoattack import APGD, AutoAttack, apgd, autoattack
 from .base import Attack, AttackResult, Status
 from .boundary import Boundary, boundary
-from .cw_l2 import CWL2, cw_l2
+from .carlini_wagner import CWL2, cw_l2
 from .fgsm import FGSM, fgsm
 from .gaussian_noise import GaussianNoise, gaussian_noise
 from .lspga import LSPGA, lspga

@@ -11,8 +11,8 @@ import pkgutil
 import torch
 
 from ..errors import UserError, nearest
+from ..masks import mask_sites, place_masks, scaled_widths, terms_by_block
 from ..notation import Defects
-from ..placement import mask_sites, place_masks, scaled_widths, terms_by_block
 from ..spec import LARGE_IMAGE, ModelSpec, Regularizer, Sites, Stem, check_integer
 from .base import Network
 

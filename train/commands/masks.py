@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ...defective import mask_sites
 from ...defective.errors import UserError
+from ...defective.masks import model_terms
 from ...defective.models.base import Network
-from ...defective.placement import model_terms
 from .. import style
 from ..config import PictureFormat
 from .options import add_network_options, add_picture_format, make_parser, network_from

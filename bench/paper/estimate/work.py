@@ -9,7 +9,7 @@ from typing import Literal
 from ....defective import Defects
 from ....defective.attacks import Attack, parse_attack
 from ....defective.attacks.boundary import Boundary
-from ....defective.attacks.cw_l2 import CWL2
+from ....defective.attacks.carlini_wagner import CWL2
 from ....defective.attacks.fgsm import FGSM
 from ....defective.attacks.pgd import PGD
 from ..graph.artefact import Artefact

@@ -8,7 +8,7 @@ import torch
 from boundary_models import distances, random_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scotoma.defective.attacks.boundary_walk import Walk, Window
+from scotoma.defective.attacks.boundary import Walk, Window
 
 
 def walk_of(images, best, spherical, source):

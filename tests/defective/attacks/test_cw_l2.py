@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scotoma.defective import UserError
 from scotoma.defective.attacks import Oracle, Status, make_attack, parse_attack
-from scotoma.defective.attacks.cw_l2 import CWL2, cw_l2
+from scotoma.defective.attacks.carlini_wagner import CWL2, cw_l2
 
 SHORT = {"search_steps": 3, "steps": 12, "initial_const": 0.1}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from cw_models import Scaled
 from scotoma.defective.attacks import Status
-from scotoma.defective.attacks.cw_l2 import cw_l2
+from scotoma.defective.attacks.carlini_wagner import cw_l2
 
 foolbox = pytest.importorskip("foolbox", reason="foolbox, the peer to compare with, is missing")
 
