@@ -1,6 +1,6 @@
 # Two commands do everything on a fresh machine:
 #   make train   set up, then train on the data set that ships with the package
-#   make test    set up, then lint and run the tests
+#   make test    set up, then lint and run the tests ('make test-all': those that take minutes too)
 # Two more need an NVIDIA GPU, and Python packages that are there already:
 #   make gpu-check    GPU tests, compute-sanitizer and a first benchmark, under ten minutes
 #   make gpu-bench    all measurements, and a page of them, ten minutes a call: each goes on
@@ -10,13 +10,16 @@ PROCESSES ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: train test lint format gpu-check gpu-bench clean
+.PHONY: train test test-all lint format gpu-check gpu-bench clean
 
 train: .venv/.installed
 	$(BIN)/scotoma train $(ARGS)
 
 test: lint
-	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
+	$(BIN)/pytest --numprocesses $(PROCESSES) --dist worksteal $(ARGS)
+
+test-all: lint
+	$(BIN)/pytest --numprocesses $(PROCESSES) --dist worksteal -m 'slow or not slow' $(ARGS)
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

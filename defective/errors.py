@@ -1,5 +1,6 @@
 """The error for bad input from outside, and words for people. Needs no torch."""
 
+import re
 import sys
 
 
@@ -23,9 +24,28 @@ def lacking(error: ModuleNotFoundError) -> UserError:
     module = (error.name or "").partition(".")[0]
     if module in ("", __name__.partition(".")[0]):
         raise error
-    package = {"yaml": "PyYAML", "PIL": "pillow"}.get(module, module)
+    package = {"yaml": "PyYAML", "PIL": "pillow", "markdown_it": "markdown-it-py"}.get(
+        module, module
+    )
     fix = f"{sys.executable} -m pip install {package}"
+    if extra := _extra_of(package):
+        fix = f"it comes with the extra {extra!r} (scotoma[{extra}]), or alone: {fix}"
     return UserError(f"needs {package}, which is not installed: {fix}")
+
+
+def _extra_of(package: str) -> str | None:
+    """The extra of scotoma that brings a package, if one does."""
+    from importlib import metadata
+
+    try:
+        needed = metadata.requires("scotoma") or []
+    except metadata.PackageNotFoundError:  # run from a checkout
+        return None
+    for line in needed:
+        found = re.match(r"([\w.-]+).*extra == [\"'](\w+)", line)
+        if found and found[1].lower() == package.lower():
+            return found[2]
+    return None
 
 
 def nearest(word: str, known) -> str:
