@@ -6,7 +6,7 @@ import importlib
 import shutil
 
 from ..defective.errors import UserError, nearest
-from ..train.messages import wrapped
+from ..train.screen import wrapped
 
 BENCHMARKS = {
     "step": (

@@ -25,8 +25,8 @@ from ..train.dataset import DataSet, Split
 from ..train.distributed import World, choose_device
 from ..train.engine import Engine
 from ..train.loop import Trainer
-from ..train.report import Report
 from ..train.runfolder import RunFolder
+from ..train.screen import Report
 from ..train.setup import build_model, resolve
 from ..train.stop import StopRequest
 from ..train.summary import device_name
@@ -39,7 +39,7 @@ REPEATS = 5
 
 
 def main(argv: list[str]) -> None:
-    from ..train.parsing import parse  # imports jsonargparse
+    from ..train.settings import parse  # imports jsonargparse
 
     config, _ = parse([*DEFAULTS, *argv])
     device = choose_device(config.device, World())

@@ -29,7 +29,8 @@ from rich.table import Table
 from torch import Tensor
 
 from ..kernels import Projection, backends, bn_mask_add_relu
-from ..train.messages import HelpFormatter, make_console, show
+from ..train.screen import make_console, show
+from ..train.settings import HelpFormatter
 from . import machine, results, timing
 from .options import check_names, compiling_process, positive
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..train.messages import show
+from ..train.screen import show
 from . import results
 from .options import INTERRUPTED, UNFINISHED, terminated_like_interrupted
 

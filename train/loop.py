@@ -18,9 +18,9 @@ from .curves import draw_curves
 from .dataset import DataSet, Split
 from .distributed import World
 from .engine import Engine
-from .report import Report
 from .runfolder import CONFIG, STATE, WEIGHTS, RunFolder
 from .schedule import learning_rate
+from .screen import Report
 from .setup import make_batches
 from .stop import StopRequest
 from .summary import summarise

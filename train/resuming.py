@@ -64,7 +64,7 @@ def begin(config: TrainConfig, folder: RunFolder) -> None:
     folder.hold()
     path = folder.path
     if (path / CONFIG).is_file() and not config.overwrite:
-        from .parsing import load_resolved
+        from .settings import load_resolved
 
         try:
             there = deciding(load_resolved(path / CONFIG))

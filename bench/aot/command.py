@@ -20,8 +20,8 @@ from rich.table import Table
 
 from ...defective.errors import UserError, counted, nearest
 from ...defective.serialization import atomic_path
-from ...train.commands.options import make_parser
-from ...train.messages import make_console, show
+from ...train.screen import make_console, show
+from ...train.settings import make_parser
 from ..options import compiling_process
 
 if TYPE_CHECKING:  # these import Triton, whose absence or interpreter is dealt with first

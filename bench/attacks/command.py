@@ -31,7 +31,8 @@ from ...defective import Defects
 from ...defective.errors import UserError
 from ...kernels import backends
 from ...train.config import TrainConfig
-from ...train.messages import HelpFormatter, make_console, show
+from ...train.screen import make_console, show
+from ...train.settings import HelpFormatter
 from .. import machine, results
 from ..options import add_run_options, check_names, chosen_device, positive
 from ..runner import Outcome, measure_all

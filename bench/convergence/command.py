@@ -30,7 +30,8 @@ from ...kernels import backends
 from ...train.config import TrainConfig
 from ...train.dataset import DataSet
 from ...train.graph import check_graph
-from ...train.messages import HelpFormatter, make_console, show
+from ...train.screen import make_console, show
+from ...train.settings import HelpFormatter
 from ...train.setup import load_data, resolve
 from .. import machine, results
 from ..options import add_resume, check_names, chosen_device, positive
@@ -115,7 +116,7 @@ def chosen_runs(options, config: TrainConfig, device: torch.device) -> list[Run]
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]:
     # Training's own options need a library that nothing else here does.
-    from ...train.parsing import parse as parse_training
+    from ...train.settings import parse as parse_training
 
     parser = argparse.ArgumentParser(
         "scotoma bench convergence",

@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from ...train.commands.options import make_parser
+from ...train.settings import make_parser
 from .. import machine
 from . import compiling, gpus, libraries, places, precision
 from .line import ABSENT, FAILED, OK, VERDICTS, WARNING, Examination, Line, Run, examine

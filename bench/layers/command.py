@@ -29,7 +29,8 @@ from torch._functorch import config as compiler_config
 from ...defective.errors import UserError
 from ...defective.models import model_names
 from ...kernels import backends
-from ...train.messages import HelpFormatter, make_console, show
+from ...train.screen import make_console, show
+from ...train.settings import HelpFormatter
 from .. import machine, results, timing
 from ..options import add_run_options, check_names, chosen_device, positive
 from ..runner import Outcome, measure_all

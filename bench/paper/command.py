@@ -8,9 +8,8 @@ from pathlib import Path
 
 from ...defective.errors import UserError
 from ...train.distributed import World, choose_device
-from ...train.messages import make_console
-from ...train.robustness.attack_report import AttackScreen
 from ...train.robustness.termination import run_until_terminated
+from ...train.screen import Progress, make_console
 from .asked import read_setup
 from .experiment import Definition, only_rows
 from .experiments import definition, definitions
@@ -61,7 +60,7 @@ def make(arguments: argparse.Namespace) -> None:
         return
     from . import reproduce
 
-    with AttackScreen() as screen:
+    with Progress() as screen:
         context = Context(store, device, screen, arguments.batch_size, arguments.workers)
         reproduce.introduce([each.name for each in chosen], setup, plan, context, options.ray)
         failures = reproduce.make_missing(plan, context, options)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from ...train.commands.options import make_parser
-from ...train.messages import make_console, show
+from ...train.screen import make_console, show
+from ...train.settings import make_parser
 from .experiment import Definition
 from .experiments import definition, definitions
 

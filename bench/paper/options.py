@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 
 from ...defective.errors import UserError
-from ...train.commands.options import Parser, add_picture_format, make_parser
+from ...train.settings import Parser, add_picture_format, make_parser
 from .budgets import BUDGETS, ROLES
 
 _TEXT = """\

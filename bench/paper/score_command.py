@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...defective.errors import UserError
-from ...train.commands.options import Parser, add_picture_format, make_parser
+from ...train.settings import Parser, add_picture_format, make_parser
 from ..report.output import Place, write
 from .study.page_data import read_page
 from .study.report import document, show

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 from ...defective import Defects
 from ...defective.errors import UserError
 from ...train.config import TrainConfig
-from ...train.presets import read_recipe
+from ...train.settings import read_recipe
 from .budgets import Budget
 from .graph.attacking import AdversarialImages, Sample
 from .graph.data import Data

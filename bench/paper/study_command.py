@@ -14,10 +14,10 @@ from ...defective import Defects
 from ...defective.attacks import parse_attack
 from ...defective.errors import UserError, counted
 from ...defective.robustness import AdversarialSet, load_set
-from ...train.commands.options import Parser, make_parser
 from ...train.distributed import World, choose_device
-from ...train.robustness.attack_report import AttackScreen
 from ...train.robustness.termination import run_until_terminated
+from ...train.screen import Progress
+from ...train.settings import Parser, make_parser
 from ..report.document import clean
 from . import reproduce
 from .asked import read_setup
@@ -102,7 +102,7 @@ def make_study(arguments: argparse.Namespace) -> tuple[Path, Study]:
     store.prepare()
     device = choose_device(arguments.device, World())
     plan = Plan.of([each for pair in sets.values() for each in pair.both()], store)
-    with AttackScreen() as screen:
+    with Progress() as screen:
         context = Context(store, device, screen, arguments.batch_size, arguments.workers)
         reproduce.introduce(["the user study"], setup, plan, context, options.ray, tables=False)
         for data in setup.data.values():

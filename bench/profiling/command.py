@@ -27,9 +27,9 @@ from ...defective import Defects, create_model
 from ...defective.errors import UserError
 from ...defective.models import model_names
 from ...kernels import backends
-from ...train.commands.options import add_picture_format
 from ...train.config import PictureFormat
-from ...train.messages import HelpFormatter, make_console, show
+from ...train.screen import make_console, show
+from ...train.settings import HelpFormatter, add_picture_format
 from .. import machine, results
 from ..options import (
     check_names,

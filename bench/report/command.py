@@ -14,8 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ...train.commands.options import add_picture_format
-from ...train.messages import HelpFormatter
+from ...train.settings import HelpFormatter, add_picture_format
 from . import page
 from .document import Document
 from .load import Loaded, load

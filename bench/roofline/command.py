@@ -29,9 +29,9 @@ from rich.console import Console
 
 from ...defective.errors import UserError
 from ...kernels import backends
-from ...train.commands.options import add_picture_format
 from ...train.config import PictureFormat
-from ...train.messages import HelpFormatter, make_console, show
+from ...train.screen import make_console, show
+from ...train.settings import HelpFormatter, add_picture_format
 from .. import machine, results
 from ..layers import sweep
 from ..options import add_run_options, check_names, chosen_device, positive

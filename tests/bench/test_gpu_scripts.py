@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from scotoma.bench import machine, runner
 from scotoma.bench.options import UNFINISHED
-from scotoma.train.messages import make_console
+from scotoma.train.screen import make_console
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ("gpu_check.sh", "gpu_bench.sh")

@@ -12,7 +12,7 @@ from scotoma.bench.paper.graph.plan import Plan
 from scotoma.bench.paper.graph.sample_folder import SampleFolder
 from scotoma.bench.paper.graph.store import Store
 from scotoma.bench.paper.setup import Setup
-from scotoma.train.robustness.attack_report import AttackScreen
+from scotoma.train.screen import Progress
 
 _SETTINGS = {"epochs": 1, "batch_size": 64, "lr": 0.05, "save_seconds": 3600.0}
 TINY = replace(
@@ -59,7 +59,7 @@ def new_store(folder: Path) -> Store:
 
 def context(store: Store) -> Context:
     """On the CPU. Its screen prints lines, and has no bar."""
-    screen = AttackScreen()
+    screen = Progress()
     screen.begin("a test")
     return Context(store, torch.device("cpu"), screen, workers=0)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scotoma.train.config import TrainConfig
-from scotoma.train.presets import read_recipe
+from scotoma.train.settings import read_recipe
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from scotoma.defective import create_model, load_model, save_model
 from scotoma.defective.attacks import Attack, attack_names
 from scotoma.defective.errors import UserError
 from scotoma.defective.robustness import load_set
+from scotoma.train import screen
 from scotoma.train.cli import main
 from scotoma.train.commands import attack as command
-from scotoma.train.robustness import attack_report
 from scotoma.train.robustness.attack_plan import plan
 from scotoma.train.robustness.images import TestImages
 from scotoma.train.robustness.sampling import Sample
@@ -187,11 +187,11 @@ def test_a_set_that_fails_does_not_take_the_others_along(here, capsys, monkeypat
 
 def test_progress_is_told_to_a_pipe_now_and_then(capsys, monkeypatch):
     clock = iter([0.0, 10.0, 20.0, 70.0, 75.0, 120.0])
-    monkeypatch.setattr(attack_report.time, "monotonic", lambda: next(clock))
-    with attack_report.AttackScreen() as screen:
-        screen.begin("pgd")
+    monkeypatch.setattr(screen.time, "monotonic", lambda: next(clock))
+    with screen.Progress() as bar:
+        bar.begin("pgd")
         for done in (10, 20, 70, 75, 100):
-            screen.advance(done, 100)
+            bar.advance(done, 100)
     lines = capsys.readouterr().out.strip().splitlines()
     assert lines == ["70 of 100 images  1.0 images/s"]
 

@@ -5,7 +5,7 @@ import torch
 from scotoma.defective import UserError
 from scotoma.train import setup
 from scotoma.train.config import TrainConfig
-from scotoma.train.presets import read_recipe, recipe_names
+from scotoma.train.settings import read_recipe, recipe_names
 from scotoma.train.setup import resolve
 
 yaml = pytest.importorskip("yaml", reason="yaml is not installed")

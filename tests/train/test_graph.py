@@ -247,7 +247,7 @@ def test_a_run_goes_on_with_a_graph_if_it_had_one_and_can(tiny, saved, device, p
 
 def test_the_option_has_three_answers(tmp_path):
     pytest.importorskip("jsonargparse")
-    from scotoma.train.parsing import load_resolved, parse
+    from scotoma.train.settings import load_resolved, parse
 
     for words, answer in (
         ([], None),

@@ -16,9 +16,9 @@ from robustness_cells import (
     white_box,
 )
 from scotoma.defective.errors import UserError
-from scotoma.train.messages import make_console, show
 from scotoma.train.robustness.tables import console_tables, markdown, write_tables
 from scotoma.train.robustness.wording import rate_text, verdict
+from scotoma.train.screen import make_console, show
 
 LONG = "runs/fast-cifar10-resnet18-0.3-Bottom-with-a-very-long-name-{}/checkpoint-at-the-end"
 

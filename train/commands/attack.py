@@ -10,13 +10,14 @@ from ...defective.errors import UserError
 from ..distributed import World, choose_device
 from ..robustness.arithmetic import check_precision, disk_advice, memory_advice
 from ..robustness.attack_plan import attack_list, plan
-from ..robustness.attack_report import AttackScreen, figures, show_sets
+from ..robustness.attack_report import figures, show_sets
 from ..robustness.attacking import Source, make_set
 from ..robustness.images import TestImages
 from ..robustness.models import NamedModel, load_named
 from ..robustness.sampling import Sample, choose_images
 from ..robustness.set_request import SetRequest, set_name
 from ..robustness.termination import run_until_terminated
+from ..screen import Progress
 from ..store import writable
 from .attack_options import make_attack_parser
 from .robustness_options import check_numbers, images_from, networks_from
@@ -52,7 +53,7 @@ def attack(arguments: argparse.Namespace) -> list[Path]:
     images = images_from(arguments, [*sources, *others], device)
     out = writable(Path(arguments.out))
     size = arguments.batch_size
-    with AttackScreen() as screen:
+    with Progress() as screen:
         screen.begin("choosing images")
         with memory_advice(device, size):
             sample = choose_images(
@@ -118,7 +119,7 @@ def _requests(
 
 
 def _make(
-    requests: list[SetRequest], sample: Sample, arguments: argparse.Namespace, screen: AttackScreen
+    requests: list[SetRequest], sample: Sample, arguments: argparse.Namespace, screen: Progress
 ) -> tuple[list[tuple[Path, list[str]]], list[str]]:
     """(files and their rows of the table, messages of sets that failed, which end no long run)."""
     made: list[tuple[Path, list[str]]] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..robustness.arithmetic import PRECISIONS
-from .options import Parser, make_parser
+from ..settings import Parser, make_parser
 from .robustness_options import (
     add_attack,
     add_batch_size,

@@ -8,15 +8,14 @@ from pathlib import Path
 from ...defective.errors import UserError, counted
 from ...defective.robustness import load_set
 from ..distributed import World, choose_device
-from ..messages import make_console, show
 from ..robustness.arithmetic import disk_advice, memory_advice
-from ..robustness.attack_report import AttackScreen
 from ..robustness.evaluation import Evaluation
 from ..robustness.images import TestImages
 from ..robustness.models import NamedModel
 from ..robustness.termination import run_until_terminated
 from ..robustness.transfer import check_set
 from ..robustness.wording import grid_text, levels
+from ..screen import Progress, make_console, show
 from ..store import Store, writable
 from ..summary import device_name
 from .evaluate_options import Asked, make_evaluate_parser, read_asked
@@ -55,7 +54,7 @@ def evaluate(arguments: argparse.Namespace) -> list[dict]:
     cells = Store(out / "cells")
     cells.all()  # a damaged one is told of before any work
     with (
-        AttackScreen() as screen,
+        Progress() as screen,
         memory_advice(device, arguments.batch_size, f"; {_KEPT}"),
         disk_advice(out, _KEPT),
     ):

@@ -10,7 +10,7 @@ from ...defective.attacks.registry import read_number
 from ...defective.errors import UserError
 from ..robustness.asked import BOUNDARY_SAMPLES, SAMPLES, Asked
 from ..runfolder import CONFIG, WEIGHTS
-from .options import Parser, add_picture_format, make_parser
+from ..settings import Parser, add_picture_format, make_parser
 from .robustness_options import (
     add_attack,
     add_batch_size,

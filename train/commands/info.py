@@ -6,8 +6,8 @@ from rich.table import Table
 
 from ...defective import load_model, mask_sites
 from ...defective.serialization import checkpoint_path, read_details
-from ..messages import make_console, show
-from .options import make_parser
+from ..screen import make_console, show
+from ..settings import make_parser
 
 
 def main(argv: list[str]) -> int:

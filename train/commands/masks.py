@@ -14,7 +14,8 @@ from ...defective.masks import model_terms
 from ...defective.models.base import Network
 from .. import style
 from ..config import PictureFormat
-from .options import add_network_options, add_picture_format, make_parser, network_from
+from ..settings import add_picture_format, make_parser
+from .options import add_network_options, network_from
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

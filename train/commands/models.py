@@ -6,8 +6,9 @@ from rich.table import Table
 
 from ...defective import mask_sites, model_names
 from ...defective.errors import UserError, counted
-from ..messages import make_console, show
-from .options import add_variant_options, make_parser, network_from
+from ..screen import make_console, show
+from ..settings import make_parser
+from .options import add_variant_options, network_from
 
 
 def main(argv: list[str]) -> int:

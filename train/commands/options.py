@@ -3,37 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import get_args
 
 from ...defective import create_model, load_model, model_names
-from ...defective.errors import UserError
 from ...defective.models.base import Network
-from ..config import PictureFormat
-from ..messages import tidy
-
-
-class Parser(argparse.ArgumentParser):
-    """Errors as one line that names the nearest known option."""
-
-    def error(self, message: str):
-        raise UserError(tidy(message, self))
-
-
-def make_parser(verb: str, description: str) -> Parser:
-    return Parser(
-        prog=f"scotoma {verb}",
-        description=description,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-    )
-
-
-def add_picture_format(
-    parser: argparse.ArgumentParser, help: str = "of the pictures", default: str = "png"
-) -> None:
-    """The same option for every command that draws."""
-    formats = get_args(PictureFormat)
-    parser.add_argument("--picture-format", choices=formats, default=default, help=help)
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:

@@ -18,16 +18,16 @@ from ..distributed import World, choose_device, join, leave, world_from_environm
 from ..engine import Engine
 from ..graph import check_graph, graph_line
 from ..loop import NonFiniteLoss, Outcome, Trainer
-from ..messages import make_console, show
 from ..resuming import MOVED, as_asked, as_saved, begin, check_same
 from ..runfolder import CONFIG, RunFolder
+from ..screen import make_console, show
 from ..setup import build_model, busy, load_data, resolve, slow_precision
 from ..stop import StopRequest
 from ..summary import device_name
 
 
 def main(argv: list[str]) -> int:
-    from ..parsing import parse  # imports jsonargparse, which training itself does not need
+    from ..settings import parse  # imports jsonargparse, which training itself does not need
 
     config, resume = parse(argv)
     world = world_from_environment()
@@ -70,7 +70,7 @@ def train(
         device = choose_device(config.device, world)
         config = resolve(config, device, world.size)
     else:
-        from ..parsing import load_resolved
+        from ..settings import load_resolved
 
         RunFolder(resume).check_run()
         saved = load_resolved(resume / CONFIG)

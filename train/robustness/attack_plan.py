@@ -8,7 +8,7 @@ from dataclasses import fields
 
 from ...defective.attacks import Attack, attack_class, attack_names
 from ...defective.errors import counted
-from ..messages import wrapped
+from ..screen import wrapped
 from ..summary import device_name
 from .images import TestImages
 from .models import NamedModel

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from rich.box import SIMPLE_HEAD
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
@@ -17,71 +14,10 @@ from torch import Tensor
 from ...defective.attacks import Attack, Status
 from ...defective.robustness import AdversarialSet
 from ...defective.robustness.rates import fooled_source
-from ..messages import make_console, show
+from ..screen import make_console, show
 from .images import TestImages
 from .set_request import told_settings
 from .wording import interval
-
-PLAIN_SECONDS = 30.0
-"""Least time between two lines of progress where there is no terminal for a bar."""
-
-
-class AttackScreen:
-    """Lines for people, and a bar on a terminal; a pipe gets a line of progress now and then."""
-
-    def __init__(self):
-        self.console = make_console()
-        self.live = self.console.is_terminal
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("images  {task.fields[speed]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.live,
-            transient=True,
-        )
-        self._task = None
-
-    def __enter__(self) -> AttackScreen:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._bar.stop()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """No bar for a while: a terminal has room for one, and training has its own."""
-        self._bar.stop()
-        try:
-            yield
-        finally:
-            self._bar.start()
-
-    def line(self, text: str) -> None:
-        show(self.console, text)
-
-    def begin(self, text: str) -> None:
-        """The bar starts again, for something else."""
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(text, total=None, speed="")
-        self._start = self._told = time.monotonic()
-        self._first: int | None = None
-
-    def advance(self, done: int, total: int) -> None:
-        """``done`` of ``total`` images."""
-        now = time.monotonic()
-        if self._first is None:  # how many were there before is not known until now
-            self._first, self._start = done, now
-        seconds = now - self._start
-        speed = f"{(done - self._first) / seconds:.1f} images/s" if done > self._first else ""
-        self._bar.update(self._task, completed=done, total=total, speed=speed)
-        if not self.live and now - self._told >= PLAIN_SECONDS and done < total:
-            self._told = now
-            self.line(f"  {done:,} of {total:,} images  {speed}")
 
 
 def distances(found: AdversarialSet, images: TestImages, size: int) -> tuple[Tensor, Tensor]:

@@ -14,10 +14,10 @@ from ...defective.attacks import Attack
 from ...defective.errors import UserError, counted
 from ...defective.robustness import load_set
 from ...defective.robustness.sanity import sanity_flags
+from ..screen import Progress
 from ..store import Store
 from .arithmetic import full_precision
 from .asked import Asked
-from .attack_report import AttackScreen
 from .attacking import Source
 from .images import TestImages
 from .models import NamedModel
@@ -47,7 +47,7 @@ class Evaluation:
         targets: list[NamedModel],
         images: TestImages,
         cells: Store,
-        screen: AttackScreen,
+        screen: Progress,
         batch_size: int,
         seed: int,
     ):

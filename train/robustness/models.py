@@ -202,7 +202,7 @@ def _data_of(path: Path) -> tuple[str, str | None]:
     """(data set, data root) that a checkpoint was trained on."""
     config = path.parent / CONFIG
     if config.is_file():
-        from ..parsing import load_resolved  # imports jsonargparse
+        from ..settings import load_resolved  # imports jsonargparse
 
         settings: TrainConfig = load_resolved(config)
         return settings.dataset, settings.data_root

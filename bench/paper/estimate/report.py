@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ....defective.attacks import parse_attack
 from ....defective.errors import counted
-from ....train.messages import show
+from ....train.screen import show
 from ..graph.artefact import Artefact
 from ..graph.attacking import AdversarialImages
 from ..graph.protocol_results import BoundaryScore

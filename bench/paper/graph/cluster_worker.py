@@ -15,7 +15,7 @@ import torch
 
 from .... import __version__
 from ....defective.errors import UserError
-from ....train.robustness.attack_report import AttackScreen
+from ....train.screen import Progress
 from .artefact import Artefact
 from .cluster_store import LATE_SECONDS, log_path, logged, sees, unseen
 from .context import Context
@@ -164,7 +164,7 @@ def _device(ray) -> str:
 def _context(folder: Path, device: str, batch_size: int, workers: int) -> Context:
     """This process's; its data and networks are there for the next batch."""
     torch.set_num_threads(1)  # a batch has one CPU
-    return Context(Store(folder), torch.device(device), AttackScreen(), batch_size, workers)
+    return Context(Store(folder), torch.device(device), Progress(), batch_size, workers)
 
 
 def _ray():

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from ....train.datasets import load_dataset
-from ....train.robustness.attack_report import AttackScreen
 from ....train.robustness.images import TestImages
 from ....train.robustness.models import NamedModel, load_named
 from ....train.robustness.predictions import CleanPredictions
+from ....train.screen import Progress
 from ....train.store import Store as Cells
 from .data import Data
 from .store import Store
@@ -35,7 +35,7 @@ class Context:
         self,
         store: Store,
         device: torch.device,
-        screen: AttackScreen,
+        screen: Progress,
         batch_size: int = 250,
         workers: int = 4,
     ):

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from ....train.messages import make_console
-from ....train.messages import show as say
+from ....train.screen import make_console
+from ....train.screen import show as say
 from ...report.document import (
     Block,
     Bullets,

@@ -1,21 +1,134 @@
-"""Settings from the command line, and from several places at once.
+"""Settings from files and from the command line, for every verb.
 
-Later places win: defaults < the recipe < YAML files (``--config``) < the command line.
+Settings of a training come from several places, of which later ones win: defaults < the recipe <
+YAML files (``--config``) < the command line.
 """
 
 from __future__ import annotations
 
+import argparse
+import re
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import jsonargparse
 
-from ..defective.errors import UserError
-from .config import TrainConfig
-from .messages import HelpFormatter, tidy
-from .presets import read_recipe, read_yaml, recipe_for, recipe_names
+from ..defective.errors import UserError, nearest
+from .config import PictureFormat, TrainConfig
+from .screen import wrapped
+
+_KINDS = {"int": "a whole number", "float": "a finite number", "str": "text", "list": "a list"}
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file of settings. Raises UserError on a missing file, bad YAML or an unknown key."""
+    import yaml
+
+    if not path.is_file():
+        raise UserError(f"--config {path}: no such file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected 'key: value' lines, found {type(values).__name__}")
+    known = [item.name for item in fields(TrainConfig)]
+    renamed = {}
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in known:
+            raise UserError(f"{path}: unknown key {str(key)!r}.{nearest(name, known)}")
+        renamed[name] = value
+    return renamed
+
+
+def recipe_names() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    if name not in recipe_names():
+        known = recipe_names()
+        raise UserError(
+            f"recipe {name!r} is unknown; expected one of {', '.join(known)}.{nearest(name, known)}"
+        )
+    return read_yaml(RECIPES / f"{name}.yaml")
+
+
+def recipe_for(dataset: str) -> str:
+    """The recipe that a data set gets unless one is named."""
+    return {
+        "sample": "quick",
+        "mnist": "paper-mnist",
+        "fashion-mnist": "paper-mnist",
+        "imagenet": "imagenet",
+    }.get(dataset, "fast-cifar10")
+
+
+def tidy(message: str, parser: argparse.ArgumentParser) -> str:
+    """One line of an argument parser's message, with the option that was perhaps meant."""
+    line = " ".join(str(message).split())
+    if "nrecognized arguments:" in line:
+        word = line.split("nrecognized arguments:")[1].split()[0].split("=")[0]
+        if not word.startswith("-"):
+            several = parser._get_positional_actions()
+            what = "that is one too many" if several else "takes options only, no arguments"
+            return f"unexpected argument {word!r}: {what}"
+        options = parser._option_string_actions
+        known = [option for option in options if option.startswith("--") and "+" not in option]
+        return f"unknown option {word!r}.{nearest(word, known)}"
+    # What jsonargparse says of a value names Python's types.
+    found = re.match(r'Parser key "(\w+)":.*?(?:Got value|Given value):(.*)', line)
+    if not found:
+        yes_no = re.match(r"argument (\S+)/\S+: invalid _boolean_type value: (.*)", line)
+        return f"{yes_no[1]} is {yes_no[2]}; expected yes or no" if yes_no else line
+    option, value = "--" + found[1].replace("_", "-"), found[2].strip()
+    for choices in re.findall(r"Literal\[(.*?)\]", line):
+        names = re.findall(r"'(.*?)'", choices)
+        return f"{option} is {value!r}; expected one of {', '.join(names)}.{nearest(value, names)}"
+    kinds = re.findall(r"Expected a <class '(\w+)'>", line)
+    expected = " or ".join(_KINDS.get(kind, kind) for kind in kinds if kind != "NoneType")
+    return f"{option} is {value!r}; expected {expected}"
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Fills paragraphs, and keeps lines that are indented apart."""
+
+    def _fill_text(self, text, width, indent):
+        blocks = []
+        for block in re.split(r"\n\s*\n", text.strip("\n")):
+            lines = block.splitlines()
+            whole = not any(line.startswith(" ") for line in lines)
+            filled = [" ".join(lines)] if whole else lines
+            blocks.append("\n".join(wrapped(line, width, 0 if whole else None) for line in filled))
+        return "\n\n".join(blocks)
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors as one line that names the nearest known option."""
+
+    def error(self, message: str):
+        raise UserError(tidy(message, self))
+
+
+def make_parser(verb: str, description: str) -> Parser:
+    return Parser(
+        prog=f"scotoma {verb}",
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_picture_format(
+    parser: argparse.ArgumentParser, help: str = "of the pictures", default: str = "png"
+) -> None:
+    """The same option for every command that draws."""
+    formats = get_args(PictureFormat)
+    parser.add_argument("--picture-format", choices=formats, default=default, help=help)
 
 
 class _Parser(jsonargparse.ArgumentParser):

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Group
 from rich.table import Table
 from scotoma.defective.errors import counted
-from scotoma.train.messages import make_console, show, wrapped
+from scotoma.train.screen import make_console, show, wrapped
 
 NAME = "a-network-of-a-long-name-for-its-folder-{}"
 
