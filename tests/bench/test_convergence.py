@@ -10,9 +10,9 @@ from scotoma.bench.convergence.measure import Run
 from scotoma.bench.convergence.table import mean_and_error
 from scotoma.defective import UserError
 from scotoma.train.commands.train import train
+from scotoma.train.settings import parse
 from scotoma.train.setup import load_data, resolve
 
-parse = pytest.importorskip("scotoma.train.parsing", reason="jsonargparse is not installed").parse
 CPU = torch.device("cpu")
 SMALL = ["--width", "4", "--train-limit", "300", "--test-limit", "100", "--batch-size", "64"]
 SMALL += ["--epochs", "2", "--lr", "0.05"]

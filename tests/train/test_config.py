@@ -2,15 +2,12 @@
 
 import pytest
 import torch
+import yaml
 from scotoma.defective import UserError
 from scotoma.train import setup
 from scotoma.train.config import TrainConfig
-from scotoma.train.settings import read_recipe, recipe_names
+from scotoma.train.settings import build_parser, load_resolved, parse, read_recipe, recipe_names
 from scotoma.train.setup import resolve
-
-yaml = pytest.importorskip("yaml", reason="yaml is not installed")
-parsing = pytest.importorskip("scotoma.train.parsing", reason="jsonargparse is not installed")
-build_parser, load_resolved, parse = parsing.build_parser, parsing.load_resolved, parsing.parse
 
 
 def settings(*argv):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from scotoma.defective import UserError, load_model, save_model
 from scotoma.defective.attacks import Status, pgd
 from scotoma.defective.attacks.lspga import LSPGA
@@ -22,10 +23,9 @@ from scotoma.train.datasets import load_dataset
 from scotoma.train.distributed import World
 from scotoma.train.engine import Engine
 from scotoma.train.robustness.models import load_named, relation
+from scotoma.train.settings import load_resolved
 from scotoma.train.setup import build_model, load_data, make_batches, resolve
 
-yaml = pytest.importorskip("yaml", reason="yaml is not installed")
-parsing = pytest.importorskip("scotoma.train.parsing", reason="jsonargparse is not installed")
 CPU = torch.device("cpu")
 ATTACK = {"adversarial_eps": 0.1, "adversarial_step": 0.05, "adversarial_steps": 2}
 PAIRED = ATTACK | {"logit_pairing": 0.5}
@@ -293,7 +293,7 @@ def test_a_run_from_before_these_settings_goes_on(tiny, monkeypatch):
     del state["digest"]  # neither did it have one
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     torch.save(state, folder / "resume.pt")
-    resumed = parsing.load_resolved(folder / "config.yaml")
+    resumed = load_resolved(folder / "config.yaml")
     assert (resumed.thermometer, resumed.logit_pairing) == (0, 0.0)
     _, again = train(resumed, folder)
     assert_same(weights(again), weights(whole))
@@ -302,7 +302,7 @@ def test_a_run_from_before_these_settings_goes_on(tiny, monkeypatch):
     torch.save(state, folder / "resume.pt")
     words = r"saved under thermometer = 0, but config\.yaml says 4"
     with pytest.raises(UserError, match=words):
-        train(parsing.load_resolved(folder / "config.yaml"), folder)
+        train(load_resolved(folder / "config.yaml"), folder)
 
 
 def interrupted_after_one():

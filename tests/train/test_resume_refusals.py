@@ -14,8 +14,7 @@ from scotoma.train.commands.train import train
 from scotoma.train.config import TrainConfig
 from scotoma.train.loop import Trainer
 from scotoma.train.runfolder import RunFolder
-
-parsing = pytest.importorskip("scotoma.train.parsing", reason="jsonargparse is not installed")
+from scotoma.train.settings import load_resolved
 
 
 def test_settings_that_decide_no_weights_may_be_asked_anew(tiny, monkeypatch, tmp_path):
@@ -24,7 +23,7 @@ def test_settings_that_decide_no_weights_may_be_asked_anew(tiny, monkeypatch, tm
     asked = tiny(name="cut", workers=7, save_seconds=9.0, data_root=str(tmp_path), recipe="quick")
     train(asked, resume=folder, whole=True)
     assert_same_weights(whole.path, folder)
-    found = parsing.load_resolved(folder / "config.yaml")
+    found = load_resolved(folder / "config.yaml")
     assert (found.workers, found.save_seconds, found.data_root) == (7, 9.0, str(tmp_path))
 
 
@@ -38,7 +37,7 @@ def test_a_moved_data_set_is_gone_on_with_where_it_is(tiny, monkeypatch, image_f
     here.rename(there)
     train(replace(config, dataset=str(there)), resume=folder, whole=True)
     # The folder alone is enough afterwards.
-    assert parsing.load_resolved(folder / "config.yaml").dataset == str(there)
+    assert load_resolved(folder / "config.yaml").dataset == str(there)
     outcome, _ = train(TrainConfig(), resume=folder)
     assert outcome.summary["epochs"] == epochs
 

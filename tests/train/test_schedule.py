@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from scotoma.train.curves import draw_curves
 from scotoma.train.schedule import learning_rate
+from scotoma.train.settings import parse
 
-parsing = pytest.importorskip("scotoma.train.parsing", reason="jsonargparse is not installed")
-BASE = parsing.parse([])[0]
+BASE = parse([])[0]
 
 
 def rates(steps_per_epoch=10, **changes):
