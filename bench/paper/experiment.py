@@ -15,7 +15,7 @@ from .graph.results import Result
 from .setup import Setup
 
 if TYPE_CHECKING:
-    from .estimates import Estimate
+    from .judge import Estimate
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What the paper prints in its tables, to lay a measurement beside.
 
-The numbers are the CSV files of ``values/``. Rows and columns keep the paper's order and names,
+The numbers are the CSV files of ``printed/``. Rows and columns keep the paper's order and names,
 with three exceptions: citations are left out; where rows repeat under each architecture, its name
 goes before theirs ("VGG-19 0.3-Bottom"); and notation and signs are those of scotoma's command line
 ("0.7-Bottom,0.3-Top", "0.5-Bottomx2EN", "2x2", "IN->SIN").
@@ -13,11 +13,12 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ...defective.errors import UserError, nearest
-from . import values
+
+_PRINTED = Path(__file__).parent / "printed"
 
 # Number of a table: the section that has it, and what it shows.
 TABLES: dict[int, tuple[str, str]] = {
@@ -39,46 +40,6 @@ TABLES: dict[int, tuple[str, str]] = {
     16: ("A.10", "CIFAR-10: all variants of ResNet-18, attacked from ResNet-50"),
     17: ("A.10", "CIFAR-10: all variants of ResNet-18, attacked from SENet-18"),
     18: ("A.10", "CIFAR-10: all variants of ResNet-18, attacked from VGG-19"),
-}
-
-_MADRY = (
-    "Aleksander Madry, Aleksandar Makelov, Ludwig Schmidt, Dimitris Tsipras and Adrian Vladu, "
-    "2017, Towards deep learning models resistant to adversarial attacks"
-)
-_MAO = (
-    "Chengzhi Mao, Ziyuan Zhong, Junfeng Yang, Carl Vondrick and Baishakhi Ray, "
-    "2019, Metric learning for adversarial robustness"
-)
-_BUCKMAN = (
-    "Jacob Buckman, Aurko Roy, Colin Raffel and Ian Goodfellow, "
-    "2018, Thermometer encoding: One hot way to resist adversarial examples"
-)
-
-# Rows of other people's defences, with the work that the paper cites for the method. That the
-# numbers are quoted is concluded, not printed: the paper describes no such training for these
-# tables, and its code has none. A number may come from a later comparison than the work cited.
-QUOTED: dict[int, dict[str, str]] = {
-    2: {
-        "BPFC": "Sravanti Addepalli, Arya Baburaj, Gaurang Sriramanan and R Venkatesh Babu, "
-        "2020, Towards achieving adversarial robustness by enforcing feature consistency across "
-        "bit planes",
-        "Adv. Training": _MADRY,
-        "TLA": _MAO,
-        "Adv. Network": "Huaxia Wang and Chun-Nam Yu, "
-        "2019, A direct approach to robust deep learning using adversarial networks",
-        "EGC-FL": "Jianhe Yuan and Zhihai He, "
-        "2020, Ensemble generative cleaning with feedback loops for defending adversarial attacks",
-    },
-    3: {
-        "Adv. Training": _MADRY,
-        "ALP": "Harini Kannan, Alexey Kurakin and Ian Goodfellow, 2018, Adversarial logit pairing",
-        "TLA": _MAO,
-    },
-    7: {
-        "Adversarial Training": _MADRY,
-        "Thermometer(16)": _BUCKMAN,
-        "Thermometer(32)": _BUCKMAN,
-    },
 }
 
 
@@ -108,7 +69,7 @@ class Published:
     @property
     def quoted(self) -> dict[str, str]:
         """Row: authors, year and title, for rows that the paper's authors did not measure."""
-        return dict(QUOTED.get(self.table, {}))
+        return dict(quoted().get(self.table, {}))
 
     def value(self, row: str, column: str) -> float | None:
         """A cell: a rate as a fraction, a score as it is; None where the paper reports nothing.
@@ -145,9 +106,17 @@ def published(table: int) -> Published:
 
 
 @cache
+def quoted() -> dict[int, dict[str, str]]:
+    """{table: {row of other people's defence: the work cited}}."""
+    import yaml
+
+    return yaml.safe_load((_PRINTED / "quoted.yaml").read_text(encoding="utf-8"))
+
+
+@cache
 def _read(table: int) -> Published:
     section, title = TABLES[table]
-    file = resources.files(values) / f"table{table:02}.csv"
+    file = _PRINTED / f"table{table:02}.csv"
     header, *lines = csv.reader(file.read_text(encoding="utf-8").splitlines(), strict=True)
     unit = "score" if table == 6 else "rate"
     return Published(

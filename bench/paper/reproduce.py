@@ -12,7 +12,6 @@ from ...train.config import PictureFormat
 from ...train.summary import device_name
 from ..machine import commit
 from .claims import claims_of
-from .claims.claim import Verdict, judge
 from .estimates import read_places, read_values
 from .experiment import Definition, Experiment, Made
 from .experiments import definition as find
@@ -21,6 +20,7 @@ from .graph.data import Data
 from .graph.local import run_locally
 from .graph.plan import Failure, Plan
 from .graph.training import Training
+from .judge import Verdict, judge
 from .options import RunOptions
 from .page import build_page, tally, why_apart, write_page
 from .page.wording import count

@@ -16,14 +16,21 @@ from paper_pages import WHEN, cells_of, lines_of, page_of, tables, text_of, with
 from paper_values import INVENTED, invented, setup_of
 from PIL import Image
 from report_rows import HOSTILE
-from scotoma.bench.paper.claims.claim import NOT_DECIDABLE, NOT_SUPPORTED, SUPPORTED, Verdict
-from scotoma.bench.paper.estimates import Estimate, combined, share
 from scotoma.bench.paper.experiment import Experiment
 from scotoma.bench.paper.experiments import definition
 from scotoma.bench.paper.graph.artefact import closure
 from scotoma.bench.paper.graph.data import Data
 from scotoma.bench.paper.graph.plan import Failure
 from scotoma.bench.paper.graph.training import Training
+from scotoma.bench.paper.judge import (
+    NOT_DECIDABLE,
+    NOT_SUPPORTED,
+    SUPPORTED,
+    Estimate,
+    Verdict,
+    combined,
+    share,
+)
 from scotoma.bench.paper.page import wording, write_page
 from scotoma.bench.paper.page.grid import Cell, State, merged, read_grid, why_apart
 from scotoma.bench.paper.page.tables import main_table

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from paper_pages import page_of, text_of
 from paper_values import invented
 from PIL import Image
-from scotoma.bench.paper.estimates import Estimate, share
+from scotoma.bench.paper.judge import Estimate, share
 from scotoma.bench.paper.page.grid import read_grid
 from scotoma.bench.paper.pictures import heatmap, noise_curve
 from scotoma.bench.paper.pictures.tradeoff import draw_tradeoff

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from paper_pages import WHEN, lines_of, page_of, tables, text_of, words
 from paper_values import invented
-from scotoma.bench.paper.estimates import Estimate, share
 from scotoma.bench.paper.graph.artefact import closure
 from scotoma.bench.paper.graph.data import Data
+from scotoma.bench.paper.judge import Estimate, share
 from scotoma.bench.paper.page import Page, wording
 from scotoma.bench.paper.page.again import command
 from scotoma.bench.paper.page.facts import read_facts

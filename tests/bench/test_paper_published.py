@@ -3,17 +3,18 @@
 import csv
 import dataclasses
 from decimal import Decimal
-from importlib import resources
+from pathlib import Path
 
 import pytest
-from scotoma.bench.paper import values
-from scotoma.bench.paper.published import QUOTED, TABLES, figure5, published
+from scotoma.bench.paper import published as module
+from scotoma.bench.paper.published import TABLES, figure5, published, quoted
 from scotoma.defective.errors import UserError
 from scotoma.defective.notation import Defects
 
 ARCHITECTURES = ("ResNet-18", "ResNet-50", "DenseNet-121", "SENet-18", "VGG-19")
 # The appendix's tables of one source each.
 SOURCES = {"DenseNet-121": 14, "ResNet-18": 15, "ResNet-50": 16, "SENet-18": 17, "VGG-19": 18}
+FOLDER = Path(module.__file__).parent / "printed"
 ACCURACY = ("Clean Acc", "Test Accuracy", "Acc")
 
 # Rows, columns, and a control sum: each printed number times its place in reading order, counted
@@ -42,7 +43,7 @@ PRINTED = {
 
 
 def lines_of(table):
-    text = (resources.files(values) / f"table{table:02}.csv").read_text(encoding="utf-8")
+    text = (FOLDER / f"table{table:02}.csv").read_text(encoding="utf-8")
     return list(csv.reader(text.splitlines()))
 
 
@@ -63,7 +64,7 @@ def message(call, *arguments):
 
 def test_all_tables_are_there():
     assert list(TABLES) == list(PRINTED) == list(range(1, 19))
-    files = [f.name for f in resources.files(values).iterdir() if f.name.endswith(".csv")]
+    files = [file.name for file in FOLDER.glob("*.csv")]
     assert sorted(files) == [f"table{table:02}.csv" for table in TABLES]
 
 
@@ -229,18 +230,18 @@ def test_stronger_attacks_of_one_kind_succeed_more_often():
 
 
 def test_quoted_rows():
-    assert list(QUOTED) == [2, 3, 7]
+    assert list(quoted()) == [2, 3, 7]
     for table in TABLES:
-        quoted = published(table).quoted
-        assert quoted == QUOTED.get(table, {})
-        assert all(row in published(table).rows for row in quoted)
+        found = published(table).quoted
+        assert found == quoted().get(table, {})
+        assert all(row in published(table).rows for row in found)
     measured = ["Standard CNN", "Standard CNN + SD", "Standard CNN + DB", "Defective CNN"]
-    for table in QUOTED:
+    for table in quoted():
         found = published(table)
         assert [row for row in found.rows if row not in found.quoted] == measured
     assert "Madry" in published(7).quoted["Adversarial Training"]
     assert "2018, Adversarial logit pairing" in published(3).quoted["ALP"]
-    for citation in (c for rows in QUOTED.values() for c in rows.values()):
+    for citation in (c for rows in quoted().values() for c in rows.values()):
         authors, rest = citation.split(", 20")
         assert " and " in authors and rest[:2].isdigit() and rest[2:4] == ", "
 

@@ -7,14 +7,16 @@ network, and only for looking at pages and for tests of them.
 import hashlib
 import math
 from dataclasses import replace
+from functools import cache
 
 from paper_smoke import context, new_store
 from scotoma.bench.paper.budgets import BUDGETS
-from scotoma.bench.paper.estimates import Estimate, combined, share
+from scotoma.bench.paper.claims import DEFENCE_RATE, TEST_ACCURACY, claims_of
 from scotoma.bench.paper.experiment import Made
 from scotoma.bench.paper.experiments import definition
 from scotoma.bench.paper.graph.data import Data
 from scotoma.bench.paper.graph.sample_folder import SampleFolder
+from scotoma.bench.paper.judge import Elsewhere, Estimate, combined, share
 from scotoma.bench.paper.published import figure5, published
 from scotoma.bench.paper.setup import Setup
 
@@ -60,9 +62,9 @@ def number(name, place, seeds=1):
     return combined([share(round(IMAGES * value) / IMAGES, IMAGES) for value in each])
 
 
-def noise(place, seed):
-    """A fixed number between -1 and 1 for a place and seed."""
-    digest = hashlib.sha256(repr([place, seed]).encode()).digest()
+def noise(*key):
+    """A fixed number between -1 and 1 for a key, such as a place and a seed."""
+    digest = hashlib.sha256(repr(list(key)).encode()).digest()
     return 2 * int.from_bytes(digest[:4], "big") / 2**32 - 1
 
 
@@ -80,3 +82,111 @@ def _paper(name, place):
     if row in table.rows and column in table.columns:
         return table.value(row, column) or 0.5
     return 0.5
+
+
+# What claims are judged by: the paper's own numbers, and draws that recorded verdicts are of.
+
+PRINTED_IMAGES = 5000
+"""Behind a rate of the paper, which does not print it: as many as it says were drawn. It leaves out
+some of them (those that do not fool the source, or that the target gets wrong anyway), so that true
+intervals are somewhat wider."""
+ALL = 10_000
+_WHOLE_SET = (2, 3, 7)
+"""Tables over the whole test set, which has 10,000 images."""
+_SHUFFLED = (1, 13)
+_SHUFFLED_IMAGES = 4000
+"""As many as the release takes."""
+_CW_IMAGES = 1000
+_BOUNDARY_IMAGES = 500
+_ACCURACIES = ("Acc", "Clean Acc", "Test Accuracy")
+_TOLD = {
+    12: {
+        ("ResNet-18 + Adv. Training", "PGD (2,7,8)"): 0.500,
+        ("0.5-Bottom + Adv. Training", "PGD (2,7,8)"): 0.516,
+    }
+}
+"""Numbers of the text beside a table (section A.7), with the names of our rows."""
+_OF_TWO = {2: ("Defective CNN", "Defective CNN {1,2}")}
+"""{table: (its row, a row of ours that may be the same network)}: its numbers count for both."""
+
+
+@cache
+def own_values(name):
+    """{place: estimate} of all numbers of "table1" to "table18" and "figure5", without quoted ones.
+
+    Empty for other figures, which print no numbers.
+    """
+    if name == "figure5":
+        return _figure5()
+    if not name.startswith("table"):
+        return {}
+    table = int(name.removeprefix("table"))
+    printed = published(table)
+    found = {(r, c): printed.value(r, c) for r in printed.rows for c in printed.columns}
+    found = {p: v for p, v in found.items() if v is not None and p[0] not in printed.quoted}
+    found |= _TOLD.get(table, {})
+    row, other = _OF_TWO.get(table, ("", ""))
+    found |= {(other, c): value for (r, c), value in found.items() if r == row}
+    if printed.unit == "score":
+        return {p: Estimate(v, None, None, _BOUNDARY_IMAGES, (v,)) for p, v in found.items()}
+    return {place: share(value, _images(table, place[1])) for place, value in found.items()}
+
+
+def _figure5():
+    found = {}
+    for point in figure5():
+        row = f"{point.keep_probability}-Bottom"
+        found[row, DEFENCE_RATE] = share(point.defence_rate, PRINTED_IMAGES)
+        found[row, TEST_ACCURACY] = share(point.accuracy, ALL)
+    return found
+
+
+def _images(table, column):
+    if table in _WHOLE_SET or column in _ACCURACIES:
+        return ALL
+    if column.startswith("CW"):
+        return _CW_IMAGES
+    return _SHUFFLED_IMAGES if table in _SHUFFLED else PRINTED_IMAGES
+
+
+DRAWS = (
+    (1, 988, 0.04, 0, False),
+    (3, 988, 0.04, 0, False),
+    (5, 500, 0.02, 0, False),
+    (1, 60, 0.04, 0, False),
+    (2, 5000, 0.001, 0.05, False),
+    (3, 400, 0.1, 0.2, False),
+    (1, 2000, 0.01, 0, True),
+    (3, 988, 0.005, 0, True),
+)
+"""(seeds, images, spread of the seeds, share of places that are left out, whether numbers are near
+the paper's own)."""
+
+
+def drawn_values(draw, name):
+    """{table: {place: estimate}} of all places that the claims of a table or figure compare."""
+    seeds, n, spread, drop, near = DRAWS[draw]
+    values = {name: {}}
+    for claim in claims_of(name):
+        for side in (side for each in claim.comparisons for side in (each.a, each.b)):
+            owner, place = name, side
+            if isinstance(side, Elsewhere):
+                owner, place = side.name, (side.row, side.column)
+            if (noise(draw, "drop", owner, place) + 1) / 2 >= drop:
+                found = _drawn(draw, owner, place, seeds, n, spread, near)
+                values.setdefault(owner, {})[place] = found
+    return values
+
+
+def _drawn(draw, name, place, seeds, n, spread, near):
+    middle = 0.5 + 0.45 * noise(draw, "place", name, place)
+    if near and place in (own := own_values(name)):
+        middle = own[place].value
+    if name == "table6":
+        each = [
+            1e-5 * math.exp(4 * (middle + spread * noise(draw, name, place, s)))
+            for s in range(seeds)
+        ]
+        return combined([Estimate(v, 0.8 * v, 1.3 * v, 480, (v,)) for v in each])
+    each = [min(1, max(0, middle + spread * noise(draw, name, place, s))) for s in range(seeds)]
+    return combined([share(round(n * v) / n, n) for v in each])

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...report.document import Block, Document, Heading, Paragraph
-from ..claims.claim import Verdict
 from ..experiment import Made
 from ..graph.artefact import closure
 from ..graph.plan import Failure
+from ..judge import Verdict
 from ..published import Published
 from .drawings import pictures
 from .facts import read_facts

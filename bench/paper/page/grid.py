@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from ....train.datasets import DATASETS
-from ..estimates import Estimate
 from ..experiment import Definition, Made, Measure, Place
 from ..graph.artefact import closure
 from ..graph.plan import Failure
+from ..judge import Estimate
 from ..pictures.tradeoff import ACCURACY, DEFENCE
 from ..published import Published, figure5
 from ..setup import Setup

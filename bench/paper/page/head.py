@@ -16,8 +16,8 @@ from ...report.document import (
     Soft,
     Strong,
 )
-from ..claims.claim import NOT_DECIDABLE, NOT_SUPPORTED, SUPPORTED, Verdict
 from ..experiment import Definition
+from ..judge import NOT_DECIDABLE, NOT_SUPPORTED, SUPPORTED, Verdict
 from ..setup import Setup
 from .wording import count
 

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...report.document import clean
-from ..claims.claim import Verdict
-from ..estimates import LEVEL, Estimate
 from ..experiment import Made
 from ..graph.plan import Failure
+from ..judge import LEVEL, Estimate, Verdict
 from .grid import Cell, Grid
 
 FORMAT = 1

@@ -8,13 +8,14 @@ from typing import Any
 from ....defective.attacks import parse_attack
 from ....defective.errors import UserError
 from ...report.document import Block, Bullets, Code, Heading, Inline, Paragraph, Strong, Table
-from ..claims import RULES, claims_of
+from ..claims import claims_of
 from ..experiment import Made
 from ..graph.attacking import AdversarialImages, Sample
 from ..graph.data import Data
 from ..graph.protocol_results import BoundaryScore
 from ..graph.results import Result, WhiteBox
 from ..graph.training import Training
+from ..judge import RULES
 from .again import command
 from .facts import Facts
 from .trainings import training_table

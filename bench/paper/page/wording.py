@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..estimates import Estimate
+from ..judge import Estimate
 from .grid import Cell
 
 

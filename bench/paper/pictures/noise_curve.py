@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from ....train import style
-from ..estimates import Estimate
 from ..experiment import Place
+from ..judge import Estimate
 
 
 def draw(

@@ -11,8 +11,8 @@ from ...report.document import Picture
 from ..published import figure5
 
 if TYPE_CHECKING:
-    from ..estimates import Estimate
     from ..experiment import Made
+    from ..judge import Estimate
 
 DEFENCE, ACCURACY = "Defence Rate", "Test Accuracy"
 """The columns."""

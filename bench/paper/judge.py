@@ -1,0 +1,430 @@
+"""Numbers with intervals, their differences, and whether these support a claim of the paper.
+
+The interval of a difference is the hybrid of Newcombe (1998, method 10), in its general form MOVER
+(Zou and Donner, 2008): from the two intervals, whatever they are, Wilson's of one seed or those
+over seeds. The two numbers count as independent. They are not quite: the networks see the same
+images, though each has a denominator of its own, and what is hard for one is hard for another. Such
+a positive correlation makes true intervals narrower than ours, which err on the side of caution.
+
+A claim is a conjunction: all of its comparisons have to be as it says. Two levels follow.
+
+- To support it, each comparison has to hold at 95 %, without an adjustment for their number: the
+  claim is supported if all tests agree (an intersection-union test; Berger, 1982), which they do
+  for a claim that is false anywhere in at most 2.5 % of reproductions.
+- To refute it, one is enough, and among 75 comparisons one goes wrong by chance. So a comparison is
+  reversed only at a level adjusted for their number m, 1 - 0.05/m (Bonferroni): a claim that is
+  true everywhere is refuted in at most 5 % of reproductions. Student's intervals of few seeds are
+  wide at such levels: of three seeds, only a reversal far beyond their spread refutes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from statistics import NormalDist, fmean
+from typing import NamedTuple
+
+from ...defective.errors import UserError
+
+LEVEL = 0.95
+SUPPORTED, NOT_SUPPORTED = "supported", "not supported"
+NOT_DECIDABLE = "not decidable at this budget"
+HOLDS, OPEN, REVERSED = OUTCOMES = "holds", "open", "reversed"
+"""Of one comparison."""
+
+RULES = (
+    "A claim is a number of comparisons, each a difference of two numbers with an interval "
+    "(Newcombe's, from the intervals of both). It is supported if all of them hold at 95 %.",
+    "It is not supported if one of them is reversed at a level that is adjusted for their number "
+    "(Bonferroni), so that among many none is by chance. All else is not decidable.",
+    "Of one seed, intervals are for the choice of images: a verdict is about these very networks, "
+    "and others, trained anew, may differ by more.",
+    "Numbers count as independent, though networks see the same images: intervals are rather too "
+    "wide. Numbers that the paper quotes from others count as exact, and go before our own runs of "
+    "the same defence, which have claims of their own.",
+)
+"""For people: how a verdict is reached."""
+
+Place = tuple[str, str]
+"""(row, column)."""
+Interval = tuple[float, float]
+ABOVE: Interval = (0.0, math.inf)
+_LISTED = 3
+"""Missing numbers that are named in a line of evidence; the others are counted."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A cell's number.
+
+    Attributes:
+        value: a fraction or a score; the mean over seeds. low, high: a 95 % interval, or None where
+            there is none. Of one seed it is the interval for the choice of images (Wilson's for
+            rates). Of several it is Student's over the seeds together with that for the choice of
+            images, which the seeds share, so that their spread does not show it: errors that know
+            nothing of each other add up as squares do, here on each side for itself.
+        n: images behind the value; of several seeds the fewest. per_seed: each seed's value.
+        rate: whether it is a share of ``n`` images, and no score.
+        spans: of several seeds' scores, each seed's own interval of 95 %; empty if one has none.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    per_seed: tuple[float, ...]
+    rate: bool = False
+    spans: tuple[Interval, ...] = ()
+
+    def interval(self, level: float = LEVEL) -> Interval | None:
+        """The interval of another level, such as 0.999; None where there is none.
+
+        Intervals of scores for the choice of images are stretched as a normal distribution's.
+
+        Raises:
+            UserError: a level that is not between 0 and 1.
+        """
+        if not 0 < level < 1:
+            raise UserError(f"level is {level!r}; expected a number between 0 and 1, such as 0.95")
+        if self.low is None or self.high is None:
+            return None
+        below, above = self._reach_of_images(level)
+        if (seeds := len(self.per_seed)) > 1:
+            spread = math.dist(self.per_seed, [fmean(self.per_seed)] * seeds)
+            half = student(level, seeds - 1) * spread / math.sqrt(seeds * (seeds - 1))
+            below, above = math.hypot(half, below), math.hypot(half, above)
+        low, high = self.value - below, self.value + above
+        return (max(0.0, low), min(1.0, high)) if self.rate else (low, high)
+
+    def _reach_of_images(self, level: float) -> Interval:
+        """How far the interval for the choice of images reaches below and above the value."""
+        if self.rate:
+            low, high = wilson(self.value, self.n, level)
+            return self.value - low, high - self.value
+        spans = self.spans if len(self.per_seed) > 1 else ((self.low, self.high),)
+        if not spans:
+            return 0.0, 0.0
+        stretch = _normal(level) / _normal(LEVEL)
+        low, high = (fmean(ends) for ends in zip(*spans, strict=True))
+        return stretch * (self.value - low), stretch * (high - self.value)
+
+
+def share(value: float, n: int) -> Estimate:
+    """A rate of one seed, from the fraction itself, such as one that was printed rounded."""
+    return Estimate(value, *wilson(value, n), n, (value,), rate=True)
+
+
+def combined(found: Sequence[Estimate]) -> Estimate | None:
+    """One estimate from those of single seeds."""
+    if len(found) <= 1:
+        return found[0] if found else None
+    values = tuple(each.value for each in found)
+    rate = all(each.rate for each in found)
+    spans = () if rate else tuple((each.low, each.high) for each in found)
+    if any(None in span for span in spans):
+        spans = ()
+    mean = fmean(values)
+    # Not None: from several seeds there always is an interval, which comes from their values.
+    whole = Estimate(mean, mean, mean, min(each.n for each in found), values, rate, spans)
+    low, high = whole.interval()
+    return replace(whole, low=max(0.0, low), high=high)  # no score is below 0
+
+
+def wilson(value: float, n: int, level: float = LEVEL) -> Interval:
+    """Wilson's interval (1927) of the fraction ``value`` of n images.
+
+    The count ``value * n`` need not be whole, as SciPy's has to be: of means over seeds it is not.
+
+    Raises:
+        UserError: n below 1, or a value that is no fraction.
+    """
+    if n < 1 or not 0 <= value <= 1:
+        raise UserError(f"value is {value!r} of n={n!r}; expected 0 <= value <= 1 and n >= 1")
+    z = _normal(level)
+    square = z * z / n
+    centre = (value + square / 2) / (1 + square)
+    half = z * math.sqrt((value * (1 - value) + square / 4) / n) / (1 + square)
+    # The interval holds the value; at 0 and 1 rounding would leave it outside by 1e-17.
+    return max(0.0, min(value, centre - half)), min(1.0, max(value, centre + half))
+
+
+@cache
+def student(level: float, freedom: int) -> float:
+    """How many standard errors Student's interval of a level reaches to each side."""
+    from scipy.special import stdtrit  # several seeds, and the study, have need of it only
+
+    return float(stdtrit(freedom, (1 + level) / 2))
+
+
+@cache
+def _normal(level: float) -> float:
+    return NormalDist().inv_cdf((1 + level) / 2)
+
+
+def logarithm(estimate: Estimate) -> Estimate:
+    """The natural logarithm, so that a difference is a ratio: for scores that span magnitudes.
+
+    Raises:
+        UserError: a value of 0 or below.
+    """
+    if min(estimate.value, *estimate.per_seed) <= 0:
+        raise UserError(f"a score is {estimate.value!r}; expected more than 0")
+    per_seed = tuple(map(math.log, estimate.per_seed))
+    if len(per_seed) > 1:
+        # The mean of logarithms, since that is what the seeds' spread has its interval about.
+        value = fmean(per_seed)
+        spans = tuple((_log(low), _log(high)) for low, high in estimate.spans)
+        return Estimate(value, value, value, estimate.n, per_seed, spans=spans)
+    low, high = (None if end is None else _log(end) for end in (estimate.low, estimate.high))
+    return Estimate(per_seed[0], low, high, estimate.n, per_seed)
+
+
+def _log(end: float) -> float:
+    """Of an interval's end, which may be 0."""
+    return math.log(end) if end > 0 else -math.inf
+
+
+class Difference(NamedTuple):
+    """a - b with its interval; that reaches everywhere where a or b has none."""
+
+    value: float
+    low: float
+    high: float
+
+
+def difference(a: Estimate | float, b: Estimate | float, level: float = LEVEL) -> Difference:
+    """a - b with the interval of a level. Plain numbers are exact constants.
+
+    Raises:
+        UserError: a level that is not between 0 and 1.
+    """
+    (va, la, ua), (vb, lb, ub) = _bounds(a, level), _bounds(b, level)
+    value = va - vb
+    return Difference(
+        value, value - math.hypot(va - la, ub - vb), value + math.hypot(ua - va, vb - lb)
+    )
+
+
+def _bounds(side: Estimate | float, level: float) -> tuple[float, float, float]:
+    """(value, low, high)."""
+    if not isinstance(side, Estimate):
+        return side, side, side
+    return side.value, *(side.interval(level) or (-math.inf, math.inf))
+
+
+def outcome(a: Estimate | float, b: Estimate | float, wanted: Interval, comparisons: int) -> str:
+    """Whether a - b lies within ``wanted``, an open interval: one of :data:`OUTCOMES`.
+
+    It holds if the interval of 95 % is within, and is reversed if that of the level adjusted for
+    ``comparisons``, of which it is one, is wholly outside.
+    """
+    low, high = wanted
+    found = difference(a, b)
+    if low < found.low and found.high < high:
+        return HOLDS
+    found = difference(a, b, 1 - (1 - LEVEL) / comparisons)
+    return REVERSED if found.high < low or found.low > high else OPEN
+
+
+class Elsewhere(NamedTuple):
+    """A place of another table or figure, which is named as in "table11"."""
+
+    name: str
+    row: str
+    column: str
+
+
+Side = Place | Elsewhere
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """That ``a - b`` lies within ``wanted``: by default, that a is above b.
+
+    Of scores, ``wanted`` is a range of ln(a/b).
+    """
+
+    a: Side
+    b: Side
+    wanted: Interval = ABOVE
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of ours, and what it implies.
+
+    Attributes:
+        text: the claim, margins included. section: of the paper.
+        comparisons: all of them have to hold.
+        stated: whether the paper's text says so; if not, its tables show it. ours: whether it is
+            about runs that the paper has not, so that neither does.
+        quoted: constants of the paper for places that it took from others. They go before a
+            measured value in such a place, which is our own run of somebody else's defence, and
+            count as exact, since the paper does not say over how many images they are.
+        score: whether values are positive scores, which are compared as ratios.
+    """
+
+    text: str
+    section: str
+    comparisons: tuple[Comparison, ...]
+    stated: bool = True
+    ours: bool = False
+    quoted: Mapping[Place, float] = field(default_factory=dict)
+    score: bool = False
+
+    @property
+    def elsewhere(self) -> tuple[str, ...]:
+        """Names of the other tables and figures that it needs."""
+        sides = [side for each in self.comparisons for side in (each.a, each.b)]
+        return tuple(dict.fromkeys(s.name for s in sides if isinstance(s, Elsewhere)))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the numbers say of a claim.
+
+    Attributes:
+        claim, section, stated, ours: of the claim. verdict: one of this module's three words.
+        evidence: a line for people. holds, open, reversed: numbers of comparisons; those that lack
+            a number are in none of them. missing: the places that they lack, for people.
+    """
+
+    claim: str
+    section: str
+    stated: bool
+    verdict: str
+    evidence: str
+    holds: int
+    open: int
+    reversed: int
+    missing: tuple[str, ...] = ()
+    ours: bool = False
+
+
+def judge(
+    claim: Claim,
+    values: Mapping[Place, Estimate],
+    decides: bool,
+    others: Mapping[str, Mapping[Place, Estimate]] | None = None,
+) -> Verdict:
+    """The verdict of a table's values on one of its claims.
+
+    Supported, if every comparison holds; not supported, if one is reversed, whatever is missing;
+    otherwise not decidable.
+
+    Args:
+        values: of the claim's own table or figure. decides: whether numbers of this budget, on
+            these images, can decide at all; the counts are evidence even if they cannot.
+        others: {name: values} of others, for :attr:`Claim.elsewhere`.
+
+    Raises:
+        UserError: a score of 0 or below.
+    """
+
+    def number(side: Side) -> Estimate | float | None:
+        if isinstance(side, Elsewhere):
+            return (others or {}).get(side.name, {}).get((side.row, side.column))
+        return claim.quoted.get(side, values.get(side))
+
+    compared: list[_Compared] = []
+    missing: dict[Side, None] = {}
+    for each in claim.comparisons:
+        a, b = number(each.a), number(each.b)
+        missing |= {side: None for side, found in ((each.a, a), (each.b, b)) if found is None}
+        if a is None or b is None:
+            continue
+        quoted = not isinstance(b, Estimate)
+        if claim.score:
+            a, b = (logarithm(e) if isinstance(e, Estimate) else math.log(e) for e in (a, b))
+        found = outcome(a, b, each.wanted, len(claim.comparisons))
+        compared.append(_Compared(each, found, difference(a, b), quoted))
+    counts = {kind: sum(each.outcome == kind for each in compared) for kind in OUTCOMES}
+    verdict = NOT_DECIDABLE
+    if decides and counts[REVERSED]:
+        verdict = NOT_SUPPORTED
+    elif decides and counts[HOLDS] == len(claim.comparisons):
+        verdict = SUPPORTED
+    absent = tuple(map(_told, missing))
+    return Verdict(
+        *(claim.text, claim.section, claim.stated, verdict),
+        _evidence(claim, compared, counts, absent, decides),
+        **counts,
+        missing=absent,
+        ours=claim.ours,
+    )
+
+
+class _Compared(NamedTuple):
+    """A comparison whose two numbers are there; ``quoted``: whether b is the paper's constant."""
+
+    comparison: Comparison
+    outcome: str
+    difference: Difference
+    quoted: bool
+
+    @property
+    def slack(self) -> float:
+        """How far the value is within what is wanted; negative outside."""
+        low, high = self.comparison.wanted
+        return min(self.difference.value - low, high - self.difference.value)
+
+
+def _evidence(
+    claim: Claim,
+    compared: Sequence[_Compared],
+    counts: Mapping[str, int],
+    missing: Sequence[str],
+    decides: bool,
+) -> str:
+    """Counts, the comparison that stands worst, and what is missing.
+
+    As in "18 of 20 comparisons hold, 2 open, 0 reversed; smallest difference: +1.20 points
+    [-0.80, 3.10] (0.2-Bottom over 0.25-Bottom, PGD16)".
+    """
+    total = len(claim.comparisons)
+    hold = "comparison holds" if total == 1 else "comparisons hold"
+    parts = [f"{counts[HOLDS]} of {total} {hold}, {counts[OPEN]} open, {counts[REVERSED]} reversed"]
+    if compared:
+        worst = min(compared, key=lambda each: each.slack)
+        low, high = worst.comparison.wanted
+        which = "greatest difference" if math.isinf(low) else "farthest from equal"
+        which = "smallest difference" if math.isinf(high) else which
+        parts.append(f"{which}: {_size(worst.difference, claim.score)} ({_sides(worst)})")
+    quoted = sum(each.quoted for each in compared)
+    if quoted:
+        parts.append(f"{quoted} with numbers that the paper quotes")
+    if missing:
+        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+        parts.append(f"missing: {' | '.join(missing[:_LISTED])}{more}")
+    if not decides:
+        parts.append("these numbers decide nothing about the paper")
+    return "; ".join(parts)
+
+
+def _size(found: Difference, score: bool) -> str:
+    """ "+1.20 points [-0.80, 3.10]", or of scores "4.79 times [3.10, 7.42]"."""
+    value, low, high = (math.exp(x) if score else 100 * x for x in found)
+    text = f"{value:.2f} times" if score else f"{value:+.2f} points"
+    known = math.isfinite(found.high - found.low)
+    return text + (f" [{low:.2f}, {high:.2f}]" if known else ", without an interval")
+
+
+def _sides(found: _Compared) -> str:
+    """ "0.2-Bottom over 0.25-Bottom, PGD16": what the two places share stands once."""
+    a, b = found.comparison.a, found.comparison.b
+    mark = " as quoted" if found.quoted else ""
+    if not isinstance(a, Elsewhere) and not isinstance(b, Elsewhere):
+        if a[1] == b[1]:
+            return f"{a[0]} over {b[0]}{mark}, {a[1]}"
+        if a[0] == b[0]:
+            return f"{a[0]}, {a[1]} over {b[1]}{mark}"
+    return f"{_told(a)} over {_told(b)}{mark}"
+
+
+def _told(side: Side) -> str:
+    """ "0.5-Bottom, PGD16", with the table's name before it if it is another."""
+    if isinstance(side, Elsewhere):
+        return f"{side.name}: {side.row}, {side.column}"
+    return ", ".join(side)
