@@ -14,10 +14,10 @@ import torch
 from ..defective.errors import RankError, UserError
 from .batches import steps_per_epoch
 from .config import TrainConfig
-from .curves import draw_curves
 from .dataset import DataSet, Split
 from .distributed import World
 from .engine import Engine
+from .plots import draw_curves
 from .runfolder import CONFIG, STATE, WEIGHTS, RunFolder
 from .schedule import learning_rate
 from .screen import Report

@@ -21,7 +21,7 @@ from ..defective.errors import UserError
 from ..defective.serialization import atomic_path, check_seal, runs_in, save_tensors, seal
 from ..defective.spec import ModelSpec
 from .config import PictureFormat, TrainConfig
-from .style import save_as
+from .plots import save_as
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -88,14 +88,14 @@ def report(
 
 
 def draw(found: list[Profiled], stem: Path, picture_format: PictureFormat) -> Path:
-    from ...train import style
+    from ...train import plots
     from . import timeline
 
     strips = [timeline.Strip(one.row, one.trace, one.units) for one in found if one.trace]
     row = strips[0].row
     place = row["machine"]["device"]
     title = f"{row['case']}, {place}, torch {row['machine']['torch']}"
-    return style.save_as(timeline.draw(strips, title), stem, picture_format)
+    return plots.save_as(timeline.draw(strips, title), stem, picture_format)
 
 
 def _lines(console: Console, title: str, lines: list[str]) -> None:

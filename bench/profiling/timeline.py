@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from ...train import style
+from ...train import plots
 from . import families
 from .busy import Interval, clipped
 from .families import COLOURS
@@ -59,7 +59,7 @@ def draw(strips: Sequence[Strip], title: str) -> Figure:
     """
     lanes = [_lanes(strip) for strip in strips]
     heights = [0.62 + 0.42 * len(found) for found in lanes]
-    figure = style.new((WIDTH, 1.5 + sum(heights)), title)
+    figure = plots.new((WIDTH, 1.5 + sum(heights)), title)
     grid = figure.subplots(
         len(strips), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
     )

@@ -112,7 +112,7 @@ class Picture:
 
     def file(self, format: PictureFormat = "png") -> bytes:
         if format not in self.files:
-            from ...train.style import encoded  # matplotlib, of which pages know nothing
+            from ...train.plots import encoded  # matplotlib, of which pages know nothing
 
             self.files[format] = encoded(self.figure, format, self.source)
         return self.files[format]

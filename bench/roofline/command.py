@@ -146,7 +146,7 @@ def report(outcome: Outcome, path: Path, console: Console, picture_format: str) 
 def draw(rows: list[dict], stem: Path, picture_format: PictureFormat) -> str:
     """Draw the rows that were timed. Returns what to say of it."""
     try:
-        from ...train.style import save_as
+        from ...train.plots import save_as
         from ..report.plots import draw_roofline
     except ImportError as error:
         return f"no picture: {error}"

@@ -14,7 +14,7 @@ from scotoma.bench.paper.page.grid import read_grid
 from scotoma.bench.paper.pictures import heatmap, noise_curve
 from scotoma.bench.paper.pictures.tradeoff import draw_tradeoff
 from scotoma.bench.paper.published import published
-from scotoma.train.style import encoded
+from scotoma.train.plots import encoded
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from scotoma.defective.errors import UserError
 from scotoma.defective.robustness import AdversarialSet, save_set
 from scotoma.defective.robustness.adversarial_set import to_uint8
 from scotoma.defective.robustness.shuffle import shuffle_patches
-from scotoma.train import style
+from scotoma.train import plots
 from scotoma.train.datasets import load_dataset
 
 DEFINITIONS = {d.name: d for module in (shape, figures, curves) for d in module.DEFINITIONS}
@@ -138,12 +138,12 @@ def test_blocks_have_the_first_images_that_fool_every_network(tmp_path):
         if strip.heading == "original":
             assert torch.equal(strip.images, pixels)
             assert strip.labels == [classes[c] for c in labels.tolist()]
-            assert strip.ink != style.WRONG
+            assert strip.ink != plots.WRONG
         else:
             wanted = to_uint8((pixels + 0.2).clamp(0, 1)).float() / 255
             assert torch.equal(strip.images, wanted)
             assert strip.labels == [classes[(c + 1) % 10] for c in labels.tolist()]
-            assert strip.ink == style.WRONG
+            assert strip.ink == plots.WRONG
     for artefact in large:
         write_set(artefact, made, range(30, 42))
     assert [len(block.strips[0].images) for block in examples.blocks_of(made)["cifar10"]] == [3, 8]
@@ -199,14 +199,14 @@ def test_long_names_of_classes_do_not_run_into_each_other(count):
     names = [f"WWWWWW MMMMMM number {k}" for k in range(count)]
     strips = [
         examples.Strip(heading, pixels, names, ink)
-        for heading, ink in (("0.2-Bottom", style.WRONG), ("original", "#000000"))
+        for heading, ink in (("0.2-Bottom", plots.WRONG), ("original", "#000000"))
     ]
     title = "Adversarial images, tiny-imagenet (in the place of Tiny-ImageNet)"
     told = "MI-FGSM, epsilon 64/255, 80 steps of 1/255"
     figure = examples.figure_of(title, [examples.Block(told, tuple(strips))] * 2)
     assert len(figure.axes) == 2 * 2 * count
     check_words(figure)
-    assert style.encoded(figure) == style.encoded(figure)
+    assert plots.encoded(figure) == plots.encoded(figure)
 
 
 # Figure 14
@@ -249,7 +249,7 @@ def test_curves_of_each_network_and_seed(tmp_path):
                 wanted = [100 * record[key] for record in records]
                 assert list(line.get_ydata()) == pytest.approx(wanted)
                 defective = training.config.defects != "standard"
-                assert line.get_color() == style.colour(int(defective))
+                assert line.get_color() == plots.colour(int(defective))
                 assert line.get_linestyle() == kind and line.get_marker() == "o"
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [

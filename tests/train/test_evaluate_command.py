@@ -25,13 +25,12 @@ from scotoma.defective.robustness.shuffle import shuffle_patches
 from scotoma.defective.serialization import save_model
 from scotoma.train.cli import main
 from scotoma.train.datasets import load_dataset
-from scotoma.train.robustness import transfer, whitebox
+from scotoma.train.robustness import pictures, transfer, whitebox
 from scotoma.train.robustness.asked import Asked
 from scotoma.train.robustness.images import TestImages
 from scotoma.train.robustness.models import load_named
-from scotoma.train.robustness.plots import examples
+from scotoma.train.robustness.pictures import example_samples, shuffled_samples
 from scotoma.train.robustness.predictions import CleanPredictions
-from scotoma.train.robustness.samples import example_samples, shuffled_samples
 from scotoma.train.store import Store
 
 PGD = "pgd:eps=8/255,steps=2"
@@ -84,8 +83,8 @@ def test_nothing_asked_is_the_clean_accuracy(work, capsys):
 
 
 def test_everything_at_once(work, capsys, monkeypatch):
-    shown, draw = [], examples.draw
-    monkeypatch.setattr(examples, "draw", lambda found: shown.append(found) or draw(found))
+    shown, draw = [], pictures.draw_examples
+    monkeypatch.setattr(pictures, "draw_examples", lambda found: shown.append(found) or draw(found))
     pair = ["standard.safetensors", "defective.safetensors"]
     options = ["--against", "sets", "--attack", PGD, "--samples", "12", "--ensemble", *pair]
     options += ["--noise", "8/255", "--shuffle", "2", "--boundary", "steps=3", "--out", "all"]
@@ -105,8 +104,8 @@ def test_everything_at_once(work, capsys, monkeypatch):
     words = "blend-by-hand:strength=0.5 from standard, 40 images, uint8"
     assert words in " ".join(output.split())
     written = {path.name for path in (work / "all").iterdir()}
-    pictures = {"transfer.png", "noise.png", "tradeoff.png", "examples.png", "shuffled.png"}
-    assert written == {"cells", "table.md", *pictures}
+    drawn = {"transfer.png", "noise.png", "tradeoff.png", "examples.png", "shuffled.png"}
+    assert written == {"cells", "table.md", *drawn}
     assert shown[0]["set"] == (1, 2)
     table = (work / "all" / "table.md").read_text()
     assert "standard+defective" in table and "white-box" in table

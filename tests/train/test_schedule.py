@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from scotoma.train.curves import draw_curves
+from scotoma.train.plots import draw_curves
 from scotoma.train.schedule import learning_rate
 from scotoma.train.settings import parse
 

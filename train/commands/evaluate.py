@@ -132,7 +132,7 @@ def _plan(
 def _show(evaluation: Evaluation, out: Path, grids: list[int], picture_format: str) -> None:
     """Tables on the screen and in a file, pictures, and where they are."""
     # Here, since matplotlib takes a second that an error in the arguments need not cost.
-    from ..robustness.plots import draw_all
+    from ..robustness.pictures import draw_all
     from ..robustness.tables import console_tables, write_tables
 
     console, cells = make_console(), evaluation.cells

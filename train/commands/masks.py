@@ -12,7 +12,7 @@ from ...defective import mask_sites
 from ...defective.errors import UserError
 from ...defective.masks import model_terms
 from ...defective.models.base import Network
-from .. import style
+from .. import plots
 from ..config import PictureFormat
 from ..settings import add_picture_format, make_parser
 from .options import add_network_options, network_from
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
     masks = mask_sites(model)
     if not masks:
         raise UserError(f"{model.spec.name} {model.spec.defects} has no masks to draw")
-    style.save(draw_masks(model, arguments.channels), out)
+    plots.save(draw_masks(model, arguments.channels), out)
     for name, mask in masks.items():
         shape = "x".join(map(str, mask.shape))
         print(f"{name:24} {shape:>12}  keeps {int(mask.sum()):>8,}  {_share(mask):.2%}")
@@ -64,7 +64,7 @@ def draw_masks(model: Network, channels: int = 6) -> Figure:
     masks, terms = mask_sites(model), model_terms(model)
     spec = model.spec
     title = f"{spec.name} {spec.defects}: kept neurons bright, defective ones dark"
-    figure = style.new((1.25 * channels + 3.2, 1.3 * len(masks) + 0.8), title)
+    figure = plots.new((1.25 * channels + 3.2, 1.3 * len(masks) + 0.8), title)
     colours = ListedColormap(["#22252b", "#f2c14e"])
     axes = figure.subplots(
         len(masks), channels + 1, squeeze=False, width_ratios=[1] * channels + [1.8]

@@ -21,8 +21,8 @@ from .asked import Asked
 from .attacking import Source
 from .images import TestImages
 from .models import NamedModel
+from .pictures import example_samples, shuffled_samples
 from .predictions import CleanPredictions, evaluate_clean, shown_target
-from .samples import example_samples, shuffled_samples
 from .sampling import choose_images
 from .transfer import content_digest, evaluate_transfer
 from .whitebox import PRECISION, evaluate_white_box, sample_of_all
@@ -154,7 +154,7 @@ class Evaluation:
         return found
 
     def picture_samples(self, grids: list[int]) -> dict[str, Any]:
-        """What :func:`scotoma.train.robustness.plots.draw_all` takes as samples."""
+        """What :func:`scotoma.train.robustness.pictures.draw_all` takes as samples."""
         samples: dict[str, Any] = {}
         for number, path in enumerate(self._sets, 1):
             samples = example_samples(load_set(path), self.images, self.targets, self.clean)

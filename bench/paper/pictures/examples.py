@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ....defective.attacks import parse_attack
 from ....defective.robustness import AdversarialSet, load_set
-from ....train import style
+from ....train import plots
 from ....train.robustness.wording import levels
 from ...report.document import Picture
 from ..graph.attacking import AdversarialImages
@@ -97,7 +97,7 @@ def _block(made: Made, attack: str, several: list[AdversarialImages]) -> Block:
     for each, found in zip(several, sets, strict=True):
         part = found.subset(places_of(found, chosen))
         labels = [names[c] for c in part.predictions.tolist()]
-        strips.append(Strip(each.source.name, part.pixels(), labels, style.WRONG))
+        strips.append(Strip(each.source.name, part.pixels(), labels, plots.WRONG))
     truth = Strip("original", pixels.cpu(), [names[c] for c in classes.tolist()], "#000000")
     # Between the defective networks and the standard one, where the paper has it.
     standard = [each.source.members[0].config.defects == "standard" for each in several]
@@ -133,13 +133,13 @@ def figure_of(title: str, blocks: Sequence[Block]) -> Figure:
     width = _LEFT + COLUMNS * (_SIDE + _GAP) + _EDGE
     height = _TITLE + sum(block.height for block in blocks) + _EDGE
     # Places are computed, not laid out: text and images keep their sizes at any number.
-    figure = style.new((width, height), layout=None)
+    figure = plots.new((width, height), layout=None)
 
     renderer = FigureCanvasAgg(figure).get_renderer()
 
     def write(x: float, y: float, text: str, room: float = math.inf, **look) -> None:
         """Text, in a smaller face where it is wider than ``room``."""
-        written = figure.text(x / width, y / height, style.plain(text), **look)
+        written = figure.text(x / width, y / height, plots.plain(text), **look)
         while written.get_window_extent(renderer).width > room * figure.dpi:
             written.set_fontsize(written.get_fontsize() - 0.25)
 
@@ -147,7 +147,7 @@ def figure_of(title: str, blocks: Sequence[Block]) -> Figure:
     write(_EDGE, height - 0.38, "below an original its class;", fontsize=8, va="top")
     x = _EDGE + 1.6
     words = "below an adversarial image what the attacked network takes it for"
-    write(x, height - 0.38, words, fontsize=8, va="top", color=style.WRONG)
+    write(x, height - 0.38, words, fontsize=8, va="top", color=plots.WRONG)
     top = height - _TITLE
     for block in blocks:
         write(_EDGE, top - 0.05, block.heading, fontsize=9, va="top", weight="bold")
@@ -158,8 +158,8 @@ def figure_of(title: str, blocks: Sequence[Block]) -> Figure:
             for column, (image, label) in enumerate(zip(strip.images, strip.labels, strict=True)):
                 x = _LEFT + column * (_SIDE + _GAP)
                 box = x / width, (y - _SIDE) / height, _SIDE / width, _SIDE / height
-                style.picture(figure.add_axes(box), image)
-                text = style.short([label], 18)[label]
+                plots.show_image(figure.add_axes(box), image)
+                text = plots.short([label], 18)[label]
                 look = {"ha": "center", "va": "center", "fontsize": 8, "color": strip.ink}
                 write(x + _SIDE / 2, y - _SIDE - _LINE / 2, text, _SIDE, **look)
             y -= _SIDE + _LINE + _GAP

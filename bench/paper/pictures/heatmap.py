@@ -12,7 +12,7 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ....train import style
+from ....train import plots
 from ..experiment import Place
 
 _WIDE, _HIGH = 0.56, 0.23
@@ -58,7 +58,7 @@ def draw(
         axes_names: what rows and columns are, in a word each.
     """
     across, down = _WIDE * len(columns), _HIGH * len(rows)
-    names, heads = style.short(rows, _LONGEST), style.short(columns, _LONGEST)
+    names, heads = plots.short(rows, _LONGEST), plots.short(columns, _LONGEST)
     corner = f"{axes_names[1]} →\n{axes_names[0]} ↓"
     left = 0.2 + 0.068 * max(map(len, [*names.values(), *corner.split("\n")]))
     above = 0.72 + 0.062 * max(map(len, heads.values()))
@@ -66,8 +66,8 @@ def draw(
     width = max(5.0, 0.3 + _LETTER * len(title), left + len(panels) * pitch + 0.05)
     height = above + down + 0.25
     # Places are computed, not laid out: cells keep their size at any number.
-    figure = style.new((width, height), layout=None)
-    figure.text(0.15 / width, 1 - 0.12 / height, style.plain(title), fontsize=11, va="top")
+    figure = plots.new((width, height), layout=None)
+    figure.text(0.15 / width, 1 - 0.12 / height, plots.plain(title), fontsize=11, va="top")
     look = {"fontsize": 8, "color": "#555555", "ha": "right", "va": "bottom"}
     figure.text((left - 0.06) / width, (down + 0.2) / height, corner, **look)
     for number, panel in enumerate(panels):
@@ -78,7 +78,7 @@ def draw(
         axes.set_xticks(range(len(columns)), [heads[c] for c in columns], fontsize=8, rotation=90)
         axes.set_yticks(range(len(rows)), [names[r] for r in rows] if not number else [])
         axes.tick_params(length=0, axis="y", labelsize=8)
-        figure.text(x / width, 1 - 0.42 / height, style.plain(panel.title), fontsize=9.5, va="top")
+        figure.text(x / width, 1 - 0.42 / height, plots.plain(panel.title), fontsize=9.5, va="top")
     return figure
 
 
@@ -103,7 +103,7 @@ def _cell(axes: Axes, x: int, y: int, panel: Panel, place: Place) -> None:
         axes.add_patch(Rectangle(*box, linewidth=0.5, **shown))
         lines = textwrap.wrap(word, _LINE)
         look |= {"fontsize": 6.5 if len(lines) < 2 else 5.5, "linespacing": 1.0}
-        axes.text(x, y, "\n".join(map(style.plain, lines)), color="#777777", **look)
+        axes.text(x, y, "\n".join(map(plots.plain, lines)), color="#777777", **look)
         return
     fill = _fill(value, panel.signed)
     axes.add_patch(Rectangle(*box, facecolor=fill, edgecolor="#ffffff", linewidth=0.5))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from ....train import style
+from ....train import plots
 from ..experiment import Place
 from ..judge import Estimate
 
@@ -26,10 +26,10 @@ def draw(
     lines = {row: points for row, points in lines.items() if points}
     if not lines:
         return None
-    figure = style.new((6.6, 4.4), "Accuracy under Gaussian noise")
+    figure = plots.new((6.6, 4.4), "Accuracy under Gaussian noise")
     axes = figure.subplots()
     for number, (row, points) in enumerate(lines.items()):
-        look = {"color": style.colour(number), "label": style.plain(row)}
+        look = {"color": plots.colour(number), "label": plots.plain(row)}
         _line(axes, number, points, look)
     ticks = sorted({float(c) for c in columns})
     axes.set_xscale("log", base=2)
@@ -49,6 +49,6 @@ def _line(axes, number: int, points: Sequence[tuple[float, Estimate]], look: dic
     low = [100 * (each.value if each.low is None else each.low) for _, each in points]
     high = [100 * (each.value if each.high is None else each.high) for _, each in points]
     axes.fill_between(x, low, high, alpha=0.15, linewidth=0, color=look["color"])
-    kind = style.line(number)
-    look |= {"marker": style.marker(number), "markersize": 4, "linewidth": 1.4, "clip_on": False}
+    kind = plots.line(number)
+    look |= {"marker": plots.marker(number), "markersize": 4, "linewidth": 1.4, "clip_on": False}
     axes.plot(x, middle, kind, **look)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ....train.robustness.plots import shuffled
-from ....train.robustness.samples import shuffled_samples
+from ....train import plots
+from ....train.robustness.pictures import shuffled_samples
 from ...report.document import Picture
 from ..grids import fitting_grids
 from . import data_name
@@ -24,7 +24,7 @@ def draw_shuffled(made: Made) -> list[Picture]:
         UserError: a damaged choice of images, or data that cannot be read.
     """
     found = shown(made)
-    figure = shuffled.draw(found)
+    figure = plots.draw_shuffled(found.get("shuffled", {}), found.get("labels", ()))
     if figure is None:
         return []
     data = made.experiment.attached["images"].data
@@ -33,7 +33,7 @@ def draw_shuffled(made: Made) -> list[Picture]:
 
 
 def shown(made: Made) -> dict[str, Any]:
-    """What :func:`scotoma.train.robustness.plots.shuffled.draw` takes; empty without images."""
+    """As :func:`scotoma.train.robustness.pictures.shuffled_samples`; empty without images."""
     sample, context = made.experiment.attached["images"], made.context
     if not sample.is_done(context.store):
         return {}

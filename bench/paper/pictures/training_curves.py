@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ....defective.errors import UserError
-from ....train import style
+from ....train import plots
 from ...report.document import Picture
 from ..graph.training import Training
 from . import data_name
@@ -53,28 +53,28 @@ def figure_of(trainings: Sequence[tuple[Training, History]]) -> Figure:
     for training, history in trainings:
         panels.setdefault(training.data.role, []).append((training, history))
     names = list(dict.fromkeys(_name(training) for training, _ in trainings))
-    figure = style.new((4.6 * len(panels) + 0.4, 3.9), "ResNet-18: accuracy after each epoch")
-    all_axes = style.panels(figure, len(panels))
+    figure = plots.new((4.6 * len(panels) + 0.4, 3.9), "ResNet-18: accuracy after each epoch")
+    all_axes = plots.panels(figure, len(panels))
     for axes, several in zip(all_axes, panels.values(), strict=True):
-        axes.set_title(style.plain(data_name(several[0][0].data)), fontsize=9)
+        axes.set_title(plots.plain(data_name(several[0][0].data)), fontsize=9)
         for training, history in several:
-            _draw(axes, history, style.colour(names.index(_name(training))))
+            _draw(axes, history, plots.colour(names.index(_name(training))))
         values = (
             100 * record[key] for _, history in several for record in history for key in _LINES
         )
-        axes.set_ylim(style.percent_limits(values))
+        axes.set_ylim(plots.percent_limits(values))
         axes.set_xlabel("epoch")
         axes.set_ylabel("accuracy (%)")
         axes.locator_params(axis="x", integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
     handles = {
-        f"{name}, {words}": Line2D([], [], color=style.colour(number), linestyle=line)
+        f"{name}, {words}": Line2D([], [], color=plots.colour(number), linestyle=line)
         for number, name in enumerate(names)
         for words, line in _LINES.values()
     }
     figure.legend(
         handles.values(),
-        [style.plain(name) for name in handles],
+        [plots.plain(name) for name in handles],
         loc="outside lower center",
         ncols=4,
         fontsize=8,

@@ -7,7 +7,7 @@ import hashlib
 import matplotlib.style
 from matplotlib.figure import Figure
 
-from ....train import style
+from ....train import plots
 from ...report.document import Picture
 from .score import PAPER, Scores
 
@@ -32,7 +32,7 @@ def _draw(scores: Scores) -> Figure:
     most, of = scores.head["per_person"], scores.difference
     published = PAPER.difference_of(most)
     with matplotlib.style.context("default"):
-        figure = style.new((7.0, 1.9 + 0.17 * len(people)))
+        figure = plots.new((7.0, 1.9 + 0.17 * len(people)))
         axes = figure.subplots()
         if of.low is not None and of.high is not None:
             axes.axvspan(of.low, of.high, color="#cfcfcf", alpha=0.7, lw=0, label="95 % interval")

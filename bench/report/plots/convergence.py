@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ....train.style import panels
+from ....train.plots import panels
 from ..schema import recipe
 from . import style
 

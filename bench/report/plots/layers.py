@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from ....train.style import marker
+from ....train.plots import marker
 from ...layers import table
 from ..compare import layer_clock
 from . import style

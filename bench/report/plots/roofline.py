@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ....train.style import marker
+from ....train.plots import marker
 from ...roofline.table import flop_unit
 from . import style
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from ....train.style import panels
+from ....train.plots import panels
 from ..compare import STEP_ORDER, rate
 from . import style
 

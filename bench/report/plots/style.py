@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import matplotlib.style
 from matplotlib.figure import Figure
 
-from ....train.style import new
+from ....train.plots import new
 from ..compare import STEP_ORDER, ordered
 from ..document import clean
 from ..schema import commit

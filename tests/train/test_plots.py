@@ -6,22 +6,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation, Text
 from PIL import Image
 from robustness_cells import clean, noise, transfer
-from scotoma.train import style
+from scotoma.train import plots
 from scotoma.train.robustness.arranged import Arranged
-from scotoma.train.robustness.plots import (
+from scotoma.train.robustness.pictures import (
     draw_all,
-    examples,
-    heatmap,
-    shuffled,
-    tradeoff,
+    draw_examples,
+    draw_noise,
+    draw_shuffled,
+    draw_tradeoff,
+    draw_transfer,
 )
-from scotoma.train.robustness.plots import noise as noise_picture
 
 EPSILONS = (2, 4, 8, 16, 32, 64)
 
@@ -63,7 +64,7 @@ def samples_of(channels=3, size=8, count=3):
         "clean": images,
         "labels": labels,
         "rows": rows,
-        "shuffled": {k: images.flip(-1) for k in (8, 2, 4)},
+        "shuffled": {1: images, **{k: images.flip(-1) for k in (8, 2, 4)}},
     }
 
 
@@ -105,7 +106,7 @@ def test_the_heat_map_has_every_number_in_its_place():
         transfer("0.3-Bottom", 1, 8, source="standard", attack="fgsm"),
         transfer("standard", 0, 0, source="standard", attack="fgsm"),
     ]
-    (axes,) = heatmap.draw(Arranged(cells)).axes
+    (axes,) = draw_transfer(Arranged(cells)).axes
     found = {(round(t.get_position()[0]), t.get_text()): t for t in axes.texts}
     assert [t.get_text() for t in axes.get_yticklabels()] == ["standard", "0.3-Bottom"]
     assert (axes.get_ylabel(), axes.get_xlabel()) == ("target", "attack and its source")
@@ -124,15 +125,15 @@ def test_the_heat_map_has_every_number_in_its_place():
     assert found[1, "0.00"].get_color() == "#ffffff"
     assert found[1, "75.00"].get_color() == "#000000"
     patches = [p for p in axes.patches if isinstance(p, Rectangle)]
-    assert sum(p.get_hatch() == "////" for p in patches) == 1
+    assert sum(to_hex(p.get_facecolor()) == "#eeeeee" for p in patches) == 1
     assert sum(p.get_linestyle() == "--" for p in patches) == 1
     colours = {p.get_xy(): to_hex(p.get_facecolor()) for p in patches if p.get_fill()}
-    assert colours[0.5, 0.5] == to_hex(heatmap._MAP(0.75))
+    assert colours[0.5, 0.5] == to_hex(colormaps["cividis"](0.75))
 
 
 def test_numbers_on_the_heat_map_have_contrast():
     for k in range(0, 101, 5):
-        (axes,) = heatmap.draw(Arranged([transfer("standard", k, 100)])).axes
+        (axes,) = draw_transfer(Arranged([transfer("standard", k, 100)])).axes
         (text,) = axes.texts
         (patch,) = axes.patches
 
@@ -148,7 +149,7 @@ def test_numbers_on_the_heat_map_have_contrast():
 
 
 def test_the_noise_curve_is_the_data():
-    figure = noise_picture.draw(Arranged(cells_of(3)))
+    figure = draw_noise(Arranged(cells_of(3)))
     (axes,) = figure.axes
     lines = axes.get_lines()
     assert [line.get_label() for line in lines] == ["standard", "0.7-Bottom", "0.5-Bottom"]
@@ -167,7 +168,7 @@ def test_the_noise_curve_is_the_data():
 def test_noise_of_two_settings_has_two_panels():
     cells = [noise("standard", e, 900 - e) for e in EPSILONS]
     cells += [noise("standard", e, 800 - e, tails="keep") for e in EPSILONS]
-    axes = noise_picture.draw(Arranged(cells)).axes
+    axes = draw_noise(Arranged(cells)).axes
     assert [a.get_title() for a in axes] == ["tails clip", "tails keep"]
     assert axes[1].get_lines()[0].get_ydata()[0] == pytest.approx(79.8)
 
@@ -176,7 +177,7 @@ def test_the_trade_off_has_a_labelled_point_a_target():
     cells = [clean("standard", 95, 100), clean("0.3-Bottom", 90, 100), clean("alone", 9, 10)]
     cells += [transfer("standard", 20, 100), transfer("0.3-Bottom", 60, 100)]
     cells += [transfer("0.1-Bottom", 70, 100)]  # without a clean accuracy
-    (axes,) = tradeoff.draw(Arranged(cells)).axes
+    (axes,) = draw_tradeoff(Arranged(cells)).axes
     marked = {t.get_text(): t.xy for t in axes.texts}
     assert marked["standard"] == pytest.approx((20, 95))
     assert marked["0.3-Bottom"] == pytest.approx((60, 90))
@@ -192,13 +193,13 @@ def test_panels_have_one_scale_within_0_and_100_percent():
     for attack, few, many in (("pgd", 0, 50), ("fgsm", 60, 100)):
         cells += [transfer("standard", few, 100, attack=attack)]
         cells += [transfer("0.3-Bottom", many, 100, attack=attack)]
-    one, other = tradeoff.draw(Arranged(cells)).axes
+    one, other = draw_tradeoff(Arranged(cells)).axes
     assert one.get_xlim() == other.get_xlim() == (0, 100)
     assert one.get_ylim() == other.get_ylim() and one.get_ylim()[1] == 100
     assert not any(line.get_clip_on() for line in one.get_lines())
     cells = [noise("standard", e, 1000 - e) for e in (0, 8)]
     cells += [noise("standard", e, e, tails="keep") for e in (0, 8)]
-    one, other = noise_picture.draw(Arranged(cells)).axes
+    one, other = draw_noise(Arranged(cells)).axes
     assert one.get_ylim() == other.get_ylim() == (0, 100)
     assert not one.get_lines()[0].get_clip_on()
 
@@ -208,18 +209,18 @@ def test_panels_have_one_scale_within_0_and_100_percent():
     [([], (0, 100)), ([40, 60], (39, 61)), ([50], (49.5, 50.5)), ([0, 100], (0, 100))],
 )
 def test_limits_of_percents(values, ends):
-    assert style.percent_limits(values) == pytest.approx(ends)
+    assert plots.percent_limits(values) == pytest.approx(ends)
 
 
 def test_no_trade_off_of_one_target():
-    assert tradeoff.draw(Arranged([clean("standard", 9, 10), transfer("standard", 5, 9)])) is None
+    assert draw_tradeoff(Arranged([clean("standard", 9, 10), transfer("standard", 5, 9)])) is None
     only = [transfer("standard", 5, 9), transfer("0.3-Bottom", 5, 9)]
-    assert tradeoff.draw(Arranged(only)) is None
+    assert draw_tradeoff(Arranged(only)) is None
 
 
 @pytest.mark.parametrize("count", [2, 5, 12])
 def test_labels_of_points_never_overlap(count):
-    figure = tradeoff.draw(Arranged(cells_of(count, ("b",), ("pgd", "fgsm"), seed=count)))
+    figure = draw_tradeoff(Arranged(cells_of(count, ("b",), ("pgd", "fgsm"), seed=count)))
     assert len(figure.axes) == 2
     for axes in figure.axes:
         labels = [t for t in axes.texts if isinstance(t, Annotation)]
@@ -245,13 +246,13 @@ def test_labels_of_points_never_overlap(count):
 )
 def test_texts_lie_inside_the_picture_and_apart(count, sources, attacks):
     found = Arranged(cells_of(count, sources, attacks))
-    for figure in (heatmap.draw(found), noise_picture.draw(found)):
+    for figure in (draw_transfer(found), draw_noise(found)):
         shown = visible(figure)
         assert_inside(figure, shown)
         assert_apart(figure, shown)
     # Labels of points have a test of their own; ticks beyond the axes are texts that are not drawn.
     if len(sources) < 3:
-        figure = tradeoff.draw(found)
+        figure = draw_tradeoff(found)
         around = [figure._suptitle]
         for axes in figure.axes:
             around += [axes.title, axes.xaxis.label, axes.yaxis.label]
@@ -260,13 +261,13 @@ def test_texts_lie_inside_the_picture_and_apart(count, sources, attacks):
 
 
 def test_examples_show_labels_with_signs_and_colours():
-    figure = examples.draw(samples_of())
+    figure = draw_examples(samples_of())
     found = [(t.get_text(), t.get_color()) for t in visible(figure)]
     for title in ("original", "pgd from a", "difference x 16, grey is none", "true class"):
         assert title in dict(found)
-    assert found.count(("✓ dog", style.RIGHT)) == 2
-    assert found.count(("✗ dog", style.WRONG)) == 2
-    assert found.count(("✗ cat", style.WRONG)) == 2
+    assert found.count(("✓ dog", plots.RIGHT)) == 2
+    assert found.count(("✗ dog", plots.WRONG)) == 2
+    assert found.count(("✗ cat", plots.WRONG)) == 2
     assert {"standard", "0.3-Bottom", "✓ right", "✗ wrong"} <= set(dict(found))
     # One row of adversarial images for both networks: originals, adversarial, difference.
     assert len(figure.axes) == 9
@@ -277,9 +278,9 @@ def test_examples_show_labels_with_signs_and_colours():
 
 
 def test_examples_say_which_of_several_sets_they_show():
-    assert "Adversarial images" in texts(examples.draw(samples_of()))
-    assert "Adversarial images" in texts(examples.draw(samples_of() | {"set": (1, 1)}))
-    assert "Adversarial images, set 2 of 4" in texts(examples.draw(samples_of() | {"set": (2, 4)}))
+    assert "Adversarial images" in texts(draw_examples(samples_of()))
+    assert "Adversarial images" in texts(draw_examples(samples_of() | {"set": (1, 1)}))
+    assert "Adversarial images, set 2 of 4" in texts(draw_examples(samples_of() | {"set": (2, 4)}))
 
 
 def test_examples_with_many_networks_and_long_labels():
@@ -290,7 +291,7 @@ def test_examples_with_many_networks_and_long_labels():
         {**samples["rows"][0], "title": f"pgd:eps=8/255 from b: {name}", "predicted": [label] * 3}
         for name in names_of(12)
     ]
-    figure = examples.draw(samples)
+    figure = draw_examples(samples)
     assert_inside(figure, visible(figure))
     assert_apart(figure, visible(figure))
 
@@ -299,14 +300,14 @@ def test_predictions_for_the_originals_stand_under_them():
     samples = samples_of()
     row = {"title": "standard", "images": samples["clean"], "predicted": ["cat", "dog", "frog"]}
     samples["rows"].insert(0, {**row, "right": [True] * 3})
-    figure = examples.draw(samples)
+    figure = draw_examples(samples)
     assert len(figure.axes) == 9
     assert "✓ frog" in texts(figure)
 
 
 def test_examples_without_originals_have_no_difference():
     samples = samples_of()
-    figure = examples.draw({"rows": samples["rows"]})
+    figure = draw_examples({"rows": samples["rows"]})
     assert len(figure.axes) == 3
     assert not [t for t in texts(figure) if "difference" in t or t == "original"]
 
@@ -314,7 +315,7 @@ def test_examples_without_originals_have_no_difference():
 @pytest.mark.parametrize(("channels", "size", "how"), [(1, 28, "nearest"), (3, 96, "antialiased")])
 def test_images_are_shown_as_they_are(channels, size, how):
     samples = samples_of(channels, size)
-    for figure in (examples.draw(samples), shuffled.draw(samples)):
+    for figure in (draw_examples(samples), draw_shuffled(samples)):
         shown = figure.axes[0].images[0]
         assert shown.get_interpolation() == how
         pixels = torch.tensor(shown.get_array()).float()
@@ -327,33 +328,33 @@ def test_images_are_shown_as_they_are(channels, size, how):
 
 def test_shuffled_images_stand_beside_their_originals():
     samples = samples_of()
-    figure = shuffled.draw(samples)
+    figure = draw_shuffled(samples)
     assert [axes.get_title() for axes in figure.axes[:4]] == ["original", "2x2", "4x4", "8x8"]
     assert [axes.get_ylabel() for axes in figure.axes[::4]] == samples["labels"]
     third = torch.tensor(figure.axes[10].images[0].get_array()).permute(2, 0, 1)
     assert torch.equal(third.float(), samples["shuffled"][4][2])
-    alone = shuffled.draw({"shuffled": {4: samples["shuffled"][4]}})
+    alone = draw_shuffled({"shuffled": {4: samples["shuffled"][4]}})
     assert [axes.get_title() for axes in alone.axes] == ["4x4", "", ""]
 
 
 def test_amplified_differences_clip_nothing():
     difference = torch.tensor([-8 / 255, 0.0, 8 / 255]).view(1, 3, 1)
-    shown, factor = style.amplified(difference)
+    shown, factor = plots.amplified(difference)
     assert factor == 8
     assert shown.flatten().tolist() == pytest.approx([0.5 - 64 / 255, 0.5, 0.5 + 64 / 255])
-    assert style.amplified(torch.zeros(1, 2, 2)) == (pytest.approx(0.5), 1)
-    assert style.amplified(torch.ones(1, 1, 1))[1] == 1
+    assert plots.amplified(torch.zeros(1, 2, 2)) == (pytest.approx(0.5), 1)
+    assert plots.amplified(torch.ones(1, 1, 1))[1] == 1
 
 
 def test_short_names_are_short_and_different():
     names = [f"runs/of-one-project-{i}-with-a-tail-that-is-long/checkpoint-best" for i in range(9)]
-    found = style.short(["short", *names, names[0] + "x"], 30)
+    found = plots.short(["short", *names, names[0] + "x"], 30)
     assert found["short"] == "short"
     assert len(set(found.values())) == 11
     assert max(map(len, found.values())) <= 30
     for i, name in enumerate(names):
         assert f"-{i}-" in found[name]
-    assert style.short(["$x$"], 9)["$x$"] == r"\$x\$"
+    assert plots.short(["$x$"], 9)["$x$"] == r"\$x\$"
 
 
 def test_every_picture_is_a_whole_png(tmp_path):

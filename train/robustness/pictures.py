@@ -1,0 +1,364 @@
+"""Pictures of an evaluation: rates as a heat map, noise, trade-off, examples, shuffled images."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ...defective.robustness import AdversarialSet
+from ...defective.robustness.shuffle import shuffle_patches
+from .. import plots
+from ..config import PictureFormat
+from .arithmetic import full_precision
+from .arranged import Arranged, Column
+from .images import TestImages
+from .labels import flat
+from .models import NamedModel
+from .predictions import CleanPredictions, predicted
+from .wording import DEFINITIONS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COUNT = 8
+"""Images side by side."""
+
+
+def draw_all(
+    cells: Sequence[dict[str, Any]],
+    folder: Path,
+    *,
+    samples: Mapping[str, Any] | None = None,
+    format: PictureFormat = "png",
+) -> list[Path]:
+    """Write the pictures that apply, each whole or not at all.
+
+    The same pictures in another format, of an earlier call, are removed.
+
+    Args:
+        cells: as :meth:`scotoma.train.robustness.cells.Cells.all` gives them, in any order.
+        folder: made if need be.
+        samples: images for the examples and the shuffled ones, as :func:`example_samples` and
+            :func:`shuffled_samples` give them; any key may be missing. "set": which of how many
+            sets the examples are of.
+
+    Returns:
+        The files written: transfer, noise, tradeoff, examples and shuffled, as FORMAT.
+
+    Raises:
+        UserError: a cell without a result that its kind must have. OSError: it cannot be written.
+    """
+    found, samples = Arranged(cells), samples or {}
+    made = []
+    for name, draw, material in (
+        ("transfer", draw_transfer, found),
+        ("noise", draw_noise, found),
+        ("tradeoff", draw_tradeoff, found),
+        ("examples", draw_examples, samples),
+        ("shuffled", draw_shuffled, samples),
+    ):
+        figure = draw(material)
+        if figure is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            made.append(plots.save_as(figure, folder / name, format))
+    return made
+
+
+def draw_transfer(found: Arranged) -> Figure | None:
+    """P1 as a heat map: targets as rows, (source, attack) as columns; None without such cells."""
+    columns = found.columns("transfer")
+    if not columns:
+        return None
+    names = [name for name in found.targets if any(name in c.cells for c in columns)]
+    upright = len(columns) > 8
+    wide, high = 0.8 if upright else 1.5, 0.5
+    shown = plots.short(names, 40)
+    across = max(6.0, 0.4 + 0.08 * max(map(len, shown.values())) + wide * len(columns))
+    below = textwrap.wrap(DEFINITIONS[0], round(14.5 * across))
+    size = (across, high * len(names) + (2.8 if upright else 1.7) + 0.14 * len(below))
+    figure = plots.new(size, "Success defence rate (P1, %)")
+    axes = figure.subplots()
+    values, words, marks = {}, {}, {}
+    for column in columns:
+        for name, cell in column.cells.items():
+            place, rate = (name, column.label), cell["results"]["defence"]["rate"]
+            if rate is None:
+                words[place] = "no image"
+            else:
+                values[place] = rate
+            if cell["results"]["relation"] != "transfer":
+                marks[place] = cell["results"]["relation"]
+    labels = [column.label for column in columns]
+    plots.heat_map(axes, names, labels, values, words=words, marks=marks)
+    axes.set_box_aspect(high * len(names) / (wide * len(columns)))
+    axes.set_yticks(range(len(names)), [shown[name] for name in names], fontsize=8.5)
+    heads = [_head(column, 44 if upright else 22) for column in columns]
+    axes.set_xticks(range(len(columns)), heads, fontsize=8, rotation=90 if upright else 0)
+    axes.set_xlabel("attack and its source", fontsize=8.5)
+    axes.set_ylabel("target", fontsize=8.5)
+    figure.supxlabel("\n".join(below), fontsize=7.5, color="#555555")
+    return figure
+
+
+def _head(column: Column, width: int) -> str:
+    """Attack and source, in lines of so many characters."""
+    texts = [column.label]
+    if column.source:
+        usual = f"{column.attack} from {column.source}"
+        texts = [column.attack, f"from {column.source}", column.label.removeprefix(usual).strip()]
+    cut = (plots.cut(text, 2 * width) for text in texts)
+    return "\n".join(line for text in cut for line in textwrap.wrap(text, width))
+
+
+def draw_noise(found: Arranged) -> Figure | None:
+    """Accuracy against epsilon = 2 sigma in levels of 255: the paper's Figure 4.
+
+    One line a target with its 95 % interval, a panel for each group of otherwise equal settings,
+    on one scale; None without noise cells.
+    """
+    groups = found.by("noise", "epsilon", "sigma")
+    if not groups:
+        return None
+    names = [n for n in found.targets if any(n in c.cells for _, g in groups for c in g.values())]
+    shown = plots.short(names, 44)
+    across = min(2, len(groups))
+    size = (5.2 * across + 3.4, 3.6 * -(-len(groups) // across) + 0.6)
+    figure = plots.new(size, "Accuracy under Gaussian noise")
+    told = [flat(settings) for settings, _ in groups]
+    same = {k for k, v in told[0].items() if all(each.get(k) == v for each in told)}
+    handles, ends = {}, []
+    all_axes = plots.panels(figure, len(groups), across)
+    for axes, own, (_, columns) in zip(all_axes, told, groups, strict=True):
+        words = [
+            f"{k} {v}" for k, v in own.items() if k not in same and k not in ("images", "indices")
+        ]
+        axes.set_title(plots.plain(", ".join(words))[:70], fontsize=9)
+        counts = set()
+        for number, name in enumerate(names):
+            rates = {
+                255 * epsilon: column.cells[name]["results"]["accuracy"]
+                for epsilon, column in columns.items()
+                if name in column.cells
+            }
+            counts |= {rate["n"] for rate in rates.values()}
+            points = [(x, _range(rate)) for x, rate in rates.items() if rate["rate"] is not None]
+            if points:
+                handles[name] = plots.interval_line(axes, number, points, shown[name])
+                ends += [end for _, (low, _, high) in points for end in (low, high)]
+        axes.set_xlabel("epsilon = 2 sigma (levels of 255)")
+        number_of = " to ".join(str(n) for n in sorted({min(counts), max(counts)}))
+        axes.set_ylabel(f"accuracy (%) of {number_of} images\nthat all targets get right clean")
+        axes.grid(alpha=0.3)
+    for axes in all_axes:
+        axes.set_ylim(plots.percent_limits(ends))
+    figure.legend(
+        handles.values(),
+        [shown[name] for name in handles],
+        loc="outside right center",
+        fontsize=8,
+        frameon=False,
+        title="target, 95 % interval",
+        title_fontsize=8,
+    )
+    return figure
+
+
+def draw_tradeoff(found: Arranged) -> Figure | None:
+    """Clean accuracy against P1: the paper's Figure 5.
+
+    A point a target with its 95 % intervals, a panel for each (source, attack), on one scale; None
+    without an attack for which two targets have both a clean accuracy and a P1.
+    """
+    clean: dict[str, dict] = {}  # of each target on the most images
+    for column in found.columns("clean"):
+        for name, cell in column.cells.items():
+            rate = cell["results"]["accuracy"]
+            if rate["rate"] is not None and (name not in clean or rate["n"] > clean[name]["n"]):
+                clean[name] = rate
+    panels = {}
+    for column in found.columns("transfer"):
+        points = {
+            name: (_range(cell["results"]["defence"]), _range(clean[name]))
+            for name, cell in column.cells.items()
+            if name in clean and cell["results"]["defence"]["rate"] is not None
+        }
+        if len(points) > 1:
+            panels[column.label] = points
+    if not panels:
+        return None
+    across = min(3 if len(panels) > 4 else 2, len(panels))
+    wide, high = (6.4, 4.4) if max(map(len, panels.values())) > 6 else (5.2, 3.6)
+    size = (wide * across, high * -(-len(panels) // across) + 0.5)
+    figure = plots.new(size, "Clean accuracy and success defence rate (P1), 95 % intervals")
+    shown = plots.short(found.targets, 30)
+    all_axes = plots.panels(figure, len(panels), across)
+    pairs = [pair for points in panels.values() for pair in points.values()]
+    across_and_up = [
+        plots.percent_limits([end for pair in pairs for end in pair[i][::2]], 0.12)
+        for i in range(2)
+    ]
+    for axes, (label, points) in zip(all_axes, panels.items(), strict=True):
+        for name, (x, y) in points.items():
+            number = found.targets.index(name)
+            look = {"colour": plots.colour(number), "marker": plots.marker(number)}
+            plots.interval_point(axes, x, y, **look)
+        axes.set(xlim=across_and_up[0], ylim=across_and_up[1])
+        axes.set_title(plots.cut(label, 72), fontsize=9)
+        axes.set_xlabel("success defence rate (P1, %)")
+        axes.set_ylabel("clean accuracy (%)")
+        axes.grid(alpha=0.3)
+        axes.set_axisbelow(True)
+    figure.draw_without_rendering()  # labels are placed where the layout has put the axes
+    for axes, points in zip(all_axes, panels.values(), strict=True):
+        plots.place_labels(axes, {shown[name]: pair for name, pair in points.items()})
+    return figure
+
+
+def _range(rate: Mapping[str, Any]) -> plots.Range:
+    """In percent, with the ends of the interval."""
+    return 100 * rate["low"], 100 * rate["rate"], 100 * rate["high"]
+
+
+def draw_examples(samples: Mapping[str, Any]) -> Figure | None:
+    """Originals, adversarial images, differences, and what networks take them for; None without
+    "rows".
+
+    Predicted labels are signed with a tick or a cross, and coloured, as right or wrong.
+
+    Args:
+        samples: "clean" [n,C,H,W] (may be absent), "labels" n names, "rows" of {"title", "images"
+            [n,C,H,W], "predicted" n names, "right" n bool}. Rows of the same images one after the
+            other share them. "set" (may be absent): which of how many sets is shown.
+    """
+    rows = samples.get("rows") or []
+    count = min([COUNT, *(len(row["images"]) for row in rows)]) if rows else 0
+    if count == 0:
+        return None
+    strips, clean, labels = [], samples.get("clean"), samples.get("labels")
+    if clean is not None:
+        clean = clean[:count].detach().float().cpu()
+        inks = [plots.NEUTRAL] * count
+        strips.append(
+            plots.Strip("original", clean, [("true class", labels[:count], inks)] if labels else [])
+        )
+    groups: list[tuple[Tensor, list[dict]]] = []
+    for row in rows:
+        images = row["images"][:count].detach().float().cpu()
+        if groups and torch.equal(groups[-1][0], images):
+            groups[-1][1].append(row)
+        else:
+            groups.append((images, [row]))
+    for images, same in groups:
+        heading, names = _common([row["title"] for row in same])
+        lines = [(name, *_marked(row, count)) for name, row in zip(names, same, strict=True)]
+        if clean is not None and torch.equal(images, clean):
+            strips[0] = plots.Strip("original", clean, [*strips[0].lines, *lines])
+            continue
+        strips.append(plots.Strip(heading, images, lines))
+        if clean is not None:
+            shown, factor = plots.amplified(images - clean)
+            strips.append(plots.Strip(f"difference x {factor}, grey is none", shown))
+    number, total = samples.get("set", (1, 1))
+    title = "Adversarial images" + (f", set {number} of {total}" if total > 1 else "")
+    return plots.draw_strips(title, strips, [("✓ right", plots.RIGHT), ("✗ wrong", plots.WRONG)])
+
+
+def _marked(row: Mapping[str, Any], count: int) -> tuple[list[str], list[str]]:
+    """The first labels, signed, and their colours."""
+    signs = {True: ("✓", plots.RIGHT), False: ("✗", plots.WRONG)}
+    pairs = list(zip(row["predicted"], row["right"], strict=True))[:count]
+    told = [(f"{signs[right][0]} {label}", signs[right][1]) for label, right in pairs]
+    return [text for text, _ in told], [ink for _, ink in told]
+
+
+def _common(titles: list[str]) -> tuple[str, list[str]]:
+    """(the words with which all titles begin, the rest of each)."""
+    words = [title.split() for title in titles]
+    shared = 0
+    while len(titles) > 1 and all(len(w) > shared + 1 for w in words):
+        if len({w[shared] for w in words}) > 1:
+            break
+        shared += 1
+    if shared == 0:
+        return "adversarial", titles
+    heading = " ".join(words[0][:shared]).rstrip(":,")
+    return heading, [" ".join(w[shared:]) for w in words]
+
+
+def draw_shuffled(samples: Mapping[str, Any]) -> Figure | None:
+    """What :func:`shuffled_samples` gives; None without shuffled images."""
+    return plots.draw_shuffled(samples.get("shuffled") or {}, samples.get("labels") or [])
+
+
+# The images that the pictures show
+
+
+def example_samples(
+    found: AdversarialSet,
+    images: TestImages,
+    targets: Sequence[NamedModel],
+    clean: CleanPredictions,
+) -> dict[str, Any]:
+    """Originals and adversarial images that fool their source, and what every network says.
+
+    Returns:
+        "indices" int64 [n], and "clean" float [n,C,H,W], "labels" n names and "rows" as
+        :func:`draw_examples` takes them; n is at most eight, and the mapping is empty if the set
+        fools nobody.
+    """
+    places = found.fooled.nonzero().flatten()[:COUNT]
+    if not len(places):
+        return {}
+    part = found.subset(places)
+    names, classes = images.data.classes, part.labels
+    originals = _pixels(images, part.indices)
+    adversarial = part.pixels()
+    rows: list[dict[str, Any]] = []
+
+    def add(title: str, shown: Tensor, predictions: Tensor) -> None:
+        rows.append(
+            {
+                "title": title,
+                "images": shown,
+                "predicted": [names[c] for c in predictions.tolist()],
+                "right": (predictions == classes).tolist(),
+            }
+        )
+
+    for target in targets:
+        add(f"original: {target.name}", originals, clean.of(target, part.indices))
+    source, attack = found.details["source"], found.details["attack_text"]
+    heading = f"{attack} from {source['name']}:"
+    add(f"{heading} {source['name']}", adversarial, part.predictions)
+    with full_precision():
+        for target in targets:
+            if target.digest != source["digest"]:
+                said = predicted(target.model, adversarial.to(images.device))
+                add(f"{heading} {target.name}", adversarial, said)
+    labels = [names[c] for c in classes.tolist()]
+    return {"indices": part.indices, "clean": originals, "labels": labels, "rows": rows}
+
+
+def shuffled_samples(
+    images: TestImages, indices: Tensor, grids: Sequence[int], seed: int
+) -> dict[str, Any]:
+    """The first images of ``indices`` with their patches shuffled, as the protocol does it.
+
+    Returns:
+        "shuffled" {k: float [n,C,H,W]} with the originals under 1, and "labels" n names.
+    """
+    chosen = indices[:COUNT]
+    originals = _pixels(images, chosen)
+    shuffled = {k: shuffle_patches(originals, k, seed, chosen) for k in grids if k != 1}
+    labels = [images.data.classes[c] for c in images.labels[chosen].tolist()]
+    return {"shuffled": {1: originals} | shuffled, "labels": labels}
+
+
+def _pixels(images: TestImages, indices: Tensor) -> Tensor:
+    """float [n,C,H,W] on the CPU."""
+    return torch.cat([pixels.cpu() for _, pixels, _ in images.batches(indices, len(indices))])
