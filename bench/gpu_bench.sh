@@ -36,8 +36,8 @@ measure() {
     local title=$1 verb=$2 limit code
     limit=$(long)
     shift 2
-    stage "$title" "$limit" "$python" -m "scotoma.bench.$verb" "$@" \
-        --resume --budget-seconds $((limit > 20 ? limit - 15 : 1))
+    stage "$title" "$limit" "${scotoma[@]}" bench "$verb" "$@" \
+        --resume --time-limit $((limit > 20 ? limit - 15 : 1))
     code=$?
     # A single case that takes longer than a call must not stop all that follow for ever.
     if ((code == 124 || code == 137)) && ((2 * limit > budget)); then
@@ -45,14 +45,14 @@ measure() {
     fi
 }
 
-advice doctor 60 "$python" -m scotoma.bench.doctor
+advice doctor 60 "${scotoma[@]}" doctor
 tests tests 240 -m "gpu and not slow" -rs tests/train tests/bench
 # ResNet-18 first: what the kernels and the graph gain, without the slow search for tiles.
 quick=(eager compile fused eager-graph compile-graph fused-graph fused-compile fused-compile-graph)
 measure step step --networks resnet18 --work train --batch 512 128 \
     --contestants "${quick[@]}" --out "$out/step.jsonl"
 for batch in 128 512; do
-    stage profile-$batch 90 "$python" -m scotoma.bench.profiling resnet18 --defects 0.3-Bottom \
+    stage profile-$batch 90 "${scotoma[@]}" profile resnet18 --defects 0.3-Bottom \
         --batch $batch --contestants eager fused fused-graph \
         --out "$out/profile/resnet18-0.3-Bottom-b$batch-train"
 done
@@ -66,7 +66,7 @@ if needs attacks foolbox; then
 fi
 if needs loop jsonargparse yaml; then
     for batch in 128 512; do
-        stage loop-$batch 60 "$python" -m scotoma.bench.loop_overhead --device cuda \
+        stage loop-$batch 60 "${scotoma[@]}" bench overhead --loop --device cuda \
             --batch-size $batch
     done
 fi
@@ -75,7 +75,7 @@ if [ -z "$images" ]; then
 else
     # What is finished when the time is over is kept in the results.
     if needs paper jsonargparse yaml torchvision; then
-        paper=("$python" -m scotoma.train.cli paper --budget quick --data "cifar10=$images")
+        paper=("${scotoma[@]}" paper --budget quick --data "cifar10=$images")
         paper+=(--out "$out/paper")
         stage paper "$(long)" "${paper[@]}" ${PAPER:-table5 table10 table12 figure4 figure5} \
             --images source
@@ -100,6 +100,6 @@ measure works step --networks resnet18 --work evaluate pgd --batch 512 128 \
     --contestants eager compile fused fused-conv fused-graph compile-graph --out "$out/step.jsonl"
 measure tuned layers --sites headline --mode both --out "$out/layers.jsonl"
 # From what there is.
-marks= stage report 60 "$python" -m scotoma.bench.report "$out" --out "$out/report.md" \
+marks= stage report 60 "${scotoma[@]}" bench report "$out" --out "$out/report.md" \
     --html "$out/report.html"
 finish

@@ -21,7 +21,7 @@ stages=${STAGES:-doctor tests large sanitize memcheck racecheck layers}
 . "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
 begin gpu-check "${1:-}" "${BUDGET:-560}"
 
-advice doctor 60 "$python" -m scotoma.bench.doctor
+advice doctor 60 "${scotoma[@]}" doctor
 folders=(tests/kernels tests/defective)
 # Tensors of gigabytes come alone.
 tests tests 190 -m "gpu and not slow" -rs -k "not beyond_2_to_the_31" "${folders[@]}"
@@ -39,7 +39,7 @@ for tool in memcheck racecheck; do
 done
 seconds=$(($(remaining) - 10))
 # It starts no site that would end later than half a minute before the limit.
-stage layers "$seconds" "$python" -m scotoma.bench.layers --out "$out/layers.jsonl" \
+stage layers "$seconds" "${scotoma[@]}" bench layers --out "$out/layers.jsonl" \
     --contestants ours eager eager-fp16 compile --sites headline \
-    --budget-seconds $((seconds > 60 ? seconds - 30 : seconds > 1 ? seconds : 1))
+    --time-limit $((seconds > 60 ? seconds - 30 : seconds > 1 ? seconds : 1))
 finish

@@ -1,6 +1,7 @@
 """What a call of the fused operator costs the host: checks, dispatch, autograd and launches.
 
     scotoma bench overhead [options]
+    scotoma bench overhead --loop [options of 'scotoma train']
 
 Ours beside eager's operators (batch norm, a product with the mask, addition, ReLU) on the same
 tensors, in turns, on one thread. No GPU is needed: our kernels are compiled for one, and Triton's
@@ -8,6 +9,12 @@ launch path and our launchers run for real, on CPU tensors, but the driver's lau
 Tensors are so small that eager's arithmetic, which the CPU does have to do, hardly counts.
 
 Rows of results are appended to a file of JSON lines; a table of microseconds a call follows.
+
+--loop measures how much of a training step is the loop's own: data, augmentation, metrics, logging.
+Epochs of the real training loop and the same number of bare steps (forward, backward, update) on
+one fixed batch are timed in turns, and the medians printed as one JSON line. Without options that
+is ResNet-18 0.3-Bottom at width 64, batch 128, on random images of CIFAR-10's shape, since the
+content of the pixels does not matter.
 """
 
 from __future__ import annotations
@@ -15,9 +22,13 @@ from __future__ import annotations
 import argparse
 import gc
 import itertools
+import json
+import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -31,40 +42,45 @@ from torch import Tensor
 from ..kernels import Projection, backends, bn_mask_add_relu
 from ..train.screen import make_console, show
 from ..train.settings import HelpFormatter
-from . import machine, results, timing
-from .options import check_names, compiling_process, positive
+from . import harness
+from .harness import check_names, compiling_process, positive
 
-VARIANTS = ("plain", "residual", "projection")
+FORMS = ("plain", "residual", "projection")
 MODES = {
     "train": "batch statistics, gradients of everything",
     "attack": "running statistics, gradients of activations",
     "infer": "running statistics, no gradients",
 }
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SHAPE = (2, 16, 4, 4)
 MOMENTUM, EPS = 0.1, 1e-5
+LOOP = ["--defects", "0.3-Bottom", "--width", "64", "--batch-size", "128"]
+LOOP += ["--augment", "crop-flip", "--name", "overhead"]
+"""Usual options of training where its loop is measured."""
+LOOP_ROUNDS = 5
 
 
 def main(argv: list[str]) -> int:
     """Measure, print, and return the exit status. Raises UserError for bad options."""
+    if "--loop" in argv and not {"-h", "--help"} & set(argv):
+        return loop([word for word in argv if word != "--loop"])
     options = parse(argv)
     status = compiling_process("overhead", argv)
     if status is not None:
         return status
     device = torch.device("cpu")
-    path = options.out or results.default_path(machine.device_name(device), "overhead")
-    results.check_writable(path)
+    path = options.out or harness.default_path(harness.device_name(device), "overhead")
+    harness.check_writable(path)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         settings = {"arch": options.arch, "rounds": options.rounds, "calls": options.calls}
-        head = results.head("overhead", device, settings | {"shape": SHAPE})
+        head = harness.row_head("overhead", device, settings | {"shape": SHAPE})
         console = make_console()
         console.print(f"kernels for sm_{options.arch}, {options.dtype} -> {path}", highlight=False)
         rows = [head | row for row in measure(options, console)]
     finally:
         torch.set_num_threads(before)
-    results.append(path, rows)
+    harness.append_rows(path, rows)
     show(console, table(rows))
     return 0
 
@@ -77,15 +93,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
         epilog="modes:\n" + "\n".join(f"  {name:8} {text}" for name, text in MODES.items()),
     )
     add = parser.add_argument
-    add("--variants", nargs="+", metavar="NAME", help=f"some of {', '.join(VARIANTS)} (all)")
+    add("--loop", action="store_true", help="the training loop's own share of a step instead")
+    forms = f"of the operator: some of {', '.join(FORMS)} (all)"
+    add("--forms", "--variants", dest="forms", nargs="+", metavar="NAME", help=forms)
     add("--modes", nargs="+", metavar="NAME", help=f"some of {', '.join(MODES)} (all)")
-    add("--dtype", choices=DTYPES, default="float32", help="of activations (float32)")
+    add("--dtype", choices=harness.DTYPES, default="float32", help="of activations (float32)")
     add("--arch", type=int, default=90, metavar="N", help="compile for this capability (90)")
-    add("--rounds", type=positive, default=15, help="timed stretches of each contestant (15)")
+    add("--rounds", type=positive, default=15, help="timed stretches of each variant (15)")
     add("--calls", type=positive, default=300, help="in one stretch (300)")
     add("--out", type=Path, help="file to append to (bench/results/DEVICE/overhead.jsonl)")
     options = parser.parse_args(argv)
-    options.variants = check_names("variants", options.variants or VARIANTS, VARIANTS)
+    options.forms = check_names("forms", options.forms or FORMS, FORMS)
     options.modes = check_names("modes", options.modes or MODES, MODES)
     return options
 
@@ -97,8 +115,8 @@ class Work(NamedTuple):
     inputs: tuple[Tensor, ...]
 
 
-def works(variant: str, mode: str, dtype: torch.dtype) -> dict[str, Work]:
-    """The contestants of one form of the operator, on the same tensors."""
+def works(form: str, mode: str, dtype: torch.dtype) -> dict[str, Work]:
+    """Both variants of one form of the operator, on the same tensors."""
     training, parameters = mode == "train", mode == "train"
 
     def activation() -> Tensor:
@@ -112,9 +130,9 @@ def works(variant: str, mode: str, dtype: torch.dtype) -> dict[str, Work]:
         return Projection(activation(), *affine, torch.zeros(c), torch.ones(c), mask)
 
     main, other, residual = branch(), None, None
-    if variant == "projection":
+    if form == "projection":
         other = branch()
-    elif variant == "residual":
+    elif form == "residual":
         residual = activation()
     # Eager multiplies by a mask of the activations' dtype, which spares a conversion in each call.
     factors = [None if b is None else b.mask.to(dtype) for b in (main, other)]
@@ -149,24 +167,24 @@ def works(variant: str, mode: str, dtype: torch.dtype) -> dict[str, Work]:
 
 
 def measure(options: argparse.Namespace, console: Console) -> Iterator[dict]:
-    """Rows of all forms: one for each contestant."""
-    forms = list(itertools.product(options.modes, options.variants))
-    dtype = DTYPES[options.dtype]
+    """Rows of all forms: one for each variant."""
+    forms = list(itertools.product(options.modes, options.forms))
+    dtype = getattr(torch, options.dtype)
     with launches_that_do_nothing(options.arch) as gpu:
-        for number, (mode, variant) in enumerate(forms, 1):
+        for number, (mode, form) in enumerate(forms, 1):
             with (
-                console.status(f"{variant} {mode} ({number} of {len(forms)})"),
+                console.status(f"{form} {mode} ({number} of {len(forms)})"),
                 torch.set_grad_enabled(mode != "infer"),
             ):
-                contestants = works(variant, mode, dtype)
-                launches = {n: launches_of(work, gpu) for n, work in contestants.items()}
-                seconds = timing.interleaved(
-                    contestants, lambda work: clocked(work, options.calls), options.rounds
+                variants = works(form, mode, dtype)
+                launches = {n: launches_of(work, gpu) for n, work in variants.items()}
+                seconds = harness.interleaved(
+                    variants, lambda work: clocked(work, options.calls), options.rounds
                 )
             for name, samples in seconds.items():
                 yield {
-                    "case": f"{variant} {mode} {options.dtype}",
-                    "variant": variant,
+                    "case": f"{form} {mode} {options.dtype}",
+                    "variant": form,
                     "mode": mode,
                     "dtype": options.dtype,
                     "contestant": name,
@@ -231,7 +249,7 @@ def times(samples: list[tuple[float, float]], calls: int) -> dict[str, dict[str,
         "both": [f + b for f, b in samples],
     }
     return {
-        name: timing.spread(found, calls) | {"best_us": round(1e6 * min(found) / calls, 3)}
+        name: harness.spread(found, calls) | {"best_us": round(1e6 * min(found) / calls, 3)}
         for name, found in passes.items()
     }
 
@@ -267,3 +285,92 @@ def table(rows: list[dict]) -> Table:
             f"{ratio:.2f}",
         )
     return view
+
+
+def loop(argv: list[str]) -> int:
+    """Measure the training loop's own share of a step, and print it. argv: options of training."""
+    from ..train.distributed import World, choose_device
+    from ..train.settings import parse as parse_training  # imports jsonargparse
+    from ..train.setup import resolve
+
+    config, _ = parse_training([*LOOP, *argv])
+    device = choose_device(config.device, World())
+    print(json.dumps(measure_loop(resolve(config, device), device)))
+    return 0
+
+
+def measure_loop(config, device: torch.device, steps: int | None = None) -> dict:
+    """Median milliseconds of a step in the loop and of a bare one, and their relative difference.
+
+    Args:
+        config: resolved settings of training. steps: in each timed window; by default 100 on a GPU,
+            else 5.
+    """
+    from ..train.distributed import World
+    from ..train.engine import Engine
+    from ..train.loop import Trainer
+    from ..train.runfolder import RunFolder
+    from ..train.screen import Report
+    from ..train.setup import build_model
+    from ..train.stop import StopRequest
+    from ..train.summary import device_name
+
+    steps = steps or (100 if device.type == "cuda" else 5)
+    data = random_images(steps * config.batch_size)
+    engine = Engine(build_model(config, data), config, device, World())
+    # An epoch is one window; there are more than will be run.
+    config = replace(config, epochs=10 * LOOP_ROUNDS)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(config, data, engine, RunFolder(Path(folder)), World())
+        batch = next(iter(trainer.batches.epoch(0, 0, config.batch_size)))
+
+        def bare_steps() -> None:
+            for number in range(steps):
+                engine.step(batch, number, 0.01, len(batch[1]))
+
+        def one_epoch() -> None:
+            """The training part of an epoch, as :meth:`Trainer.run` has it."""
+            trainer.first_step = 0
+            with Report(config.epochs, trainer.steps) as report:
+                trainer.train_epoch(report, StopRequest())
+
+        def data_only() -> None:
+            for _ in trainer.batches.epoch(0, 0, config.batch_size):
+                pass
+
+        windows = {"bare_step_ms": bare_steps, "loop_step_ms": one_epoch, "data_step_ms": data_only}
+        samples = harness.interleaved(
+            windows, lambda work: harness.wall_seconds(work, device), LOOP_ROUNDS
+        )
+    medians = {
+        name: round(statistics.median(1000 * one / steps for one in seconds), 4)
+        for name, seconds in samples.items()
+    }
+    share = 1 - medians["bare_step_ms"] / medians["loop_step_ms"]
+    return {
+        "benchmark": "loop_overhead",
+        **medians,
+        "loop_share": round(share, 4),
+        "arch": config.arch,
+        "defects": config.defects,
+        "batch_size": config.batch_size,
+        "precision": config.precision,
+        "steps": steps,
+        "repeats": LOOP_ROUNDS,
+        "device": device_name(device),
+        "torch": torch.__version__,
+        "commit": harness.commit(),
+    }
+
+
+def random_images(count: int):
+    """A data set of ``count`` random images in CIFAR-10's shape."""
+    from ..defective.models import CIFAR10_STATISTICS
+    from ..train.dataset import DataSet, Split
+
+    images = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8)
+    split = Split(torch.randint(0, 10, (count,)), images)
+    classes = tuple("0123456789")
+    return DataSet(
+        "random", classes, split, split.subset(torch.arange(10)), 32, 3, *CIFAR10_STATISTICS
+    )

@@ -14,6 +14,7 @@ begin() {
     name=$1 given=${2:+$(mkdir -p "$2" && cd "$2" && pwd)} budget=$3
     python=${PYTHON:-python3}
     case $python in */*) python=$(realpath --no-symlinks "$python") ;; esac
+    scotoma=("$python" -m scotoma.train.cli)
     cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
     export PYTHONUNBUFFERED=1
     # Under its name, whatever this folder is called and whatever is installed.
@@ -22,9 +23,9 @@ begin() {
     local found
     found=$("$python" -c 'import sys, torch, triton
 if not torch.cuda.is_available(): sys.exit(77)
-from scotoma.bench import machine, results
-print(machine.commit() or "")
-print(results.default_path(torch.cuda.get_device_name(), "layers").parent.resolve())')
+from scotoma.bench import harness
+print(harness.commit() or "")
+print(harness.default_path(torch.cuda.get_device_name(), "layers").parent.resolve())')
     case $? in
         0) ;;
         77)
@@ -75,7 +76,7 @@ stage() {
     code=${PIPESTATUS[0]}
     case $code in
         0) verdict=ok ;;
-        75) verdict="the next call goes on" ;; # scotoma.bench.options.UNFINISHED
+        75) verdict="the next call goes on" ;; # scotoma.bench.harness.UNFINISHED
         124 | 130 | 137) verdict="out of time" ;;
         *) verdict="FAILED (status $code)" ;;
     esac

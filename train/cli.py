@@ -25,7 +25,7 @@ VERBS = {
     "paper": ("scotoma.bench.paper.command", "make the paper's tables and figures"),
     "doctor": ("scotoma.bench.doctor.command", "say what works here, and how to mend the rest"),
     "profile": ("scotoma.bench.profiling.command", "show where a step's time goes"),
-    "bench": ("scotoma.bench.commands", "measure: layers, whole steps, and more"),
+    "bench": ("scotoma.bench.cli", "measure: layers, whole steps, and more"),
 }
 
 BAD_INPUT, INTERRUPTED = 2, 130

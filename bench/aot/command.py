@@ -22,7 +22,7 @@ from ...defective.errors import UserError, counted, nearest
 from ...defective.serialization import atomic_path
 from ...train.screen import make_console, show
 from ...train.settings import make_parser
-from ..options import compiling_process
+from ..harness import compiling_process
 
 if TYPE_CHECKING:  # these import Triton, whose absence or interpreter is dealt with first
     from .budget import Budget

@@ -1,6 +1,6 @@
 """Time attacks beside those of foolbox, at equal settings and with equal results.
 
-    scotoma bench attacks [options]    or: python -m scotoma.bench.attacks
+    scotoma bench attacks [options]
 
 A small network learns the sample that comes with scotoma (or --model names a trained one), once for
 each variant. Every attack then runs on images that the network has right: ours in several ways,
@@ -33,9 +33,8 @@ from ...kernels import backends
 from ...train.config import TrainConfig
 from ...train.screen import make_console, show
 from ...train.settings import HelpFormatter
-from .. import machine, results
-from ..options import add_run_options, check_names, chosen_device, positive
-from ..runner import Outcome, measure_all
+from .. import harness
+from ..harness import Outcome, add_run_options, check_names, chosen_device, measure_all, positive
 from . import table
 from .case import SETUPS, TORCHATTACKS, Budgets, Case, our_attack
 from .contestants import CONTESTANTS, PEERS, explained
@@ -70,7 +69,7 @@ def main(argv: list[str]) -> int:
 
 def run(options, names: tuple[str, ...], device: torch.device, console: Console) -> Outcome:
     """Train or load the networks and measure the cases, keeping every row."""
-    path = options.out or results.default_path(machine.device_name(device), "attacks")
+    path = options.out or harness.default_path(harness.device_name(device), "attacks")
     plan = Plan(names, device, budgets(options), options.windows, options.window_seconds)
     settings = {
         "windows": options.windows,
@@ -78,13 +77,13 @@ def run(options, names: tuple[str, ...], device: torch.device, console: Console)
         "contestants": list(names),
         "budgets": asdict(plan.budgets),
         "training_epochs": None if options.model else options.epochs,
-        "foolbox": machine.version("foolbox"),
-        "torchattacks": machine.version("torchattacks"),
+        "foolbox": harness.version("foolbox"),
+        "torchattacks": harness.version("torchattacks"),
         "cudnn_tf32": backends.convolutions_may_use_tf32(),
     }
-    head = results.head("attacks", device, settings)
+    head = harness.row_head("attacks", device, settings)
     console.print(f"{head['machine']['device']}: {', '.join(names)} -> {path}")
-    results.check_writable(path)
+    harness.check_writable(path)
     targets = {}
     for target in chosen_targets(options, device, console):
         targets[target.name] = target
@@ -98,7 +97,7 @@ def run(options, names: tuple[str, ...], device: torch.device, console: Console)
         lambda case: measure_case(case, targets[case.network], plan),
         head=head,
         path=path,
-        budget_seconds=options.budget_seconds,
+        time_limit=options.time_limit,
         console=console,
         brief=brief,
         resume=options.resume,

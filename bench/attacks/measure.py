@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import machine, timing
+from .. import harness
 from .case import Budgets, Case, our_attack
 from .contestants import CONTESTANTS, Run, make_run
 from .outcome import Outcome, disagreement, judge, predictions
@@ -70,7 +70,7 @@ def measure_case(case: Case, target: Target, plan: Plan) -> list[dict]:
             row["problems"] += disagreement(outcomes[name], peer, case, row["dtype"])
         runs[name] = run
     _time({name: runs[name] for name in runs if not rows[name]["problems"]}, first, rows, plan)
-    now = machine.clocks(plan.device)
+    now = harness.clocks(plan.device)
     runs.clear()
     gc.collect()
     return [row | {"clocks": now} for row in rows.values()]
@@ -87,14 +87,14 @@ def _time(runs: dict[str, Run], first: dict[str, float], rows: dict[str, dict], 
 
         return work
 
-    samples = timing.interleaved(
+    samples = harness.interleaved(
         {name: window(name) for name in runs},
-        lambda work: timing.wall_seconds(work, plan.device),
+        lambda work: harness.wall_seconds(work, plan.device),
         plan.windows,
     )
     for name, seconds in samples.items():
         row = rows[name]
-        row["times"] = timing.spread(seconds, calls[name])
+        row["times"] = harness.spread(seconds, calls[name])
         row["images_per_s"] = round(row["batch_size"] / row["times"]["median_us"] * 1e6, 2)
     for row in rows.values():
         base = rows[row["peer"]]["times"].get("median_us") if row["peer"] in rows else None
@@ -106,14 +106,14 @@ def _time(runs: dict[str, Run], first: dict[str, float], rows: dict[str, dict], 
 def _timed(run: Run, device: torch.device) -> tuple[float, Tensor]:
     """Seconds and result of a first attack."""
     found: list[Tensor] = []
-    return timing.wall_seconds(lambda: found.append(run()), device), found[0]
+    return harness.wall_seconds(lambda: found.append(run()), device), found[0]
 
 
 def _calls(run: Run, first: float, plan: Plan) -> int:
     """Attacks in a stretch. A first one that took long says enough, and is not repeated."""
     if first > LONG * plan.window_seconds:
         return 1
-    seconds = max(1e-6, timing.wall_seconds(run, plan.device))
+    seconds = max(1e-6, harness.wall_seconds(run, plan.device))
     return max(1, min(500, round(plan.window_seconds / seconds)))
 
 

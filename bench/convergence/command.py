@@ -33,9 +33,16 @@ from ...train.graph import check_graph
 from ...train.screen import make_console, show
 from ...train.settings import HelpFormatter
 from ...train.setup import load_data, resolve
-from .. import machine, results
-from ..options import add_resume, check_names, chosen_device, positive
-from ..runner import Outcome, measure_all
+from .. import harness
+from ..harness import (
+    Outcome,
+    add_resume,
+    add_time_limit,
+    check_names,
+    chosen_device,
+    measure_all,
+    positive,
+)
 from ..step.ways import WAYS
 from .measure import Run, configured, measure_run
 from .table import table
@@ -69,12 +76,12 @@ def run(
     options, config: TrainConfig, runs: list[Run], data: DataSet, device, console: Console
 ) -> Outcome:
     """Measure the runs, keeping every row."""
-    path = options.out or results.default_path(machine.device_name(device), "convergence")
+    path = options.out or harness.default_path(harness.device_name(device), "convergence")
     settings = asdict(config)
     for name in (*RUN_SETTINGS, *CONTESTANT_SETTINGS):
         settings.pop(name)
     settings["target"] = options.target
-    head = results.head("convergence", device, settings)
+    head = harness.row_head("convergence", device, settings)
     console.print(
         f"{head['machine']['device']}: {config.arch} {config.defects} on {data.name}, "
         f"{counted(config.epochs, 'epoch')}, target {options.target:.2%} -> {path}"
@@ -85,7 +92,7 @@ def run(
             lambda run: [measure_run(run, config, data, device, options.target, status.update)],
             head=head,
             path=path,
-            budget_seconds=options.budget_seconds,
+            time_limit=options.time_limit,
             console=console,
             brief=brief,
             resume=options.resume,
@@ -128,7 +135,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]:
     add("--target", type=float, help="accuracy to reach, a fraction (0.93; 0.8 with --cpu)")
     add("--seeds", type=positive, default=3, help="runs of each contestant (3)")
     add("--contestants", nargs="+", metavar="NAME", help=f"some of {', '.join(WAYS)}")
-    add("--budget-seconds", type=positive, default=36000, help="start no run later (36000)")
+    add_time_limit(parser, 36000)
     add("--out", type=Path, metavar="FILE", help="file of results to append to")
     add_resume(parser)
     add("--cpu", action="store_true", help="on the CPU: a test of this command")

@@ -18,7 +18,7 @@ from ...train.distributed import World
 from ...train.engine import Engine
 from ...train.schedule import learning_rate
 from ...train.setup import build_model, make_batches
-from .. import machine
+from .. import harness
 from ..step.ways import WAYS
 
 
@@ -102,7 +102,7 @@ def measure_run(
         "epochs": config.epochs,
         "accuracy": history[-1]["accuracy"],
         "history": history,
-        "clocks": machine.clocks(device),
+        "clocks": harness.clocks(device),
         "problems": [] if math.isfinite(loss) else ["training diverged"],
     }
 

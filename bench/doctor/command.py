@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ...train.settings import make_parser
-from .. import machine
+from .. import harness
 from . import compiling, gpus, libraries, places, precision
 from .line import ABSENT, FAILED, OK, VERDICTS, WARNING, Examination, Line, Run, examine
 
@@ -159,7 +159,7 @@ def report(found: list[tuple[str, Line]], quick: bool) -> dict:
     counts = Counter(line.verdict for _, line in found)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        described = machine.describe(device)
+        described = harness.describe_machine(device)
     except Exception as error:
         described = {"problem": str(error)}
     return {

@@ -14,7 +14,7 @@ import torch
 from ...defective.errors import counted
 from ...kernels import backends
 from ...train.setup import busy
-from .. import machine
+from .. import harness
 from .line import ABSENT, OK, WARNING, Examination, Line
 
 GIB = 2**30
@@ -77,10 +77,10 @@ def gpus(examination: Examination) -> Iterator[Line]:
 def inspect(index: int) -> Gpu:
     """Everything about one GPU. Its state is read before this process occupies memory there."""
     device = torch.device("cuda", index)
-    properties = machine.properties(device)
-    state = machine.query(device, STATE)
+    properties = harness.properties(device)
+    state = harness.nvidia_smi(device, STATE)
     # Older drivers do not know this field, and then answer nothing at all.
-    mig = machine.query(device, ("mig.mode.current",)).get("mig.mode.current")
+    mig = harness.nvidia_smi(device, ("mig.mode.current",)).get("mig.mode.current")
     processes = _processes(getattr(properties, "uuid", None))
     reserved = torch.cuda.memory_reserved(device) / 2**20
     free, total = torch.cuda.mem_get_info(device)
@@ -92,7 +92,7 @@ def inspect(index: int) -> Gpu:
         free,
         properties.multi_processor_count,
         properties.L2_cache_size,
-        machine.query(device, ("driver_version",)).get("driver_version"),
+        harness.nvidia_smi(device, ("driver_version",)).get("driver_version"),
         mig,
         backends.device_refusal(device),
         reserved,
@@ -216,7 +216,7 @@ def _why_not() -> str:
 
 
 def _listed_by_driver() -> list[str] | None:
-    text = machine.output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
+    text = harness.output_of(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
     if text is not None:
         return text.splitlines()
     if Path("/proc/driver/nvidia/version").exists():
@@ -227,7 +227,7 @@ def _listed_by_driver() -> list[str] | None:
 def _processes(uuid) -> tuple[str, ...]:
     """Other processes that compute on a GPU, as far as nvidia-smi may know them."""
     fields = "gpu_uuid,pid,process_name,used_memory"
-    text = machine.output(
+    text = harness.output_of(
         ["nvidia-smi", f"--query-compute-apps={fields}", "--format=csv,noheader,nounits"]
     )
     found = []

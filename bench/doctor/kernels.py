@@ -17,7 +17,7 @@ from contextlib import nullcontext
 import torch
 
 from ...kernels import backends
-from .. import machine, sanitize
+from .. import harness, sanitize
 from ..layers.accuracy import tolerance
 from .line import ABSENT, FAILED, OK, UNKNOWN, Examination, Line, brief, known_fix
 
@@ -53,7 +53,7 @@ def usable_gpus() -> list[int]:
     for index in range(torch.cuda.device_count()):
         device = torch.device("cuda", index)
         if backends.device_refusal(device) is None:
-            first.setdefault(machine.device_name(device), index)
+            first.setdefault(harness.device_name(device), index)
     return list(first.values())
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ... import __version__
-from .. import machine
+from .. import harness
 from .line import ABSENT, FAILED, OK, WARNING, Examination, Line, brief
 
 # Lower bounds, as in pyproject.toml.
@@ -57,7 +57,7 @@ def found_version(name: str) -> str | None:
         return platform.python_version()
     if name == "torch":
         return torch.__version__
-    return machine.version(name)
+    return harness.version(name)
 
 
 def too_old(found: str, minimum: str) -> bool:
@@ -89,7 +89,7 @@ def _get(name: str) -> str:
 
 
 def _scotoma() -> Line:
-    commit, folder = machine.commit(), Path(__file__).resolve().parents[2]
+    commit, folder = harness.commit(), Path(__file__).resolve().parents[2]
     detail = __version__ + (f", commit {commit}" if commit else "") + f", in {folder}"
     values = {"version": __version__, "commit": commit, "folder": str(folder)}
     return Line("scotoma", OK, detail, values=values)

@@ -1,6 +1,6 @@
 """Time the operator ``relu(mask * BN(x) + residual)`` where the six networks use it.
 
-    scotoma bench layers [options]    or: python -m scotoma.bench.layers
+    scotoma bench layers [options]
 
 The fused kernels against eager (in bfloat16, and in float16 with cuDNN's batch norm),
 torch.compile and the reference as it was released, under naive autocast: forward, backward and
@@ -31,9 +31,8 @@ from ...defective.models import model_names
 from ...kernels import backends
 from ...train.screen import make_console, show
 from ...train.settings import HelpFormatter
-from .. import machine, results, timing
-from ..options import add_run_options, check_names, chosen_device, positive
-from ..runner import Outcome, measure_all
+from .. import harness
+from ..harness import Outcome, add_run_options, check_names, chosen_device, measure_all, positive
 from . import sweep, table
 from .contestants import CONTESTANTS
 from .row import Plan, measure_site
@@ -65,11 +64,11 @@ def main(argv: list[str]) -> int:
 
 def run(options, names, sites: list[Site], device: torch.device, console: Console) -> Outcome:
     """Measure the sites, keeping every row."""
-    path = options.out or results.default_path(machine.device_name(device), "layers")
-    copy = timing.copy_bandwidth(device)
+    path = options.out or harness.default_path(harness.device_name(device), "layers")
+    copy = harness.copy_bandwidth(device)
     settings = {"repeats": options.repeats, "cold_l2_sizes": sweep.COLD_L2_SIZES}
     settings |= {"dtype": options.dtype, "contestants": list(names)}
-    head = results.head("layers", device, settings) | {"copy_gb_per_s": round(copy / 1e9, 1)}
+    head = harness.row_head("layers", device, settings) | {"copy_gb_per_s": round(copy / 1e9, 1)}
     plan = Plan(names, getattr(torch, options.dtype), device, options.repeats, copy)
     console.print(f"{head['machine']['device']}, copies at {head['copy_gb_per_s']} GB/s -> {path}")
     # A backward is timed many times over one forward, which donated buffers forbid.
@@ -79,7 +78,7 @@ def run(options, names, sites: list[Site], device: torch.device, console: Consol
             lambda site: measure_site(site, plan),
             head=head,
             path=path,
-            budget_seconds=options.budget_seconds,
+            time_limit=options.time_limit,
             console=console,
             brief=brief,
             resume=options.resume,

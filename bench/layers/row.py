@@ -7,7 +7,7 @@ from math import isfinite
 
 import torch
 
-from .. import machine, timing
+from .. import harness
 from . import accuracy, memory
 from .contestants import Contestant, batch_norm_library, contestant
 from .operands import Call, draw
@@ -39,7 +39,7 @@ def measure_site(site: Site, plan: Plan) -> list[dict]:
         for row in rows.values():
             row["problems"].append(_named(error))
     _release(plan.device)
-    now = machine.clocks(plan.device)
+    now = harness.clocks(plan.device)
     return [row | {"clocks": now} for row in rows.values()]
 
 
@@ -112,13 +112,13 @@ def _time(site: Site, plan: Plan, players, first: Call, rows: dict, cache: str) 
         # The residual or second branch is read, the output written.
         tensors = 2 + (site.kind != "none")
         touched = tensors * site.elements * player.dtype.itemsize
-        count = 1 if hot else cold_sets(touched, machine.l2_bytes(plan.device))
+        count = 1 if hot else cold_sets(touched, harness.l2_bytes(plan.device))
         operands[player.data] = [player.own(first) for _ in range(count)]
     options = {"hot": hot, "calls": None if on_gpu else CPU_CALLS, "training": site.training}
     sweeps = {p.name: Sweep(p.run, operands[p.data], **options) for p in players}
-    clocks = {"wall": lambda work: timing.wall_seconds(work, plan.device)}
+    clocks = {"wall": lambda work: harness.wall_seconds(work, plan.device)}
     if on_gpu:
-        clocks["graph"] = timing.device_seconds
+        clocks["graph"] = harness.device_seconds
     for step in PASSES:
         for sweep in sweeps.values():
             if step == "backward":
@@ -128,10 +128,10 @@ def _time(site: Site, plan: Plan, players, first: Call, rows: dict, cache: str) 
             works = {name: getattr(sweep, step) for name, sweep in sweeps.items()}
             if clock == "graph":
                 works = _graphs(works, rows, f"{cache} {step}")
-            samples = timing.interleaved(works, seconds_of, plan.repeats)
+            samples = harness.interleaved(works, seconds_of, plan.repeats)
             for name, seconds in samples.items():
                 row = rows[name]
-                found = timing.spread(seconds, sweeps[name].calls)
+                found = harness.spread(seconds, sweeps[name].calls)
                 _rate(found, row["bytes"][step], plan.copy_bytes_per_second)
                 row["times"].setdefault(cache, {}).setdefault(clock, {})[step] = found
             del works
@@ -146,7 +146,7 @@ def _graphs(works: dict, rows: dict, what: str) -> dict:
     replays = {}
     for name, work in works.items():
         try:
-            replays[name] = timing.captured(work).replay
+            replays[name] = harness.captured(work).replay
         except Exception as error:
             rows[name]["problems"].append(f"no CUDA graph of {what}: {_named(error)}")
     return replays

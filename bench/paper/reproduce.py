@@ -10,7 +10,7 @@ from pathlib import Path
 from ...defective.errors import UserError
 from ...train.config import PictureFormat
 from ...train.summary import device_name
-from ..machine import commit
+from ..harness import commit
 from .claims import claims_of
 from .estimates import read_places, read_values
 from .experiment import Definition, Experiment, Made

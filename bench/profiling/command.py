@@ -1,6 +1,6 @@
 """Show where the time of a step goes, for several ways to run the same network.
 
-    scotoma profile ARCH [options]          or: python -m scotoma.bench.profiling ARCH [options]
+    scotoma profile ARCH [options]
 
 Each contestant runs by the clock alone, and then for as many steps under torch's profiler, which
 slows the host but not the kernels. Out come a table of time by kernel family (convolution, BN and
@@ -30,8 +30,8 @@ from ...kernels import backends
 from ...train.config import PictureFormat
 from ...train.screen import make_console, show
 from ...train.settings import HelpFormatter, add_picture_format
-from .. import machine, results
-from ..options import (
+from .. import harness
+from ..harness import (
     check_names,
     chosen_device,
     positive,
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
         backends.allow_tf32(convolutions=True, products=True)
     console = make_console()
     settings = {"steps": options.steps, "contestants": list(names)}
-    head = results.head("profile", device, settings) | {"case": f"{case} {case.defects[0]}"}
+    head = harness.row_head("profile", device, settings) | {"case": f"{case} {case.defects[0]}"}
     plan = Plan(case, names, device, options.steps, folder)
     console.print(
         f"{head['machine']['device']}: {head['case']}: {', '.join(names)}", highlight=False
@@ -124,7 +124,7 @@ def chosen_case(options) -> Case:
 
 def places(out: Path | None, case: Case, device: torch.device) -> tuple[Path, Path]:
     """The folder of pictures and traces, and the file of rows. Raises UserError."""
-    rows_file = results.default_path(machine.device_name(device), "profile")
+    rows_file = harness.default_path(harness.device_name(device), "profile")
     name = f"{case.arch}-{case.defects[0]}-b{case.batch_size}-{case.work}"
     folder = rows_file.parent / "profile" / name
     if out is not None:

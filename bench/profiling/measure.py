@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch._dynamo import config as dynamo_config
 
 from ...defective.graph import WARM_UP
-from .. import machine, results
+from .. import harness
 from ..step.case import Case
 from ..step.players import Player, random_images
 from ..step.ways import WAYS
@@ -86,9 +86,9 @@ def profile_all(plan: Plan, head: dict, path: Path, console: Console) -> list[Pr
                 if not one.row["problems"]:
                     with _noting(one.row):
                         _profile(players[name], one, plan)
-                one.row["clocks"] = machine.clocks(plan.device)
+                one.row["clocks"] = harness.clocks(plan.device)
                 one.row = head | one.row
-                results.append(path, [one.row])
+                harness.append_rows(path, [one.row])
                 bar.advance(task)
     finally:
         for player in players.values():

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from ...defective.serialization import atomic_path
-from .. import timing
+from .. import harness
 from .trace import Trace, read
 
 WINDOWS = 3
@@ -30,7 +30,7 @@ def seconds(run: Callable[[], object], runs: int, device: torch.device) -> float
         for _ in range(runs):
             run()
 
-    return statistics.median(timing.wall_seconds(work, device) for _ in range(WINDOWS)) / runs
+    return statistics.median(harness.wall_seconds(work, device) for _ in range(WINDOWS)) / runs
 
 
 def profiled(run: Callable[[], object], runs: int, device: torch.device, path: Path) -> Trace:

@@ -48,7 +48,7 @@ def _loaded(files: list[Path], cpu: bool) -> Loaded:
 
 
 def _of_cpu(folder: Path) -> bool:
-    """Whether a folder is named as :func:`scotoma.bench.results.default_path` names a CPU's."""
+    """Whether a folder is named as :func:`scotoma.bench.harness.default_path` names a CPU's."""
     return folder.name.startswith("cpu-")
 
 

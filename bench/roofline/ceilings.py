@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ...kernels import backends
-from .. import timing
+from .. import harness
 
 SIZE = {"cuda": 8192, "cpu": 1024}
 REPEATS = {"cuda": 10, "cpu": 3}
@@ -51,7 +51,7 @@ def measure(device: torch.device, dtype: torch.dtype) -> Ceilings:
             matmul["tf32"] = matmul_rate(torch.float32, device)
     with backends.tf32_allowed(convolutions=False, products=False):
         matmul["float32"] = matmul_rate(torch.float32, device)
-    return Ceilings(timing.copy_bandwidth(device), matmul)
+    return Ceilings(harness.copy_bandwidth(device), matmul)
 
 
 def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
@@ -64,8 +64,8 @@ def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
         torch.mm(left, right, out=out)
 
     on_gpu = device.type == "cuda"
-    clock = timing.device_seconds if on_gpu else lambda work: timing.wall_seconds(work, device)
-    seconds = timing.interleaved({"matmul": multiply}, clock, REPEATS[device.type])["matmul"]
+    clock = harness.device_seconds if on_gpu else lambda work: harness.wall_seconds(work, device)
+    seconds = harness.interleaved({"matmul": multiply}, clock, REPEATS[device.type])["matmul"]
     return 2 * size**3 / statistics.median(seconds)
 
 

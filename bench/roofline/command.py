@@ -1,6 +1,6 @@
 """Time every operator, and hold it against what the machine can do at best.
 
-    scotoma bench roofline [options]    or: python -m scotoma.bench.roofline
+    scotoma bench roofline [options]
 
 The machine's roofs are measured first: the bandwidth of a large copy, and large matrix products in
 each arithmetic. Then the fused operators and the eager ones, the fused convolution beside the
@@ -32,10 +32,9 @@ from ...kernels import backends
 from ...train.config import PictureFormat
 from ...train.screen import make_console, show
 from ...train.settings import HelpFormatter, add_picture_format
-from .. import machine, results
+from .. import harness
+from ..harness import Outcome, add_run_options, check_names, chosen_device, measure_all, positive
 from ..layers import sweep
-from ..options import add_run_options, check_names, chosen_device, positive
-from ..runner import Outcome, measure_all
 from . import ceilings, table
 from .case import Case
 from .row import Plan, measure_case
@@ -66,7 +65,7 @@ def main(argv: list[str]) -> int:
         # Graphs are captured on a stream that is not the default one.
         torch.cuda.set_stream(torch.cuda.Stream(device))
     console = make_console()
-    path = options.out or results.default_path(machine.device_name(device), "roofline")
+    path = options.out or harness.default_path(harness.device_name(device), "roofline")
     with library_choice():
         outcome = run(options, without, chosen, device, path, console)
     report(outcome, path, console, options.picture_format)
@@ -86,7 +85,7 @@ def run(
         "left_out": list(without),
         "clock": "graph" if device.type == "cuda" else "wall",
     }
-    head = results.head("roofline", device, settings) | {"ceilings": roofs.as_row()}
+    head = harness.row_head("roofline", device, settings) | {"ceilings": roofs.as_row()}
     plan = Plan(dtype, device, options.repeats, roofs, without)
     rates, (unit, factor) = head["ceilings"]["matmul_tflop_per_s"], table.flop_unit(head)
     products = ", ".join(f"{name} at {factor * rate:,.1f} {unit}" for name, rate in rates.items())
@@ -101,7 +100,7 @@ def run(
         lambda case: measure_case(case, plan),
         head=head,
         path=path,
-        budget_seconds=options.budget_seconds,
+        time_limit=options.time_limit,
         console=console,
         brief=brief,
         resume=options.resume,
@@ -137,7 +136,7 @@ def report(outcome: Outcome, path: Path, console: Console, picture_format: str) 
         show(console, table.table(outcome.rows))
     outcome.print_lists(console, {"failures": table.failures(outcome.rows)})
     if table.by_distance(outcome.rows):
-        rows = results.measured(path, outcome.rows[0]) if outcome.resumed else outcome.rows
+        rows = harness.measured_rows(path, outcome.rows[0]) if outcome.resumed else outcome.rows
         console.print(
             draw(rows, path.with_name("roofline"), picture_format), highlight=False, soft_wrap=True
         )

@@ -7,7 +7,7 @@ from math import isfinite
 
 import torch
 
-from .. import machine, timing
+from .. import harness
 from ..layers import accuracy
 from ..layers.operands import Call
 from ..layers.sweep import CPU_CALLS, Sweep, cold_sets
@@ -44,7 +44,7 @@ def measure_case(case: Case, plan: Plan) -> list[dict]:
                 row["problems"].append(_named(error))
         rows += fastest(new)
         _release(plan.device)
-    now = machine.clocks(plan.device)
+    now = harness.clocks(plan.device)
     return [row | {"clocks": now} for row in rows]
 
 
@@ -130,7 +130,7 @@ def _named(error: Exception) -> str:
 def _time(case: Case, step: Pass, plan: Plan, ways: list[tuple[Way, dict]], first: Call) -> None:
     """Cold caches; by graph replay on a GPU, by the wall's clock on a CPU."""
     on_gpu = plan.device.type == "cuda"
-    count = cold_sets(case.footprint(plan.dtype.itemsize), machine.l2_bytes(plan.device))
+    count = cold_sets(case.footprint(plan.dtype.itemsize), harness.l2_bytes(plan.device))
     sets = [first.copy(plan.dtype) for _ in range(count)]
     options = {"hot": False, "calls": None if on_gpu else CPU_CALLS}
     sweeps, works = [], {}
@@ -142,13 +142,13 @@ def _time(case: Case, step: Pass, plan: Plan, ways: list[tuple[Way, dict]], firs
         work = sweep.backward if step.name == "backward" else sweep.forward
         work()  # whatever is done once, such as choosing a kernel
         try:
-            works[number] = timing.captured(work).replay if on_gpu else work
+            works[number] = harness.captured(work).replay if on_gpu else work
         except Exception as error:
             row["problems"].append(f"no CUDA graph: {_named(error)}")
-    clock = timing.device_seconds if on_gpu else lambda w: timing.wall_seconds(w, plan.device)
-    for number, seconds in timing.interleaved(works, clock, plan.repeats).items():
+    clock = harness.device_seconds if on_gpu else lambda w: harness.wall_seconds(w, plan.device)
+    for number, seconds in harness.interleaved(works, clock, plan.repeats).items():
         row = ways[number][1]
-        row["times"] = timing.spread(seconds, sweeps[number].calls)
+        row["times"] = harness.spread(seconds, sweeps[number].calls)
         row["calls"] = [len(sets), sweeps[number].calls]
         rate(row, plan.ceilings)
 

@@ -1,6 +1,6 @@
 """Time whole steps of the networks: training, evaluation and PGD.
 
-    scotoma bench step [options]    or: python -m scotoma.bench.step
+    scotoma bench step [options]
 
 Standard and defective networks, at several batch sizes, run in several ways: plain PyTorch,
 torch.compile, the fused operators, and each of them as one CUDA graph. All contestants of a case
@@ -26,9 +26,8 @@ from ...defective.models import model_names
 from ...kernels import backends
 from ...train.screen import make_console, show
 from ...train.settings import HelpFormatter
-from .. import machine, results
-from ..options import add_run_options, check_names, chosen_device, positive
-from ..runner import Outcome, measure_all
+from .. import harness
+from ..harness import Outcome, add_run_options, check_names, chosen_device, measure_all, positive
 from . import table
 from .case import STANDARD, WORKS, Case
 from .measure import Plan, measure_case
@@ -61,10 +60,10 @@ def main(argv: list[str]) -> int:
 
 def run(options, cases: list[Case], names: tuple[str, ...], device, console: Console) -> Outcome:
     """Measure the cases, keeping every row."""
-    path = options.out or results.default_path(machine.device_name(device), "step")
+    path = options.out or harness.default_path(harness.device_name(device), "step")
     settings = {"windows": options.windows, "window_seconds": options.window_seconds}
     settings |= {"contestants": list(names), "defects": list(options.defects)}
-    head = results.head("step", device, settings)
+    head = harness.row_head("step", device, settings)
     plan = Plan(names, device, options.windows, options.window_seconds)
     console.print(f"{head['machine']['device']}: {', '.join(names)} -> {path}")
     return measure_all(
@@ -72,7 +71,7 @@ def run(options, cases: list[Case], names: tuple[str, ...], device, console: Con
         lambda case: measure_case(case, plan),
         head=head,
         path=path,
-        budget_seconds=options.budget_seconds,
+        time_limit=options.time_limit,
         console=console,
         brief=brief,
         resume=options.resume,

@@ -12,7 +12,7 @@ from torch._dynamo import config as dynamo_config
 
 from ...defective.graph import WARM_UP
 from ...train.batches import ResidentBatches
-from .. import machine, timing
+from .. import harness
 from .case import STANDARD, Case
 from .players import Player, random_images
 from .ways import WAYS
@@ -92,9 +92,9 @@ def _measure(
 
             return work
 
-        samples = timing.interleaved(
+        samples = harness.interleaved(
             {key: window(key) for key in sound},
-            lambda work: timing.wall_seconds(work, plan.device),
+            lambda work: harness.wall_seconds(work, plan.device),
             plan.windows,
         )
         for key, seconds in samples.items():
@@ -104,7 +104,7 @@ def _measure(
             player.close()
         players.clear()
         _release(plan.device)
-    now = machine.clocks(plan.device)
+    now = harness.clocks(plan.device)
     return _with_overheads([row | {"clocks": now} for row in rows.values()])
 
 
@@ -169,12 +169,12 @@ def _compare(rows: list[dict], case: Case) -> None:
 
 def _window(player: Player, plan: Plan) -> int:
     """Steps that take about the window's time."""
-    seconds = timing.wall_seconds(player.run, plan.device)
+    seconds = harness.wall_seconds(player.run, plan.device)
     return max(2, min(500, round(plan.window_seconds / max(seconds, 1e-6))))
 
 
 def _fill(row: dict, seconds: list[float], steps: int) -> None:
-    row["times"] = timing.spread(seconds, steps)
+    row["times"] = harness.spread(seconds, steps)
     row["images_per_s"] = round(row["batch_size"] / row["times"]["median_us"] * 1e6, 1)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from scotoma.bench.aot.cases import all_cases
-from scotoma.bench.commands import BENCHMARKS
+from scotoma.bench.cli import BENCHMARKS
 from scotoma.train.cli import main
 
 code = pytest.importorskip("scotoma.bench.aot.code")  # imports Triton

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from scotoma.bench import results
+from scotoma.bench import harness
 from scotoma.bench.attacks import command, measure, peers
 from scotoma.bench.attacks.case import SETUPS, Budgets, Case, our_attack
 from scotoma.bench.attacks.contestants import make_run
@@ -42,7 +42,7 @@ def test_command(tmp_path, capsys, monkeypatch):
     out = tmp_path / "rows.jsonl"
     attacks = ["fgsm", "mifgsm", "cw-l2"]
     command.main([*TINY, "--attacks", *attacks, "--out", str(out)])
-    rows = list(results.read(out))
+    rows = list(harness.read_rows(out))
     whole = {name: "torchattacks" if name == "mifgsm" else "foolbox" for name in attacks}
     found = [(row["attack"], row["defects"], row["contestant"]) for row in rows]
     assert found == [
@@ -228,7 +228,7 @@ def test_a_named_model(tmp_path, target, capsys):
     options = ["--cpu", "--model", str(file), "--dataset", "sample", "--out", str(out)]
     options += ["--attacks", "fgsm", "--batch", "4", "--windows", "1", "--window-seconds", "0.01"]
     assert command.main(options) == 0
-    assert [row["settings"]["training_epochs"] for row in results.read(out)] == [None, None]
+    assert [row["settings"]["training_epochs"] for row in harness.read_rows(out)] == [None, None]
     assert command.main(["--cpu", "--model", str(file), "--list"]) == 0
     assert f"pgd20 {file} batch 32" in capsys.readouterr().out
     with pytest.raises(UserError, match="batch is 9999"):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from scotoma.bench import results
+from scotoma.bench import harness
 from scotoma.bench.convergence import command, measure
 from scotoma.bench.convergence.measure import Run
 from scotoma.bench.convergence.table import mean_and_error
@@ -36,7 +36,7 @@ def test_command(tmp_path, capsys, monkeypatch):
     out = tmp_path / "rows.jsonl"
     options = ["--cpu", "--seeds", "2", "--target", "0.05", "--out", str(out), *SMALL]
     assert command.main(options) == 0
-    rows = list(results.read(out))
+    rows = list(harness.read_rows(out))
     assert [(row["contestant"], row["seed"]) for row in rows] == [("eager", 0), ("eager", 1)]
     for row in rows:
         first = next(e for e in row["history"] if e["accuracy"] >= 0.05)
@@ -48,10 +48,10 @@ def test_command(tmp_path, capsys, monkeypatch):
     # Another seed joins; those that are there stay as they are.
     options[2] = "3"
     assert command.main([*options, "--resume"]) == 0
-    assert list(results.read(out))[:2] == rows and len(list(results.read(out))) == 3
+    assert list(harness.read_rows(out))[:2] == rows and len(list(harness.read_rows(out))) == 3
     # Other settings are another experiment.
     assert command.main([*options[:2], "1", *options[3:], "--resume", "--lr", "0.01"]) == 0
-    assert len(list(results.read(out))) == 4
+    assert len(list(harness.read_rows(out))) == 4
 
 
 def test_a_target_that_is_not_reached(tmp_path):
@@ -105,7 +105,7 @@ def test_diverged_runs_are_said(tmp_path, capsys):
     out = tmp_path / "rows.jsonl"
     options = ["--cpu", "--seeds", "1", "--out", str(out), *SMALL, "--lr", "1e30"]
     assert command.main(options) == 1
-    (row,) = results.read(out)
+    (row,) = harness.read_rows(out)
     assert row["problems"] == ["training diverged"]
     assert "diverged" in capsys.readouterr().out
 

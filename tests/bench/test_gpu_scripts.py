@@ -18,8 +18,8 @@ import pytest
 import report_rows
 import torch
 from PIL import Image
-from scotoma.bench import machine, runner
-from scotoma.bench.options import UNFINISHED
+from scotoma.bench import harness
+from scotoma.bench.harness import UNFINISHED
 from scotoma.train.screen import make_console
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +30,10 @@ BUDGET = 560  # a machine that ends commands after ten minutes is no use to long
 PRETENDER = r"""#!/bin/bash
 if [ "$1" = -m ]; then
     printf '%s\n' "$(printf '%q ' "$@")" >> "$ASKED"
-    for pair in $STATUS; do [ "${pair%=*}" != "$2" ] || exit "${pair#*=}"; done
+    verb=$2
+    [ "$verb" != scotoma.train.cli ] || verb=$3
+    [ "$verb" != bench ] || verb=$4
+    for pair in $STATUS; do [ "${pair%=*}" != "$verb" ] || exit "${pair#*=}"; done
 elif [[ $2 == *find_spec* && -n $REAL ]]; then
     exec "$REAL" "$@"
 elif [[ $2 != *find_spec* ]]; then
@@ -44,11 +47,17 @@ exec "$@"
 # What a command says without doing it; by those that are missing, that there is no GPU.
 DRY = {
     "pytest": ["--collect-only"],
-    "scotoma.bench.doctor": ["--help"],
-    "scotoma.bench.report": [],
-    "scotoma.train.cli": ["--dry-run", "--no-measure"],
-    **{f"scotoma.bench.{name}": ["--list"] for name in ("attacks", "layers", "roofline", "step")},
+    "doctor": ["--help"],
+    "report": [],
+    "paper": ["--dry-run", "--no-measure"],
+    **{name: ["--list"] for name in ("attacks", "layers", "roofline", "step")},
 }
+CLI = "scotoma.train.cli"
+
+
+def verb(words):
+    """Of a command line: a verb of scotoma, a measurement's name, or another program's."""
+    return next(word for word in words[1:] if word not in (CLI, "bench"))
 
 
 def run(script, *arguments, **environment):
@@ -100,13 +109,13 @@ def bare(tmp_path_factory):
 
 def check_all(python, commands, folder):
     """Every command is understood. Returns what pytest collects."""
-    dry = [([*words, *DRY.get(words[1], [])], {}) for words in commands]
+    dry = [([*words, *DRY.get(verb(words), [])], {}) for words in commands]
     collected = ""
     for (words, _), (status, output) in zip(
         dry, bare_environment.run_all(python, dry, folder), strict=True
     ):
         said = f"{shlex.join(words)}\n{output}"
-        if words[1] in DRY:
+        if verb(words) in DRY:
             assert status == 0, said
         else:
             assert status == 2 and "GPU" in output and "Traceback" not in output, said
@@ -128,9 +137,9 @@ def test_every_command_runs_where_little_is_installed(pretend, bare, tmp_path):
         ):
             line = f"gpu-bench: {name}: skipped, this Python lacks {missing}\n"
             assert (line in result.stdout) == (script == "gpu_bench.sh")
-    asked = {words[1] for words in commands.values()}
-    assert {"pytest", "scotoma.bench.sanitize", "scotoma.bench.step"} <= asked
-    assert asked.isdisjoint({"scotoma.bench.attacks", "scotoma.train.cli"})
+    asked = {verb(words) for words in commands.values()}
+    assert {"pytest", "scotoma.bench.sanitize", "step", "profile"} <= asked
+    assert asked.isdisjoint({"attacks", "paper", "overhead"})
     rows = [report_rows.step("eager", 1000.0), report_rows.layer("ours", 100.0)]
     report_rows.written(pretend.results / "rows.jsonl", rows)
     collected = check_all(bare, list(commands.values()), tmp_path / "logs")
@@ -148,9 +157,7 @@ def test_every_further_command_runs_where_all_is_installed(pretend, bare, tmp_pa
     _, with_all = pretend("gpu_bench.sh", COMMIT="another")
     # The last word is a number of seconds.
     further = [words for words in with_all if words[:-1] not in [w[:-1] for w in with_little]]
-    modules = [words[1].removeprefix("scotoma.") for words in further]
-    for name in ("bench.attacks", "bench.loop_overhead", "train.cli", "bench.convergence"):
-        assert name in modules
+    assert {"attacks", "overhead", "paper", "convergence"} <= {verb(words) for words in further}
     check_all(sys.executable, further, tmp_path / "logs")
 
 
@@ -159,16 +166,16 @@ def test_measurements_run_and_verbs_say_what_they_lack(bare, tmp_path):
     small = "--cpu --networks resnet18 --width 4 --batch 4 --work train --windows 1"
     working = {
         "scotoma.bench.sanitize --cpu": {"TRITON_INTERPRET": "1"},
-        f"scotoma.bench.step {small} --window-seconds 0.01 --contestants eager": {},
-        "scotoma.bench.layers --cpu --max-sites 1 --repeats 1 --contestants eager": {},
-        "scotoma.bench.roofline --cpu --max-cases 1 --repeats 1": {},
-        "scotoma.train.cli models": {},
+        f"{CLI} bench step {small} --window-seconds 0.01 --contestants eager": {},
+        f"{CLI} bench layers --cpu --max-sites 1 --repeats 1 --contestants eager": {},
+        f"{CLI} bench roofline --cpu --max-cases 1 --repeats 1": {},
+        f"{CLI} models": {},
     }
     lacking = {
-        "scotoma.train.cli train": "jsonargparse",
-        "scotoma.train.cli bench convergence --cpu": "jsonargparse",
-        "scotoma.bench.loop_overhead": "jsonargparse",
-        "scotoma.train.cli paper table5 --dry-run": "PyYAML",
+        f"{CLI} train": "jsonargparse",
+        f"{CLI} bench convergence --cpu": "jsonargparse",
+        f"{CLI} bench overhead --loop": "jsonargparse",
+        f"{CLI} paper table5 --dry-run": "PyYAML",
     }
     commands = [
         (["-m", *line.split(), *(out if "--repeats" in line or "--windows" in line else [])], more)
@@ -210,12 +217,12 @@ def test_an_interpreter_without_torch_is_said(tmp_path, script):
 def test_stages_are_those_asked_for(pretend):
     result, asked = pretend("gpu_bench.sh", STAGES="step report")
     assert result.returncode == 0
-    assert [words[1] for words in asked] == ["scotoma.bench.step", "scotoma.bench.report"]
+    assert [verb(words) for words in asked] == ["step", "report"]
     assert "gpu-bench: step: ok" in result.stdout and "gpu-bench: report: ok" in result.stdout
 
 
 def test_a_failed_stage_stops_no_other(pretend):
-    result, asked = pretend("gpu_bench.sh", STAGES="step report", STATUS="scotoma.bench.step=1")
+    result, asked = pretend("gpu_bench.sh", STAGES="step report", STATUS="step=1")
     assert result.returncode == 1
     assert len(asked) == 2
     assert "step: FAILED (status 1)" in result.stdout and "report: ok" in result.stdout
@@ -224,7 +231,7 @@ def test_a_failed_stage_stops_no_other(pretend):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_what_the_doctor_finds_decides_nothing(pretend, script):
     """It misses what the rest may well do without."""
-    result, _ = pretend(script, STATUS="scotoma.bench.doctor=1")
+    result, _ = pretend(script, STATUS="doctor=1")
     assert result.returncode == 0, result.stdout
     words = r"doctor: FAILED \(status 1\), \d+ s, which decides nothing"
     assert re.search(words, result.stdout), result.stdout
@@ -244,7 +251,7 @@ def test_no_images_are_said(pretend):
     result, asked = pretend("gpu_bench.sh", images=False)
     assert result.returncode == 0
     assert "paper: skipped, no image folder is given" in result.stdout
-    assert "scotoma.train.cli" not in [words[1] for words in asked]
+    assert "paper" not in [verb(words) for words in asked]
 
 
 def test_the_next_call_goes_on(pretend):
@@ -252,9 +259,9 @@ def test_the_next_call_goes_on(pretend):
 
     def call(**environment):
         result, asked = pretend("gpu_bench.sh", **stages | environment)
-        return result, [words[1].removeprefix("scotoma.bench.") for words in asked]
+        return result, [verb(words) for words in asked]
 
-    status = f"scotoma.bench.step={UNFINISHED} scotoma.bench.layers=1 scotoma.bench.roofline=124"
+    status = f"step={UNFINISHED} layers=1 roofline=124"
     result, asked = call(STATUS=status)
     assert result.returncode == 1 and asked == ["step", "layers", "roofline", "report"]
     assert "step: the next call goes on" in result.stdout
@@ -309,12 +316,12 @@ def test_a_measurement_goes_on_with_what_is_left(tmp_path):
 
     def measure(resume, settings=0, budget=0.0):
         head = {"benchmark": "test", "machine": {}, "settings": settings}
-        return runner.measure_all(
+        return harness.measure_all(
             ["a", "b"],
             lambda case: [{"value": case}],
             head=head,
             path=path,
-            budget_seconds=budget,
+            time_limit=budget,
             console=console,
             brief=str,
             resume=resume,
@@ -342,10 +349,10 @@ def test_results_are_no_change_of_the_source(tmp_path, monkeypatch):
     git("add", "-A")
     git("commit", "-m", "all")
     monkeypatch.delenv("SCOTOMA_COMMIT", raising=False)
-    monkeypatch.setattr(machine, "__file__", str(files[0]))
-    clean = machine.commit()
+    monkeypatch.setattr(harness, "__file__", str(files[0]))
+    clean = harness.commit()
     assert re.fullmatch("[0-9a-f]{7,}", clean)
     files[1].write_text("{}\n")
-    assert machine.commit() == clean
+    assert harness.commit() == clean
     files[0].write_text("pass\n")
-    assert machine.commit() == f"{clean}-dirty"
+    assert harness.commit() == f"{clean}-dirty"

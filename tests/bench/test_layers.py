@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from scotoma.bench import results, timing
+from scotoma.bench import harness
 from scotoma.bench.layers import (
     accuracy,
     command,
@@ -29,7 +29,7 @@ def test_command_leaves_rows_and_a_table(tmp_path, capsys):
     out = tmp_path / "new" / "layers.jsonl"
     options = ["--cpu", "--max-sites", "1", "--repeats", "2", "--out", str(out)]
     assert command.main(options) == 0
-    rows = list(results.read(out))
+    rows = list(harness.read_rows(out))
     assert [row["contestant"] for row in rows] == ["eager", "compile"]
     for row in rows:
         assert row["machine"]["kind"] == "cpu"
@@ -65,7 +65,7 @@ def test_a_wrong_contestant_gets_no_times(tmp_path, monkeypatch, capsys):
     names = ["--contestants", "eager", "max-autotune"]
     options = ["--cpu", "--max-sites", "1", "--repeats", "1", "--out", str(out), *names]
     assert command.main(options) == 1
-    right, wrong_row = results.read(out)
+    right, wrong_row = harness.read_rows(out)
     assert right["problems"] == [] and right["times"]
     assert wrong_row["times"] == {}
     assert any("out is wrong" in problem for problem in wrong_row["problems"])
@@ -157,7 +157,7 @@ def test_evaluation_is_measured_beside_training(tmp_path):
     out = tmp_path / "layers.jsonl"
     options = ["--cpu", "--max-sites", "2", "--repeats", "1", "--out", str(out), "--mode", "both"]
     assert command.main([*options, "--contestants", "eager", "released"]) == 0
-    rows = list(results.read(out))
+    rows = list(harness.read_rows(out))
     assert [row["mode"] for row in rows] == 4 * ["training"] + 4 * ["evaluation"]
     assert len({(row["site"]["name"], row["contestant"]) for row in rows}) == 8
     for row in rows:
@@ -170,10 +170,10 @@ def test_evaluation_is_measured_beside_training(tmp_path):
         assert row["times"]["cold"]["wall"]["both"]["median_us"] > 0
     # A second time only what is missing, of the same contestants.
     assert command.main([*options, "--contestants", "eager", "released", "--resume"]) == 0
-    assert len(list(results.read(out))) == len(rows)
+    assert len(list(harness.read_rows(out))) == len(rows)
     options[2] = "1"
     assert command.main([*options, "--contestants", "eager", "--resume"]) == 0
-    assert len(list(results.read(out))) == len(rows) + 2
+    assert len(list(harness.read_rows(out))) == len(rows) + 2
 
 
 def test_what_is_wrong_without_gradients_alone_is_seen(tmp_path, monkeypatch):
@@ -192,7 +192,7 @@ def test_what_is_wrong_without_gradients_alone_is_seen(tmp_path, monkeypatch):
     options = ["--cpu", "--max-sites", "1", "--repeats", "1", "--out", str(out)]
     options += ["--mode", "evaluation", "--contestants", "eager", "released"]
     assert command.main(options) == 1
-    right, off = results.read(out)
+    right, off = harness.read_rows(out)
     assert right["problems"] == [] and off["times"] == {}
     assert [p.split(" is ")[0] for p in off["problems"]] == ["inference"]
 
@@ -323,10 +323,10 @@ def test_turns_rotate():
         work()
         return float(next(clock))
 
-    samples = timing.interleaved(works, seconds, 3)
+    samples = harness.interleaved(works, seconds, 3)
     assert "".join(order) == "abc" + "bca" + "cab" + "abc"
     assert samples["a"] == [5.0, 7.0, 9.0]
-    spread = timing.spread([3e-6, 1e-6, 2e-6], calls=2)
+    spread = harness.spread([3e-6, 1e-6, 2e-6], calls=2)
     assert spread == {"median_us": 1.0, "p10_us": 0.5, "p90_us": 1.5}
 
 
@@ -356,13 +356,13 @@ def test_evaluation_runs_forward_without_gradients(training):
 
 def test_interrupted_files_stay_readable(tmp_path):
     path = tmp_path / "rows.jsonl"
-    results.append(path, [{"a": 1}])
+    harness.append_rows(path, [{"a": 1}])
     with path.open("a") as file:
         file.write('{"a": ')  # the writer was killed here
-    results.append(path, [{"a": 2}, {"a": 3}])
-    assert [row["a"] for row in results.read(path)] == [1, 2, 3]
+    harness.append_rows(path, [{"a": 2}, {"a": 3}])
+    assert [row["a"] for row in harness.read_rows(path)] == [1, 2, 3]
     with pytest.raises(UserError, match="cannot be written"):
-        results.append(tmp_path, [{}])
+        harness.append_rows(tmp_path, [{}])
 
 
 def test_losses_are_listed():

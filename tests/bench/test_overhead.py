@@ -1,4 +1,4 @@
-"""``scotoma bench overhead``: both contestants compute the same, and the launches are counted."""
+"""``scotoma bench overhead``: both variants compute the same, and the launches are counted."""
 
 import json
 
@@ -10,10 +10,10 @@ from scotoma.train.cli import main
 
 
 @pytest.mark.skipif(not backends.interpreting(), reason="needs TRITON_INTERPRET=1, as on a CPU")
-@pytest.mark.parametrize("variant", overhead.VARIANTS)
+@pytest.mark.parametrize("form", overhead.FORMS)
 @pytest.mark.parametrize("mode", overhead.MODES)
-def test_contestants_compute_the_same(variant, mode):
-    ours, eager = overhead.works(variant, mode, torch.float32).values()
+def test_both_variants_compute_the_same(form, mode):
+    ours, eager = overhead.works(form, mode, torch.float32).values()
     grad = torch.randn(overhead.SHAPE)
     with torch.set_grad_enabled(mode != "infer"):
         results = [work.forward() for work in (ours, eager)]
@@ -28,7 +28,7 @@ def test_contestants_compute_the_same(variant, mode):
 def test_calls_are_timed_and_their_launches_counted(tmp_path, capfd):
     """In another process than this one, in which Triton interprets."""
     file = tmp_path / "overhead.jsonl"
-    argv = ["--variants", "projection", "--rounds", "2", "--calls", "2", "--out", str(file)]
+    argv = ["--forms", "projection", "--rounds", "2", "--calls", "2", "--out", str(file)]
     assert main(["bench", "overhead", *argv]) == 0
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert [(row["mode"], row["contestant"]) for row in rows] == [
@@ -49,8 +49,25 @@ def test_calls_are_timed_and_their_launches_counted(tmp_path, capfd):
 
 @pytest.mark.parametrize(
     ("options", "text"),
-    [(["--variants", "plane"], "Did you mean 'plain'?"), (["--modes", "eval"], "expected some of")],
+    [
+        (["--variants", "plane"], "Did you mean 'plain'?"),  # the option's former name
+        (["--modes", "eval"], "expected some of"),
+        (["--loop", "--defects", "0.3-Buttom"], "0.3-Buttom"),
+    ],
 )
 def test_bad_options_are_refused(capsys, options, text):
     assert main(["bench", "overhead", *options]) == 2
     assert text in capsys.readouterr().err
+
+
+def test_the_loops_share_is_measured(capsys, monkeypatch):
+    pytest.importorskip("jsonargparse", reason="jsonargparse is not installed")
+    monkeypatch.setattr(overhead, "LOOP_ROUNDS", 2)
+    options = ["--loop", "--device", "cpu", "--width", "4", "--batch-size", "16"]
+    assert main(["bench", "overhead", *options]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    for name in ("bare_step_ms", "loop_step_ms", "data_step_ms"):
+        assert result[name] > 0
+    assert result["data_step_ms"] < result["loop_step_ms"]
+    assert (result["arch"], result["defects"]) == ("resnet18", "0.3-Bottom")
+    assert result["loop_share"] < 1

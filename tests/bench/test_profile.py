@@ -24,7 +24,7 @@ from kernel_names import (
 )
 from matplotlib.colors import to_hex
 from report_rows import profile
-from scotoma.bench import results
+from scotoma.bench import harness
 from scotoma.bench.profiling import busy, command, families, host, measure, summary, table, timeline
 from scotoma.bench.profiling.trace import UnreadableTrace, read
 from scotoma.bench.report.plots import draw_families
@@ -251,7 +251,7 @@ SMALL = ["resnet18", "--cpu", "--width", "4", "--batch", "8", "--steps", "2"]
 def test_command_on_a_cpu(tmp_path, capsys):
     options = ["--contestants", "eager", "--out", str(tmp_path / "new"), "--picture-format", "svg"]
     assert command.main([*SMALL, *options]) == 0
-    (row,) = results.read(tmp_path / "new" / "profile.jsonl")
+    (row,) = harness.read_rows(tmp_path / "new" / "profile.jsonl")
     assert row["machine"]["kind"] == "cpu" and row["problems"] == []
     assert row["steps"] == 2 and row["step_ms"] > 0
     assert row["busy_percent"] is None and row["clocks"] is None
@@ -277,7 +277,7 @@ def test_command_on_a_cpu(tmp_path, capsys):
 def test_pgd_counts_steps_of_the_attack(tmp_path):
     options = [*SMALL, "--work", "pgd", "--dtype", "bfloat16", "--out", str(tmp_path)]
     assert command.main(options) == 0
-    (row,) = results.read(tmp_path / "profile.jsonl")
+    (row,) = harness.read_rows(tmp_path / "profile.jsonl")
     assert row["steps"] == 10 and row["work"] == "pgd" and row["dtype"] == "bfloat16"
     # The images' gradient is handed over as a parameter's would be.
     assert row["families"][SGDS]["percent"] < 1 and row["families"][CASTS]["ms"] > 0
@@ -295,7 +295,7 @@ def test_one_fails_and_the_others_go_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measure, "Player", Failing)
     names = ["--contestants", "reference", "eager"]
     assert command.main([*SMALL, *names, "--out", str(tmp_path)]) == 1
-    failed, sound = results.read(tmp_path / "profile.jsonl")
+    failed, sound = harness.read_rows(tmp_path / "profile.jsonl")
     assert failed["problems"] == ["RuntimeError: out of luck"]
     assert failed["families"] == {} and failed["trace"] is None
     assert sound["contestant"] == "eager" and sound["problems"] == [] and sound["families"]
@@ -338,7 +338,7 @@ def test_no_gpu_is_said():
 def test_command_on_a_gpu(tmp_path):
     names = ["--contestants", "eager", "fused", "fused-graph"]
     assert command.main(["resnet18", "--steps", "5", *names, "--out", str(tmp_path)]) == 0
-    rows = {row["contestant"]: row for row in results.read(tmp_path / "profile.jsonl")}
+    rows = {row["contestant"]: row for row in harness.read_rows(tmp_path / "profile.jsonl")}
     assert list(rows) == ["eager", "fused", "fused-graph"]
     for row in rows.values():
         assert 0 < row["busy_percent"] <= 100

@@ -21,7 +21,7 @@ from report_rows import (
     text_of,
     written,
 )
-from scotoma.bench import results
+from scotoma.bench import harness
 from scotoma.bench.report import command, html, load, output, page, plots
 from scotoma.defective import UserError
 
@@ -48,7 +48,7 @@ def test_results_of_this_machines_cpu_change_nothing(tmp_path, monkeypatch):
     """So that a committed page is up to date on everybody's machine."""
     monkeypatch.chdir(tmp_path)
     assert command.main([]) == 0
-    path = Path(results.default_path("CPU x86_64", "step"))
+    path = Path(harness.default_path("CPU x86_64", "step"))
     written(tmp_path / path, [step("eager", 77_777.0, gpu=False)])
     assert command.main(["--check"]) == 0
     assert command.main(["--cpu"]) == 0

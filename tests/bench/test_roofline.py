@@ -6,7 +6,7 @@ from math import prod
 import pytest
 import torch
 from matplotlib.figure import Figure
-from scotoma.bench import results
+from scotoma.bench import harness
 from scotoma.bench.layers.sites import Site
 from scotoma.bench.roofline import ceilings, command, counts, row, table
 from scotoma.bench.roofline.ceilings import Ceilings
@@ -27,7 +27,7 @@ CONVOLUTION = Convolution((2, 6, 9, 7), 10, kernel=3, stride=2, padding=1)
 def small_ceilings(monkeypatch):
     """The machine's roofs, measured on little."""
     monkeypatch.setitem(ceilings.SIZE, "cpu", 64)
-    monkeypatch.setattr("scotoma.bench.timing.COPY_BYTES", {"cpu": 2**16})
+    monkeypatch.setattr("scotoma.bench.harness.COPY_BYTES", {"cpu": 2**16})
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_command_leaves_rows_a_table_and_a_picture(tmp_path, capsys, small_ceili
     out = tmp_path / "new" / "roofline.jsonl"
     chosen = ["--operators", "linear", "bn_mask_add_relu", "convolution", "apply_mask"]
     assert command.main(options(out, *chosen)) == 0
-    rows = list(results.read(out))
+    rows = list(harness.read_rows(out))
     assert {r["operator"] for r in rows} == set(chosen[1:])
     assert {r["backend"] for r in rows} == {"eager", "torch"}
     for r in rows:
@@ -71,11 +71,11 @@ def test_command_leaves_rows_a_table_and_a_picture(tmp_path, capsys, small_ceili
     assert "farthest below" in text and "4x16x8x8" in text and "roofline.png" in text
     # A second time only what is missing; the picture has all.
     out.unlink()
-    results.append(out, [r for r in rows if r["operator"] != "apply_mask"])
+    harness.append_rows(out, [r for r in rows if r["operator"] != "apply_mask"])
     assert command.main(options(out, *chosen, "--resume", "--picture-format", "pdf")) == 0
     assert out.with_name("roofline.pdf").read_bytes().startswith(b"%PDF")
     assert not out.with_name("roofline.png").exists()
-    again = list(results.read(out))
+    again = list(harness.read_rows(out))
     assert sorted(r["case"] for r in again) == sorted(r["case"] for r in rows)
     assert again[-1]["operator"] == "apply_mask" and drawn[-1] == again
 
@@ -107,7 +107,7 @@ def test_a_wrong_result_gets_no_time(tmp_path, monkeypatch, capsys, small_ceilin
     out = tmp_path / "roofline.jsonl"
     more = ["--operators", "apply_mask", "convolution", "--max-cases", "3"]
     assert command.main(options(out, *more)) == 1
-    rows = list(results.read(out))
+    rows = list(harness.read_rows(out))
     bad = [r for r in rows if r["operator"] == "convolution"]
     assert len(bad) == 3 and len(rows) == 7
     for r in bad:
@@ -323,6 +323,6 @@ def test_command_on_a_gpu(tmp_path, drawn):
         out = tmp_path / name / "roofline.jsonl"
         more = ["--operators", name, "--max-cases", "1", "--repeats", "2", "--out", str(out)]
         assert command.main(more) == 0
-        rows += results.read(out)
+        rows += harness.read_rows(out)
     assert {r["backend"] for r in rows} == {"triton", "eager", "separate", "cudnn", "cublas"}
     assert all(r["times"] and r["settings"]["clock"] == "graph" for r in rows)

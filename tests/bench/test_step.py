@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from launches import launches
-from scotoma.bench import results
+from scotoma.bench import harness
 from scotoma.bench.step import command, measure, players, table
 from scotoma.bench.step.case import Case
 from scotoma.bench.step.ways import ON_CPU, ON_GPU, WAYS
@@ -31,7 +31,7 @@ def player(name, work, defects="standard"):
 def test_command_leaves_rows_and_tables(tmp_path, capsys):
     out = tmp_path / "new" / "step.jsonl"
     assert command.main([*SMALL, "--out", str(out)]) == 0
-    rows = list(results.read(out))
+    rows = list(harness.read_rows(out))
     assert [row["work"] for row in rows] == ["train"] * 2 + ["evaluate"] * 2 + ["pgd"] * 2
     assert [row["defects"] for row in rows] == ["standard", "0.3-Bottom"] * 3
     for row in rows:
@@ -50,7 +50,7 @@ def test_command_leaves_rows_and_tables(tmp_path, capsys):
 
     # A second time, only what is missing.
     assert command.main([*SMALL, "--out", str(out), "--resume", "--batch", "4", "5"]) == 0
-    cases = [row["case"] for row in results.read(out)]
+    cases = [row["case"] for row in harness.read_rows(out)]
     assert len(cases) == 12 and len(set(cases)) == 6
 
 
@@ -79,7 +79,7 @@ def test_a_file_that_cannot_be_written_is_said_before_anything_is_measured(tmp_p
         with pytest.raises(UserError, match="cannot be written"):
             command.main([*SMALL, "--out", str(out)])
     # Asking leaves nothing behind.
-    results.check_writable(tmp_path / "new.jsonl")
+    harness.check_writable(tmp_path / "new.jsonl")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -1,4 +1,0 @@
-from ..options import run_module
-from .command import main
-
-run_module("scotoma bench step", main)
