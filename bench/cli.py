@@ -34,7 +34,7 @@ BENCHMARKS = {
         "what a call costs the host beside eager's operators; no GPU",
     ),
     "report": (
-        "scotoma.bench.report.command",
+        "scotoma.bench.report.page",
         "all results on one page, with tables and pictures",
     ),
     "aot": (

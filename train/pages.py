@@ -22,9 +22,10 @@ import html
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 from urllib.parse import quote, unquote
@@ -107,20 +108,24 @@ def _tagged(before: str, inside: str, after: str) -> Markup:
     return Markup(f"{before}{inside}{after}" if inside else "")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Picture:
-    """Attributes: figure: what is drawn. wide: whether it may be wider than a narrow page."""
+    """Attributes: draw: what makes it. wide: whether it may be wider than a narrow page."""
 
-    figure: Figure
+    draw: Callable[[], Figure]
     wide: bool
     files: dict[str, bytes] = field(default_factory=dict)  # those drawn so far
 
     def file(self, format: PictureFormat = "png") -> bytes:
-        from .style import encoded  # matplotlib, which a page without pictures does not need
+        from .plots import encoded  # matplotlib, which a page without pictures does not need
 
         if format not in self.files:
             self.files[format] = encoded(self.figure, format)
         return self.files[format]
+
+    @cached_property
+    def figure(self) -> Figure:
+        return self.draw()
 
 
 class Page:
@@ -164,14 +169,18 @@ class Page:
             lines.append([inline(cell) for cell in there])
         self.blocks.append("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
 
-    def picture(self, name: str, figure: Figure, alt: str, wide: bool = False) -> None:
+    def picture(
+        self, name: str, figure: Figure | Callable[[], Figure], alt: str, wide: bool = False
+    ) -> None:
         """A picture; pages show it as PNG, which every browser and GitHub can.
 
         Args:
             name: of its file, without an ending. alt: what it shows, in words.
+            figure: or what draws it, which is asked only when files are made.
             wide: whether it may be wider than lines of words, and than a narrow page.
         """
-        self.pictures[f"{self.images}/{name}"] = Picture(figure, wide)
+        draw = figure if callable(figure) else lambda: figure
+        self.pictures[f"{self.images}/{name}"] = Picture(draw, wide)
         self.blocks.append(f"![{inline(alt)}]({quote(f'{self.images}/{name}.png')})")
 
     @contextmanager

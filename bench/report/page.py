@@ -1,27 +1,33 @@
-"""The whole page: a part for each device, what the words mean, where the figures come from."""
+"""``scotoma bench report``: one page from result files: tables, pictures, targets, losses.
+
+    scotoma bench report [FILE or FOLDER ...] [options]
+
+Reads JSON lines that the measurements appended, and writes a Markdown page with its pictures beside
+it, and an HTML page that holds all in one file. The same rows always give the same page, which says
+what rows it was made from, so that --check can tell whether it is up to date; it writes nothing.
+
+Exit status: 0; 1 if --check found a file that is missing or stale.
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from .document import Block, Code, Document, Heading, Paragraph, Strong, Table
-from .figures import listed, whole
-from .load import Loaded
-from .sections import (
-    attacks,
-    changes,
-    conditions,
-    convergence,
-    gaps,
-    layers,
-    losses,
-    profile,
-    roofline,
-    steps,
-    targets,
-)
-from .sections.album import Album
+import pandas as pd
 
+from ...defective.errors import UserError
+from ...train.config import PictureFormat
+from ...train.pages import Page, code, strong, write_files
+from ...train.settings import HelpFormatter, add_picture_format
+from . import tables, verdicts
+from .rows import Loaded, commit, load, moment
+from .tables import NONE, Columns, frame, listed, whole
+
+RESULTS = Path("bench", "results")
+OUT = Path("docs", "performance.md")
 GPU, CPU = "cuda", "cpu"
 TITLE = "Measured performance"
 
@@ -65,101 +71,255 @@ GLOSSARY = (
 )
 
 
-def build(loaded: Loaded, cpu: bool = False) -> Document:
+@dataclass(frozen=True)
+class Place:
+    """Where a page lies.
+
+    Attributes:
+        page: the Markdown file; its pictures are in ``images/STEM`` beside it.
+        html: the page in one file; None if it is not wanted.
+        picture_format: of further files of the pictures, beside the PNG files that pages show.
+    """
+
+    page: Path
+    html: Path | None = None
+    picture_format: PictureFormat = "png"
+
+    @classmethod
+    def of(cls, out: Path, html: Path | None, picture_format: PictureFormat = "png") -> Place:
+        """Args: out: a Markdown file or a folder. Raises UserError: they cannot be written."""
+        if out.suffix.lower() != ".md" or out.is_dir():
+            if out.exists() and not out.is_dir():
+                raise UserError(
+                    f"--out {out} is a file that is no Markdown; give a folder, or a name that "
+                    "ends in .md"
+                )
+            out = out / OUT.name
+        if html is not None:
+            if html.is_dir():
+                raise UserError(f"--html {html} is a folder; give the name of an HTML file")
+            if html.suffix.lower() not in (".html", ".htm"):
+                raise UserError(f"--html {html}: give a name that ends in .html")
+        return cls(out, html, picture_format)
+
+
+def main(argv: list[str]) -> int:
+    """Write or check the page, and return the exit status. Raises UserError for bad input."""
+    options = parse(argv)
+    place = Place.of(options.out, options.html, options.picture_format)
+    page = build(_loaded(options.files, options.cpu), options.cpu, place.page)
+    if options.check:
+        return _check(page, place)
+    files = page.files(place.page, place.html, place.picture_format)
+    write_files(files)
+    for path in files:
+        print(f"wrote {path}")
+    return 0
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "scotoma bench report",
+        description=__doc__.partition(": ")[2].replace("one page", "One page", 1),
+        formatter_class=HelpFormatter,
+    )
+    add = parser.add_argument
+    add("files", nargs="*", type=Path, metavar="FILE", help=f"files or folders ({RESULTS})")
+    add("--out", type=Path, default=OUT, help=f"Markdown file, or folder for one ({OUT})")
+    add("--html", type=Path, metavar="FILE", help="a page in one file as well")
+    add("--check", action="store_true", help="write nothing; fail if the page is not up to date")
+    add("--cpu", action="store_true", help="with figures of CPUs, in a part of their own")
+    add_picture_format(parser, "also write the pictures in this format (png)")
+    return parser.parse_args(argv)
+
+
+def _loaded(files: list[Path], cpu: bool) -> Loaded:
+    """Results named on the command line must exist; the usual place may still be empty.
+
+    What a CPU left there is nobody else's business: without it, the page is the same everywhere.
+    """
+    if files:
+        return load(files)
+    folders = [path for path in sorted(RESULTS.glob("*")) if cpu or not _of_cpu(path)]
+    return load(path for path in folders if path.suffix == ".jsonl" or any(path.rglob("*.jsonl")))
+
+
+def _of_cpu(folder: Path) -> bool:
+    """Whether a folder is named as :func:`scotoma.bench.harness.default_path` names a CPU's."""
+    return folder.name.startswith("cpu-")
+
+
+def _check(page: Page, place: Place) -> int:
+    found = stale(page, place)
+    for path, why in found:
+        print(f"{path} {why}")
+    if found:
+        print("run 'scotoma bench report' with the same options, without --check, to mend that")
+        return 1
+    print(f"{place.page} is up to date")
+    return 0
+
+
+def stale(page: Page, place: Place) -> list[tuple[Path, str]]:
+    """Files that are missing or made from other rows, and which of the two.
+
+    Another version of matplotlib draws the same rows with other pixels, which makes no page stale.
+    """
+    formats = dict.fromkeys(("png", place.picture_format))
+    needed = {page.folder / f"{name}.{format}": "" for name in page.pictures for format in formats}
+    needed[place.page] = page.markdown()
+    if place.html is not None:
+        needed[place.html] = page.digest()
+    found = []
+    for path, words in needed.items():
+        if not path.is_file():
+            found.append((path, "is missing"))
+        elif words:
+            text = path.read_text(encoding="utf-8", errors="replace")
+            if text != words if path == place.page else words not in text:
+                found.append((path, "is stale"))
+    return found
+
+
+def build(loaded: Loaded, cpu: bool = False, out: Path = OUT) -> Page:
     """The page of what the files hold.
 
     Args:
-        cpu: with a part for figures of a CPU, which are left out otherwise.
+        cpu: with a part for figures of a CPU, which are left out otherwise. out: where it will lie.
     """
-    album = Album()
+    page = Page(TITLE, out.parent, f"images/{out.stem}")
+    page.paragraph(
+        "How fast scotoma's kernels are beside PyTorch's own. ",
+        code("scotoma bench report"),
+        " writes this page from rows of results: edit nothing here.",
+    )
+    page.paragraph(HOW)
     devices = loaded.devices(GPU)
-    page = Document(TITLE)
-    page.blocks += [
-        Paragraph(
-            (
-                "How fast scotoma's kernels are beside PyTorch's own. ",
-                Code("scotoma bench report"),
-                " writes this page from rows of results: edit nothing here.",
-            )
-        ),
-        Paragraph(HOW),
-    ]
-    page.blocks += _nothing_yet() if not devices else []
+    if not devices:
+        _nothing_yet(page)
     for device in devices:
-        page.blocks += [Heading(2, device), *_device(loaded, GPU, device, album)]
+        page.heading(device)
+        _device(page, loaded, GPU, device)
     if cpu:
-        page.blocks += _cpu(loaded, album)
-    page.blocks += [
-        Heading(2, "What the words mean"),
-        Table(["word", "meaning"], [[Code(word), text] for word, text in GLOSSARY], left=2),
-        Heading(2, "Sources"),
-        *_sources(loaded, cpu),
-    ]
+        _cpu(page, loaded)
+    page.heading("What the words mean")
+    lines = [(code(word), meaning) for word, meaning in GLOSSARY]
+    page.table(pd.DataFrame(lines, columns=["word", "meaning"]), words=2)
+    page.heading("Sources")
+    _sources(page, loaded, cpu)
     return page
 
 
-def _device(loaded: Loaded, kind: str, device: str, album: Album) -> list[Block]:
+def _device(page: Page, loaded: Loaded, kind: str, device: str) -> None:
     rows = loaded.rows(kind, device)
-    return [
-        *conditions.blocks(rows, loaded.superseded[kind, device]),
-        *(targets.blocks(rows) if kind == GPU else []),
-        *losses.blocks(rows),
-        *steps.blocks(rows, album),
-        *attacks.blocks(rows),
-        *profile.blocks(rows, album),
-        *convergence.blocks(rows, album),
-        *layers.blocks(rows, album),
-        *roofline.blocks(rows, album),
-        *gaps.blocks(rows),
-        *changes.blocks(loaded.pairs(kind, device)),
-    ]
+    environment(page, rows, loaded.superseded(kind, device))
+    if kind == GPU:
+        verdicts.targets(page, rows)
+    verdicts.slower_cases(page, rows)
+    for part in (
+        *(tables.steps, tables.attacks, tables.profile, tables.convergence),
+        *(tables.layers, tables.roofline, verdicts.headroom),
+    ):
+        part(page, rows)
+    verdicts.changes(page, loaded.pairs(kind, device))
 
 
-def _nothing_yet() -> list[Block]:
-    lines = [[what, Code(command)] for what, command in TO_MEASURE]
-    words = "No figure exists yet: there are no results of a GPU."
-    return [
-        Heading(2, "No figure yet"),
-        Paragraph((Strong(words), " On a machine with an NVIDIA GPU these commands make them:")),
-        Table(["what is measured", "command"], lines, left=2),
-        *targets.blocks([]),
-    ]
+def _nothing_yet(page: Page) -> None:
+    page.heading("No figure yet")
+    words = strong("No figure exists yet: there are no results of a GPU.")
+    page.paragraph(words, " On a machine with an NVIDIA GPU these commands make them:")
+    lines = [(what, code(command)) for what, command in TO_MEASURE]
+    page.table(pd.DataFrame(lines, columns=["what is measured", "command"]), words=2)
+    verdicts.targets(page, [])
 
 
-def _cpu(loaded: Loaded, album: Album) -> list[Block]:
-    warning = Paragraph(
-        Strong(
-            "Figures of a CPU show only that the commands work. They say nothing about the kernels "
-            "or about any GPU."
+def _cpu(page: Page, loaded: Loaded) -> None:
+    devices = loaded.devices(CPU)
+    for device in devices:
+        page.heading(f"{device} (no GPU)")
+        page.paragraph(
+            strong(
+                "Figures of a CPU show only that the commands work. They say nothing about the "
+                "kernels or about any GPU."
+            )
         )
+        _device(page, loaded, CPU, device)
+    if not devices:
+        page.heading("CPU")
+        page.paragraph("There are no results of a CPU.")
+
+
+def environment(page: Page, rows: Sequence[dict], superseded: int) -> None:
+    """Commits, versions, clocks, dates. ``superseded``: rows that newer ones replaced."""
+    if not rows:
+        return
+    names = ("torch", "triton", "driver", "cuda", "cudnn")
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        versions = (row["machine"].get(name) for name in names)
+        key = commit(row), *(NONE if v is None else str(v) for v in versions)
+        groups.setdefault(key, []).append(row)
+    newest_first = sorted(
+        groups.items(), key=lambda g: (max(moment(r["time"]) for r in g[1]), g[0]), reverse=True
     )
-    found: list[Block] = []
-    for device in loaded.devices(CPU):
-        found += [Heading(2, f"{device} (no GPU)"), warning]
-        found += _device(loaded, CPU, device, album)
-    return found or [Heading(2, "CPU"), Paragraph("There are no results of a CPU.")]
+    words = (
+        f"{len(rows):,} rows are shown, the newest of each case; {superseded:,} older rows of the "
+        "same cases were superseded."
+    )
+    if len(groups) > 1:
+        words += (
+            " They come from several commits or versions, so that contestants which stand side by "
+            "side may have been measured in different runs."
+        )
+    page.heading("Conditions", 3)
+    page.paragraph(words)
+    columns: Columns = {
+        "commit": lambda g: g[0][0],
+        "measured (UTC)": lambda g: _days(g[1]),
+        "benchmarks": lambda g: listed(row["benchmark"] for row in g[1]),
+    }
+    for number, name in enumerate(("torch", "triton", "driver", "CUDA", "cuDNN"), 1):
+        columns[name] = lambda g, number=number: g[0][number]
+    columns |= {
+        "rows": lambda g: whole(len(g[1])),
+        "SM clock (MHz)": lambda g: _clock(g[1], "clocks.sm"),
+        "highest (MHz)": lambda g: _clock(g[1], "clocks.max.sm"),
+        "GPU (°C)": lambda g: _clock(g[1], "temperature.gpu"),
+    }
+    page.table(frame(newest_first, columns), words=8)
 
 
-def _sources(loaded: Loaded, cpu: bool) -> list[Block]:
-    notes = []
-    unused = sum(case[0] == CPU for case in loaded.cases)
+def _days(rows: Sequence[dict]) -> str:
+    """The first and the last day on which rows were measured."""
+    days = sorted({moment(row["time"]).date().isoformat() for row in rows})
+    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+
+
+def _clock(rows: Sequence[dict], name: str) -> str:
+    """The least and the greatest of what nvidia-smi said, which may be "[N/A]"."""
+    said = pd.Series([(row["clocks"] or {}).get(name) for row in rows], dtype=object)
+    values = pd.to_numeric(said, errors="coerce")
+    values = values[values.abs() < 1e9]
+    ends = [] if values.empty else [whole(values.min()), whole(values.max())]
+    return " to ".join(dict.fromkeys(ends)) or NONE
+
+
+def _sources(page: Page, loaded: Loaded, cpu: bool) -> None:
+    unused = loaded.frame.case[loaded.frame.kind == CPU].nunique()
     if unused and not cpu:
-        notes.append(
+        page.paragraph(
             f"{unused:,} cases measured on a CPU are left out; the option --cpu shows them."
         )
     if loaded.unknown:
         names = listed(f"{name} ({count:,})" for name, count in loaded.unknown.items())
-        notes.append(f"Left out, rows of benchmarks that this page does not know: {names}.")
-    found: list[Block] = [Paragraph(note) for note in notes]
-    if loaded.files:
-        found.append(Table(["file", "rows", "damaged lines"], _files(loaded)))
-    return found or [Paragraph("There are no files of results.")]
-
-
-def _files(loaded: Loaded) -> Sequence[Sequence]:
-    lines = []
-    for path, count in loaded.files.items():
-        damaged = loaded.damaged.get(path, {})
-        why = "; ".join(f"{number:,} {reason}" for reason, number in sorted(damaged.items()))
-        lines.append([Code(path.as_posix()), whole(count), why or "none"])
-    return lines
+        page.paragraph(f"Left out, rows of benchmarks that this page does not know: {names}.")
+    if not loaded.files:
+        page.paragraph("There are no files of results.")
+        return
+    columns: Columns = {
+        "file": lambda line: code(line[0].as_posix()),
+        "rows": lambda line: whole(line[1][0]),
+        "damaged lines": lambda line: f"{line[1][1]:,} not a JSON object" if line[1][1] else "none",
+    }
+    page.table(frame(loaded.files.items(), columns))
+    page.blocks.append(f"<!-- rows {loaded.digest()} -->")

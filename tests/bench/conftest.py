@@ -3,17 +3,13 @@
 import pytest
 from scotoma.bench.doctor import compiling
 from scotoma.bench.doctor.line import OK, Line
-from scotoma.bench.report.sections import album
+from scotoma.bench.report import tables
 
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    """Every picture is one of no rows."""
-
-    def draw(self, draw, rows, alt, *words):
-        return album.Picture(f"{'-'.join(words)}.png", alt, None, files={"png": b""})
-
-    monkeypatch.setattr(album.Album, "draw", draw)
+    """Pages of results are words and tables."""
+    monkeypatch.setattr(tables, "picture", lambda *arguments: None)
 
 
 @pytest.fixture

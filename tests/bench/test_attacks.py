@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from report_rows import cells
 from scotoma.bench import harness
 from scotoma.bench.attacks import command, measure, peers
 from scotoma.bench.attacks.case import SETUPS, Budgets, Case, our_attack
@@ -12,9 +13,10 @@ from scotoma.bench.attacks.contestants import make_run
 from scotoma.bench.attacks.outcome import Outcome, disagreement, judge
 from scotoma.bench.attacks.table import losses, passes
 from scotoma.bench.attacks.target import loaded, trained
-from scotoma.bench.report.sections import attacks as section
+from scotoma.bench.report.tables import attacks as section
 from scotoma.defective import UserError, save_model
 from scotoma.train.config import TrainConfig
+from scotoma.train.pages import Page
 
 pytest.importorskip("foolbox", reason="foolbox is not installed (extra: crosscheck)")
 CPU = torch.device("cpu")
@@ -60,7 +62,9 @@ def test_command(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "x foolbox" in printed and "x torchattacks" in printed and "equal pixels" in printed
     # And the section of the page can show them.
-    assert len(section.blocks(rows)[2].rows) == len(rows)
+    page = Page("")
+    section(page, rows)
+    assert len(cells(page, "attack")) == 2 * len(rows)
 
 
 def test_the_network_has_learned_and_has_its_images_right(target):

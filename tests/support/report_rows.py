@@ -1,9 +1,9 @@
 """Rows of results that nobody measured, of devices that do not exist."""
 
 import json
+import re
 
-from scotoma.bench.report import load, markdown
-from scotoma.bench.report.document import Table
+from scotoma.bench.report.rows import load
 
 HOSTILE = (
     "$\\bad{$ a|b <script>alert(1)</script> **c** `d` [e](http://f) \\| "
@@ -158,14 +158,15 @@ def written(path, rows):
 
 
 def loaded(tmp_path, rows):
-    return load.load([written(tmp_path / "rows.jsonl", rows)])
+    return load([written(tmp_path / "rows.jsonl", rows)])
 
 
-def text_of(document, tmp_path):
-    return markdown.render(document, tmp_path / "page.md", tmp_path / "images")
-
-
-def cells(document, first):
-    """The rows of the table that has this first heading, as plain text."""
-    found = [b for b in document.blocks if isinstance(b, Table) and b.names[0] == first]
-    return [[getattr(c, "text", c) for c in line] for table in found for line in table.rows]
+def cells(page, first):
+    """The rows of the tables that have this first heading, as plain text."""
+    tables = (block.splitlines() for block in page.blocks if block.startswith("| "))
+    found = [lines[2:] for lines in tables if lines[0].startswith(f"| {first} |")]
+    return [
+        [re.sub(r"\\(.)|\*\*|`", r"\1", cell) for cell in re.split(r" \| ", line[2:-2])]
+        for lines in found
+        for line in lines
+    ]

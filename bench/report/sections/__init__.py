@@ -1,1 +1,0 @@
-"""The parts of a device's page. Each module's ``blocks`` is empty where it has no rows."""

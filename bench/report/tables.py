@@ -1,0 +1,530 @@
+"""The parts of a device's page, each a function ``part(page, rows)``; nothing without rows.
+
+A table is its columns: a heading, and what stands below it for a row or another thing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import pandas as pd
+
+from ...train.config import PictureFormat
+from ...train.pages import Inline, Page, code, strong
+from . import plots
+from .rows import (
+    FLOAT16_RIVAL,
+    OURS,
+    PASSES,
+    STEP_ORDER,
+    best,
+    by_contestant,
+    by_site,
+    convergence_cases,
+    flop_unit,
+    grouped,
+    is_ours,
+    layer_clock,
+    layer_groups,
+    layer_time,
+    median,
+    of,
+    ordered,
+    rate,
+    roofline_cases,
+    same_run,
+    seconds,
+    speedup,
+    standard_error,
+    step_cases,
+    step_groups,
+)
+
+# How figures are written: a dash where there is none, always the same number of digits.
+NONE = "-"
+
+
+def fixed(value: float | None, digits: int = 1, factor: float = 1.0) -> str:
+    return NONE if value is None else f"{factor * value:,.{digits}f}"
+
+
+def whole(value: float | None) -> str:
+    return fixed(value, 0)
+
+
+def general(value: float | None) -> str:
+    return NONE if value is None else f"{value:g}"
+
+
+def ratio(value: float | None) -> str:
+    return NONE if value is None else f"{value:.2f}x"
+
+
+def signed(value: float | None) -> str:
+    # Adding zero turns a rounded -0.0 into 0.0.
+    return NONE if value is None else f"{round(value, 1) + 0:+.1f}"
+
+
+def share(part: float | None, of: float | None) -> float | None:
+    """``part / of`` where both are known."""
+    return part / of if part is not None and of else None
+
+
+def listed(values: Iterable) -> str:
+    """Distinct words in the order of the alphabet."""
+    return ", ".join(sorted({str(value) for value in values})) or NONE
+
+
+Columns = dict[str, Callable[[Any], Any]]
+
+
+def frame(things: Iterable, columns: Columns | list[tuple[str, Callable]]) -> pd.DataFrame:
+    """A line for each thing. Pairs, where two columns share a heading."""
+    pairs = list(columns.items() if isinstance(columns, dict) else columns)
+    lines = [[show(thing) for _, show in pairs] for thing in things]
+    return pd.DataFrame(lines, columns=[name for name, _ in pairs], dtype=object)
+
+
+def picture(page: Page, draw: Callable, rows: Sequence[dict], alt: str, *words: str) -> None:
+    """What ``draw(rows)`` makes, its file named after device and words."""
+    words = rows[0]["machine"]["device"], *words
+    slugs = (re.sub(r"[^a-z0-9]+", "-", word.lower()).strip("-") for word in words)
+    stem = name = "-".join(filter(None, slugs))[:90] or "picture"
+    number = 1
+    while f"{page.images}/{name}" in page.pictures:
+        number += 1
+        name = f"{stem}-{number}"
+    page.picture(name, partial(draw, rows), alt)
+
+
+# Whole steps.
+
+_WORK = {"train": "Training steps", "evaluate": "Evaluation", "pgd": "PGD steps"}
+_RIVALS = ("eager", "compile", "max-autotune")
+
+
+def steps(page: Page, rows: Sequence[dict]) -> None:
+    """Images per second, speed-ups, cost of masks, memory."""
+    for (work, dtype, width, size), group in step_groups(rows).items():
+        words = f"{_WORK.get(work, work)}, {dtype}, {size} x {size} pixels"
+        words += "" if width is None else f", width {width}"
+        page.heading(words, 3)
+        notes = []
+        if any(row["in_turns"] is False for row in group):
+            notes.append("Some contestants were not measured in turns; the folded table tells.")
+        if any(row["problems"] for row in group):
+            notes.append("(!) marks rows with problems, which are listed under Losses.")
+        if notes:
+            page.paragraph(" ".join(notes))
+        alt = f"Images per second of {words}, contestants side by side"
+        sizes = f"{size}px", "" if width is None else f"width-{width}"
+        picture(page, plots.draw_steps, group, alt, "step", work, dtype, *sizes)
+        cases = step_cases(group)
+        page.paragraph("Our fastest contestant in each case:")
+        page.table(_fastest_steps(cases), words=4)
+        page.paragraph("Images per second of all contestants, the fastest in bold:")
+        page.table(_steps_side_by_side(cases), words=2)
+        with page.folded("Every contestant: times, memory, preparation"):
+            page.table(_every_step(cases), words=5)
+
+
+_CASE: Columns = {
+    "network": lambda line: code(line[0][0]),
+    "defects": lambda line: line[0][1],
+    "batch": lambda line: f"{line[0][2]}",
+}
+
+
+def _fastest_steps(cases: dict[tuple, dict[str, dict]]) -> pd.DataFrame:
+    """Lines are (case, contestant -> row, our best row)."""
+
+    def ours(show: Callable[[dict, dict], Any]):
+        return lambda line: NONE if line[2] is None else show(line[2], line[1])
+
+    def eager_peak(own: dict, found: dict) -> str:
+        return fixed(found["eager"]["peak_bytes"] if "eager" in found else None, 2, 2**-30)
+
+    columns = _CASE | {
+        "ours": lambda line: code(line[2]["contestant"]) if line[2] else "none measured",
+        "images/s": ours(lambda own, found: whole(rate(own))),
+    }
+    for name in _RIVALS:
+        columns[f"times faster than {name}"] = ours(
+            lambda own, found, name=name: ratio(speedup(own, found.get(name)))
+        )
+    columns |= {
+        "cost of masks (%)": ours(lambda own, found: signed(own["mask_overhead_percent"])),
+        "peak (GiB)": ours(lambda own, found: fixed(own["peak_bytes"], 2, 2**-30)),
+        "peak of eager (GiB)": ours(eager_peak),
+    }
+    return frame([(case, found, best(found)) for case, found in cases.items()], columns)
+
+
+def _steps_side_by_side(cases: dict[tuple, dict[str, dict]]) -> pd.DataFrame:
+    columns = dict(_CASE)
+
+    def speed(line: tuple, name: str):
+        row, fastest = line[1].get(name), max((rate(r) or 0 for r in line[1].values()), default=0)
+        words = whole(rate(row)) + (" (!)" if row and row["problems"] else "")
+        return strong(words) if rate(row) and rate(row) == fastest else words
+
+    for name in ordered(name for found in cases.values() for name in found):
+        columns[f"{name} (images/s)"] = lambda line, name=name: speed(line, name)
+    return frame(cases.items(), columns)
+
+
+def _every_step(cases: dict[tuple, dict[str, dict]]) -> pd.DataFrame:
+    """Lines are (case, contestant -> row, row)."""
+    columns = _CASE | {
+        "contestant": lambda line: code(line[2]["contestant"]),
+        "dtype": lambda line: line[2]["dtype"],
+    }
+    for heading, name in (("step", "median_us"), ("10 %", "p10_us"), ("90 %", "p90_us")):
+        columns[f"{heading} (ms)"] = lambda line, name=name: fixed(
+            line[2]["times"].get(name), 3, 1e-3
+        )
+    for name in _RIVALS:
+        columns[f"times faster than {name}"] = lambda line, name=name: ratio(
+            speedup(line[2], line[1].get(name))
+        )
+    columns |= {
+        "cost of masks (%)": lambda line: signed(line[2]["mask_overhead_percent"]),
+        "peak (GiB)": lambda line: fixed(line[2]["peak_bytes"], 2, 2**-30),
+        "preparation (s)": lambda line: fixed(line[2]["prepare_s"]),
+        "in turns": lambda line: {True: "yes", False: "no"}.get(line[2]["in_turns"], NONE),
+        "problems": lambda line: f"{len(line[2]['problems'])}",
+    }
+    lines = [(c, found, found[n]) for c, found in cases.items() for n in ordered(found)]
+    return frame(lines, columns)
+
+
+# Attacks beside other libraries'.
+
+
+def attacks(page: Page, rows: Sequence[dict]) -> None:
+    """Seconds, and the proof that both found the same."""
+    rows = of(rows, "attacks")
+    if not rows:
+        return
+    page.heading("Attacks", 3)
+    page.paragraph(
+        "Whole attacks at equal settings, on images that a trained network has right. A time "
+        "stands only where the results agree with the library's: by pixels and predictions for "
+        "attacks in a ball, by success rate and median L2 for those that look for the nearest "
+        "image. Passes are those of one image, forward and backward; libraries do not count "
+        "theirs."
+    )
+    first: Columns = {
+        "attack": lambda row: row["attack"],
+        "network": _network,
+        "contestant": lambda row: code(row["contestant"]),
+        "batch": lambda row: general(row["batch_size"]),
+    }
+    results: Columns = {
+        "median (s)": lambda row: fixed(median(row), 3, 1e-6),
+        "times faster than": lambda row: _faster(row, rows),
+        "fooled (%)": lambda row: fixed(row["results"].get("success"), 2, 100),
+        "median L2": lambda row: fixed(row["results"].get("median_l2"), 4),
+        "equal pixels (%)": lambda row: fixed(row["results"].get("equal_pixels"), 2, 100),
+        "equal predictions (%)": lambda row: fixed(row["results"].get("equal_predictions"), 2, 100),
+        "passes": lambda row: _passes(row["results"]),
+    }
+    page.table(frame(rows, first | results), words=3)
+    quantiles: Columns = {
+        "p10 (s)": lambda row: fixed(row["times"]["p10_us"], 3, 1e-6),
+        "p90 (s)": lambda row: fixed(row["times"]["p90_us"], 3, 1e-6),
+        "images/s": lambda row: fixed(row["images_per_s"]),
+    }
+    with page.folded("Quantiles and images per second"):
+        page.table(frame([row for row in rows if row["times"]], first | quantiles), words=3)
+
+
+def attack_speed(row: dict, rows: Sequence[dict]) -> float | None:
+    """How many times faster than its peer in the same run; None where either has no time."""
+    names = "attack", "arch", "defects", "width", "image_size", "batch_size", "dataset"
+    for other in rows:
+        alike = all(row[name] == other[name] for name in names) and same_run(row, other)
+        if alike and other["contestant"] == row["peer"]:
+            return share(median(other), median(row))
+    return None
+
+
+def _faster(row: dict, rows: Sequence[dict]) -> str:
+    faster = None if row["contestant"] == row["peer"] else attack_speed(row, rows)
+    return NONE if faster is None else f"{ratio(faster)} {row['peer']}"
+
+
+def _network(row: dict) -> str:
+    width = "" if row["width"] is None else f", width {row['width']:g}"
+    return f"{row['arch']} {row['defects']}{width}, {row['image_size']:g} px"
+
+
+def _passes(results: dict) -> str:
+    counts = [results.get(name) for name in ("forwards", "backwards")]
+    return NONE if None in counts else " + ".join(map(fixed, counts))
+
+
+# Where a step's time goes.
+
+TIMELINES = tuple(f"timeline.{format}" for format in get_args(PictureFormat))
+"""The picture that 'scotoma profile' leaves beside its traces, in any format."""
+
+
+def profile(page: Page, rows: Sequence[dict]) -> None:
+    """Milliseconds by families of kernels, and links to traces."""
+    rows = of(rows, "profile")
+    if not rows:
+        return
+    on_cpu = rows[0]["machine"]["kind"] == "cpu"
+    page.heading("Profile", 3)
+    page.paragraph(
+        "Milliseconds of each family's own operators in one step, under the profiler, which "
+        "slows a CPU down: families and gaps add up to a profiled step, not to one without it."
+        if on_cpu
+        else "Milliseconds in which kernels of each family run in one step, under the "
+        "profiler. Gaps are the rest of a step's time as measured without it; busy is the "
+        "share of the time in which the device ran something."
+    )
+    drawn = [row for row in rows if row["families"]]
+    if drawn:
+        alt = "Stacked bars: milliseconds of each family of kernels in a step, by contestant"
+        picture(page, plots.draw_families, drawn, alt, "profile")
+    names = "arch", "defects", "width", "image_size", "dtype", "work", "batch_size"
+    cases = grouped((row | {"work": row["work"] or "train"} for row in rows), *names)
+    for case in sorted(cases, key=lambda case: tuple(map(str, case))):
+        arch, defects, width, size, dtype, work, batch = case
+        words = f"{arch} {defects}, {work}, {dtype}, {size} x {size} pixels"
+        words += ("" if width is None else f", width {width}") + f", batch {batch}"
+        page.heading(words, 4)
+        found = by_contestant(cases[case])
+        page.table(_families(page, [found[name] for name in ordered(found)], on_cpu))
+        paths = (_beside(row, name) for row in found.values() for name in TIMELINES)
+        for path in dict.fromkeys(filter(None, paths)):
+            page.paragraph(page.link("Timeline of a step", path))
+
+
+def _families(page: Page, rows: Sequence[dict], on_cpu: bool) -> pd.DataFrame:
+    """A line for each family, three columns for each contestant; below, totals and traces."""
+    table: dict[str, list] = {}
+    for family in dict.fromkeys(family for row in rows for family in row["families"]):
+        parts = [row["families"].get(family) for row in rows]
+        table[family] = [cell for part in parts for cell in _family(part)]
+    totals: Columns = {"whole step (ms)": lambda row: fixed(row["step_ms"], 3)}
+    totals |= {"busy (%)": lambda row: fixed(row["busy_percent"])}
+    if on_cpu:
+        totals = {
+            "profiled step (ms)": lambda row: fixed(
+                sum(part["ms"] for part in row["families"].values()) or None, 3
+            ),
+            "step without the profiler (ms)": lambda row: fixed(row["step_ms"], 3),
+        }
+    for name, show in totals.items():
+        table[strong(name)] = [cell for row in rows for cell in (show(row), "", "")]
+    traces = [_beside(row, row["trace"] or "") for row in rows]
+    if any(traces):
+        links = (page.link("file", path) if path else NONE for path in traces)
+        table["trace"] = [cell for link in links for cell in (link, "", "")]
+    units = "(ms)", "(%)", "calls" if on_cpu else "launches"
+    names = [f"{row['contestant']} {unit}" for row in rows for unit in units]
+    lines = [[name, *cells] for name, cells in table.items()]
+    return pd.DataFrame(lines, columns=["family", *names], dtype=object)
+
+
+def _family(part: dict | None) -> list[str]:
+    if part is None:
+        return [NONE] * 3
+    return [fixed(part["ms"], 3), fixed(part["percent"]), f"{part['launches']:g}"]
+
+
+def _beside(row: dict, name: str) -> Path | None:
+    """A file of a profile: beside the results, or in the folder of its case."""
+    case = f"{row['arch']}-{row['defects']}-b{row['batch_size']}-{row['work'] or 'train'}"
+    for parts in ((name,), ("profile", case, name)):
+        # Only plain names: a row must not point anywhere else on this machine.
+        if all(part and Path(part).name == part and not set(part) & set("\\\0") for part in parts):
+            path = Path(row["folder"], *parts)
+            try:
+                if path.is_file():
+                    return path
+            except (OSError, ValueError):  # such as a name that is too long
+                continue
+    return None
+
+
+# Seconds until a network reaches an accuracy.
+
+
+def convergence(page: Page, rows: Sequence[dict]) -> None:
+    """Every seed named."""
+    rows = of(rows, "convergence")
+    if not rows:
+        return
+    lines = [
+        (case, sorted(found[name], key=lambda row: row["seed"]), found.get("eager", []))
+        for case, found in sorted(convergence_cases(rows).items())
+        for name in ordered(found)
+    ]
+    columns: Columns = {
+        "network": lambda line: f"{line[0][1]} {line[0][2]}",
+        "data, target": lambda line: f"{line[0][0]}, {100 * line[0][3]:g} %",
+        "settings": lambda line: line[0][4] or NONE,
+        "contestant": lambda line: code(line[1][0]["contestant"]),
+        "seed: seconds to target": lambda line: ", ".join(map(_reached, line[1])),
+        "mean (s)": lambda line: fixed(seconds(line[1])),
+        "standard error (s)": lambda line: fixed(standard_error(line[1]), 2),
+        "times faster than eager": lambda line: ratio(share(seconds(line[2]), seconds(line[1]))),
+        "preparation (s)": lambda line: fixed(seconds(line[1], "prepare_s")),
+    }
+    page.heading("Convergence", 3)
+    page.paragraph(
+        "Seconds of training until the test accuracy first reaches the target, evaluation and "
+        "preparation (compilation, capture, warm-up) left out. A mean stands only where every "
+        "seed got there."
+    )
+    alt = "Test accuracy against seconds of training, one curve for each seed and contestant"
+    picture(page, plots.draw_convergence, rows, alt, "convergence")
+    page.table(frame(lines, columns), words=5)
+    columns = {
+        "network": lambda row: f"{row['arch']} {row['defects']}",
+        "contestant": lambda row: code(row["contestant"]),
+        "seed": lambda row: general(row["seed"]),
+        "epochs to target": lambda row: general(row["epochs_to_target"]),
+        "epochs": lambda row: general(row["epochs"]),
+        "training (s)": lambda row: fixed(row["train_s"]),
+        "accuracy at the end (%)": lambda row: fixed(row["accuracy"], 2, 100),
+    }
+    with page.folded("Every run"):
+        page.table(frame(rows, columns), words=2)
+
+
+def _reached(row: dict) -> str:
+    found = row["seconds_to_target"]
+    return f"{row['seed']}: {'missed' if found is None else fixed(found)}"
+
+
+# The operator at every site of the networks.
+
+_LAYER_ORDER = (OURS, *STEP_ORDER, FLOAT16_RIVAL)
+
+
+def layers(page: Page, rows: Sequence[dict]) -> None:
+    """Ours beside the others: times, memory."""
+    for dtype, group in layer_groups(rows).items():
+        clock, sites = layer_clock(group), by_site(group)
+        names = ordered((row["contestant"] for row in group), _LAYER_ORDER)
+        leader = OURS if OURS in names else names[0]
+        copies = listed(f"{row['copy_gb_per_s']:,.0f}" for row in group)
+        words = (
+            f"One call of the operator, cold caches, {clock} times; the others in multiples of "
+            f"{leader}. Percentages: bytes that must move, over the time, of the bandwidth of a "
+            f"large copy ({copies} GB/s)."
+        )
+        if any(row["problems"] for row in group):
+            words += " (!) marks rows with problems, which are listed under Losses."
+        page.heading(f"Layers, {dtype}", 3)
+        page.paragraph(words)
+        alt = f"Percent of the copy bandwidth at every site, forward and backward, {dtype}"
+        picture(page, plots.draw_layers, group, alt, "layers", dtype)
+        page.table(_site_times(sites, names, leader, clock), words=2)
+        page.paragraph("Memory: what a forward keeps for its backward, and the peak of both.")
+        columns: Columns = {"site": lambda line: line[0]}
+        for what in ("saved", "peak"):
+            for name in names:
+                columns[f"{name} {what} (MiB)"] = lambda line, name=name, what=what: fixed(
+                    line[1][name][f"{what}_bytes"] if name in line[1] else None, 1, 2**-20
+                )
+        page.table(frame(sites.items(), columns))
+        columns = {"site": lambda line: line[0], "contestant": lambda line: code(line[1])}
+        for way in [(cache, kind) for cache in ("cold", "hot") for kind in ("graph", "wall")]:
+            columns[f"{', '.join(way)} (µs)"] = lambda line, way=way: _three(
+                [layer_time(line[2], *way, step).get("median_us") for step in PASSES], fixed
+            )
+        lines = [(site, n, found[n]) for site, found in sites.items() for n in names if n in found]
+        ways = "hot and cold, graph and wall: forward / backward / both"
+        with page.folded(f"Every contestant, {ways}"):
+            page.table(frame(lines, columns), words=2)
+
+
+def _site_times(sites: dict[str, dict[str, dict]], names, leader: str, clock: str) -> pd.DataFrame:
+    """The leader's times and how many times longer the others take."""
+
+    def time(line: tuple, name: str, step: str) -> dict:
+        return layer_time(line[1].get(name), "cold", clock, step)
+
+    def times(line: tuple, name: str) -> list[float | None]:
+        both = [(time(line, name, step), time(line, leader, step)) for step in PASSES]
+        return [share(other.get("median_us"), own.get("median_us")) for other, own in both]
+
+    columns: list[tuple[str, Callable]] = [
+        ("site (N x C x H x W)", lambda line: _marked(line[0], *line[1].values())),
+        ("used by", lambda line: next(iter(line[1].values()))["site"]["users"]),
+    ]
+    for step in PASSES[:2]:
+        own = partial(time, name=leader, step=step)
+        columns += [
+            (f"{leader} {step} (µs)", lambda line, own=own: fixed(own(line).get("median_us"))),
+            ("% of copy", lambda line, own=own: whole(own(line).get("copy_percent"))),
+        ]
+    for name in (name for name in names if name != leader):
+        heading = f"{name}: forward / backward / both"
+        columns.append((heading, lambda line, name=name: _three(times(line, name), ratio)))
+    return frame(sites.items(), columns)
+
+
+def _marked(name: str, *rows: dict) -> Inline:
+    """With a mark where a row has problems."""
+    return (name, " (!)") if any(row["problems"] for row in rows) else name
+
+
+def _three(values: Sequence[float | None], show: Callable) -> str:
+    return " / ".join(map(show, values)) if any(values) else NONE
+
+
+# Every operator against measured bandwidth and matrix ceilings.
+
+
+def roofline(page: Page, rows: Sequence[dict]) -> None:
+    rows = of(rows, "roofline")
+    if not rows:
+        return
+    ceilings = max(rows, key=lambda row: row["time"])["ceilings"]
+    unit, factor = flop_unit(rows[0])
+    matmul = ", ".join(
+        f"{name} {fixed(value, 1, factor)} {unit}"
+        for name, value in ceilings["matmul_tflop_per_s"].items()
+    )
+    page.heading("Roofline", 3)
+    page.paragraph(
+        f"Ceilings as measured: copies at {whole(ceilings['copy_gb_per_s'])} GB/s; matrix "
+        f"multiplication {matmul or 'not measured'}. Bytes and operations are the fewest that the "
+        "operator needs; attained is the share of the lower of the two roofs there."
+    )
+    alt = "Operations per second against operations per byte, with the measured ceilings"
+    picture(page, plots.draw_roofline, rows, alt, "roofline")
+
+    def between(times: dict) -> str:
+        return f"{fixed(times['p10_us'])} to {fixed(times['p90_us'])}" if times else NONE
+
+    columns: Columns = {
+        "operator": lambda row: code(row["operator"]),
+        "form": lambda row: ", ".join(filter(None, (row["kind"], row["pass"], row["detail"]))),
+        "shape": lambda row: "x".join(map(str, row["shape"])),
+        "dtype": lambda row: row["dtype"],
+        "backend": lambda row: _marked(code(row["backend"]), row),
+        "median (µs)": lambda row: fixed(median(row)),
+        "10 to 90 % (µs)": lambda row: between(row["times"]),
+        "FLOP/B": lambda row: fixed(share(row["flops"], row["bytes"]), 2),
+        "GB/s": lambda row: whole(row["gb_per_s"]),
+        unit: lambda row: fixed(row["tflop_per_s"], 2, factor),
+        "attained (%)": lambda row: whole(row["attained_percent"]),
+    }
+    lines = [
+        case[name]
+        for case in roofline_cases(rows)
+        for name in sorted(case, key=lambda name: (not is_ours(name), name))
+    ]
+    page.table(frame(lines, columns), words=5)

@@ -1,0 +1,370 @@
+"""What follows from the rows: targets met or missed, cases that we lose, headroom, changes.
+
+Each part is a function ``part(page, rows)``, as in :mod:`.tables`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+import pandas as pd
+
+from ...defective.models import ARCHITECTURES
+from ...train.pages import Page, code, strong
+from .rows import (
+    OURS,
+    PASSES,
+    best,
+    by_contestant,
+    by_site,
+    commit,
+    contestant,
+    convergence_cases,
+    is_ours,
+    layer_clock,
+    layer_groups,
+    layer_time,
+    median,
+    of,
+    roofline_cases,
+    same_run,
+    seconds,
+    sound,
+    speedup,
+    step_cases,
+    step_groups,
+)
+from .tables import NONE, Columns, fixed, frame, general, ratio, signed
+
+# The speeds aimed at.
+
+HEADLINE, DEFECTS = "resnet18", ("standard", "0.3-Bottom")
+BATCH, DTYPE, IMAGE_SIZE = 512, "bfloat16", 32
+MASK_PERCENT = 2.0
+MET, MISSED, OPEN = "met", "missed", "not measured"
+Target = tuple[str, str, str, float | None]
+"""(architecture, defects, rival, times faster at least); None and no rival: the limit on masks."""
+
+
+def all_targets() -> Iterator[Target]:
+    for defects in DEFECTS:
+        yield HEADLINE, defects, "eager", 1.6
+        yield HEADLINE, defects, "max-autotune", 1.1
+    yield HEADLINE, DEFECTS[1], "", None
+    for arch in sorted(set(ARCHITECTURES) - {HEADLINE}):
+        for defects in DEFECTS:
+            yield arch, defects, "eager", 1.3
+            yield arch, defects, "compile", 1.0
+
+
+def targets(page: Page, rows: Sequence[dict]) -> None:
+    """Met, missed, or not measured; without step rows every target is open."""
+    lines = [(target, judge(target, rows)) for target in all_targets()]
+    counts = Counter(verdict for _, (*_, verdict) in lines)
+    told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (MET, MISSED, OPEN))
+    page.heading("Targets", 3)
+    page.paragraph(
+        f"Training steps in {DTYPE} on {IMAGE_SIZE} x {IMAGE_SIZE} images at the width of the "
+        f"paper. Batch {BATCH} counts; for the networks other than {HEADLINE}, the largest batch "
+        f"where {BATCH} was not measured. The fastest of our contestants stands for us; rows with "
+        f"problems prove nothing. {told}."
+    )
+    columns: Columns = {
+        "network": lambda line: code(line[0][0]),
+        "defects": lambda line: line[0][1],
+        "target": lambda line: _asked(*line[0][2:]),
+        "verdict": lambda line: strong(MISSED) if line[1][-1] == MISSED else line[1][-1],
+        "ours": lambda line: code(line[1][0]) if line[1][0] else NONE,
+        "batch": lambda line: line[1][1],
+        "measured": lambda line: line[1][2],
+    }
+    page.table(frame(lines, columns), words=5)
+
+
+def _asked(rival: str, least: float | None) -> str:
+    if least is None:
+        return f"masks cost at most {MASK_PERCENT:.0f} %"
+    return f"not slower than {rival}" if least == 1.0 else f"at least {least:.1f}x {rival}"
+
+
+def judge(target: Target, rows: Sequence[dict]) -> tuple[str, str, str, str]:
+    """Our best contestant or "", batch, what was measured, and the verdict."""
+    arch, defects, rival_name, least = target
+    asked_for = arch, defects, "train", DTYPE, IMAGE_SIZE
+    names = "arch", "defects", "work", "dtype", "image_size"
+    widths = None, ARCHITECTURES[arch].default_width
+    fit = [
+        row
+        for row in of(rows, "step")
+        if tuple(row[name] for name in names) == asked_for and row["width"] in widths
+    ]
+    batches = {row["batch_size"] for row in fit}
+    must_be = arch == HEADLINE or BATCH in batches or not batches
+    batch = BATCH if must_be else max(batches)
+    found = by_contestant(row for row in fit if row["batch_size"] == batch)
+    rival = found.get(rival_name)
+    ours = best({n: r for n, r in found.items() if rival is None or same_run(r, rival)})
+    if ours is None:
+        return "", NONE, NONE, OPEN
+    named = ours["contestant"], f"{batch}"
+    if least is None:
+        cost = ours["mask_overhead_percent"]
+        if cost is None:
+            return *named, NONE, OPEN
+        return *named, f"{fixed(cost)} %", MET if cost <= MASK_PERCENT else MISSED
+    times = speedup(ours, rival) if rival and sound(rival) else None
+    if times is None:
+        return *named, NONE, OPEN
+    return *named, ratio(times), MET if times >= least else MISSED
+
+
+# Every case in which somebody else is faster, and every row with problems; nothing is left out.
+
+
+def slower_cases(page: Page, rows: Sequence[dict]) -> None:
+    if not rows:
+        return
+    pairs = {
+        "Whole steps that our fastest contestant loses": [],
+        "Whole steps that another of our contestants loses": [],
+        "Time to the target accuracy": list(convergence_pairs(rows)),
+        "Operators": [pair for case in roofline_cases(rows) for pair in _pairs(case)],
+    }
+    our_best, our_others, *_ = pairs.values()
+    for group in step_groups(rows).values():
+        for case in step_cases(group).values():
+            fastest = best(case, fit=median)
+            for pair in _pairs(case):
+                (our_best if pair[0] is fastest else our_others).append(pair)
+    compared, layers = slower_layers(rows)
+    compared += sum(map(len, pairs.values()))
+    lost = {title: sorted((p for p in of if p[2] < 1), key=_times) for title, of in pairs.items()}
+    words = f"No losses: ours is at least as fast in all {compared:,} comparisons."
+    if not compared:
+        words = "None of our contestants was measured beside another one."
+    elif layers or any(lost.values()):
+        words = (
+            "In these cases a contestant without our kernels is faster, out of "
+            f"{compared:,} comparisons. None is left out."
+        )
+    page.heading("Losses", 3)
+    page.paragraph(strong(words))
+    columns: Columns = {
+        "case": lambda pair: describe(pair[0], seed=False),
+        "ours": lambda pair: contestant(pair[0]),
+        "faster": lambda pair: pair[1],
+        "by": lambda pair: ratio(1 / pair[2]) if pair[2] else "never reached by ours",
+    }
+    for title, lines in lost.items():
+        if lines:
+            page.heading(f"{title}: {len(lines):,}", 4)
+            page.table(frame(lines, columns), words=3)
+    if layers:
+        page.heading(f"Layers: {len(layers)} pairs of site and rival", 4)
+        page.bullets(layers)
+    found = problems(rows)
+    if found:
+        page.heading(f"Problems: {len(found)}", 4)
+        page.bullets(found)
+    else:
+        page.paragraph("No row has problems.")
+
+
+Pair = tuple[dict, str, float]
+"""(a row of ours, a rival, how many times faster ours is); 0 if ours never gets there."""
+
+
+def _times(pair: Pair) -> float:
+    return pair[2] or math.inf
+
+
+def _pairs(case: dict[str, dict]) -> Iterator[Pair]:
+    for own in filter(is_ours, case):
+        for name in case:
+            times = None if is_ours(name) else speedup(case[own], case[name])
+            if times is not None:
+                yield case[own], name, times
+
+
+def convergence_pairs(rows: Sequence[dict]) -> Iterator[Pair]:
+    """By mean seconds to the target."""
+    for case in convergence_cases(rows).values():
+        for ours in filter(is_ours, case):
+            own = seconds(case[ours])
+            for name in (name for name in case if not is_ours(name)):
+                other = seconds(case[name])
+                times = 1.0 if other is None else 0.0 if own is None else other / own
+                yield case[ours][0], name, times
+
+
+def slower_layers(rows: Sequence[dict]) -> tuple[int, list[str]]:
+    """How many pairs of times were compared, and a line for each site and rival that we lose to."""
+    compared, lines = 0, []
+    ways = [(a, b, c) for a in ("cold", "hot") for b in ("graph", "wall") for c in PASSES]
+    for dtype, group in layer_groups(rows).items():
+        for site, found in by_site(group).items():
+            for name in (name for name in found if name != OURS):
+                slower = []
+                for way in ways:
+                    own, other = (layer_time(found.get(n), *way) for n in (OURS, name))
+                    if own and other:
+                        compared += 1
+                        times = own["median_us"] / other["median_us"]
+                        slower += [f"{' '.join(way)} {ratio(times)}"] if times > 1 else []
+                if slower:
+                    lines.append(f"{dtype}: {site}: slower than {name}: {', '.join(slower)}")
+    return compared, lines
+
+
+def problems(rows: Iterable[dict]) -> list[str]:
+    """A line for each problem of each row, and for each row without times or reasons."""
+    lines = []
+    for row in rows:
+        found = row["problems"]
+        if "times" in row and not row["times"] and not found:
+            found = ["no times, and no reason given"]
+        name = f"{row['benchmark']}: {describe(row)}: {contestant(row)}"
+        lines += [f"{name}: {problem}" for problem in found]
+    return lines
+
+
+def describe(row: dict, seed: bool = True) -> str:
+    """What a row measures, in words, without the contestant."""
+    match row["benchmark"]:
+        case "layers":
+            return f"{row['site']['name']}, {row['dtype']}"
+        case "roofline":
+            words = row["operator"], row["kind"], row["pass"], _shape(row), row["dtype"]
+            return ", ".join(filter(None, (*words, row["detail"])))
+        case "convergence":
+            words = f"{row['arch']} {row['defects']}, {row['dataset']} to {row['target']:.1%}"
+            return f"{words}, seed {row['seed']}" if seed else words
+    work = row.get("work") or row.get("attack") or "train"
+    words = f"{row['arch']} {row['defects']}, {work}, {row['dtype']}"
+    width = "" if row["width"] is None else f"width {row['width']}, "
+    return f"{words}, {width}{row['image_size']} pixels, batch {row['batch_size']}"
+
+
+def _shape(row: dict) -> str:
+    return "x".join(map(str, row["shape"]))
+
+
+# Where the time goes next: the largest distances between our times and the floor.
+
+MOST = 10
+
+
+def gaps(rows: Sequence[dict]) -> pd.DataFrame:
+    """Forward and backward of every site of ours that was measured without problems.
+
+    ``floor``: the bytes that must move at copy bandwidth; ``all``: what a step of the network with
+    most uses of the site would gain if every use took the floor's time, in microseconds. The
+    largest come first.
+    """
+    rows, lines = of(rows, "layers"), []
+    clock = layer_clock(rows)
+    for row in rows:
+        if row["contestant"] != OURS or row["problems"]:
+            continue
+        network, uses = most_uses(row["site"]["users"])
+        for step in PASSES[:2]:
+            time = layer_time(row, "cold", clock, step).get("median_us")
+            if time is not None:
+                floor = row["bytes"][step] / row["copy_gb_per_s"] / 1e3
+                gap = time - floor
+                line = row["site"]["name"], row["dtype"], step, network, uses, time, floor, gap
+                lines.append((*line, uses * gap))
+    names = ["site", "dtype", "pass", "network", "uses", "time", "floor", "gap", "all"]
+    found = pd.DataFrame(lines, columns=names)
+    order = {"by": ["all", "site", "pass"], "ascending": [False, True, True]}
+    return found.sort_values(**order, kind="stable")
+
+
+def headroom(page: Page, rows: Sequence[dict]) -> None:
+    found = gaps(rows)
+    if found.empty:
+        return
+    page.heading("Where the time goes next", 3)
+    page.paragraph(
+        "The largest distances between a measured time of our kernels (cold caches) and its floor, "
+        "the bytes that must move over the copy bandwidth, times the uses in the network that has "
+        f"most of them. The {min(MOST, len(found))} largest of {len(found):,}."
+    )
+    shown = found.head(MOST).astype(object)
+    shown["uses"] = shown.uses.where(shown.network.notna(), None).map(general, na_action="ignore")
+    shown["network"] = shown.network.fillna("not known")
+    numbers = {name: f"{said} (µs)" for name, said in _SAID.items()}
+    shown[list(numbers)] = shown[list(numbers)].map(fixed)
+    page.table(shown.rename(columns=numbers), words=4)
+
+
+_SAID = {"time": "measured", "floor": "floor", "gap": "gap", "all": "gap of all uses"}
+
+
+def most_uses(users: str) -> tuple[str | None, int]:
+    """The network with most uses in words such as ``"resnet18 x3, vgg19 x2"``."""
+    found = [(int(m[2]), m[1]) for m in re.finditer(r"([\w.-]+) x(\d{1,6})\b", users)]
+    count, name = max(found, key=lambda pair: pair[0], default=(1, None))
+    return name, count
+
+
+# What changed beyond noise between the last two commits of a case.
+
+_VERSIONS = ("torch", "triton", "driver", "cuda", "cudnn")
+
+
+def changes(page: Page, pairs: Sequence[tuple[dict, dict]]) -> None:
+    """Args: pairs: rows of a case at the commit before and at the newest one."""
+    compared, lines = 0, []
+    for before, after in pairs:
+        for what, old, new in spreads(before, after):
+            compared += 1
+            if new["p10_us"] > old["p90_us"] or new["p90_us"] < old["p10_us"]:
+                change = 100 * (new["median_us"] / old["median_us"] - 1)
+                lines.append((before, after, what, old, new, change))
+    if not compared:
+        return
+    page.heading("Before and after", 3)
+    page.paragraph(
+        f"{compared:,} times were measured at two commits or more. Of the last two of each, those "
+        f"are shown whose intervals from the 10 % to the 90 % quantile do not meet: {len(lines):,}"
+        ", the worst first. Where contestants without our kernels change as well, the machine "
+        "differed, not the code."
+    )
+
+    def others(line: tuple) -> str:
+        before, after = (row["machine"] for row in line[:2])
+        return ", ".join(n for n in _VERSIONS if before.get(n) != after.get(n)) or "nothing"
+
+    columns: Columns = {
+        "case": lambda line: describe(line[1]) + (f", {line[2]}" if line[2] else ""),
+        "contestant": lambda line: code(contestant(line[1])),
+        "before at": lambda line: commit(line[0]),
+        "after at": lambda line: commit(line[1]),
+        "also changed": others,
+        "before (µs)": lambda line: _spread(line[3]),
+        "after (µs)": lambda line: _spread(line[4]),
+        "change (%)": lambda line: signed(line[5]),
+    }
+    if lines:
+        page.table(frame(sorted(lines, key=lambda line: -line[5]), columns), words=5)
+
+
+def spreads(before: dict, after: dict) -> Iterator[tuple[str, dict, dict]]:
+    """(what, times before, times after) of the times that both rows have."""
+    if before["benchmark"] in ("step", "roofline", "attacks"):
+        if before["times"] and after["times"]:
+            yield "", before["times"], after["times"]
+    elif before["benchmark"] == "layers":
+        clock = layer_clock([before, after])
+        for step in PASSES:
+            old, new = (layer_time(row, "cold", clock, step) for row in (before, after))
+            if old and new:
+                yield step, old, new
+
+
+def _spread(times: dict) -> str:
+    return f"{fixed(times['median_us'])} ({fixed(times['p10_us'])} to {fixed(times['p90_us'])})"
