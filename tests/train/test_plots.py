@@ -14,7 +14,6 @@ from matplotlib.text import Annotation, Text
 from PIL import Image
 from robustness_cells import clean, noise, transfer
 from scotoma.train import plots
-from scotoma.train.robustness.arranged import Arranged
 from scotoma.train.robustness.pictures import (
     draw_all,
     draw_examples,
@@ -23,6 +22,7 @@ from scotoma.train.robustness.pictures import (
     draw_tradeoff,
     draw_transfer,
 )
+from scotoma.train.robustness.tables import frame
 
 EPSILONS = (2, 4, 8, 16, 32, 64)
 
@@ -106,7 +106,7 @@ def test_the_heat_map_has_every_number_in_its_place():
         transfer("0.3-Bottom", 1, 8, source="standard", attack="fgsm"),
         transfer("standard", 0, 0, source="standard", attack="fgsm"),
     ]
-    (axes,) = draw_transfer(Arranged(cells)).axes
+    (axes,) = draw_transfer(frame(cells)).axes
     found = {(round(t.get_position()[0]), t.get_text()): t for t in axes.texts}
     assert [t.get_text() for t in axes.get_yticklabels()] == ["standard", "0.3-Bottom"]
     assert (axes.get_ylabel(), axes.get_xlabel()) == ("target", "attack and its source")
@@ -133,7 +133,7 @@ def test_the_heat_map_has_every_number_in_its_place():
 
 def test_numbers_on_the_heat_map_have_contrast():
     for k in range(0, 101, 5):
-        (axes,) = draw_transfer(Arranged([transfer("standard", k, 100)])).axes
+        (axes,) = draw_transfer(frame([transfer("standard", k, 100)])).axes
         (text,) = axes.texts
         (patch,) = axes.patches
 
@@ -149,7 +149,7 @@ def test_numbers_on_the_heat_map_have_contrast():
 
 
 def test_the_noise_curve_is_the_data():
-    figure = draw_noise(Arranged(cells_of(3)))
+    figure = draw_noise(frame(cells_of(3)))
     (axes,) = figure.axes
     lines = axes.get_lines()
     assert [line.get_label() for line in lines] == ["standard", "0.7-Bottom", "0.5-Bottom"]
@@ -168,7 +168,7 @@ def test_the_noise_curve_is_the_data():
 def test_noise_of_two_settings_has_two_panels():
     cells = [noise("standard", e, 900 - e) for e in EPSILONS]
     cells += [noise("standard", e, 800 - e, tails="keep") for e in EPSILONS]
-    axes = draw_noise(Arranged(cells)).axes
+    axes = draw_noise(frame(cells)).axes
     assert [a.get_title() for a in axes] == ["tails clip", "tails keep"]
     assert axes[1].get_lines()[0].get_ydata()[0] == pytest.approx(79.8)
 
@@ -177,7 +177,7 @@ def test_the_trade_off_has_a_labelled_point_a_target():
     cells = [clean("standard", 95, 100), clean("0.3-Bottom", 90, 100), clean("alone", 9, 10)]
     cells += [transfer("standard", 20, 100), transfer("0.3-Bottom", 60, 100)]
     cells += [transfer("0.1-Bottom", 70, 100)]  # without a clean accuracy
-    (axes,) = draw_tradeoff(Arranged(cells)).axes
+    (axes,) = draw_tradeoff(frame(cells)).axes
     marked = {t.get_text(): t.xy for t in axes.texts}
     assert marked["standard"] == pytest.approx((20, 95))
     assert marked["0.3-Bottom"] == pytest.approx((60, 90))
@@ -193,13 +193,13 @@ def test_panels_have_one_scale_within_0_and_100_percent():
     for attack, few, many in (("pgd", 0, 50), ("fgsm", 60, 100)):
         cells += [transfer("standard", few, 100, attack=attack)]
         cells += [transfer("0.3-Bottom", many, 100, attack=attack)]
-    one, other = draw_tradeoff(Arranged(cells)).axes
+    one, other = draw_tradeoff(frame(cells)).axes
     assert one.get_xlim() == other.get_xlim() == (0, 100)
     assert one.get_ylim() == other.get_ylim() and one.get_ylim()[1] == 100
     assert not any(line.get_clip_on() for line in one.get_lines())
     cells = [noise("standard", e, 1000 - e) for e in (0, 8)]
     cells += [noise("standard", e, e, tails="keep") for e in (0, 8)]
-    one, other = draw_noise(Arranged(cells)).axes
+    one, other = draw_noise(frame(cells)).axes
     assert one.get_ylim() == other.get_ylim() == (0, 100)
     assert not one.get_lines()[0].get_clip_on()
 
@@ -213,24 +213,24 @@ def test_limits_of_percents(values, ends):
 
 
 def test_no_trade_off_of_one_target():
-    assert draw_tradeoff(Arranged([clean("standard", 9, 10), transfer("standard", 5, 9)])) is None
+    assert draw_tradeoff(frame([clean("standard", 9, 10), transfer("standard", 5, 9)])) is None
     only = [transfer("standard", 5, 9), transfer("0.3-Bottom", 5, 9)]
-    assert draw_tradeoff(Arranged(only)) is None
+    assert draw_tradeoff(frame(only)) is None
 
 
 @pytest.mark.parametrize("count", [2, 5, 12])
 def test_labels_of_points_never_overlap(count):
-    figure = draw_tradeoff(Arranged(cells_of(count, ("b",), ("pgd", "fgsm"), seed=count)))
+    figure = draw_tradeoff(frame(cells_of(count, ("b",), ("pgd", "fgsm"), seed=count)))
     assert len(figure.axes) == 2
     for axes in figure.axes:
         labels = [t for t in axes.texts if isinstance(t, Annotation)]
         assert len(labels) == count
         assert_apart(figure, labels)
-        frame = axes.get_window_extent()
+        edge = axes.get_window_extent()
         marks = axes.transData.transform([t.xy for t in labels])
         for box in drawn_boxes(figure, labels):
-            assert frame.x0 <= box.x0 and box.x1 <= frame.x1
-            assert frame.y0 <= box.y0 and box.y1 <= frame.y1
+            assert edge.x0 <= box.x0 and box.x1 <= edge.x1
+            assert edge.y0 <= box.y0 and box.y1 <= edge.y1
             # A marker's radius is about 5 pixels.
             near = [box.padded(4).contains(*mark) for mark in marks]
             assert not any(near)
@@ -245,7 +245,7 @@ def test_labels_of_points_never_overlap(count):
     ],
 )
 def test_texts_lie_inside_the_picture_and_apart(count, sources, attacks):
-    found = Arranged(cells_of(count, sources, attacks))
+    found = frame(cells_of(count, sources, attacks))
     for figure in (draw_transfer(found), draw_noise(found)):
         shown = visible(figure)
         assert_inside(figure, shown)

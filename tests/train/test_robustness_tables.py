@@ -16,8 +16,14 @@ from robustness_cells import (
     white_box,
 )
 from scotoma.defective.errors import UserError
-from scotoma.train.robustness.tables import console_tables, markdown, write_tables
-from scotoma.train.robustness.wording import rate_text, verdict
+from scotoma.train.robustness.tables import (
+    console_tables,
+    frame,
+    markdown,
+    rate_text,
+    verdict,
+    write_tables,
+)
 from scotoma.train.screen import make_console, show
 
 LONG = "runs/fast-cifar10-resnet18-0.3-Bottom-with-a-very-long-name-{}/checkpoint-at-the-end"
@@ -81,6 +87,10 @@ def test_a_small_page_word_by_word():
         "| 0.3-Bottom | 90.00 % [82.6, 94.5] (N 100) | 68.18 % [57.9, 77.0] (N 88), gray-box |\n\n"
         "- fgsm eps=8/255 from source: 0.3-Bottom defends best: 68.18 %, ahead of standard's "
         "22.22 % beyond both intervals.\n\n"
+        "Settings:\n\n"
+        "- clean accuracy: data `cifar10`, images `f00d`\n"
+        "- fgsm eps=8/255 from source: `fgsm:eps=8/255,norm=linf`, source source "
+        "`digest of source`, 100 images, data `f00d`, pixels `uint8`, precision `float32`\n\n"
         "All images (P2):\n\n"
         "| target | fgsm eps=8/255 from source |\n"
         "| --- | ---: |\n"
@@ -90,10 +100,6 @@ def test_a_small_page_word_by_word():
         "| attack | source fooled |\n"
         "| --- | ---: |\n"
         "| fgsm eps=8/255 from source | 90.00 % [82.6, 94.5] (N 100) |\n\n"
-        "Settings:\n\n"
-        "- clean accuracy: data `cifar10`, images `f00d`\n"
-        "- fgsm eps=8/255 from source: `fgsm:eps=8/255,norm=linf`, source source "
-        "`digest of source`, 100 images, data `f00d`, pixels `uint8`, precision `float32`\n\n"
         "In brackets the 95 % interval (Wilson) of the choice of images, in percent; networks "
         "trained with other seeds differ by more than that.\n"
     )
@@ -130,24 +136,17 @@ def test_each_kind_has_its_section_and_only_those_that_are_there():
 
 def test_white_box_and_boundary_rows():
     page = markdown(everything())
-    assert row(page, "standard", "pgd eps=16/255") == [
-        "0.30 % [0.1, 0.9] (N 1000)",
-        "0.30 % [0.1, 0.9] (N 990)",
-        "20.0",
-        "20.0",
-        "1.2500",
-        "16.00",
-    ]
-    assert row(page, "0.3-Bottom", "boundary") == [
-        "3.5e-05",
-        "5.6e-05",
-        "400",
-        "fooled 400, no start 2",
-        "25000.5",
-    ]
-    # Scores of other images are in another table.
+    robust, passes = page[page.index("## White-box") :].split("Passes and distances of pgd eps")
+    assert row(robust, "standard") == ["0.30 % [0.1, 0.9] (N 1000)"]
+    numbers = ["0.30 % [0.1, 0.9] (N 990)", "20.0", "20.0", "1.2500", "16.00"]
+    assert row(passes, "standard") == numbers
     score = page[page.index("## Decision-based") : page.index("## Gaussian")]
-    assert score.count("| target | attack |") == 2
+    scores = ["3.5e-05", "5.6e-05", "400", "fooled 400, no start 2", "25000.5"]
+    assert row(score, "0.3-Bottom") == scores
+    # Scores of other images are in another table.
+    assert score.count("| target | median score |") == 2
+    lost = boundary("standard", None, None, 0)
+    assert row(markdown([lost]), "standard") == ["0", "fooled 0, no start 2", "25000.5"]
 
 
 def test_rates_of_images_that_all_get_right_say_so():
@@ -182,6 +181,12 @@ def test_common_rates_name_all_targets_that_they_are_common_to():
         words = f"P1 on the images that all of {names} classify correctly:"
         block = page[page.index(words) :].split("\n\n")[1]
         assert row(block, "a")[0].startswith(share)
+    # Another group of the same targets has a table of its own.
+    again = transfer("a", 4, 9, defence_common=rate(7, 8))
+    again["identity"]["images_common"] = "other images"
+    once_more = transfer("b", 4, 9, defence_common=rate(6, 8))
+    once_more["identity"]["images_common"] = "other images"
+    assert markdown([*cells, again, once_more]).count("all of a, b classify correctly:") == 2
     assert page.count("| target | clean") == 0
     first = page[page.index("uccess defence rate (P1):") :].split("\n\n")[1]
     assert len(first.splitlines()) == 5 and len(row(first, "a")) == 1
@@ -218,7 +223,7 @@ def test_a_rate_without_images_says_so():
     assert "0.3-Bottom has 44.44 %; no image is left for any other target" in page
     assert "no image left N 0" in screen
     assert "no target has an image left" in markdown([transfer("standard", 0, 0)])
-    assert "no image\n" in on_terminal([noise("standard", 8, 0, 0)]).replace(" \n", "\n")
+    assert "no image left\n" in on_terminal([noise("standard", 8, 0, 0)]).replace(" \n", "\n")
 
 
 def test_further_rates_appear_where_they_are():
@@ -294,6 +299,29 @@ def test_attacks_are_told_apart_by_the_settings_that_differ():
     third["identity"]["set"]["pixels"] = "float"
     head = "| target | pgd eps=16/255 from source (pixels float) |"
     assert head in markdown([first, third])
+
+
+def test_columns_whose_settings_differ_beyond_what_is_shown_are_both_there():
+    cells = []
+    for k, end in ((3, "a"), (5, "b")):
+        made = clean("standard", k, 10)
+        made["identity"]["images"] = "the same for 24 characters " + end
+        cells.append(made)
+    assert [share.split()[0] for share in row(markdown(cells), "standard")] == ["30.00", "50.00"]
+
+
+def test_a_frame_has_a_row_a_cell():
+    cells = [
+        noise("0.3-Bottom", 8, 50, 100),
+        transfer("0.3-Bottom", 4, 9),
+        clean("standard", 9, 10),
+    ]
+    found = frame(cells)
+    assert list(found.target) == ["standard", "0.3-Bottom", "0.3-Bottom"]
+    assert list(found.kind) == ["clean", "noise", "transfer"]
+    assert found.accuracy.iat[0]["k"] == 9 and found.defence.iat[2]["n"] == 9
+    assert found.source.iat[2] == "source" and found.settings.iat[1]["tails"] == "clip"
+    assert found.defence.isna().tolist() == [True, True, False] and frame([]).empty
 
 
 def test_networks_of_one_name_are_told_apart_by_their_digests():

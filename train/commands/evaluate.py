@@ -12,9 +12,9 @@ from ..robustness.arithmetic import disk_advice, memory_advice
 from ..robustness.evaluation import Evaluation
 from ..robustness.images import TestImages
 from ..robustness.models import NamedModel
+from ..robustness.tables import grid_text, levels
 from ..robustness.termination import run_until_terminated
 from ..robustness.transfer import check_set
-from ..robustness.wording import grid_text, levels
 from ..screen import Progress, make_console, show
 from ..store import Store, writable
 from ..summary import device_name

@@ -17,7 +17,7 @@ from ...defective.robustness.rates import fooled_source
 from ..screen import make_console, show
 from .images import TestImages
 from .set_request import told_settings
-from .wording import interval
+from .tables import interval
 
 
 def distances(found: AdversarialSet, images: TestImages, size: int) -> tuple[Tensor, Tensor]:

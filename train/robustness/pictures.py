@@ -15,15 +15,14 @@ from ...defective.robustness.shuffle import shuffle_patches
 from .. import plots
 from ..config import PictureFormat
 from .arithmetic import full_precision
-from .arranged import Arranged, Column
 from .images import TestImages
-from .labels import flat
 from .models import NamedModel
 from .predictions import CleanPredictions, predicted
-from .wording import DEFINITIONS
+from .tables import DEFINITIONS, columns, flat, frame, series
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 COUNT = 8
 """Images side by side."""
@@ -53,7 +52,7 @@ def draw_all(
     Raises:
         UserError: a cell without a result that its kind must have. OSError: it cannot be written.
     """
-    found, samples = Arranged(cells), samples or {}
+    found, samples = frame(cells), samples or {}
     made = []
     for name, draw, material in (
         ("transfer", draw_transfer, found),
@@ -69,62 +68,60 @@ def draw_all(
     return made
 
 
-def draw_transfer(found: Arranged) -> Figure | None:
+def draw_transfer(found: DataFrame) -> Figure | None:
     """P1 as a heat map: targets as rows, (source, attack) as columns; None without such cells."""
-    columns = found.columns("transfer")
-    if not columns:
+    parts = columns(found, "transfer")
+    if not parts:
         return None
-    names = [name for name in found.targets if any(name in c.cells for c in columns)]
-    upright = len(columns) > 8
+    names = list(dict.fromkeys(found.target[found.kind == "transfer"]))
+    upright = len(parts) > 8
     wide, high = 0.8 if upright else 1.5, 0.5
     shown = plots.short(names, 40)
-    across = max(6.0, 0.4 + 0.08 * max(map(len, shown.values())) + wide * len(columns))
+    across = max(6.0, 0.4 + 0.08 * max(map(len, shown.values())) + wide * len(parts))
     below = textwrap.wrap(DEFINITIONS[0], round(14.5 * across))
     size = (across, high * len(names) + (2.8 if upright else 1.7) + 0.14 * len(below))
     figure = plots.new(size, "Success defence rate (P1, %)")
     axes = figure.subplots()
     values, words, marks = {}, {}, {}
-    for column in columns:
-        for name, cell in column.cells.items():
-            place, rate = (name, column.label), cell["results"]["defence"]["rate"]
-            if rate is None:
-                words[place] = "no image"
+    for label, part in parts.items():
+        for name, rate, relation in zip(part.index, part.defence, part.relation, strict=True):
+            if rate["rate"] is None:
+                words[name, label] = "no image"
             else:
-                values[place] = rate
-            if cell["results"]["relation"] != "transfer":
-                marks[place] = cell["results"]["relation"]
-    labels = [column.label for column in columns]
-    plots.heat_map(axes, names, labels, values, words=words, marks=marks)
-    axes.set_box_aspect(high * len(names) / (wide * len(columns)))
+                values[name, label] = rate["rate"]
+            if relation != "transfer":
+                marks[name, label] = relation
+    plots.heat_map(axes, names, list(parts), values, words=words, marks=marks)
+    axes.set_box_aspect(high * len(names) / (wide * len(parts)))
     axes.set_yticks(range(len(names)), [shown[name] for name in names], fontsize=8.5)
-    heads = [_head(column, 44 if upright else 22) for column in columns]
-    axes.set_xticks(range(len(columns)), heads, fontsize=8, rotation=90 if upright else 0)
+    heads = [_head(*item, 44 if upright else 22) for item in parts.items()]
+    axes.set_xticks(range(len(parts)), heads, fontsize=8, rotation=90 if upright else 0)
     axes.set_xlabel("attack and its source", fontsize=8.5)
     axes.set_ylabel("target", fontsize=8.5)
     figure.supxlabel("\n".join(below), fontsize=7.5, color="#555555")
     return figure
 
 
-def _head(column: Column, width: int) -> str:
+def _head(label: str, part: DataFrame, width: int) -> str:
     """Attack and source, in lines of so many characters."""
-    texts = [column.label]
-    if column.source:
-        usual = f"{column.attack} from {column.source}"
-        texts = [column.attack, f"from {column.source}", column.label.removeprefix(usual).strip()]
+    texts, attack, source = [label], part.short.iat[0], part.source.iat[0]
+    if source:
+        further = label.removeprefix(f"{attack} from {source}").strip()
+        texts = [attack, f"from {source}", further]
     cut = (plots.cut(text, 2 * width) for text in texts)
     return "\n".join(line for text in cut for line in textwrap.wrap(text, width))
 
 
-def draw_noise(found: Arranged) -> Figure | None:
+def draw_noise(found: DataFrame) -> Figure | None:
     """Accuracy against epsilon = 2 sigma in levels of 255: the paper's Figure 4.
 
     One line a target with its 95 % interval, a panel for each group of otherwise equal settings,
     on one scale; None without noise cells.
     """
-    groups = found.by("noise", "epsilon", "sigma")
+    groups = series(found, "noise", "epsilon", "sigma")
     if not groups:
         return None
-    names = [n for n in found.targets if any(n in c.cells for _, g in groups for c in g.values())]
+    names = list(dict.fromkeys(found.target[found.kind == "noise"]))
     shown = plots.short(names, 44)
     across = min(2, len(groups))
     size = (5.2 * across + 3.4, 3.6 * -(-len(groups) // across) + 0.6)
@@ -133,7 +130,7 @@ def draw_noise(found: Arranged) -> Figure | None:
     same = {k for k, v in told[0].items() if all(each.get(k) == v for each in told)}
     handles, ends = {}, []
     all_axes = plots.panels(figure, len(groups), across)
-    for axes, own, (_, columns) in zip(all_axes, told, groups, strict=True):
+    for axes, own, (_, group) in zip(all_axes, told, groups, strict=True):
         words = [
             f"{k} {v}" for k, v in own.items() if k not in same and k not in ("images", "indices")
         ]
@@ -141,9 +138,9 @@ def draw_noise(found: Arranged) -> Figure | None:
         counts = set()
         for number, name in enumerate(names):
             rates = {
-                255 * epsilon: column.cells[name]["results"]["accuracy"]
-                for epsilon, column in columns.items()
-                if name in column.cells
+                255 * epsilon: part.accuracy[name]
+                for epsilon, part in group.items()
+                if name in part.index
             }
             counts |= {rate["n"] for rate in rates.values()}
             points = [(x, _range(rate)) for x, rate in rates.items() if rate["rate"] is not None]
@@ -168,34 +165,34 @@ def draw_noise(found: Arranged) -> Figure | None:
     return figure
 
 
-def draw_tradeoff(found: Arranged) -> Figure | None:
+def draw_tradeoff(found: DataFrame) -> Figure | None:
     """Clean accuracy against P1: the paper's Figure 5.
 
     A point a target with its 95 % intervals, a panel for each (source, attack), on one scale; None
     without an attack for which two targets have both a clean accuracy and a P1.
     """
     clean: dict[str, dict] = {}  # of each target on the most images
-    for column in found.columns("clean"):
-        for name, cell in column.cells.items():
-            rate = cell["results"]["accuracy"]
+    for part in columns(found, "clean").values():
+        for name, rate in part.accuracy.items():
             if rate["rate"] is not None and (name not in clean or rate["n"] > clean[name]["n"]):
                 clean[name] = rate
     panels = {}
-    for column in found.columns("transfer"):
+    for label, part in columns(found, "transfer").items():
         points = {
-            name: (_range(cell["results"]["defence"]), _range(clean[name]))
-            for name, cell in column.cells.items()
-            if name in clean and cell["results"]["defence"]["rate"] is not None
+            name: (_range(rate), _range(clean[name]))
+            for name, rate in part.defence.items()
+            if name in clean and rate["rate"] is not None
         }
         if len(points) > 1:
-            panels[column.label] = points
+            panels[label] = points
     if not panels:
         return None
     across = min(3 if len(panels) > 4 else 2, len(panels))
     wide, high = (6.4, 4.4) if max(map(len, panels.values())) > 6 else (5.2, 3.6)
     size = (wide * across, high * -(-len(panels) // across) + 0.5)
     figure = plots.new(size, "Clean accuracy and success defence rate (P1), 95 % intervals")
-    shown = plots.short(found.targets, 30)
+    targets = list(dict.fromkeys(found.target))
+    shown = plots.short(targets, 30)
     all_axes = plots.panels(figure, len(panels), across)
     pairs = [pair for points in panels.values() for pair in points.values()]
     across_and_up = [
@@ -204,7 +201,7 @@ def draw_tradeoff(found: Arranged) -> Figure | None:
     ]
     for axes, (label, points) in zip(all_axes, panels.items(), strict=True):
         for name, (x, y) in points.items():
-            number = found.targets.index(name)
+            number = targets.index(name)
             look = {"colour": plots.colour(number), "marker": plots.marker(number)}
             plots.interval_point(axes, x, y, **look)
         axes.set(xlim=across_and_up[0], ylim=across_and_up[1])

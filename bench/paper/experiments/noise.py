@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ....train.robustness.protocols.noise import PAPER_EPSILONS
-from ....train.robustness.wording import levels
+from ....train.robustness.tables import levels
 from ..experiment import Definition, Experiment, Measure, Place
 from ..graph.protocol_results import Noise
 from ..setup import Setup

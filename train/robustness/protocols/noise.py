@@ -19,7 +19,7 @@ from ..images import TestImages
 from ..models import NamedModel
 from ..predictions import digest_of
 from ..set_request import Pixels
-from ..wording import levels
+from ..tables import levels
 from .common import KEPT, Job, Progress, Tally, cells_of, check_evaluation, stage
 
 PAPER_EPSILONS = tuple(level / 255 for level in (2, 4, 8, 16, 24, 32, 40, 48, 56, 64))
