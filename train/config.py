@@ -23,8 +23,15 @@ PictureFormat = Literal["png", "pdf", "svg"]
 FLOAT32_MAX = 3.4028234663852886e38
 
 
-def setting(default: Any, group: str, help: str, metavar: str | None = None):
-    metadata = {"group": group, "help": help, "metavar": metavar}
+def setting(default: Any, group: str | None, help: str, metavar: str | None = None, **form: Any):
+    """A field of settings, and the option of the same name that it is on the command line.
+
+    Args:
+        default: of the field. group: of options in the help; None for those of no group. help,
+            metavar: of the option. form: what else ``add_argument`` gets, ``nargs`` and the like;
+            ``positional=True`` for an argument that is no option.
+    """
+    metadata = {"group": group, "help": help, "metavar": metavar, "form": form}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -80,6 +82,12 @@ def tidy(message: str, parser: argparse.ArgumentParser) -> str:
         options = parser._option_string_actions
         known = [option for option in options if option.startswith("--") and "+" not in option]
         return f"unknown option {word!r}.{nearest(word, known)}"
+    if found := re.match(r"argument (\S+): invalid choice: (.*) \(choose from (.*)\)$", line):
+        names = [name.strip("'") for name in found[3].split(", ")]
+        value = found[2].strip("'")
+        return (
+            f"{found[1]} is {value!r}; expected one of {', '.join(names)}.{nearest(value, names)}"
+        )
     # What jsonargparse says of a value names Python's types.
     found = re.match(r'Parser key "(\w+)":.*?(?:Got value|Given value):(.*)', line)
     if not found:
@@ -107,20 +115,87 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return "\n\n".join(blocks)
 
 
-class Parser(argparse.ArgumentParser):
-    """Errors as one line that names the nearest known option."""
+class _DefaultsFormatter(HelpFormatter, jsonargparse.DefaultHelpFormatter):
+    """And says what each option is without being given, but no Python types."""
 
-    def error(self, message: str):
+    def _get_help_string(self, action):
+        text = (action.help or "").replace("%%", "%")  # which jsonargparse does not do
+        flag = action.nargs == 0 and action.default is False
+        if action.default in (None, [], (), "==SUPPRESS==") or "default:" in text or flag:
+            return text
+        return f"{text} (default: %(default)s)"
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """Of every verb. Errors are one line that names the nearest known option, as UserError; what is
+    no option may stand before, between and behind options."""
+
+    def error(self, message: str, ex: Exception | None = None):
         raise UserError(tidy(message, self))
 
+    def parse_args(self, args: Sequence[str] | None = None, **keywords):
+        return super().parse_args(self._arguments_first(args), **keywords)
 
-def make_parser(verb: str, description: str) -> Parser:
+    def parse_intermixed_args(self, args: Sequence[str] | None = None):
+        return self.parse_args(args)
+
+    def _arguments_first(self, words: Sequence[str] | None) -> list[str]:
+        """Options and their values behind all else, where argparse understands them."""
+        rest = list(sys.argv[1:] if words is None else words)
+        if "--" in rest or not self._get_positional_actions():
+            return rest
+        arguments, options = [], []
+        while rest:
+            word = rest.pop(0)
+            if not _is_option(word):
+                arguments.append(word)
+                continue
+            options.append(word)
+            action = self._option_string_actions.get(word)
+            most = {None: 1, "?": 1, "*": len(rest), "+": len(rest)}
+            count = 0 if action is None else most.get(action.nargs, action.nargs)
+            while rest and count > 0 and not _is_option(rest[0]):
+                options.append(rest.pop(0))
+                count -= 1
+        return arguments + options
+
+
+def _is_option(word: str) -> bool:
+    return re.match(r"--?[A-Za-z]", word) is not None  # -1 is a number
+
+
+def make_parser(verb: str, description: str, usage: str | None = None) -> Parser:
+    """The parser of ``scotoma VERB``: ``add_argument`` as of argparse, or :func:`add_settings`."""
     return Parser(
         prog=f"scotoma {verb}",
+        usage=usage,
         description=description,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_DefaultsFormatter,
         allow_abbrev=False,
     )
+
+
+def add_settings(parser: Parser, config: type) -> None:
+    """An option for every field of a dataclass, as :func:`~scotoma.train.config.setting` has it."""
+    groups, types = {None: parser}, get_type_hints(config)
+    for item in fields(config):
+        name, metadata = item.metadata["group"], dict(item.metadata["form"])
+        group = groups.get(name) or groups.setdefault(name, parser.add_argument_group(name))
+        flag = "--" + item.name.replace("_", "-")
+        default = item.default if item.default_factory is MISSING else item.default_factory()
+        form = {"default": default, "help": item.metadata["help"], **metadata}
+        kind, metavar = types[item.name], item.metadata["metavar"]
+        if kind in (bool, bool | None):
+            # With a third answer, "as is best", a value may follow too: --channels-last false.
+            value = {} if kind is bool else {"nargs": "?"}
+            action = jsonargparse.ActionYesNo(no_prefix="no-")
+            group.add_argument(flag, action=action, **form, **value).metavar = "yes|no"
+        elif form.pop("positional", False):
+            group.add_argument(item.name, metavar=metavar, **form)
+        elif form.keys() & {"nargs", "action", "choices"}:  # texts, which the verb reads itself
+            group.add_argument(flag, metavar=metavar, **form)
+        else:
+            group.add_argument(flag, type=kind, metavar=metavar, **form)
 
 
 def add_picture_format(
@@ -129,13 +204,6 @@ def add_picture_format(
     """The same option for every command that draws."""
     formats = get_args(PictureFormat)
     parser.add_argument("--picture-format", choices=formats, default=default, help=help)
-
-
-class _Parser(jsonargparse.ArgumentParser):
-    """Errors as one line that names the nearest known option."""
-
-    def error(self, message: str, ex: Exception | None = None):
-        raise UserError(tidy(message, self))
 
 
 _DESCRIPTION = """\
@@ -153,23 +221,11 @@ recipe, and the command line overrides both.
 Recipes: {recipes}."""
 
 
-class _HelpFormatter(HelpFormatter, jsonargparse.DefaultHelpFormatter):
-    """Help texts with the default value, without the Python types."""
-
-    def _get_help_string(self, action):
-        text = action.help or ""
-        if action.default in (None, [], "==SUPPRESS==") or "default:" in text:
-            return text
-        return f"{text} (default: %(default)s)"
-
-
-def build_parser() -> _Parser:
-    parser = _Parser(
-        prog="scotoma train",
-        usage="scotoma train [--config FILE] [--option VALUE ...]",
-        description=_DESCRIPTION.format(recipes=", ".join(recipe_names())),
-        formatter_class=_HelpFormatter,
-        allow_abbrev=False,
+def build_parser() -> Parser:
+    parser = make_parser(
+        "train",
+        _DESCRIPTION.format(recipes=", ".join(recipe_names())),
+        "scotoma train [--config FILE] [--option VALUE ...]",
     )
     parser.add_argument(
         "--config", action="append", default=[], metavar="FILE", help="YAML file of settings below"
@@ -181,29 +237,7 @@ def build_parser() -> _Parser:
         metavar="RUN",
         help="continue the run in this folder, with its own settings",
     )
-    groups, types = {}, get_type_hints(TrainConfig)
-    for item in fields(TrainConfig):
-        name = item.metadata["group"]
-        group = groups.get(name) or groups.setdefault(name, parser.add_argument_group(name))
-        flag = "--" + item.name.replace("_", "-")
-        default = item.default if item.default_factory is MISSING else item.default_factory()
-        kind = types[item.name]
-        if kind in (bool, bool | None):
-            action = jsonargparse.ActionYesNo(no_prefix="no-")
-            # With a third answer, "as is best", a value may follow too: --channels-last false.
-            value = {} if kind is bool else {"nargs": "?"}
-            added = group.add_argument(
-                flag, action=action, default=default, help=item.metadata["help"], **value
-            )
-            added.metavar = "yes|no"
-        else:
-            group.add_argument(
-                flag,
-                type=kind,
-                default=default,
-                help=item.metadata["help"],
-                metavar=item.metadata["metavar"],
-            )
+    add_settings(parser, TrainConfig)
     return parser
 
 
@@ -242,7 +276,7 @@ def parse(argv: list[str]) -> tuple[TrainConfig, str | None]:
     return settings, None
 
 
-def _lay(parser: _Parser, layers: list[dict[str, Any]], argv: list[str]) -> TrainConfig:
+def _lay(parser: Parser, layers: list[dict[str, Any]], argv: list[str]) -> TrainConfig:
     """Defaults, then each layer, then the command line; all through the parser's types."""
     merged: dict[str, Any] = {}
     types = get_type_hints(TrainConfig)
@@ -263,7 +297,7 @@ def _lay(parser: _Parser, layers: list[dict[str, Any]], argv: list[str]) -> Trai
 
 
 @contextmanager
-def _defaults(parser: _Parser, values: dict[str, Any]):
+def _defaults(parser: Parser, values: dict[str, Any]):
     """The parser with other defaults for a while."""
     before = {key: parser.get_default(key) for key in values}
     parser.set_defaults(values)

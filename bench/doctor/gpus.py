@@ -15,9 +15,8 @@ from ...defective.errors import counted
 from ...kernels import backends
 from ...train.setup import busy
 from .. import harness
-from .line import ABSENT, OK, WARNING, Examination, Line
+from .checks import ABSENT, GIB, OK, WARNING, CheckResult, Context
 
-GIB = 2**30
 STATE = (
     "index",  # torch may count in another order
     "clocks.sm",
@@ -57,18 +56,18 @@ class Gpu:
     processes: tuple[str, ...] = ()
 
 
-def gpus(examination: Examination) -> Iterator[Line]:
+def gpus(context: Context) -> Iterator[CheckResult]:
     threads = torch.get_num_threads()
     values = {"machine": platform.machine(), "cores": os.cpu_count(), "threads": threads}
     words = f"{platform.machine()}, torch uses {counted(threads, 'thread')}"
     advice = busy(torch.device("cpu"))
-    yield Line("CPU", WARNING if advice else OK, words, advice or "", values)
+    yield CheckResult("CPU", WARNING if advice else OK, words, advice or "", values)
     if not torch.cuda.is_available():
         yield no_gpu(_listed_by_driver())
         return
     if torch.version.hip is not None:
         detail = "AMD; networks run in the eager definition, and nothing is wrong"
-        yield Line("GPU", ABSENT, detail, "scotoma's kernels are for NVIDIA GPUs")
+        yield CheckResult("GPU", ABSENT, detail, "scotoma's kernels are for NVIDIA GPUs")
         return
     for index in range(torch.cuda.device_count()):
         yield from lines(inspect(index))
@@ -101,14 +100,14 @@ def inspect(index: int) -> Gpu:
     )
 
 
-def lines(gpu: Gpu) -> Iterator[Line]:
+def lines(gpu: Gpu) -> Iterator[CheckResult]:
     """What it is; how it runs now; who else uses it."""
     yield _identity(gpu)
     yield _now(gpu)
     yield _users(gpu)
 
 
-def _identity(gpu: Gpu) -> Line:
+def _identity(gpu: Gpu) -> CheckResult:
     capability = ".".join(map(str, gpu.capability))
     words = [
         gpu.name,
@@ -128,18 +127,18 @@ def _identity(gpu: Gpu) -> Line:
         "driver": gpu.driver,
     }
     if gpu.refusal is None:
-        return Line(f"GPU {gpu.index}", OK, ", ".join(words), values=values)
+        return CheckResult(f"GPU {gpu.index}", OK, ", ".join(words), values=values)
     words.append(f"runs the eager definition only: {gpu.refusal}")
     needed = ".".join(map(str, backends.CAPABILITY))
     fix = f"for the fused kernels: Triton, and a GPU of compute capability {needed} or later"
-    return Line(f"GPU {gpu.index}", WARNING, ", ".join(words), fix, values)
+    return CheckResult(f"GPU {gpu.index}", WARNING, ", ".join(words), fix, values)
 
 
-def _now(gpu: Gpu) -> Line:
+def _now(gpu: Gpu) -> CheckResult:
     what, state = f"GPU {gpu.index} now", gpu.state
     if not state:
         fix = "have nvidia-smi on the PATH (in a container: docker run --gpus all)"
-        return Line(what, ABSENT, "nvidia-smi does not tell its clocks and power", fix)
+        return CheckResult(what, ABSENT, "nvidia-smi does not tell its clocks and power", fix)
     limit, default = number(state, "power.limit"), number(state, "power.default_limit")
     words = [
         f"{state['clocks.sm']} of {state['clocks.max.sm']} MHz",
@@ -153,11 +152,11 @@ def _now(gpu: Gpu) -> Line:
     if limit is not None and default is not None and limit < default:
         words.append(f"power is limited below its default of {default:.0f} W: slower than others")
         fix = f"sudo nvidia-smi --id={state['index']} --power-limit={default:.0f}"
-        return Line(what, WARNING, ", ".join(words), fix, values)
-    return Line(what, OK, ", ".join(words), values=values)
+        return CheckResult(what, WARNING, ", ".join(words), fix, values)
+    return CheckResult(what, OK, ", ".join(words), values=values)
 
 
-def _users(gpu: Gpu) -> Line:
+def _users(gpu: Gpu) -> CheckResult:
     what, words = f"GPU {gpu.index} users", list(gpu.processes)
     # Processes of other containers are not listed, but what they take is seen.
     used, busy = number(gpu.state, "memory.used"), number(gpu.state, "utilization.gpu")
@@ -169,14 +168,14 @@ def _users(gpu: Gpu) -> Line:
     if words:
         detail = f"{', '.join(words)}: another process uses it, and no timing can be trusted"
         fix = "nvidia-smi shows which; end it, or take another GPU: export CUDA_VISIBLE_DEVICES=N"
-        return Line(what, WARNING, detail, fix, values)
+        return CheckResult(what, WARNING, detail, fix, values)
     if not gpu.state:
         fix = "have nvidia-smi on the PATH"
-        return Line(what, ABSENT, "unknown without nvidia-smi", fix, values)
-    return Line(what, OK, "no other process uses it", values=values)
+        return CheckResult(what, ABSENT, "unknown without nvidia-smi", fix, values)
+    return CheckResult(what, OK, "no other process uses it", values=values)
 
 
-def no_gpu(listed: list[str] | None, why: str | None = None) -> Line:
+def no_gpu(listed: list[str] | None, why: str | None = None) -> CheckResult:
     """A machine on which torch sees no GPU.
 
     Args:
@@ -186,7 +185,7 @@ def no_gpu(listed: list[str] | None, why: str | None = None) -> Line:
     if not listed:
         detail = "no NVIDIA GPU: networks run in the eager definition on the CPU; nothing is wrong"
         fix = "none needed. If there is one: install its driver; in a container: --gpus all"
-        return Line("GPU", ABSENT, detail, fix, {"listed": []})
+        return CheckResult("GPU", ABSENT, detail, fix, {"listed": []})
     values = {"listed": listed}
     there = f"{', '.join(listed)} is there, but torch does not see it"
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -195,16 +194,16 @@ def no_gpu(listed: list[str] | None, why: str | None = None) -> Line:
         fix = f"{sys.executable} -m pip install --force-reinstall torch torchvision"
         if sys.platform != "linux":
             fix = "install torch by the command of pytorch.org/get-started"
-        return Line("GPU", WARNING, detail, fix, values)
+        return CheckResult("GPU", WARNING, detail, fix, values)
     if hidden is not None:
         detail = f"{there}: CUDA_VISIBLE_DEVICES is {hidden!r}"
-        return Line("GPU", WARNING, detail, "unset CUDA_VISIBLE_DEVICES", values)
+        return CheckResult("GPU", WARNING, detail, "unset CUDA_VISIBLE_DEVICES", values)
     detail = f"{there}: {(why or _why_not()).rstrip('.')}"
     fix = (
         f"a driver for CUDA {torch.version.cuda} or later (nvidia.com/drivers), or a torch for an "
         "older CUDA (pytorch.org/get-started); then restart the machine"
     )
-    return Line("GPU", WARNING, detail, fix, values)
+    return CheckResult("GPU", WARNING, detail, fix, values)
 
 
 def _why_not() -> str:

@@ -1,8 +1,9 @@
-"""Do the kernels compile here, and compute what they should?
+"""Do the kernels and torch.compile work here, and compute what they should?
 
 On a GPU, and on a CPU in Triton's interpreter, every operator runs forward and backward on small
 odd shapes and is compared with its eager definition in float64. Without either, the kernels are
-compiled for a GPU that need not be there.
+compiled for a GPU that need not be there. torch.compile is tried in a process of its own, which a
+time limit can end.
 """
 
 from __future__ import annotations
@@ -10,6 +11,11 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -19,30 +25,30 @@ import torch
 from ...kernels import backends
 from .. import harness, sanitize
 from ..layers.accuracy import tolerance
-from .line import ABSENT, FAILED, OK, UNKNOWN, Examination, Line, brief, known_fix
+from .checks import ABSENT, FAILED, OK, UNKNOWN, WARNING, CheckResult, Context, brief, known_fix
 
 ARCH = 90
 EAGER = "meanwhile: export SCOTOMA_BACKEND=eager"
 
 
-def kernels(examination: Examination) -> Iterator[Line]:
+def kernels(context: Context) -> Iterator[CheckResult]:
     cpu = torch.device("cpu")
-    yield from self_test(examination, cpu, (torch.float32,), "eager")
+    yield from self_test(context, cpu, (torch.float32,), "eager")
     if importlib.util.find_spec("triton") is None:
         detail = "not run here: Triton is not installed"
-        yield Line("fused kernels", ABSENT, detail, "on Linux: pip install triton")
+        yield CheckResult("fused kernels", ABSENT, detail, "on Linux: pip install triton")
     elif backends.interpreting():
-        yield from self_test(examination, cpu, (torch.float32,), "triton")
+        yield from self_test(context, cpu, (torch.float32,), "triton")
     elif devices := usable_gpus():
         for index in devices:
             label = "" if len(devices) == 1 else f" (GPU {index})"
             device = torch.device("cuda", index)
-            yield from self_test(examination, device, backends.DTYPES, "triton", label)
+            yield from self_test(context, device, backends.DTYPES, "triton", label)
     else:
-        yield from compile_ahead(examination)
+        yield from compile_ahead(context)
         detail = "not run here: no GPU that runs them"
         fix = "TRITON_INTERPRET=1 scotoma doctor  runs them on the CPU, in Triton's interpreter"
-        yield Line("fused kernels run", ABSENT, detail, fix)
+        yield CheckResult("fused kernels run", ABSENT, detail, fix)
 
 
 def usable_gpus() -> list[int]:
@@ -58,12 +64,12 @@ def usable_gpus() -> list[int]:
 
 
 def self_test(
-    examination: Examination,
+    context: Context,
     device: torch.device,
     dtypes: tuple[torch.dtype, ...],
     backend: str,
     label: str = "",
-) -> Iterator[Line]:
+) -> Iterator[CheckResult]:
     """A line for each operator, with its largest error in each dtype; "eager": one for all."""
     fused = backend == "triton"
     trials: list[Trial] = []
@@ -76,7 +82,7 @@ def self_test(
                 if case.dtype != dtype:
                     continue  # has its turn with its own dtype
                 name = str(dtype).removeprefix("torch.")
-                examination.progress(f"{case} {name}")
+                context.progress(f"{case} {name}")
                 trials.append(Trial(case, device, backend))
                 if gpu_is_lost(device):
                     yield _lost(trials[-1], label)
@@ -89,10 +95,10 @@ def self_test(
     missing = [name for name, count in launched.items() if not count]
     if missing:
         detail = f"never launched: {', '.join(missing)}"
-        yield Line("fused kernels" + label, FAILED, detail, f"{UNKNOWN}; {EAGER}")
+        yield CheckResult("fused kernels" + label, FAILED, detail, f"{UNKNOWN}; {EAGER}")
     else:
         detail = f"all {len(launched)} launched: {', '.join(launched)}"
-        yield Line("fused kernels" + label, OK, detail, values={"launches": dict(launched)})
+        yield CheckResult("fused kernels" + label, OK, detail, values={"launches": dict(launched)})
 
 
 class Trial:
@@ -123,7 +129,7 @@ class Trial:
         return ""
 
 
-def verdict(what: str, trials: list[Trial]) -> Line:
+def verdict(what: str, trials: list[Trial]) -> CheckResult:
     """One line for the calls of one operator."""
     worst: dict[str, float] = {}
     for trial in trials:
@@ -135,9 +141,9 @@ def verdict(what: str, trials: list[Trial]) -> Line:
         detail = f"{len(problems)} of {len(trials)} calls fail; {first.problem}"
         fix = known_fix(first.exception or "") or f"{UNKNOWN}; {EAGER}"
         values["problems"] = [trial.problem for trial in problems]
-        return Line(what, FAILED, detail, fix, values)
+        return CheckResult(what, FAILED, detail, fix, values)
     errors = ", ".join(f"{dtype} {error:.2g}" for dtype, error in worst.items())
-    return Line(what, OK, f"error against float64: {errors}", values=values)
+    return CheckResult(what, OK, f"error against float64: {errors}", values=values)
 
 
 def gpu_is_lost(device: torch.device) -> bool:
@@ -151,13 +157,13 @@ def gpu_is_lost(device: torch.device) -> bool:
     return False
 
 
-def _lost(trial: Trial, label: str) -> Line:
+def _lost(trial: Trial, label: str) -> CheckResult:
     detail = f"the GPU stopped at {trial.operator} {trial.problem}; others were not run"
     fix = f"compute-sanitizer python -m scotoma.bench.sanitize  finds the access; {EAGER}"
-    return Line("fused kernels" + label, FAILED, detail, fix)
+    return CheckResult("fused kernels" + label, FAILED, detail, fix)
 
 
-def compile_ahead(examination: Examination) -> Iterator[Line]:
+def compile_ahead(context: Context) -> Iterator[CheckResult]:
     """Every kernel once, compiled for one architecture, as ``scotoma bench aot`` compiles all."""
     from ..aot import cases, record
     from ..aot.code import Measurement, measure
@@ -168,7 +174,7 @@ def compile_ahead(examination: Examination) -> Iterator[Line]:
         cases.Convolution(cases.CONV_TILES[0], training=False).run,
     )
     launches = [launch for run in runs for part in record.record(run) for launch in part]
-    examination.progress(f"compiling {len(launches)} kernels for sm_{ARCH}")
+    context.progress(f"compiling {len(launches)} kernels for sm_{ARCH}")
 
     def compiled(launch: record.Launch) -> Measurement | Exception:
         try:
@@ -184,7 +190,103 @@ def compile_ahead(examination: Examination) -> Iterator[Line]:
         if isinstance(result, Exception):
             fix = known_fix(result) or UNKNOWN
             detail = f"does not compile for sm_{ARCH}: {brief(result)}"
-            yield Line(launch.kernel, FAILED, detail, fix)
+            yield CheckResult(launch.kernel, FAILED, detail, fix)
     if good:
         detail = f"{len(good)} compile for sm_{ARCH}: {', '.join(good)}"
-        yield Line("fused kernels compile", OK, detail, values={"kernels": good})
+        yield CheckResult("fused kernels compile", OK, detail, values={"kernels": good})
+
+
+# torch.compile, and the compilers that it and Triton call.
+
+SECONDS = 180
+_FIX = "train without --compile; pytorch.org/get-started has the versions that go together"
+
+
+def compilers(context: Context) -> Iterator[CheckResult]:
+    """The compilers that torch.compile and Triton call."""
+    c = _found("CC", "gcc", "clang", "cc")
+    cxx = _found("CXX", "g++", "clang++", "c++")
+    yield _compiler("C compiler", c, "Triton needs one to launch kernels", "gcc", "CC")
+    yield _compiler("C++ compiler", cxx, "torch.compile needs one on a CPU", "g++", "CXX")
+
+
+def _found(variable: str, *names: str) -> str | None:
+    given = shlex.split(os.environ.get(variable, ""))[:1]
+    return next((path for name in (given or names) if (path := shutil.which(name))), None)
+
+
+def _compiler(what: str, path: str | None, use: str, package: str, variable: str) -> CheckResult:
+    values = {"path": path}
+    if path is not None:
+        return CheckResult(what, OK, path, values=values)
+    given = os.environ.get(variable)
+    found = f"{variable} is {given!r}, which is not there" if given else "none found"
+    fix = f"sudo apt install {package}" + (f", or unset {variable}" if given else "")
+    return CheckResult(what, WARNING, f"{found}; {use}", fix, values)
+
+
+def compiles(context: Context) -> Iterator[CheckResult]:
+    """A tiny function around the operator, compiled for the device that networks run on."""
+    kind = "cuda" if torch.cuda.is_available() and torch.version.hip is None else "cpu"
+    if kind == "cpu" and _found("CXX", "g++", "clang++", "c++") is None:
+        detail = "not tried without a C++ compiler"
+        yield CheckResult("torch.compile", WARNING, detail, "sudo apt install g++")
+        return
+    context.progress("torch.compile; the first time takes a while")
+    yield outcome([sys.executable, "-m", __name__, kind], kind)
+
+
+def outcome(command: list[str], kind: str, limit: float = SECONDS) -> CheckResult:
+    """A line for a program that ends with status 0, or with the reason in its last line."""
+    # Interpreted kernels cannot be compiled.
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    start = time.perf_counter()
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment, timeout=limit
+        )
+    except subprocess.TimeoutExpired:
+        detail = f"not done after {limit:.0f} s on {kind}"
+        fix = "try again on an idle machine, or train without --compile"
+        return CheckResult("torch.compile", WARNING, detail, fix)
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        reason = done.stdout.strip().splitlines()[-1:] or said[-1:] or ["no reason given"]
+        detail = f"does not work on {kind}: {reason[0]}"
+        return CheckResult("torch.compile", FAILED, detail, known_fix("\n".join(said)) or _FIX)
+    values = {"device": kind, "seconds": round(seconds, 1)}
+    detail = f"works on {kind} (with starting Python: {seconds:.0f} s)"
+    return CheckResult("torch.compile", OK, detail, values=values)
+
+
+def probe(kind: str) -> None:
+    """Compile the operator between two of torch's own, and compare with eager.
+
+    Raises:
+        RuntimeError: the results differ.
+    """
+    from ...kernels import bn_mask_add_relu
+
+    def function(x, mask, mean, var):
+        return 1 + bn_mask_add_relu(2 * x, None, None, mean, var, mask=mask, training=False)
+
+    device = torch.device(kind)
+    generator = torch.Generator(device).manual_seed(0)
+    x = torch.randn(2, 12, 5, 7, device=device, generator=generator)
+    mask = torch.rand(12, 5, 7, device=device, generator=generator) < 0.5
+    mean, var = torch.rand(2, 12, device=device, generator=generator) + 0.5
+    # On a GPU too old for kernels the operator is eager, and so is what is compared.
+    with torch.no_grad():
+        expected = function(x, mask, mean, var)
+        found = torch.compile(function, fullgraph=True)(x, mask, mean, var)
+    if not torch.allclose(found, expected, rtol=1e-4, atol=1e-5):
+        raise RuntimeError("torch.compile computes something else than eager")
+
+
+if __name__ == "__main__":
+    try:
+        probe(sys.argv[1])
+    except Exception as error:
+        print(brief(error))
+        sys.exit(1)

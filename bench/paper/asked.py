@@ -23,14 +23,15 @@ def read_setup(arguments: argparse.Namespace, roles: Iterable[str]) -> Setup:
         UserError: a number out of range, an unknown role, or a folder that is not there.
     """
     for name, least in (("seeds", 1), ("first_seed", 0), ("batch_size", 1), ("workers", 0)):
-        value = getattr(arguments, name)
+        value = getattr(arguments, name, least)
         if value < least:
             option = name.replace("_", "-")
             raise UserError(f"--{option} is {value}; expected {least} or more")
-    last = arguments.first_seed + arguments.seeds - 1
+    count = getattr(arguments, "seeds", 1)
+    last = arguments.first_seed + count - 1
     if last >= MEMBER_SEED:
         raise UserError(
-            f"--first-seed {arguments.first_seed} and --seeds {arguments.seeds} reach seed {last}; "
+            f"--first-seed {arguments.first_seed} and --seeds {count} reach seed {last}; "
             f"expected seeds below {MEMBER_SEED}: from there on they are of ensembles' members"
         )
     budget = BUDGETS[arguments.budget]
@@ -46,7 +47,7 @@ def read_setup(arguments: argparse.Namespace, roles: Iterable[str]) -> Setup:
         if role in set(roles)
     }
     seeds = tuple(range(arguments.first_seed, last + 1))
-    return Setup(budget, data, seeds, arguments.images)
+    return Setup(budget, data, seeds, getattr(arguments, "images", "common"))
 
 
 def _place(text: str) -> str:

@@ -8,7 +8,6 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from ...defective.errors import UserError
-from ..report.document import Picture
 from .graph.artefact import Artefact
 from .graph.context import Context
 from .graph.results import Result
@@ -16,6 +15,7 @@ from .setup import Setup
 
 if TYPE_CHECKING:
     from .judge import Estimate
+    from .pictures import Picture
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,6 @@ def add_setup_options(parser: Parser, tables: bool = True) -> None:
     parser.add_argument("--budget", choices=tuple(BUDGETS), default="quick", help=lines)
     if tables:
         _add_table_options(parser)
-    else:
-        parser.set_defaults(seeds=1, images="common")
     parser.add_argument(
         "--first-seed", type=int, default=0, metavar="SEED", help="of the first repetition"
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ...defective.errors import UserError
+from ...defective.errors import UserError, counted
 from ...train.config import PictureFormat
 from ...train.summary import device_name
 from ..harness import commit
@@ -23,7 +23,6 @@ from .graph.training import Training
 from .judge import Verdict, judge
 from .options import RunOptions
 from .page import build_page, tally, why_apart, write_page
-from .page.wording import count
 from .published import published
 from .setup import Setup
 
@@ -175,5 +174,5 @@ def fail(failures: Sequence[Failure], plan: Plan, errors: Sequence[UserError] = 
         )
     if errors:
         raise UserError(
-            f"{count(len(errors), 'page')} could not be written; the first: {errors[0]}"
+            f"{counted(len(errors), 'page')} could not be written; the first: {errors[0]}"
         )

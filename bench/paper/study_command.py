@@ -27,7 +27,7 @@ from .graph.data import Data
 from .graph.plan import Plan
 from .graph.store import Store
 from .options import add_run_options, add_setup_options, run_options
-from .pictures.class_names import WORDS, class_names
+from .pictures import WORDS, class_names
 from .setup import Setup, mifgsm
 from .study.origin import ROLES
 from .study.page import write_page

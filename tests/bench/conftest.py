@@ -1,8 +1,8 @@
 """Fixtures that several files of tests use."""
 
 import pytest
-from scotoma.bench.doctor import compiling
-from scotoma.bench.doctor.line import OK, Line
+from scotoma.bench.doctor import kernels
+from scotoma.bench.doctor.checks import OK, CheckResult
 from scotoma.bench.report import tables
 
 
@@ -15,8 +15,8 @@ def no_pictures(monkeypatch):
 @pytest.fixture
 def no_compile(monkeypatch):
     """It takes longest by far, and has tests of its own."""
-    line = Line("torch.compile", OK, "works")
-    monkeypatch.setattr(compiling, "outcome", lambda *arguments: line)
+    result = CheckResult("torch.compile", OK, "works")
+    monkeypatch.setattr(kernels, "outcome", lambda *arguments: result)
 
 
 @pytest.fixture

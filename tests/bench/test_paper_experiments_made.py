@@ -14,6 +14,7 @@ from scotoma.bench.paper.graph.plan import Plan
 from scotoma.bench.paper.graph.results import Transfer
 from scotoma.bench.paper.setup import Setup
 from scotoma.defective.robustness import load_set
+from scotoma.train.plots import encoded
 
 
 def run(experiment, store):
@@ -115,10 +116,11 @@ def test_a_picture_for_figure_5(store):
         if column in names
     }
     pictures = plan.draw(Made(plan, setup, experiment, values, here))
-    assert [picture.name for picture in pictures] == ["figure5.png"]
-    assert pictures[0].file().startswith(b"\x89PNG")
+    assert [picture.name for picture in pictures] == ["figure5"]
+    assert encoded(pictures[0].figure).startswith(b"\x89PNG")
     assert "0.3-Bottom" in pictures[0].alt and "0.5-Bottom" not in pictures[0].alt
-    assert plan.draw(Made(plan, setup, experiment, values, here))[0].file() == pictures[0].file()
+    again = plan.draw(Made(plan, setup, experiment, values, here))
+    assert encoded(again[0].figure) == encoded(pictures[0].figure)
     half = {place: value for place, value in values.items() if place[1] == "Defence Rate"}
     assert plan.draw(Made(plan, setup, experiment, half, here)) == []
 

@@ -15,6 +15,7 @@ from scotoma.bench.paper.graph.data import Data
 from scotoma.bench.paper.graph.local import run_locally
 from scotoma.bench.paper.graph.plan import Plan
 from scotoma.bench.paper.setup import Setup
+from scotoma.train.plots import encoded
 
 # The others have such a test in test_paper_experiments_made.py.
 NAMES = [name for name in definitions() if name not in ALL]
@@ -90,7 +91,7 @@ def test_curves_are_drawn_of_real_trainings(made):
     setup, there, experiments = made
     plan = definition("figure14")
     (picture,) = plan.draw(Made(plan, setup, experiments["figure14"], {}, there))
-    assert picture.name == "figure14.png" and picture.file().startswith(b"\x89PNG")
+    assert picture.name == "figure14" and encoded(picture.figure).startswith(b"\x89PNG")
     for training in experiments["figure14"].attached.values():
         assert (training.path(there.store) / "metrics.jsonl").is_file()
 
@@ -117,4 +118,4 @@ def test_everything_at_the_smallest_budget(smoke, name):
     if plan.draw is not None:
         pictures = plan.draw(Made(plan, setup, experiment, values, there))
         assert len(pictures) == (1 if name == "figure14" else len(plan.roles))
-        assert all(picture.file().startswith(b"\x89PNG") for picture in pictures)
+        assert all(encoded(picture.figure).startswith(b"\x89PNG") for picture in pictures)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..experiment import Definition, Experiment
 from ..graph.artefact import Artefact
-from ..pictures.training_curves import draw_training_curves
+from ..pictures import draw_training_curves
 from ..setup import Setup
 
 ROLES = ("cifar10", "mnist")

@@ -7,7 +7,7 @@ from functools import partial
 
 from ..experiment import Definition, Experiment
 from ..graph.artefact import Artefact
-from ..pictures.examples import draw_examples
+from ..pictures import draw_examples
 from ..setup import Setup, mifgsm
 from . import notes
 

@@ -9,7 +9,7 @@ from ....defective.robustness.shuffle import PAPER_GRIDS
 from ..experiment import Definition, Experiment, Measure, Place
 from ..graph.protocol_results import Shuffled, Stylized
 from ..grids import fitting_grids
-from ..pictures.shuffled import draw_shuffled
+from ..pictures import draw_shuffled
 from ..setup import ARCHITECTURES, Setup
 from . import notes
 

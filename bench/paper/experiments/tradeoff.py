@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..claims import DEFENCE_RATE, TEST_ACCURACY
 from ..experiment import Definition, Experiment
-from ..pictures.tradeoff import ACCURACY, DEFENCE, draw_tradeoff
+from ..pictures import draw_tradeoff
 from ..setup import Setup
 from . import notes
 from .ablation import ATTACKS, BOTTOM, cells_of
@@ -16,11 +17,11 @@ SOURCE = "densenet121"
 
 def build_tradeoff(setup: Setup) -> Experiment:
     """Two columns of Table 14: ResNet-18 of each keep probability, attacked from DenseNet-121."""
-    attacks = {DEFENCE: ATTACKS["PGD16"]}
-    cells, asides = apart(cells_of(setup, SOURCE, ROWS, attacks, ACCURACY))
+    attacks = {DEFENCE_RATE: ATTACKS["PGD16"]}
+    cells, asides = apart(cells_of(setup, SOURCE, ROWS, attacks, TEST_ACCURACY))
     return Experiment(
         rows=ROWS,
-        columns=(DEFENCE, ACCURACY),
+        columns=(DEFENCE_RATE, TEST_ACCURACY),
         axes=("network", "rate"),
         cells=cells,
         asides=asides,

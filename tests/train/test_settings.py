@@ -1,12 +1,23 @@
 """Settings: which place wins, and what is refused."""
 
+import re
+from dataclasses import dataclass
+
 import pytest
 import torch
 import yaml
 from scotoma.defective import UserError
 from scotoma.train import setup
-from scotoma.train.config import TrainConfig
-from scotoma.train.settings import build_parser, load_resolved, parse, read_recipe, recipe_names
+from scotoma.train.config import TrainConfig, setting
+from scotoma.train.settings import (
+    add_settings,
+    build_parser,
+    load_resolved,
+    make_parser,
+    parse,
+    read_recipe,
+    recipe_names,
+)
 from scotoma.train.setup import resolve
 
 
@@ -193,3 +204,53 @@ def test_a_busy_machine_is_noticed(monkeypatch, average, running, threads, warne
     words = setup.busy(torch.device("cpu"))
     assert (words is not None) == warned
     assert words is None or ("OMP_NUM_THREADS=1" in words and "the 2 cores" in words)
+
+
+@dataclass
+class Asked:
+    """Options of a verb that does not exist."""
+
+    runs: list[str] = setting([], None, "networks", "RUN", nargs="*", positional=True)
+    against: list[str] = setting([], "what", "sets", "SET", nargs="+", action="extend")
+    pixels: str = setting("float", "what", "levels", choices=("float", "uint8"))
+    samples: int = setting(1000, "what", "images; 95 % of them")
+    width: int | None = setting(None, "what", "base width")
+    graph: bool = setting(True, "what", "at once")
+
+
+def asked(*argv):
+    parser = make_parser("try", "Tries.")
+    add_settings(parser, Asked)
+    return Asked(**parser.parse_args(list(argv)).as_dict())
+
+
+def test_fields_of_a_dataclass_are_options_and_arguments_stand_anywhere():
+    assert asked() == Asked()
+    words = ["a", "--samples", "3", "b", "--no-graph", "c", "--against", "x", "y", "--against", "z"]
+    given = asked(*words)
+    assert given.runs == ["a", "b", "c"] and given.against == ["x", "y", "z"]
+    assert (given.samples, given.graph, given.width, given.pixels) == (3, False, None, "float")
+    assert asked("--width", "-1", "--pixels", "uint8").width == -1  # a number, not an option
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--samples", "many"], "--samples is 'many'; expected a whole number"),
+        (["--sample", "3"], "unknown option '--sample'. Did you mean '--samples'?"),
+        (["--pixels", "unit8"], "--pixels is 'unit8'; expected one of float, uint8. Did you mean"),
+        (["--width", "2.5"], "--width is '2.5'; expected a whole number"),
+        (["--samples"], "argument --samples: expected one argument"),
+    ],
+)
+def test_options_of_every_verb_are_refused_alike(words, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        asked(*words)
+
+
+def test_the_help_says_defaults_and_no_types(capsys):
+    with pytest.raises(SystemExit):
+        asked("--help")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "images; 95 % of them (default: 1000)" in printed and "null" not in printed
+    assert "type:" not in printed and "%%" not in printed

@@ -25,8 +25,8 @@ from rich.markup import escape
 
 from ...train.settings import make_parser
 from .. import harness
-from . import compiling, gpus, libraries, places, precision
-from .line import ABSENT, FAILED, OK, VERDICTS, WARNING, Examination, Line, Run, examine
+from . import checks, gpus
+from .checks import ABSENT, FAILED, OK, VERDICTS, WARNING, CheckResult, Context, Run, examine
 
 
 class Check(NamedTuple):
@@ -35,31 +35,31 @@ class Check(NamedTuple):
     slow: bool = False  # left out by --quick
 
 
-def _kernels(examination: Examination) -> Iterator[Line]:
-    from .kernels import kernels
+def _kernels(name: str) -> Run:
+    """A check of ``kernels``, which imports all that is measured."""
 
-    yield from kernels(examination)
+    def run(context: Context) -> Iterator[CheckResult]:
+        from . import kernels
+
+        yield from getattr(kernels, name)(context)
+
+    run.__name__ = name  # what a result is called if it breaks down
+    return run
 
 
-def _data_sets(examination: Examination) -> Iterator[Line]:
-    from .data import data_sets  # imports torchvision, which may be what is broken
-
-    yield from data_sets(examination)
-
-
-# To add a check: a function of an examination that yields lines, and a line here.
+# To add a check: a function of a context that yields results, and a line here.
 CHECKS = (
-    Check("Python and libraries", libraries.libraries),
+    Check("Python and libraries", checks.libraries),
     Check("Devices", gpus.gpus),
-    Check("Precision and backend", precision.dtypes),
-    Check("Precision and backend", precision.backend),
-    Check("Kernels", _kernels, slow=True),
-    Check("Compilers", compiling.compilers),
-    Check("Compilers", compiling.compiles, slow=True),
-    Check("Caches and disk", places.caches),
-    Check("Caches and disk", places.disk),
-    Check("Data sets", _data_sets),
-    Check("Tools", places.tools),
+    Check("Precision and backend", checks.dtypes),
+    Check("Precision and backend", checks.backend),
+    Check("Kernels", _kernels("kernels"), slow=True),
+    Check("Compilers", _kernels("compilers")),
+    Check("Compilers", _kernels("compiles"), slow=True),
+    Check("Caches and disk", checks.caches),
+    Check("Caches and disk", checks.disk),
+    Check("Data sets", checks.data_sets),
+    Check("Tools", checks.tools),
 )
 
 STYLES = {OK: "green", WARNING: "yellow", FAILED: "bold red", ABSENT: "dim", "": "none"}
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> int:
     options = parse(argv)
     out = Console(highlight=False, markup=False, emoji=False)
     out.width = min(out.width, WIDTH) if out.is_terminal else WIDTH
-    found: list[tuple[str, Line]] = []
+    found: list[tuple[str, CheckResult]] = []
     topic = None
     for check in CHECKS:
         if options.quick and check.slow:
@@ -105,17 +105,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def watched(check: Check, data_root: Path | None) -> list[Line]:
+def watched(check: Check, data_root: Path | None) -> list[CheckResult]:
     """The lines of a check; a terminal shows meanwhile what it is about."""
     with Console(stderr=True).status(check.topic) as status:
 
         def progress(words: str) -> None:
             status.update(f"{check.topic}: {escape(words)}")
 
-        return list(examine(check.run, Examination(data_root, progress)))
+        return list(examine(check.run, Context(data_root, progress)))
 
 
-def rows(lines: list[Line], width: int) -> Iterator[tuple[str, str]]:
+def rows(lines: list[CheckResult], width: int) -> Iterator[tuple[str, str]]:
     """Lines of text and their verdicts: verdict, subject and finding, and below them the fix.
 
     Neighbours that share a fix have it once, below the last of them.
@@ -142,7 +142,7 @@ def wrapped(first: str, text: str, indent: int, width: int) -> str:
     )
 
 
-def summary(lines: list[Line], quick: bool) -> str:
+def summary(lines: list[CheckResult], quick: bool) -> str:
     counts = Counter(line.verdict for line in lines)
     named = {WARNING: "warnings" if counts[WARNING] > 1 else WARNING}
     text = ", ".join(f"{counts[v]} {named.get(v, v)}" for v in VERDICTS if counts[v])
@@ -154,7 +154,7 @@ def summary(lines: list[Line], quick: bool) -> str:
     return f"{text}\nNothing failed. Start with: scotoma train"
 
 
-def report(found: list[tuple[str, Line]], quick: bool) -> dict:
+def report(found: list[tuple[str, CheckResult]], quick: bool) -> dict:
     """Everything as one JSON object."""
     counts = Counter(line.verdict for _, line in found)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,430 @@
+"""Pictures of pages: heat maps of tables, and the paper's figures from what they are made of."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...defective.attacks import parse_attack
+from ...defective.errors import UserError
+from ...defective.robustness import AdversarialSet, load_set
+from ...train import plots
+from ...train.datasets import default_root
+from ...train.robustness.pictures import shuffled_samples
+from .claims import DEFENCE_RATE, TEST_ACCURACY
+from .grids import fitting_grids
+from .judge import Estimate, Place
+from .published import figure5
+
+if TYPE_CHECKING:  # matplotlib is half a second, which only who draws is to wait for
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from .experiment import Made
+    from .graph.attacking import AdversarialImages
+    from .graph.context import Context
+    from .graph.data import Data
+    from .graph.training import Training
+    from .page import Grid
+
+METRICS = "metrics.jsonl"
+WORDS = "tiny-imagenet-200/words.txt"
+"""Comes with Tiny-ImageNet: a number of WordNet and its synonyms a line."""
+_NAMES = {
+    "cifar10": "CIFAR-10",
+    "mnist": "MNIST",
+    "tiny-imagenet": "Tiny-ImageNet",
+    "imagenet": "ImageNet",
+}
+
+
+class Picture(NamedTuple):
+    """What :meth:`scotoma.train.pages.Page.picture` takes."""
+
+    name: str
+    figure: Figure
+    alt: str
+    wide: bool = False
+
+
+def of_page(made: Made, grid: Grid, heading: str) -> list[Picture]:
+    """A heat map, or Figure 4's curves, and what the definition draws.
+
+    Args:
+        heading: the page's title.
+
+    Raises:
+        UserError: a damaged file that a picture is made of.
+    """
+    found = []
+    if made.definition.name == "figure4":
+        found += draw_noise(made)
+    elif made.definition.name.startswith("table"):
+        found += draw_heat_maps(made.definition.name, grid, heading)
+    return found + (made.definition.draw(made) if made.definition.draw is not None else [])
+
+
+def data_name(data: Data) -> str:
+    """The paper's name of a data set, and what stands in its place if something does."""
+    name = _NAMES.get(data.role, data.role)
+    return name if data.label == data.role else f"{data.label} (in the place of {name})"
+
+
+def class_names(data: Data, context: Context) -> tuple[str, ...]:
+    """The classes of a data set in their order, with words for numbers of WordNet where known.
+
+    Raises:
+        UserError: the data set cannot be read.
+    """
+    loaded = context.images(data).data
+    classes = loaded.classes
+    if not all(re.fullmatch(r"n\d{8}", name) for name in classes):
+        return classes
+    if loaded.name == "imagenet":
+        from torchvision.models import ResNet18_Weights
+
+        known = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
+        return tuple(known) if len(known) == len(classes) else classes
+    if loaded.name == "tiny-imagenet":
+        root = Path(data.root) if data.root else default_root()
+        try:
+            text = (root / "tiny-imagenet" / WORDS).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return classes
+        split = (line.partition("\t") for line in text.splitlines())
+        first = {number: words.split(",")[0].strip() for number, _, words in split if words.strip()}
+        return tuple(first.get(name, name) for name in classes)
+    return classes
+
+
+# Tables.
+
+
+def draw_heat_maps(name: str, grid: Grid, heading: str) -> list[Picture]:
+    """A table of rates in at least two columns and rows: ours, the paper's, and the difference."""
+    cells = grid.cells
+    if not grid.of("measured") or grid.has_scores or min(len(grid.rows), len(grid.columns)) < 2:
+        return []
+    kinds = {"ours, in percent": "value", "the paper's, in percent": "paper"}
+    kinds["difference, in points"] = "difference"
+    panels = {}
+    for words, kind in kinds.items():
+        values = {p: cell[kind] for p, cell in cells.items() if cell[kind] is not None}
+        if values:
+            panels[words] = values
+    figure = heat_maps(heading, grid, panels)
+    word, number = re.fullmatch(r"(\D*)(\d*)", name).groups()
+    alt = (
+        f"{word.capitalize()} {number} as heat maps: {', '.join(panels)}; the numbers are those of "
+        "the table above"
+    )
+    return [Picture(f"{name}-heatmap", figure, alt, wide=True)]
+
+
+def heat_maps(heading: str, grid: Grid, panels: Mapping[str, Mapping[Place, float]]) -> Figure:
+    """Panels side by side, all of the grid's rows and columns.
+
+    Args:
+        panels: values by place under each panel's title. The first one's are ours, and say what is
+            missing; the last one's differences, where there are three.
+    """
+    rows, columns = grid.rows, grid.columns
+    across, down, gap = 0.56 * len(columns), 0.23 * len(rows), 0.25  # inches
+    names, heads = plots.short(rows, 26), plots.short(columns, 26)
+    corner = f"{grid.axes[1]} →\n{grid.axes[0]} ↓"
+    left = 0.2 + 0.068 * max(map(len, [*names.values(), *corner.split("\n")]))
+    above = 0.72 + 0.062 * max(map(len, heads.values()))
+    pitch = max(across + gap, 1.8)  # the least that a panel's title needs
+    width = max(5.0, 0.3 + 0.084 * len(heading), left + len(panels) * pitch + 0.05)
+    height = above + down + gap
+    # Places are computed, not laid out: cells keep their size at any number.
+    figure = plots.new((width, height), layout=None)
+    figure.text(0.15 / width, 1 - 0.12 / height, plots.plain(heading), fontsize=11, va="top")
+    look = {"fontsize": 8, "color": "#555555", "ha": "right", "va": "bottom"}
+    figure.text((left - 0.06) / width, (down + 0.2) / height, corner, **look)
+    missing = {p: cell["state"] or "" for p, cell in grid.cells.items() if cell["value"] is None}
+    for number, (title, values) in enumerate(panels.items()):
+        x = left + number * pitch
+        axes = figure.add_axes((x / width, 0.15 / height, across / width, down / height))
+        words = {} if number else missing
+        plots.heat_map(axes, rows, columns, values, words=words, signed=number == 2, size=7.5)
+        axes.set_xticks(range(len(columns)), [heads[c] for c in columns], fontsize=8, rotation=90)
+        axes.set_yticks(range(len(rows)), [] if number else [names[r] for r in rows], fontsize=8)
+        figure.text(x / width, 1 - 0.42 / height, plots.plain(title), fontsize=9.5, va="top")
+    return figure
+
+
+def _percent(estimate: Estimate) -> plots.Range:
+    low, high = (None if end is None else 100 * end for end in (estimate.low, estimate.high))
+    return low, 100 * estimate.value, high
+
+
+# Figure 4.
+
+
+def draw_noise(made: Made) -> list[Picture]:
+    """Accuracy under Gaussian noise: a line for each row and its intervals; none without a number.
+
+    Columns are twice the standard deviation in levels of 255, as text.
+    """
+    from matplotlib.ticker import NullLocator
+
+    rows, columns, values = made.experiment.rows, made.experiment.columns, made.values
+    if not values:
+        return []
+    figure = plots.new((6.6, 4.4), "Accuracy under Gaussian noise")
+    axes = figure.subplots()
+    there = [row for row in rows if any((row, column) in values for column in columns)]
+    for number, row in enumerate(there):
+        points = [(float(c), _percent(values[row, c])) for c in columns if (row, c) in values]
+        plots.interval_line(axes, number, points, plots.plain(row))
+    ticks = sorted({float(column) for column in columns})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("2 sigma (levels of 255, logarithmic)")
+    axes.set_ylabel("accuracy (%)")
+    axes.set_ylim(0, 100)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left", fontsize=8, title="95 % intervals", title_fontsize=8)
+    alt = (
+        f"accuracy under Gaussian noise of {', '.join(rows)} against twice the standard deviation; "
+        "the numbers are those of the table above"
+    )
+    return [Picture(made.definition.name, figure, alt)]
+
+
+# Figure 5.
+
+
+def draw_tradeoff(made: Made) -> list[Picture]:
+    """A point for each row that has both numbers, and the paper's points; none without a row.
+
+    The axes span both, unlike the paper's, which begin at a defence rate of 90 %.
+    """
+    values = made.values
+    places = {
+        row: (_percent(values[row, DEFENCE_RATE]), _percent(values[row, TEST_ACCURACY]))
+        for row in made.experiment.rows
+        if (row, DEFENCE_RATE) in values and (row, TEST_ACCURACY) in values
+    }
+    if not places:
+        return []
+    figure = plots.new((6.4, 4.6), "Success defence rate and clean accuracy by keep probability")
+    axes = figure.subplots()
+    for defence, accuracy in places.values():
+        plots.interval_point(axes, defence, accuracy, colour=plots.RIGHT)
+    paper = figure5()
+    x = [100 * point.defence_rate for point in paper]
+    y = [100 * point.accuracy for point in paper]
+    look = {"color": plots.WRONG, "markersize": 8, "linestyle": "none", "clip_on": False}
+    axes.plot(x, y, "*", label="the paper", **look)
+    axes.plot([], [], "o", color=plots.RIGHT, label="ours, with 95 % intervals")
+    axes.set_xlabel("success defence rate (P1, %)")
+    axes.set_ylabel("clean accuracy (%)")
+    labels = {plots.plain(row.removesuffix("-Bottom")): pair for row, pair in places.items()}
+    labels |= {
+        f"{point.keep_probability:g} (paper)": ((None, a, None), (None, b, None))
+        for point, a, b in zip(paper, x, y, strict=True)
+    }
+    ends = [[v for pair in labels.values() for v in pair[i] if v is not None] for i in range(2)]
+    axes.set_xlim(plots.percent_limits(ends[0], 0.12))
+    axes.set_ylim(plots.percent_limits(ends[1], 0.12))
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.legend(loc="lower left", fontsize=8)
+    figure.draw_without_rendering()  # labels are placed where the layout has put the axes
+    plots.place_labels(axes, labels)
+    alt = (
+        f"clean accuracy against the success defence rate of {', '.join(places)}, each beside the "
+        "paper's"
+    )
+    return [Picture(made.definition.name, figure, alt)]
+
+
+# Figure 1.
+
+
+def draw_shuffled(made: Made) -> list[Picture]:
+    """A row an image: as it is, and in 2x2, 4x4 and 8x8 patches, as Table 1 shuffles them.
+
+    No picture where the choice of images is not there.
+
+    Raises:
+        UserError: a damaged choice of images, or data that cannot be read.
+    """
+    sample, context = made.experiment.attached["images"], made.context
+    if not sample.is_done(context.store):
+        return []
+    indices, _ = sample.read(context.store)
+    images = context.images(sample.data)
+    found = shuffled_samples(images, indices, fitting_grids(sample.data), seed=0)
+    names = class_names(sample.data, context)
+    labels = [names[label] for label in images.labels[indices].tolist()]
+    figure = plots.draw_shuffled(found["shuffled"], labels)
+    if figure is None:
+        return []
+    alt = f"{len(labels)} images of {data_name(sample.data)}, and their patches in random order"
+    return [Picture(made.definition.name, figure, alt)]
+
+
+# Figures 3, 6 and 7.
+
+EXAMPLES = 8
+"""Images of a strip."""
+
+
+def draw_examples(made: Made) -> list[Picture]:
+    """Adversarial images above and below their originals, a picture for each data set; networks
+    whose set is not there are left out.
+
+    Raises:
+        UserError: a damaged set, or data that cannot be read.
+    """
+    found = []
+    legend = (
+        ("below an original its class;", plots.NEUTRAL),
+        ("below an adversarial image what the attacked network takes it for", plots.WRONG),
+    )
+    for role, strips in example_strips(made).items():
+        label = data_name(made.setup.data[role])
+        alt = f"images of {label}, and adversarial images of them with what their sources see"
+        figure = plots.draw_strips(f"Adversarial images, {label}", strips, legend, left=1.15)
+        found.append(Picture(f"{made.definition.name}-{role}", figure, alt, wide=True))
+    return found
+
+
+def example_strips(made: Made) -> dict[str, list[plots.Strip]]:
+    """{role: what its picture shows}. Raises UserError as :func:`draw_examples`."""
+    by_attack: dict[tuple[str, str], list[AdversarialImages]] = {}
+    for each in made.experiment.attached.values():
+        if each.is_done(made.context.store):
+            by_attack.setdefault((each.sample.data.role, each.attack), []).append(each)
+    found: dict[str, list[plots.Strip]] = {}
+    for (role, attack), several in by_attack.items():
+        found.setdefault(role, []).extend(_strips(made, attack, several))
+    return found
+
+
+def _strips(made: Made, text: str, several: Sequence[AdversarialImages]) -> list[plots.Strip]:
+    """Of one attack, the first with a heading."""
+    attack = parse_attack(text)
+    scale, step = (f"{round(255 * size, 2):g}" for size in (attack.eps, attack.step))
+    heading = f"MI-FGSM, epsilon {scale}/255, {attack.steps} steps of {step}/255"
+    sets = [load_set(each.path(made.context.store)) for each in several]
+    chosen = fooling_all(sets)[:EXAMPLES]
+    if not len(chosen):
+        nothing = f"{heading}: no image fools all networks"
+        return [plots.Strip("", torch.empty(0, 3, 1, 1), above=nothing)]
+    data = several[0].sample.data
+    names, images = class_names(data, made.context), made.context.images(data)
+    ((_, pixels, classes),) = images.batches(chosen, len(chosen))
+
+    def strip(name: str, pixels: Tensor, classes: Tensor, ink: str) -> plots.Strip:
+        labels = [names[number] for number in classes.tolist()]
+        return plots.Strip(name, pixels, [("", labels, [ink] * len(labels))])
+
+    strips = []
+    for each, found in zip(several, sets, strict=True):
+        places = {number: place for place, number in enumerate(found.indices.tolist())}
+        part = found.subset(torch.tensor([places[number] for number in chosen.tolist()]))
+        strips.append(strip(each.source.name, part.pixels(), part.predictions, plots.WRONG))
+    # Between the defective networks and the standard one, where the paper has it.
+    standard = [each.source.members[0].config.defects == "standard" for each in several]
+    original = strip("original", pixels.cpu(), classes, plots.NEUTRAL)
+    strips.insert(standard.index(True) if True in standard else len(strips), original)
+    first, *others = strips
+    return [plots.Strip(first.name, first.images, first.lines, heading), *others]
+
+
+def fooling_all(sets: Sequence[AdversarialSet]) -> Tensor:
+    """int64 [n]: numbers of the images that fool the source of each set, in the first's order."""
+    found = sets[0].indices[sets[0].fooled]
+    for other in sets[1:]:
+        found = found[torch.isin(found, other.indices[other.fooled])]
+    return found
+
+
+# Figure 14.
+
+History = list[dict[str, float]]
+_LINES = {"train/acc1": ("train", "--"), "test/acc1": ("test", "-")}
+
+
+def draw_training_curves(made: Made) -> list[Picture]:
+    """Accuracy against the epoch: a panel for each data set, a colour for each network, a curve for
+    each seed.
+
+    Trainings that are not there are left out.
+
+    Raises:
+        UserError: damaged metrics of a training.
+    """
+    from matplotlib.lines import Line2D
+
+    store = made.context.store
+    panels: dict[str, list[tuple[Training, History]]] = {}
+    for each in made.experiment.attached.values():
+        if each.is_done(store):
+            history = read_history(each.path(store) / METRICS)
+            panels.setdefault(each.data.role, []).append((each, history))
+    if not panels:
+        return []
+    there = [training for several in panels.values() for training, _ in several]
+    names = list(dict.fromkeys(training.config.defects for training in there))
+    figure = plots.new((4.6 * len(panels) + 0.4, 3.9), "ResNet-18: accuracy after each epoch")
+    charts = plots.panels(figure, len(panels))
+    for axes, several in zip(charts, panels.values(), strict=True):
+        axes.set_title(plots.plain(data_name(several[0][0].data)), fontsize=9)
+        for training, history in several:
+            _curve(axes, history, plots.colour(names.index(training.config.defects)))
+        values = (100 * record[key] for _, found in several for record in found for key in _LINES)
+        axes.set_ylim(plots.percent_limits(values))
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("accuracy (%)")
+        axes.locator_params(axis="x", integer=True, min_n_ticks=1)
+        axes.grid(alpha=0.3)
+    handles = {
+        plots.plain(f"{name}, {words}"): Line2D([], [], color=plots.colour(number), linestyle=line)
+        for number, name in enumerate(names)
+        for words, line in _LINES.values()
+    }
+    look = {"loc": "outside lower center", "ncols": 4, "fontsize": 8, "frameon": False}
+    figure.legend(handles.values(), handles, **look)
+    alt = f"training and test accuracy of {' and '.join(names)} against the epoch"
+    return [Picture(made.definition.name, figure, alt)]
+
+
+def _curve(axes: Axes, history: History, colour: str) -> None:
+    marker = "o" if len(history) < 20 else None  # a curve of one epoch would not be seen
+    epochs = [record["epoch"] for record in history]
+    look = {"color": colour, "marker": marker, "markersize": 3, "linewidth": 1.2}
+    for key, (_, line) in _LINES.items():
+        values = [100 * record[key] for record in history]
+        axes.plot(epochs, values, line, clip_on=False, **look)
+
+
+def read_history(path: Path) -> History:
+    """Epochs of a training, each with "epoch", "train/acc1" and "test/acc1" (fractions).
+
+    Raises:
+        UserError: no such file, or a damaged one.
+    """
+    keys = ("epoch", *_LINES)
+    try:
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        history = [{key: float(record[key]) for key in keys} for record in records]
+        if not history or not all(math.isfinite(v) for each in history for v in each.values()):
+            raise ValueError("no numbers in it")
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(
+            f"{path}: no metrics of a training ({error}); remove its folder to train it again"
+        ) from None
+    return history
