@@ -18,15 +18,15 @@ BENCHMARKS = {
         "the fused operators, layer by layer, against eager and torch.compile",
     ),
     "roofline": (
-        "scotoma.bench.roofline.command",
+        "scotoma.bench.roofline",
         "every operator against bandwidth and matrix ceilings",
     ),
     "attacks": (
-        "scotoma.bench.attacks.command",
+        "scotoma.bench.attacks",
         "attacks beside those of foolbox: their speed, and that results agree",
     ),
     "convergence": (
-        "scotoma.bench.convergence.command",
+        "scotoma.bench.convergence",
         "seconds of training until a stated accuracy, over several seeds",
     ),
     "overhead": (

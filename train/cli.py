@@ -24,7 +24,7 @@ VERBS = {
     "evaluate": ("scotoma.train.commands.evaluate", "measure how robust networks are"),
     "paper": ("scotoma.bench.paper.command", "make the paper's tables and figures"),
     "doctor": ("scotoma.bench.doctor.cli", "say what works here, and how to mend the rest"),
-    "profile": ("scotoma.bench.profiling.command", "show where a step's time goes"),
+    "profile": ("scotoma.bench.profiling.cli", "show where a step's time goes"),
     "bench": ("scotoma.bench.cli", "measure: layers, whole steps, and more"),
 }
 

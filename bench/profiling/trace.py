@@ -1,4 +1,5 @@
-"""A Chrome trace of torch's profiler, read: steps, what ran when, and which operator launched it.
+"""A Chrome trace of torch's profiler, read: steps, what ran when, which operator launched it, and
+what that comes to in milliseconds per step.
 
 All times are microseconds on the trace's own axis.
 """
@@ -7,12 +8,87 @@ from __future__ import annotations
 
 import bisect
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from . import host
-from .busy import Interval
-from .families import classify
+from .families import FAMILIES, GAPS, OTHER, classify
+
+RANGES = {"cpu_op", "user_annotation"}
+STEP = "ProfilerStep#"
+Thread, Interval = tuple[object, object], tuple[float, float]
+
+
+def threads(events: Iterable[dict]) -> dict[Thread, list[dict]]:
+    """Operators and ranges of each thread but the steps', outer ones before those in them."""
+    found: dict[Thread, list[dict]] = {}
+    for event in events:
+        if event.get("cat") in RANGES and not event["name"].startswith(STEP):
+            found.setdefault((event["pid"], event["tid"]), []).append(event)
+    for ranges in found.values():
+        ranges.sort(key=lambda event: (event["ts"], -event["dur"]))
+    return found
+
+
+def around(events: Iterable[dict], calls: Iterable[dict]) -> dict[int, tuple[str, ...]]:
+    """The names of the ranges around each call, outermost first, by the call's ``id``."""
+    ranges = threads(events)
+    by_thread: dict[Thread, list[dict]] = {}
+    for call in calls:
+        by_thread.setdefault((call["pid"], call["tid"]), []).append(call)
+    found = {}
+    for thread, here in by_thread.items():
+        walk = Walk(ranges.get(thread, []))
+        for call in sorted(here, key=lambda call: call["ts"]):
+            walk.to(call["ts"])
+            found[id(call)] = walk.names()
+    return found
+
+
+def own_times(ranges: list[dict]) -> Iterator[tuple[tuple[str, ...], float, float, bool]]:
+    """The time of every operator of a thread without that of the operators in it, in parts.
+
+    Returns:
+        Names of the ranges around a part, the operator's own the last; its start and end; whether
+        it is the operator's first part.
+    """
+    walk, seen = Walk(ranges), set()
+    times = {event["ts"] for event in ranges} | {event["ts"] + event["dur"] for event in ranges}
+    before = 0.0
+    for time in sorted(times):
+        if walk.stack:
+            top = id(walk.stack[-1])
+            yield walk.names(), before, time, top not in seen
+            seen.add(top)
+        walk.to(time)
+        before = time
+
+
+class Walk:
+    """Goes through the ranges of a thread in order of time.
+
+    Attributes:
+        stack: the ranges around the present moment, outermost first.
+    """
+
+    def __init__(self, ranges: list[dict]):
+        self.ranges, self.stack, self._next = ranges, [], 0
+
+    def to(self, time: float) -> None:
+        """Go on to ``time``: what begins there has begun, what ends there is over."""
+        while self._next < len(self.ranges) and self.ranges[self._next]["ts"] <= time:
+            event = self.ranges[self._next]
+            self._leave(event["ts"])
+            self.stack.append(event)
+            self._next += 1
+        self._leave(time)
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(event["name"] for event in self.stack)
+
+    def _leave(self, time: float) -> None:
+        while self.stack and self.stack[-1]["ts"] + self.stack[-1]["dur"] <= time:
+            self.stack.pop()
+
 
 ON_DEVICE = {"kernel", "gpu_memcpy", "gpu_memset"}
 CALLS = {"cuda_runtime", "cuda_driver"}
@@ -94,7 +170,7 @@ def read(events: Iterable[dict], on_device: bool) -> Trace:
     steps = sorted(
         float(event["ts"])
         for event in events
-        if event.get("cat") == "user_annotation" and event["name"].startswith(host.STEP)
+        if event.get("cat") == "user_annotation" and event["name"].startswith(STEP)
     )
     if len(steps) < 3:
         raise UnreadableTrace(f"the profiler recorded {len(steps)} steps; expected at least 3")
@@ -139,7 +215,7 @@ def _device_spans(events: list[dict]) -> tuple[list[Span], list[tuple[float, str
     for event in events:
         if event.get("cat") in CALLS and "correlation" in event.get("args", {}):
             calls[event["args"]["correlation"]] = event
-    chains = host.around(events, calls.values())
+    chains = around(events, calls.values())
     spans, launches = [], {}
     for event in events:
         if event.get("cat") not in ON_DEVICE:
@@ -159,6 +235,121 @@ def _device_spans(events: list[dict]) -> tuple[list[Span], list[tuple[float, str
 
 
 def _host_spans(events: list[dict]) -> Iterator[Span]:
-    for ranges in host.threads(events).values():
-        for names, start, end, first in host.own_times(ranges):
+    for ranges in threads(events).values():
+        for names, start, end, first in own_times(ranges):
             yield Span(names[-1], start, end, classify("", names), first=first)
+
+
+def clipped(start: float, end: float, window: Interval) -> Interval:
+    """The part inside a window; of length 0 or less if there is none."""
+    return max(start, window[0]), min(end, window[1])
+
+
+def shares(intervals: Sequence[tuple[float, float, str]]) -> dict[str, float]:
+    """Time by label, time at which several run divided evenly among them.
+
+    The shares add up to the length of the union.
+
+    Args:
+        intervals: start, end, label.
+    """
+    bounds = sorted(
+        [(start, 1, number) for number, (start, end, _) in enumerate(intervals) if end > start]
+        + [(end, 0, number) for number, (start, end, _) in enumerate(intervals) if end > start]
+    )
+    found: dict[str, float] = {}
+    running: set[int] = set()
+    before = 0.0
+    for at, begins, number in bounds:
+        for other in running:
+            label = intervals[other][2]
+            found[label] = found.get(label, 0.0) + (at - before) / len(running)
+        before = at
+        if begins:
+            running.add(number)
+        else:
+            running.discard(number)
+    return found
+
+
+TOP, TOP_OTHER = 15, 5
+
+
+def summarise(trace: Trace, step_ms: float, units: int = 1) -> dict:
+    """Fields of a row: busy share, families, and the kernels that take most of the time.
+
+    On the device, families are the time that their kernels ran (time at which several ran is
+    divided among them), and gaps are what is left of a step as it is without the profiler: the
+    profiler slows the host down, not the kernels. On a CPU everything is slowed down alike, so
+    families are operators' own times and gaps the time outside of operators, both of a profiled
+    step.
+
+    Args:
+        trace: of steady runs. step_ms: of a step without the profiler. units: steps of a run.
+    """
+    runs = trace.steps * units
+    begin, end = trace.window
+    profiled_ms = (end - begin) / 1e3 / runs
+    pieces = [(*clipped(span.start, span.end, trace.window), span.family) for span in trace.spans]
+    time = {family: us / 1e3 / runs for family, us in shares(pieces).items()}
+    busy_ms = sum(time.values())
+    whole = max(step_ms, busy_ms) if trace.on_device else profiled_ms
+    time[GAPS] = max(0.0, whole - busy_ms)
+    begun = [span for span in trace.spans if span.first and span.start >= begin]
+    families = {}
+    for family in FAMILIES:
+        if family in time or family in (OTHER, GAPS):
+            ms = time.get(family, 0.0)
+            families[family] = {
+                "ms": round(ms, 5),
+                "percent": round(100 * ms / whole, 2),
+                "launches": round(sum(span.family == family for span in begun) / runs, 2),
+            }
+    return {
+        "profiled_step_ms": round(profiled_ms, 5),
+        "busy_ms": round(busy_ms, 5) if trace.on_device else None,
+        "busy_percent": _percent(busy_ms, step_ms) if trace.on_device else None,
+        "busy_percent_profiled": _percent(busy_ms, profiled_ms) if trace.on_device else None,
+        "host_wait_ms": round(_waiting(trace) / 1e3 / runs, 5) if trace.on_device else None,
+        "host_launches": round(trace.launches / runs, 2) if trace.on_device else None,
+        "families": families,
+        "top": _largest(trace.spans, runs)[:TOP],
+        "top_other": _largest([s for s in trace.spans if s.family == OTHER], runs)[:TOP_OTHER],
+    }
+
+
+def _waiting(trace: Trace) -> float:
+    """Microseconds in which the device had nothing to do, since nothing more was launched yet.
+
+    Between kernels that are launched already it pauses too, but only shortly.
+    """
+    begin, end = trace.window
+    waited, free = 0.0, begin
+    for span in trace.spans:
+        if span.start > free and span.launched is not None and span.launched > free:
+            waited += span.start - free
+        free = max(free, min(span.end, end))
+    return waited
+
+
+def _percent(part: float, whole: float) -> float:
+    return round(min(100.0, 100 * part / whole), 2)
+
+
+def _largest(spans: Sequence[Span], runs: int) -> list[dict]:
+    """Time and launches per step of every name and family, the largest first."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for span in spans:
+        entry = found.setdefault((span.name, span.family), [0.0, 0])
+        entry[0] += span.end - span.start
+        entry[1] += span.first
+    ordered = sorted(found.items(), key=lambda item: -item[1][0])
+    return [
+        {
+            "name": name,
+            "family": family,
+            "ms": round(us / 1e3 / runs, 5),
+            "launches": round(count / runs, 2),
+        }
+        for (name, family), (us, count) in ordered
+    ]

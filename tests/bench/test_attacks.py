@@ -6,13 +6,21 @@ import sys
 import pytest
 import torch
 from report_rows import cells
-from scotoma.bench import harness
-from scotoma.bench.attacks import command, measure, peers
-from scotoma.bench.attacks.case import SETUPS, Budgets, Case, our_attack
-from scotoma.bench.attacks.contestants import make_run
-from scotoma.bench.attacks.outcome import Outcome, disagreement, judge
-from scotoma.bench.attacks.table import losses, passes
-from scotoma.bench.attacks.target import loaded, trained
+from scotoma.bench import attacks
+from scotoma.bench.attacks import (
+    SETUPS,
+    Case,
+    disagreement,
+    judge,
+    loaded,
+    make_run,
+    measure_case,
+    our_attack,
+    passes,
+    slower_cases,
+    trained,
+)
+from scotoma.bench.harness import read_rows
 from scotoma.bench.report.tables import attacks as section
 from scotoma.defective import UserError, save_model
 from scotoma.train.config import TrainConfig
@@ -30,9 +38,16 @@ def target():
     return trained(config, CPU, 8)
 
 
-def plan(*names, windows=1):
-    budgets = Budgets(2, 8, 1.0, 20)
-    return measure.Plan(names or ("scotoma", "foolbox"), CPU, budgets, windows, 0.01)
+def budgets(constants, steps, initial, boundary_steps):
+    names = ("cw_constants", "cw_steps", "cw_initial", "boundary_steps")
+    return dict(zip(names, (constants, steps, initial, boundary_steps), strict=True))
+
+
+FEW = budgets(2, 8, 1.0, 20)
+
+
+def plan(windows=1):
+    return attacks.Plan(("scotoma", "foolbox"), CPU, FEW, windows, 0.01)
 
 
 def case(attack, batch=4):
@@ -40,12 +55,12 @@ def case(attack, batch=4):
 
 
 def test_command(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(command, "TRAINING_LIMIT", 300)
+    monkeypatch.setattr(attacks, "TRAINING_LIMIT", 300)
     out = tmp_path / "rows.jsonl"
-    attacks = ["fgsm", "mifgsm", "cw-l2"]
-    command.main([*TINY, "--attacks", *attacks, "--out", str(out)])
-    rows = list(harness.read_rows(out))
-    whole = {name: "torchattacks" if name == "mifgsm" else "foolbox" for name in attacks}
+    chosen = ["fgsm", "mifgsm", "cw-l2"]
+    attacks.main([*TINY, "--attacks", *chosen, "--out", str(out)])
+    rows = list(read_rows(out))
+    whole = {name: "torchattacks" if name == "mifgsm" else "foolbox" for name in chosen}
     found = [(row["attack"], row["defects"], row["contestant"]) for row in rows]
     assert found == [
         (attack, defects, contestant)
@@ -79,8 +94,8 @@ def test_the_network_has_learned_and_has_its_images_right(target):
 def test_both_sides_do_the_same(target, attack):
     """Settings that differed would show: equal pixels, or equal success and nearly equal length."""
     peer = SETUPS[attack].peer
-    ours, budgets = case(attack, 8), Budgets(2, 40, 10.0, 150)
-    own = our_attack(ours, budgets)
+    ours = case(attack, 8)
+    own = our_attack(ours, budgets(2, 40, 10.0, 150))
     if attack.startswith("cw-l2"):
         own = dataclasses.replace(own, lr=0.05)  # so that few steps lead far
     found = {name: make_run(name, ours, own, target)[0]() for name in (peer, "scotoma")}
@@ -102,14 +117,14 @@ def test_both_sides_do_the_same(target, attack):
 
 def test_early_stop_is_on_both_sides_or_on_none():
     """A batch seldom stalls as a whole, so that results need not show it."""
-    attacks = peers.library("foolbox").attacks
+    theirs = attacks.library("foolbox").attacks
     for name, stops in (("cw-l2", False), ("cw-l2-stop", True)):
-        own = our_attack(case(name), plan().budgets)
-        assert own.stop_early == peers._foolbox(attacks, name, own).abort_early == stops
+        own = our_attack(case(name), FEW)
+        assert own.stop_early == attacks.foolbox_attack(theirs, name, own).abort_early == stops
 
 
 def test_passes_of_one_attack_are_reported(target):
-    rows = measure.measure_case(case("pgd20"), target, plan(windows=2))
+    rows = measure_case(case("pgd20"), target, plan(windows=2))
     peer, ours = rows
     assert peer["contestant"] == "foolbox" and ours["contestant"] == "scotoma"
     assert ours["results"]["forwards"] == ours["results"]["backwards"] == 20
@@ -123,15 +138,15 @@ def test_passes_of_one_attack_are_reported(target):
 
 def test_another_result_gets_no_time(target, monkeypatch):
     """A weaker attack would be fast."""
-    weaker = dataclasses.replace(our_attack(case("pgd20"), plan().budgets), eps=1e-6)
+    weaker = dataclasses.replace(our_attack(case("pgd20"), FEW), eps=1e-6)
     monkeypatch.setattr(
-        measure,
+        attacks,
         "make_run",
         lambda name, c, attack, t: make_run(name, c, weaker if name == "scotoma" else attack, t),
     )
-    strong = dataclasses.replace(our_attack(case("pgd20"), plan().budgets), eps=0.5, step=0.1)
-    monkeypatch.setattr(measure, "our_attack", lambda case, budgets: strong)
-    peer, ours = measure.measure_case(case("pgd20"), target, plan())
+    strong = dataclasses.replace(our_attack(case("pgd20"), FEW), eps=0.5, step=0.1)
+    monkeypatch.setattr(attacks, "our_attack", lambda case, budgets: strong)
+    peer, ours = measure_case(case("pgd20"), target, plan())
     assert peer["times"] and not ours["times"] and ours["times_faster"] is None
     assert any("success rate 0.0000" in problem for problem in ours["problems"])
 
@@ -142,21 +157,21 @@ def test_a_failing_peer_is_a_result(target, monkeypatch):
             raise RuntimeError("broken")
         return make_run(name, *arguments)
 
-    monkeypatch.setattr(measure, "make_run", fail)
-    peer, ours = measure.measure_case(case("fgsm"), target, plan())
+    monkeypatch.setattr(attacks, "make_run", fail)
+    peer, ours = measure_case(case("fgsm"), target, plan())
     assert peer["problems"] == ["RuntimeError: broken"] and not peer["times"]
     assert "nothing to compare with" in ours["problems"][0] and not ours["times"]
 
 
 def test_images_that_are_not_finite_are_a_failure(target, monkeypatch):
     run = lambda: torch.full_like(target.images[:4], float("nan"))  # noqa: E731
-    monkeypatch.setattr(measure, "make_run", lambda *arguments: (run, None))
-    for row in measure.measure_case(case("fgsm"), target, plan()):
+    monkeypatch.setattr(attacks, "make_run", lambda *arguments: (run, None))
+    for row in measure_case(case("fgsm"), target, plan()):
         assert "not finite" in row["problems"][0] and not row["times"]
 
 
 def outcome(success=0.5, median=1.0, equal=1.0):
-    return Outcome(success, median, equal, equal)
+    return {"success": success, "median_l2": median, "equal_predictions": equal}
 
 
 @pytest.mark.parametrize(
@@ -195,17 +210,24 @@ def test_judgement():
     other[1] = 0.5
     counts = torch.tensor([1, 2, 3, 6]), torch.tensor([0, 0, 0, 2])
     seen = judge(found, classes, images, labels, (other, torch.tensor([0, 0, 2, 3])), counts)
-    assert seen.success == 0.5 and seen.median_l2 == 0.5  # of 1.0 and 0.5 the lower
-    assert seen.equal_pixels == 0.75 and seen.equal_predictions == 0.75
-    assert (seen.forwards, seen.backwards, seen.most_forwards) == (3.0, 0.5, 6)
-    assert judge(images, labels, images, labels, None, None) == Outcome(0.0, None)
+    assert seen == {
+        "success": 0.5,
+        "median_l2": 0.5,  # of 1.0 and 0.5 the lower
+        "equal_pixels": 0.75,
+        "equal_predictions": 0.75,
+        "forwards": 3.0,
+        "backwards": 0.5,
+        "most_forwards": 6,
+    }
+    alone = judge(images, labels, images, labels, None, None)
+    assert alone == dict.fromkeys(seen) | {"success": 0.0}
 
 
 def test_black_images_of_a_failed_search_do_not_count(target):
     """foolbox returns zeros where it found nothing, which another class may well be."""
-    attack = our_attack(case("cw-l2"), Budgets(1, 1, 1e-9, 1))
+    attack = our_attack(case("cw-l2"), budgets(1, 1, 1e-9, 1))
     images, labels = target.images[:4], target.labels[:4]
-    run = peers.foolbox_attack("cw-l2", attack, target.eager, images, labels)
+    run = attacks.foolbox_run("cw-l2", attack, target.eager, images, labels)
     assert torch.equal(run(), images)
 
 
@@ -219,7 +241,7 @@ def test_starts_are_of_another_class(target):
 
 def test_random_state_is_left_alone(target):
     before = torch.get_rng_state()
-    make_run("foolbox", case("boundary"), our_attack(case("boundary"), plan().budgets), target)[0]()
+    make_run("foolbox", case("boundary"), our_attack(case("boundary"), FEW), target)[0]()
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -231,23 +253,23 @@ def test_a_named_model(tmp_path, target, capsys):
     out = tmp_path / "rows.jsonl"
     options = ["--cpu", "--model", str(file), "--dataset", "sample", "--out", str(out)]
     options += ["--attacks", "fgsm", "--batch", "4", "--windows", "1", "--window-seconds", "0.01"]
-    assert command.main(options) == 0
-    assert [row["settings"]["training_epochs"] for row in harness.read_rows(out)] == [None, None]
-    assert command.main(["--cpu", "--model", str(file), "--list"]) == 0
+    assert attacks.main(options) == 0
+    assert [row["settings"]["training_epochs"] for row in read_rows(out)] == [None, None]
+    assert attacks.main(["--cpu", "--model", str(file), "--list"]) == 0
     assert f"pgd20 {file} batch 32" in capsys.readouterr().out
     with pytest.raises(UserError, match="batch is 9999"):
         loaded(str(file), "sample", CPU, 9999)
 
 
-def test_losses_are_said():
+def test_slower_cases_are_said():
     def row(name, median, **values):
         values = {"case": "a", "contestant": name, "times": {"median_us": median}} | values
         return values if median else values | {"times": {}}
 
     slow = [row("foolbox", 1.0), row("scotoma", 2.0), row("scotoma-graph", 1.5)]
-    assert losses(slow) == ["a: foolbox is 1.50x as fast as scotoma-graph"]
-    assert losses([row("foolbox", 2.0), row("scotoma", 1.0)]) == []
-    assert losses([row("foolbox", 2.0), row("scotoma", None)]) == []
+    assert slower_cases(slow) == ["a: foolbox is 1.50x as fast as scotoma-graph"]
+    assert slower_cases([row("foolbox", 2.0), row("scotoma", 1.0)]) == []
+    assert slower_cases([row("foolbox", 2.0), row("scotoma", None)]) == []
 
 
 @pytest.mark.parametrize("library", ["foolbox", "torchattacks"])
@@ -255,13 +277,13 @@ def test_a_missing_library_is_said(monkeypatch, library):
     monkeypatch.setitem(sys.modules, library, None)
     attack = "fgsm" if library == "foolbox" else "mifgsm"
     with pytest.raises(UserError) as error:
-        command.main(["--cpu", "--attacks", attack])
+        attacks.main(["--cpu", "--attacks", attack])
     assert library in str(error.value) and "pip install 'scotoma[crosscheck]'" in str(error.value)
 
 
 def test_without_torchattacks_the_others_are_measured(monkeypatch):
-    monkeypatch.setattr(command, "available", lambda name: False)
-    assert command.parse(["--cpu"]).attacks == (
+    monkeypatch.setattr(attacks, "available", lambda name: False)
+    assert attacks.parse(["--cpu"]).attacks == (
         "fgsm",
         "pgd20",
         "cw-l2",
@@ -274,8 +296,8 @@ def test_without_torchattacks_the_others_are_measured(monkeypatch):
     ("options", "words"),
     [
         (["--attacks", "pdg20"], ["attacks", "pdg20", "Did you mean 'pgd20'"]),
-        (["--contestants", "foolbx"], ["contestants", "foolbx"]),
-        (["--contestants", "scotoma"], ["lacks 'foolbox'", "proof"]),
+        (["--contestants", "foolbx"], ["variants", "foolbx"]),
+        (["--variants", "scotoma"], ["lacks 'foolbox'", "proof"]),
         (["--contestants", "foolbox", "torchattacks", "scotoma-graph"], ["scotoma-graph", "GPU"]),
         (["--window-seconds", "0"], ["window-seconds", "more than 0"]),
         (["--defects", "0.3-Botom"], ["0.3-Botom"]),
@@ -286,11 +308,11 @@ def test_without_torchattacks_the_others_are_measured(monkeypatch):
 )
 def test_bad_options(tmp_path, options, words):
     with pytest.raises(UserError) as error:
-        command.main(["--cpu", "--out", str(tmp_path / "rows.jsonl"), *options])
+        attacks.main(["--cpu", "--out", str(tmp_path / "rows.jsonl"), *options])
     assert all(word in str(error.value) for word in words)
 
 
 def test_a_set_backend_is_refused(monkeypatch):
     monkeypatch.setenv("SCOTOMA_BACKEND", "eager")
     with pytest.raises(UserError, match="SCOTOMA_BACKEND"):
-        command.main(["--cpu"])
+        attacks.main(["--cpu"])

@@ -24,9 +24,10 @@ from kernel_names import (
 )
 from matplotlib.colors import to_hex
 from report_rows import profile
-from scotoma.bench import harness
-from scotoma.bench.profiling import busy, command, families, host, measure, summary, table, timeline
-from scotoma.bench.profiling.trace import UnreadableTrace, read
+from scotoma.bench.harness import read_rows
+from scotoma.bench.profiling import cli, families, report
+from scotoma.bench.profiling.report import Profiled
+from scotoma.bench.profiling.trace import UnreadableTrace, own_times, read, shares, summarise
 from scotoma.bench.report.plots import draw_families
 from scotoma.defective import UserError
 
@@ -35,12 +36,11 @@ from scotoma.defective import UserError
 def test_shares_of_overlapping_time_add_up_to_the_union(drawn):
     pieces = [(start, start + length, label) for start, length, label in drawn]
     points = {t for start, end, _ in pieces for t in range(start, end)}
-    assert busy.total(piece[:2] for piece in pieces) == len(points)
-    assert sum(busy.shares(pieces).values()) == pytest.approx(len(points))
+    assert sum(shares(pieces).values()) == pytest.approx(len(points))
 
 
 def test_time_in_which_two_run_is_divided():
-    assert busy.shares([(0, 10, "a"), (6, 12, "b")]) == {"a": 8, "b": 4}
+    assert shares([(0, 10, "a"), (6, 12, "b")]) == {"a": 8, "b": 4}
 
 
 class Recorded:
@@ -95,7 +95,7 @@ def test_steady_steps_of_a_device_trace(device_trace):
     assert trace.typical() == (700, 800)
     assert len(trace.spans) == 15 and {span.stream for span in trace.spans} == {7, 13}
     assert len(trace.calls) == 15
-    found = summary.summarise(trace, step_ms=0.0875)
+    found = summarise(trace, step_ms=0.0875)
     assert found["busy_ms"] == pytest.approx(0.070)
     assert found["busy_percent"] == 80 and found["busy_percent_profiled"] == 70
     assert found["profiled_step_ms"] == pytest.approx(0.1)
@@ -120,13 +120,13 @@ def test_steady_steps_of_a_device_trace(device_trace):
 def test_waiting_is_told_from_pauses(device_trace):
     """One kernel is launched when the device has been idle for 4 us; the others long before."""
     device_trace.launch(at=774, start=775, length=3, name="late")
-    found = summary.summarise(read(device_trace.events, True), step_ms=0.0875)
+    found = summarise(read(device_trace.events, True), step_ms=0.0875)
     assert found["host_wait_ms"] == pytest.approx((775 - 770) / 1e3 / 3, abs=1e-5)
 
 
 def test_busy_share_is_no_more_than_all(device_trace):
     """Kernels of the profile may take longer than a step without it."""
-    found = summary.summarise(read(device_trace.events, True), step_ms=0.06)
+    found = summarise(read(device_trace.events, True), step_ms=0.06)
     assert found["busy_percent"] == 100 and found["families"]["gaps"]["ms"] == 0
     assert sum(entry["percent"] for entry in found["families"].values()) == pytest.approx(100)
 
@@ -145,7 +145,7 @@ def test_kernels_of_a_graph_are_judged_by_their_names():
     found = read(trace.events, on_device=True)
     assert found.steps == 3
     assert [span.family for span in found.spans[:3]] == [NORM, NORM, OTHER]
-    row = summary.summarise(found, step_ms=0.1, units=1)
+    row = summarise(found, step_ms=0.1, units=1)
     assert row["host_launches"] == 1 and row["families"][NORM]["launches"] == 2
     assert [entry["name"] for entry in row["top_other"]] == [SUM]
 
@@ -177,7 +177,7 @@ def test_own_time_leaves_out_what_is_inside():
         {"name": "inner", "ts": 5.0, "dur": 1.0},
         {"name": "next", "ts": 12.0, "dur": 1.0},
     ]
-    parts = [(names[-1], start, end, first) for names, start, end, first in host.own_times(ranges)]
+    parts = [(names[-1], start, end, first) for names, start, end, first in own_times(ranges)]
     assert parts == [
         ("outer", 0, 2, True),
         ("inner", 2, 5, True),
@@ -204,24 +204,24 @@ def _row(name, step_ms, epilogue, kind="cuda", busy=100.0):
 
 def test_sentences_say_what_differs_and_who_waits():
     rows = [_row("fused", 2.0, 0.4, busy=70.0), _row("eager", 3.0, 2.0), _row("compile", 2.5, 1.5)]
-    difference, waiting = table.sentences(rows)
+    difference, waiting = report.sentences(rows)
     assert "fused against eager" in difference and f"{NORM}, 1.600 ms less" in difference
     assert "1.000 ms shorter" in difference
     assert "fused" in waiting and "70 %" in waiting and "--cuda-graph" in waiting
     assert "waits for the host" in waiting
     # There is one already; and it is an option of training.
     for row in (_row("fused-graph", 2.0, 0.4), _row("fused", 2.0, 0.4) | {"work": "evaluate"}):
-        (line,) = table.sentences([row | {"busy_percent": 90.0}])
+        (line,) = report.sentences([row | {"busy_percent": 90.0}])
         assert "90 %" in line and "--cuda-graph" not in line
 
 
 def test_picture_of_a_device_trace(device_trace):
     trace = read(device_trace.events, on_device=True)
-    row = {"contestant": "eager", "step_ms": 0.0875, **summary.summarise(trace, 0.0875)}
-    figure = timeline.draw([timeline.Strip(row, trace)], "title")
+    row = {"contestant": "eager", "step_ms": 0.0875, **summarise(trace, 0.0875)}
+    figure = report.draw([Profiled(row, trace)], "title")
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()][-1] == "host launches"
     # Of ten steps in a run one is shown, from the middle.
-    assert timeline.Strip(row, trace, 10).window == pytest.approx((750, 760))
+    assert Profiled(row, trace, 10).window == pytest.approx((750, 760))
 
 
 def test_colours_are_there_for_every_family_that_runs():
@@ -230,17 +230,17 @@ def test_colours_are_there_for_every_family_that_runs():
 
 def test_a_family_has_one_colour_in_both_pictures(device_trace):
     trace = read(device_trace.events, on_device=True)
-    row = {"contestant": "eager", "step_ms": 0.0875, **summary.summarise(trace, 0.0875)}
+    row = {"contestant": "eager", "step_ms": 0.0875, **summarise(trace, 0.0875)}
     entry = {"ms": 1.0, "percent": 10.0, "launches": 1}
-    (line,) = timeline.draw([timeline.Strip(row, trace)], "title").legends
+    (line,) = report.draw([Profiled(row, trace)], "title").legends
     rows = [profile("eager", families={CONV: entry, DATA: entry, "?": entry})]
-    (report,) = draw_families(rows).legends
+    (other,) = draw_families(rows).legends
     in_one, in_other = (
         {
             text.get_text(): to_hex(patch.get_facecolor())
             for text, patch in zip(legend.get_texts(), legend.get_patches(), strict=True)
         }
-        for legend in (line, report)
+        for legend in (line, other)
     )
     assert in_one[CONV] == in_other[CONV] != in_other["?"] and in_one[DATA] == in_other[DATA]
 
@@ -248,12 +248,24 @@ def test_a_family_has_one_colour_in_both_pictures(device_trace):
 SMALL = ["resnet18", "--cpu", "--width", "4", "--batch", "8", "--steps", "2"]
 
 
-def test_command_on_a_cpu(tmp_path, capsys):
-    options = ["--contestants", "eager", "--out", str(tmp_path / "new"), "--picture-format", "svg"]
-    assert command.main([*SMALL, *options]) == 0
-    (row,) = harness.read_rows(tmp_path / "new" / "profile.jsonl")
-    assert row["machine"]["kind"] == "cpu" and row["problems"] == []
-    assert row["steps"] == 2 and row["step_ms"] > 0
+def test_command_on_a_cpu(tmp_path, capsys, monkeypatch):
+    """One of two fails, and the other goes on."""
+
+    class Failing(cli.Player):
+        def run(self):
+            if self.name == "contiguous":
+                raise RuntimeError("out of luck")
+            return super().run()
+
+    monkeypatch.setattr(cli, "Player", Failing)
+    out = tmp_path / "new"
+    options = ["--variants", "contiguous", "eager", "--out", str(out), "--picture-format", "svg"]
+    assert cli.main([*SMALL, *options]) == 1
+    failed, row = read_rows(out / "profile.jsonl")
+    assert failed["problems"] == ["RuntimeError: out of luck"]
+    assert failed["families"] == {} and failed["trace"] is None
+    assert row["contestant"] == "eager" and row["problems"] == []
+    assert row["machine"]["kind"] == "cpu" and row["steps"] == 2 and row["step_ms"] > 0
     assert row["busy_percent"] is None and row["clocks"] is None
     found = row["families"]
     assert list(found) == [name for name in families.FAMILIES if name in found]
@@ -267,17 +279,19 @@ def test_command_on_a_cpu(tmp_path, capsys):
     # 20 convolutions and batch norms, masks on the bottom half's, forward and backward.
     calls = {entry["name"]: entry["launches"] for entry in row["top"]}
     assert calls["aten::native_batch_norm"] == 20
-    with gzip.open(tmp_path / "new" / row["trace"], "rt") as file:
+    with gzip.open(out / row["trace"], "rt") as file:
         assert any(e["name"] == "aten::conv2d" for e in json.load(file)["traceEvents"])
-    assert (tmp_path / "new" / "timeline.svg").stat().st_size > 10_000
+    assert (out / "timeline.svg").stat().st_size > 10_000
     text = capsys.readouterr().out
     assert "BN and epilogue" in text and "no rule knows:" in text and "eager.trace.json.gz" in text
+    assert "failures:" in text
 
 
+@pytest.mark.slow
 def test_pgd_counts_steps_of_the_attack(tmp_path):
     options = [*SMALL, "--work", "pgd", "--dtype", "bfloat16", "--out", str(tmp_path)]
-    assert command.main(options) == 0
-    (row,) = harness.read_rows(tmp_path / "profile.jsonl")
+    assert cli.main(options) == 0
+    (row,) = read_rows(tmp_path / "profile.jsonl")
     assert row["steps"] == 10 and row["work"] == "pgd" and row["dtype"] == "bfloat16"
     # The images' gradient is handed over as a parameter's would be.
     assert row["families"][SGDS]["percent"] < 1 and row["families"][CASTS]["ms"] > 0
@@ -285,28 +299,11 @@ def test_pgd_counts_steps_of_the_attack(tmp_path):
     assert calls["aten::native_batch_norm"] == 20
 
 
-def test_one_fails_and_the_others_go_on(tmp_path, monkeypatch, capsys):
-    class Failing(measure.Player):
-        def run(self):
-            if self.name == "reference":
-                raise RuntimeError("out of luck")
-            return super().run()
-
-    monkeypatch.setattr(measure, "Player", Failing)
-    names = ["--contestants", "reference", "eager"]
-    assert command.main([*SMALL, *names, "--out", str(tmp_path)]) == 1
-    failed, sound = harness.read_rows(tmp_path / "profile.jsonl")
-    assert failed["problems"] == ["RuntimeError: out of luck"]
-    assert failed["families"] == {} and failed["trace"] is None
-    assert sound["contestant"] == "eager" and sound["problems"] == [] and sound["families"]
-    assert "failures:" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (["resnet19", "--cpu"], ["ARCH", "resnet19", "resnet18"]),
-        ([*SMALL, "--contestants", "egaer"], ["contestants", "egaer", "eager"]),
+        ([*SMALL, "--contestants", "egaer"], ["variants", "egaer", "eager"]),
         ([*SMALL, "--contestants", "eager-graph"], ["eager-graph", "GPU"]),
         ([*SMALL, "--work", "sleep"], ["work", "sleep", "train"]),
         ([*SMALL, "--defects", "0.3-Sideways"], ["Sideways"]),
@@ -316,29 +313,29 @@ def test_one_fails_and_the_others_go_on(tmp_path, monkeypatch, capsys):
 )
 def test_bad_options(options, words, tmp_path):
     with pytest.raises(UserError) as error:
-        command.main([*options, "--out", str(tmp_path / "none")])
+        cli.main([*options, "--out", str(tmp_path / "none")])
     assert all(word in str(error.value) for word in words)
     assert not (tmp_path / "none").exists()
 
 
 def test_a_place_that_cannot_be_written_is_said_first(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(command, "profile_all", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr(cli, "profile_all", lambda *_: pytest.fail("work was begun"))
     with pytest.raises(UserError, match="cannot be written"):
-        command.main([*SMALL, "--out", str(tmp_path / "file" / "folder")])
+        cli.main([*SMALL, "--out", str(tmp_path / "file" / "folder")])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_no_gpu_is_said():
     with pytest.raises(UserError, match="--cpu"):
-        command.main(["resnet18"])
+        cli.main(["resnet18"])
 
 
 @pytest.mark.gpu
 def test_command_on_a_gpu(tmp_path):
-    names = ["--contestants", "eager", "fused", "fused-graph"]
-    assert command.main(["resnet18", "--steps", "5", *names, "--out", str(tmp_path)]) == 0
-    rows = {row["contestant"]: row for row in harness.read_rows(tmp_path / "profile.jsonl")}
+    names = ["--variants", "eager", "fused", "fused-graph"]
+    assert cli.main(["resnet18", "--steps", "5", *names, "--out", str(tmp_path)]) == 0
+    rows = {row["contestant"]: row for row in read_rows(tmp_path / "profile.jsonl")}
     assert list(rows) == ["eager", "fused", "fused-graph"]
     for row in rows.values():
         assert 0 < row["busy_percent"] <= 100

@@ -1,32 +1,42 @@
 """``scotoma bench roofline`` end to end on a CPU, and the figures that it holds times against."""
 
 import re
+from dataclasses import replace
 from math import prod
 
 import pytest
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
-from scotoma.bench import harness
+from scotoma.bench import operators, roofline
+from scotoma.bench.harness import append_rows, read_rows
 from scotoma.bench.layers.sites import Site
-from scotoma.bench.roofline import ceilings, command, counts, row, table
-from scotoma.bench.roofline.ceilings import Ceilings
-from scotoma.bench.roofline.fused import FusedCase
-from scotoma.bench.roofline.network import Convolution, Linear, network_layers
-from scotoma.bench.roofline.norms import MaskCase, NormCase
-from scotoma.bench.roofline.products import ConvolutionCase, LinearCase
-from scotoma.bench.roofline.selection import OPERATORS, cases
+from scotoma.bench.operators import (
+    OPERATORS,
+    Layer,
+    Variant,
+    cases,
+    fused_case,
+    layer_case,
+    mask_case,
+    network_layers,
+    norm_case,
+    norm_flops,
+)
+from scotoma.bench.roofline import Ceilings, Plan, measure_case
 from scotoma.defective import UserError
 from torch.utils.flop_counter import FlopCounterMode
 
 CPU = torch.device("cpu")
 ROOFS = Ceilings(1e9, {"float32": 1e12, "bfloat16": 8e12})
-CONVOLUTION = Convolution((2, 6, 9, 7), 10, kernel=3, stride=2, padding=1)
+FLOAT32 = torch.float32, CPU
+CONVOLUTION = Layer((2, 6, 9, 7), 10, kernel=3, stride=2, padding=1)
 
 
 @pytest.fixture
 def small_ceilings(monkeypatch):
     """The machine's roofs, measured on little."""
-    monkeypatch.setitem(ceilings.SIZE, "cpu", 64)
+    monkeypatch.setitem(roofline.PRODUCT_SIZE, "cpu", 64)
     monkeypatch.setattr("scotoma.bench.harness.COPY_BYTES", {"cpu": 2**16})
 
 
@@ -46,10 +56,10 @@ def options(out, *more):
 
 def test_command_leaves_rows_a_table_and_a_picture(tmp_path, capsys, small_ceilings, drawn):
     out = tmp_path / "new" / "roofline.jsonl"
-    chosen = ["--operators", "linear", "bn_mask_add_relu", "convolution", "apply_mask"]
-    assert command.main(options(out, *chosen)) == 0
-    rows = list(harness.read_rows(out))
-    assert {r["operator"] for r in rows} == set(chosen[1:])
+    chosen = ["--operators", "linear", "convolution", "apply_mask", "--max-cases", "4"]
+    assert roofline.main(options(out, *chosen)) == 0
+    rows = list(read_rows(out))
+    assert {r["operator"] for r in rows} == {"apply_mask", "convolution"}
     assert {r["backend"] for r in rows} == {"eager", "torch"}
     for r in rows:
         assert r["problems"] == [] and r["machine"]["kind"] == "cpu"
@@ -71,11 +81,11 @@ def test_command_leaves_rows_a_table_and_a_picture(tmp_path, capsys, small_ceili
     assert "farthest below" in text and "4x16x8x8" in text and "roofline.png" in text
     # A second time only what is missing; the picture has all.
     out.unlink()
-    harness.append_rows(out, [r for r in rows if r["operator"] != "apply_mask"])
-    assert command.main(options(out, *chosen, "--resume", "--picture-format", "pdf")) == 0
+    append_rows(out, [r for r in rows if r["operator"] != "apply_mask"])
+    assert roofline.main(options(out, *chosen, "--resume", "--picture-format", "pdf")) == 0
     assert out.with_name("roofline.pdf").read_bytes().startswith(b"%PDF")
     assert not out.with_name("roofline.png").exists()
-    again = list(harness.read_rows(out))
+    again = list(read_rows(out))
     assert sorted(r["case"] for r in again) == sorted(r["case"] for r in rows)
     assert again[-1]["operator"] == "apply_mask" and drawn[-1] == again
 
@@ -84,8 +94,8 @@ def test_fused_convolution_beside_the_separate_one():
     """In Triton's interpreter; the row of the fused one is that of its fastest tile."""
     if torch.cuda.is_available():
         pytest.skip("without a GPU kernels run on CPU tensors")
-    case = FusedCase(Convolution((2, 8, 4, 4), 16, kernel=1, stride=1, padding=0), "residual")
-    separate, fused = row.measure_case(case, row.Plan(torch.float32, CPU, 1, ROOFS))
+    case = fused_case(Layer((2, 8, 4, 4), 16), "residual", *FLOAT32)
+    separate, fused = measure_case(case, Plan(*FLOAT32, 1, ROOFS))
     assert separate["problems"] == fused["problems"] == []
     assert (separate["backend"], fused["backend"]) == ("separate", "triton")
     assert separate["pass"] == fused["pass"] == "evaluation"
@@ -97,17 +107,17 @@ def test_fused_convolution_beside_the_separate_one():
 
 
 def test_a_wrong_result_gets_no_time(tmp_path, monkeypatch, capsys, small_ceilings, drawn):
-    right = ConvolutionCase.convolve
+    right = F.conv2d
 
-    def wrong_in_float32(self, x, weight, bias=None):
-        out = right(self, x, weight, bias)
+    def wrong_in_float32(x, *arguments):
+        out = right(x, *arguments)
         return out if x.dtype == torch.float64 else 1.1 * out
 
-    monkeypatch.setattr(ConvolutionCase, "convolve", wrong_in_float32)
+    monkeypatch.setattr(operators.F, "conv2d", wrong_in_float32)
     out = tmp_path / "roofline.jsonl"
     more = ["--operators", "apply_mask", "convolution", "--max-cases", "3"]
-    assert command.main(options(out, *more)) == 1
-    rows = list(harness.read_rows(out))
+    assert roofline.main(options(out, *more)) == 1
+    rows = list(read_rows(out))
     bad = [r for r in rows if r["operator"] == "convolution"]
     assert len(bad) == 3 and len(rows) == 7
     for r in bad:
@@ -119,16 +129,18 @@ def test_a_wrong_result_gets_no_time(tmp_path, monkeypatch, capsys, small_ceilin
 
 
 def test_what_raises_is_a_problem_of_its_row():
-    class Broken(ConvolutionCase):
-        def convolve(self, x, weight, bias=None):
-            if x.dtype == torch.float64:
-                return super().convolve(x, weight, bias)
-            raise RuntimeError("no such kernel")
+    case = layer_case(CONVOLUTION, *FLOAT32)
 
-    plan = row.Plan(torch.float32, CPU, 1, ROOFS)
-    rows = row.measure_case(Broken(CONVOLUTION), plan)
+    def broken(x, *arguments):
+        if x.dtype == torch.float64:
+            return case.variants[0].run(x, *arguments)
+        raise RuntimeError("no such kernel")
+
+    rows = measure_case(
+        replace(case, variants=[Variant("torch", broken)]), Plan(*FLOAT32, 1, ROOFS)
+    )
     assert [r["problems"] for r in rows] == 3 * [["RuntimeError: no such kernel"]]
-    assert table.by_distance(rows) == []
+    assert roofline.by_distance(rows) == []
 
 
 @pytest.mark.parametrize(
@@ -142,7 +154,7 @@ def test_what_raises_is_a_problem_of_its_row():
 def test_bad_options(more, words, tmp_path):
     out = tmp_path / "rows.jsonl"
     with pytest.raises(UserError) as error:
-        command.main(options(out, *more))
+        roofline.main(options(out, *more))
     assert all(word in str(error.value) for word in words)
     assert not out.exists()
 
@@ -150,22 +162,22 @@ def test_bad_options(more, words, tmp_path):
 def test_triton_needs_a_gpu_or_its_interpreter(monkeypatch, tmp_path):
     monkeypatch.setattr("scotoma.kernels.backends.interpreting", lambda: False)
     with pytest.raises(UserError, match="TRITON_INTERPRET"):
-        command.main(options(tmp_path / "rows.jsonl", "--backends", "triton"))
+        roofline.main(options(tmp_path / "rows.jsonl", "--backends", "triton"))
 
 
 def test_usual_backends():
     def out_of(device, *more):
-        return command.left_out(command.parse(list(more)), torch.device(device))
+        return roofline.left_out(roofline.parse(list(more)), torch.device(device))
 
     assert out_of("cuda") == ()
     assert out_of("cpu") == ("triton",)
-    assert set(out_of("cuda", "--backends", "triton", "eager")) == {"separate", *command.LIBRARIES}
+    assert set(out_of("cuda", "--backends", "triton", "eager")) == {"separate", *roofline.LIBRARIES}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_no_gpu_is_said():
     with pytest.raises(UserError, match="--cpu"):
-        command.main([])
+        roofline.main([])
 
 
 @pytest.mark.parametrize("flops", [100, 10_000, 100_000_000])
@@ -176,10 +188,6 @@ def test_attained_is_of_the_lower_roof(flops):
     roof = min(1e12, 1e9 * intensity)
     expected = 100 * flops / seconds / roof
     assert ROOFS.attained_percent(seconds, moved, flops, "float32") == pytest.approx(expected)
-    assert (
-        ROOFS.attained_percent(ROOFS.seconds(moved, flops, "bfloat16"), moved, flops, "bfloat16")
-        == 100
-    )
 
 
 def test_the_table_begins_with_the_farthest_from_its_roof(capsys):
@@ -193,13 +201,13 @@ def test_the_table_begins_with_the_farthest_from_its_roof(capsys):
         }  # fmt: skip
 
     rows = [one("near", 90.0, 10), one("far", 5.0, 10**8), one("failed", None, 1)]
-    assert [r["operator"] for r in table.by_distance(rows)] == ["far", "near"]
-    assert [table.roof_of(r) for r in rows[:2]] == ["memory", "float32"]
+    assert [r["operator"] for r in roofline.by_distance(rows)] == ["far", "near"]
+    assert [roofline.roof_of(r) for r in rows[:2]] == ["memory", "float32"]
     for shown, kind, head, number in (
         (rows, "cuda", "TFLOP/s", "1.00"),
         ([one("slow", 1.0, 10, "cpu")], "cpu", "GFLOP/s", "1,000.00"),
     ):
-        columns = {c.header: list(c.cells) for c in table.table(shown).columns}
+        columns = {c.header: list(c.cells) for c in roofline.table(shown).columns}
         assert columns[head][0] == number, kind
         assert len(columns[head]) == sum(r["operator"] != "failed" for r in shown)
 
@@ -207,13 +215,13 @@ def test_the_table_begins_with_the_farthest_from_its_roof(capsys):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_flops_and_bytes_of_convolutions(kernel, stride):
-    layer = Convolution((2, 6, 9, 7), 10, kernel, stride, padding=kernel // 2)
-    case = ConvolutionCase(layer)
-    call = case.draw(torch.float32, CPU)
-    for step in case.passes(4):
+    layer = Layer((2, 6, 9, 7), 10, kernel, stride, padding=kernel // 2)
+    case = layer_case(layer, *FLOAT32)
+    call, run = case.draw(), case.variants[0].run
+    for step in case.passes:
         x, weight = (t.detach().requires_grad_() for t in call.operands[:2])
         with FlopCounterMode(display=False) as counter:
-            out = case.convolve(x, weight)
+            out = run(x, weight)
             forward = counter.get_total_flops()
             if step.name == "backward":
                 wanted = {"x": x, "weight": weight}[step.wanted[0]]
@@ -225,13 +233,11 @@ def test_flops_and_bytes_of_convolutions(kernel, stride):
 
 
 def test_flops_and_bytes_of_linear_layers():
-    case = LinearCase(Linear(5, 7, 3))
-    x, weight, bias = case.draw(torch.float32, CPU).operands
+    case = layer_case(Layer((5, 7, 1, 1), 3, linear=True), torch.bfloat16, CPU)
     with FlopCounterMode(display=False) as counter:
-        torch.nn.functional.linear(x, weight, bias)
-    steps = case.passes(2)
-    assert {step.flops for step in steps} == {counter.get_total_flops()}
-    assert {step.moved for step in steps} == {2 * (5 * 7 + 7 * 3 + 5 * 3)}
+        case.variants[0].run(*case.draw().operands)
+    assert {step.flops for step in case.passes} == {counter.get_total_flops()}
+    assert {step.moved for step in case.passes} == {2 * (5 * 7 + 7 * 3 + 5 * 3)}
 
 
 @pytest.mark.parametrize(
@@ -248,18 +254,20 @@ def test_flops_and_bytes_of_linear_layers():
 )
 def test_flops_around_batch_norm(kind, mode, forward, backward):
     site = Site(kind, (4, 16, 3, 5), mode=mode)
-    found = counts.norm_flops(site)
+    found = norm_flops(site)
     assert found == {"forward": forward * site.elements, "backward": backward * site.elements}
 
 
 def test_bytes_of_fused_operators():
     """One bfloat16 read or written is two bytes; a mask that the batch shares is not counted."""
     site = Site("residual", (4, 16, 3, 5))
-    forward, backward = NormCase(site).passes(2)
+    forward, backward = norm_case(site, torch.bfloat16, CPU).passes
     assert (forward.moved, backward.moved) == (8.125 * site.elements, 12.25 * site.elements)
-    assert {step.moved for step in MaskCase(site.shape).passes(2)} == {4 * site.elements}
+    assert {step.moved for step in mask_case(site.shape, torch.bfloat16, CPU).passes} == {
+        4 * site.elements
+    }
     for kind, outputs in (("none", 1), ("residual", 2)):
-        (step,) = FusedCase(CONVOLUTION, kind).passes(2)
+        (step,) = fused_case(CONVOLUTION, kind, torch.bfloat16, CPU).passes
         out = prod(CONVOLUTION.out_shape)
         assert step.moved == 2 * (2 * 6 * 9 * 7 + 10 * 6 * 3 * 3 + outputs * out)
         after = {"none": 5, "residual": 6}[kind]
@@ -269,26 +277,23 @@ def test_bytes_of_fused_operators():
 @pytest.mark.parametrize("name", list(OPERATORS))
 def test_every_case_can_be_measured(name):
     """In half precision, where dtypes differ; the first and the last case of each operator."""
-    found = cases([name], small=True)
-    plan = row.Plan(torch.bfloat16, CPU, 1, ROOFS, without=("triton",))
+    found = cases([name], torch.bfloat16, CPU)
+    plan = Plan(torch.bfloat16, CPU, 1, ROOFS, without=("triton",))
     for case in (found[0], found[-1]):
-        rows = row.measure_case(case, plan)
+        rows = measure_case(case, plan)
         assert rows and all(r["problems"] == [] and r["times"] for r in rows)
         assert all(r["bytes"] > 0 and r["flops"] > 0 for r in rows)
 
 
 def test_layers_are_those_of_the_networks():
-    convolutions, linears = network_layers(["resnet18", "resnet50"], batch=7, image_size=32)
-    assert len(set(convolutions)) == len(convolutions)
-    found = {(c.shape[1:], c.out_channels, c.kernel, c.stride): c for c in convolutions}
-    assert all(c.shape[0] == 7 for c in convolutions)
+    layers = network_layers(["resnet18", "resnet50"], batch=7, image_size=32)
+    assert len(set(layers)) == len(layers) and all(layer.shape[0] == 7 for layer in layers)
+    found = {(c.shape[1:], c.out_channels, c.kernel, c.stride): c for c in layers}
     assert found[(64, 32, 32), 64, 3, 1].users == "resnet18 x4, resnet50 x3"
     assert found[(64, 32, 32), 128, 1, 2].users == "resnet18 x1"
     assert found[(1024, 8, 8), 256, 1, 1].users == "resnet50 x5"
-    assert {(n.batch, n.in_features, n.out_features) for n in linears} == {
-        (7, 512, 10),
-        (7, 2048, 10),
-    }
+    linears = [(layer.shape, layer.out_channels) for layer in layers if layer.linear]
+    assert linears == [((7, 512, 1, 1), 10), ((7, 2048, 1, 1), 10)]
 
 
 def test_problems_of_every_tile_are_kept():
@@ -297,7 +302,9 @@ def test_problems_of_every_tile_are_kept():
         return {"backend": "triton", "tile": tile, "times": times, "problems": list(problems)}
 
     other = {"backend": "separate", "tile": "", "times": {}, "problems": []}
-    merged = row.fastest([other, one("a", 3.0), one("b", 2.0), one("c", None, ["out is wrong"])])
+    merged = roofline.fastest(
+        [other, one("a", 3.0), one("b", 2.0), one("c", None, ["out is wrong"])]
+    )
     assert merged[0] is other
     assert (merged[1]["tile"], merged[1]["times"]) == ("b", {"median_us": 2.0})
     assert merged[1]["tiles_us"] == {"a": 3.0, "b": 2.0, "c": None}
@@ -307,7 +314,7 @@ def test_problems_of_every_tile_are_kept():
 def test_matmul_ceilings_restore_the_precision(small_ceilings):
     torch.set_float32_matmul_precision("high")
     try:
-        roofs = ceilings.measure(CPU, torch.bfloat16)
+        roofs = roofline.measure_ceilings(CPU, torch.bfloat16)
         assert torch.get_float32_matmul_precision() == "high"
     finally:
         torch.set_float32_matmul_precision("highest")
@@ -322,7 +329,7 @@ def test_command_on_a_gpu(tmp_path, drawn):
     for name in OPERATORS:
         out = tmp_path / name / "roofline.jsonl"
         more = ["--operators", name, "--max-cases", "1", "--repeats", "2", "--out", str(out)]
-        assert command.main(more) == 0
-        rows += harness.read_rows(out)
+        assert roofline.main(more) == 0
+        rows += read_rows(out)
     assert {r["backend"] for r in rows} == {"triton", "eager", "separate", "cudnn", "cublas"}
     assert all(r["times"] and r["settings"]["clock"] == "graph" for r in rows)

@@ -33,11 +33,12 @@ import torch
 from torch.backends import cudnn
 from scotoma.bench import sanitize
 from scotoma.bench.doctor.kernels import Trial
-from scotoma.bench.roofline import ceilings
+from scotoma.bench import operators, roofline
 from scotoma.kernels import backends
 from scotoma.train.robustness.arithmetic import full_precision
 
 matmul, cuda = torch.backends.cuda.matmul, torch.device("cuda")
+layer, linear = (operators.Layer((2, 3, 1, 1), 4, linear=linear) for linear in (False, True))
 
 def read():
     "What our readers answer, and torch's newer API, which never raises."
@@ -45,8 +46,8 @@ def read():
     return (
         backends.convolutions_may_use_tf32(),
         backends.products_may_use_tf32(),
-        ceilings.convolution_arithmetic(torch.float32, cuda) == "tf32",
-        ceilings.linear_arithmetic(torch.float32, cuda) == "tf32",
+        operators.layer_case(layer, torch.float32, cuda).arithmetic == "tf32",
+        operators.layer_case(linear, torch.float32, cuda).arithmetic == "tf32",
         *(operator.fp32_precision for operator in operators),
     )
 
@@ -73,8 +74,8 @@ def check(said, convolutions, products):
     case = next(sanitize.cases(torch.device("cpu"), torch.float32))
     assert not Trial(case, torch.device("cpu"), "eager").problem
     assert read() == before
-    ceilings.SIZE["cpu"], ceilings.REPEATS["cpu"] = 8, 1
-    ceilings.measure(torch.device("cpu"), torch.float32)
+    roofline.PRODUCT_SIZE["cpu"], roofline.PRODUCT_REPEATS["cpu"] = 8, 1
+    roofline.measure_ceilings(torch.device("cpu"), torch.float32)
     assert read() == before
     for allowed in (False, True, False):
         backends.allow_tf32(convolutions=allowed, products=allowed)

@@ -1,1 +1,0 @@
-"""Seconds of training until a stated accuracy, over several seeds."""

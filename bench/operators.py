@@ -1,0 +1,408 @@
+"""The operators that ``scotoma bench roofline`` measures: on which shapes, by what means, and how
+many bytes and operations they need."""
+
+from __future__ import annotations
+
+from collections import Counter, namedtuple
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from math import prod
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..defective import create_model
+from ..kernels import apply_mask, backends, convolution
+from ..kernels.convolution import CONV_TILES
+from ..kernels.reference import Branch, Settings
+from .layers import accuracy, operands
+from .layers.contestants import contestant
+from .layers.operands import Call
+from .layers.sites import HEADLINE_SHAPES, SMALL_SHAPES, Site, headline_sites
+from .layers.traffic import minimum_bytes
+
+# Operations. What surrounds batch norm is counted as the fused kernels compute it: a subtraction,
+# product, sum, comparison or selection of one element is one operation; what is done once a channel
+# is not counted. These figures are approximate, and nothing hangs on them: such operators have
+# about two operations a byte, where a GPU needs tens before arithmetic costs time.
+
+# sum of (x - centre) and of its square: a subtraction, a sum, a multiply-add
+STATISTICS = 4
+# g, and g * (x - mean), each added to its sum
+GRADIENT_SUMS = 4
+# constant + (x - mean) * slope, subtracted
+STATISTICS_TERMS = 4
+
+
+def norm_flops(site: Site) -> dict[str, int]:
+    """Operations of ``bn_mask_add_relu`` forward and backward."""
+    branches = 2 if site.kind == "projection" else 1
+    masks = branches * site.masked
+    # (x - mean) * scale + bias, times the mask, the branches or the residual added
+    value = 3 * branches + masks + (site.kind != "none")
+    forward = value + site.relu
+    past_relu = 0
+    if site.relu:
+        # A saved bit selects, or the value is computed again and compared.
+        past_relu = 1 if site.kind == "residual" else value + 2
+    backward = past_relu + masks + branches  # the gradient masked and scaled
+    if site.training:
+        forward += STATISTICS * branches
+        backward += STATISTICS_TERMS * branches
+        backward += past_relu + masks + GRADIENT_SUMS * branches  # the pass for the sums
+    return {"forward": forward * site.elements, "backward": backward * site.elements}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A square convolution without groups, dilation or bias, or a linear layer.
+
+    Attributes:
+        shape: N, C, H, W of its input; 1 x 1 pixels for a linear layer.
+        users: where it comes from, for people.
+    """
+
+    shape: tuple[int, int, int, int]
+    out_channels: int
+    kernel: int = 1
+    stride: int = 1
+    padding: int = 0
+    linear: bool = False
+    users: str = field(default="", compare=False)
+
+    @property
+    def out_shape(self) -> tuple[int, int, int, int]:
+        def size(n: int) -> int:
+            return (n + 2 * self.padding - self.kernel) // self.stride + 1
+
+        n, _, height, width = self.shape
+        return n, self.out_channels, size(height), size(width)
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        return self.out_channels, self.shape[1], self.kernel, self.kernel
+
+    @property
+    def elements(self) -> int:
+        """Of input, weight and output."""
+        return sum(map(prod, (self.shape, self.weight_shape, self.out_shape)))
+
+    @property
+    def flops(self) -> int:
+        """Of a forward, and of each of the two gradients; padding is counted."""
+        return 2 * prod(self.out_shape) * self.shape[1] * self.kernel**2
+
+    def __str__(self) -> str:
+        stride = f" stride {self.stride}" if self.stride > 1 else ""
+        form = "" if self.linear else f"{self.kernel}x{self.kernel}{stride} "
+        return f"{form}-> {self.out_channels}"
+
+
+def network_layers(
+    networks: Iterable[str], batch: int, image_size: int, width: int | None = None
+) -> list[Layer]:
+    """The distinct 1x1 and 3x3 convolutions of some networks, and their linear layers.
+
+    They are found by a run on the meta device.
+
+    width: channels of the first block; None for the networks' own.
+    """
+    users: dict[Layer, Counter] = {}
+    for network in networks:
+        with torch.device("meta"):
+            model = create_model(network, image_size=image_size, width=width)
+            images = torch.empty(batch, 3, image_size, image_size)
+            with _Calls() as calls, torch.no_grad():
+                model.train()(images)
+        for layer in calls.found:
+            users.setdefault(layer, Counter())[network] += 1
+    return [
+        replace(layer, users=", ".join(f"{network} x{count}" for network, count in counts.items()))
+        for layer, counts in users.items()
+    ]
+
+
+class _Calls(TorchDispatchMode):
+    """Records convolutions and linear layers, whoever calls them."""
+
+    def __init__(self):
+        super().__init__()
+        self.found: list[Layer] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.convolution.default:
+            self._convolution(*args)
+        elif function is torch.ops.aten.addmm.default:
+            _, x, weight = args[:3]
+            self.found.append(Layer((*x.shape, 1, 1), weight.shape[1], linear=True))
+        return function(*args, **(kwargs or {}))
+
+    def _convolution(self, x, weight, _, stride, padding, dilation, transposed, __, groups):
+        kernel = tuple(weight.shape[2:])
+        plain = not transposed and groups == 1 and set(dilation) == {1}
+        if plain and kernel in ((1, 1), (3, 3)) and len(set(stride)) == len(set(padding)) == 1:
+            shape = tuple(x.shape)
+            self.found.append(Layer(shape, weight.shape[0], kernel[0], stride[0], padding[0]))
+
+
+class Pass(NamedTuple):
+    """One thing to time.
+
+    Attributes:
+        name: "forward", "backward", or "evaluation": a forward without gradients.
+        moved, flops: the fewest bytes, and the operations.
+        wanted: the operands that need a gradient.
+        note: for people.
+    """
+
+    name: str
+    moved: int
+    flops: int
+    wanted: tuple[str, ...] = ()
+    note: str = ""
+
+
+class Variant(NamedTuple):
+    """One way to compute an operator: its backend, and the function of the operands.
+
+    Of several tiles of one backend the fastest counts.
+    """
+
+    backend: str
+    run: Callable[..., Tensor]
+    tile: str = ""
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operator on a shape.
+
+    Attributes:
+        operator, kind, shape, detail: as in a row of results; a batch's worth, N first.
+        elements: of distinct memory that a forward touches.
+        passes: what is timed. variants: who competes, on the operands that ``draw`` gives.
+        draw: random operands, the same each time, and the gradient that comes back.
+        arithmetic: whose ceiling holds. Around batch norm it is float32, whatever activations are.
+        users: where the shape comes from, for people.
+        exact: results in float64; None for those of the first variant that knows float64. May
+            change the call's ``grad_out`` where rounding alone would decide.
+    """
+
+    operator: str
+    shape: tuple[int, int, int, int]
+    elements: int
+    passes: list[Pass]
+    variants: list[Variant]
+    draw: Callable[[], Call]
+    arithmetic: str = "float32"
+    kind: str = ""
+    detail: str = ""
+    users: str = "headline"
+    exact: Callable[[Call], dict[str, Tensor]] | None = None
+
+    def expected(self, call: Call) -> dict[str, Tensor]:
+        """Results in float64."""
+        if self.exact is not None:
+            return self.exact(call)
+        run = next(variant.run for variant in self.variants if variant.backend != "triton")
+        return computed(run, call.double())
+
+    def __str__(self) -> str:
+        words = self.operator, self.kind, "x".join(map(str, self.shape)), self.detail
+        return " ".join(word for word in words if word)
+
+
+def computed(run: Callable[..., Tensor], call: Call) -> dict[str, Tensor]:
+    """Output and gradients by name."""
+    if call.inputs():
+        return accuracy.results(run, call)
+    with torch.no_grad():
+        return {"out": run(*call.operands)}
+
+
+def norm_case(site: Site, dtype: torch.dtype, device: torch.device) -> Case:
+    """``bn_mask_add_relu`` in training: bound by memory."""
+    moved, flops = minimum_bytes(site, dtype.itemsize), norm_flops(site)
+    wanted = ("x", "weight", "bias", "residual", "x2", "weight2", "bias2")
+    names = {"triton": "ours", "eager": "eager"}
+    return Case(
+        "bn_mask_add_relu",
+        site.shape,
+        (2 + (site.kind != "none")) * site.elements,
+        [Pass(name, moved[name], flops[name], wanted) for name in ("forward", "backward")],
+        [Variant(b, contestant(n, site, dtype).run) for b, n in names.items()],
+        partial(operands.draw, site, dtype, device),
+        kind=site.kind,
+        exact=partial(accuracy.exact_results, site),
+    )
+
+
+MaskOperands = namedtuple("MaskOperands", "x mask")
+LayerOperands = namedtuple("LayerOperands", "x weight bias", defaults=[None])
+FusedOperands = namedtuple(
+    "FusedOperands", "x kernel weight bias running_mean running_var mask residual"
+)
+
+
+def mask_case(shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> Case:
+    """``apply_mask``: bound by memory."""
+    n = prod(shape)
+
+    def variant(backend: str) -> Variant:
+        return Variant(backend, lambda x, mask: apply_mask(x, mask, backend=backend))
+
+    def draw() -> Call:
+        drawn = operands.draw(Site("none", shape), dtype, device)
+        return Call(MaskOperands(drawn.operands.x, drawn.operands.mask), drawn.grad_out)
+
+    passes = [Pass(name, 2 * n * dtype.itemsize, n, ("x",)) for name in ("forward", "backward")]
+    return Case("apply_mask", shape, 2 * n, passes, [variant("triton"), variant("eager")], draw)
+
+
+EVALUATION = Settings(relu=True, training=False, momentum=0.1, eps=1e-5)
+
+
+def fused_case(layer: Layer, kind: str, dtype: torch.dtype, device: torch.device) -> Case:
+    """``conv_bn_mask_add_relu`` in evaluation: one Triton kernel, with each of its tiles, beside
+    cuDNN and the fused operator.
+
+    Its FLOP are those of the convolution and of the one pass after it.
+    """
+    site = Site(kind, layer.out_shape, mode="evaluation")
+    elements = layer.elements + (prod(layer.out_shape) if kind == "residual" else 0)
+    flops = layer.flops + norm_flops(site)["forward"]
+    # None is Triton's operator after the convolution, where there is a GPU.
+    backend = None if device.type == "cuda" else "eager"
+
+    def call(x, kernel, weight, bias, mean, var, mask, residual) -> convolution.Call:
+        branch = Branch(None, weight, bias, mean, var, mask)
+        options = (layer.stride, layer.padding, 1, 1)
+        return convolution.Call(x, kernel, None, options, branch, residual, None, EVALUATION)
+
+    def fused(tile) -> Variant:
+        return Variant("triton", lambda *given: convolution.fused(call(*given), tile), tile.name)
+
+    def draw() -> Call:
+        after = operands.draw(site, dtype, device)
+        vectors = after.operands[1:7]  # weight to residual
+        return Call(FusedOperands(*_factors(layer, dtype, device), *vectors), after.grad_out)
+
+    separate = Variant("separate", lambda *given: convolution.separate(call(*given), backend))
+    return Case(
+        "conv_bn_mask_add_relu",
+        layer.shape,
+        elements,
+        [Pass("evaluation", dtype.itemsize * elements, flops)],
+        [separate, *(map(fused, CONV_TILES) if dtype in backends.DTYPES else ())],
+        draw,
+        arithmetic(dtype, device, backends.convolutions_may_use_tf32()),
+        kind,
+        str(layer),
+        layer.users,
+    )
+
+
+def layer_case(layer: Layer, dtype: torch.dtype, device: torch.device) -> Case:
+    """torch's own convolution or linear layer, cuDNN's and cuBLAS's on a GPU: forward, and backward
+    towards each of its two factors."""
+    moved, flops = dtype.itemsize * layer.elements, layer.flops
+    if layer.linear:
+        operator, library, tf32 = "linear", "cublas", backends.products_may_use_tf32()
+    else:
+        operator, library, tf32 = "convolution", "cudnn", backends.convolutions_may_use_tf32()
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if layer.linear:
+            return F.linear(x, weight, bias)
+        return F.conv2d(x, weight, bias, layer.stride, layer.padding)
+
+    def draw() -> Call:
+        if layer.linear:
+            normal, (n, c), k = _normal(dtype, device), layer.shape[:2], layer.out_channels
+            drawn = LayerOperands(normal((n, c)), normal((k, c), c**-0.5), normal((k,)))
+            return Call(drawn, normal((n, k)))
+        drawn = LayerOperands(*_factors(layer, dtype, device))
+        return Call(drawn, _normal(dtype, device, 1)(layer.out_shape))
+
+    return Case(
+        operator,
+        layer.shape,
+        layer.elements,
+        [
+            Pass("forward", moved, flops),
+            Pass("backward", moved, flops, ("x",), "to the input"),
+            Pass("backward", moved, flops, ("weight",), "to the weight"),
+        ],
+        [Variant(library if device.type == "cuda" else "torch", run)],
+        draw,
+        arithmetic(dtype, device, tf32),
+        "",
+        str(layer),
+        layer.users,
+    )
+
+
+def _factors(layer: Layer, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Input and weight, so that the output's deviation is about 1."""
+    normal = _normal(dtype, device)
+    weight = normal(layer.weight_shape, (layer.shape[1] * layer.kernel**2) ** -0.5)
+    return normal(layer.shape), weight
+
+
+def _normal(dtype: torch.dtype, device: torch.device, seed: int = 0) -> Callable[..., Tensor]:
+    """Draws normal tensors of a shape and deviation, images channels_last."""
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def normal(shape, deviation: float = 1.0) -> Tensor:
+        values = torch.randn(shape, device=device, generator=generator).mul_(deviation).to(dtype)
+        layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+        return values.contiguous(memory_format=layout)
+
+    return normal
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def arithmetic(dtype: torch.dtype, device: torch.device, tf32: bool) -> str:
+    """Whose ceiling holds for a matrix product. tf32: it is taken for float32 on a GPU."""
+    return (
+        "tf32" if dtype == torch.float32 and device.type == "cuda" and tf32 else dtype_name(dtype)
+    )
+
+
+OPERATORS = ("bn_mask_add_relu", "apply_mask", "conv_bn_mask_add_relu", "convolution", "linear")
+NETWORKS = ("resnet18", "resnet50")
+FULL = {"batch": 128, "image_size": 32}
+SMALL = {"batch": 2, "image_size": 16, "width": 8}
+"""What a CPU can do in a moment."""
+
+
+def cases(operators: Iterable[str], dtype: torch.dtype, device: torch.device) -> list[Case]:
+    """The cases of some ``OPERATORS``, in their order; small ones for a CPU."""
+    small, on = device.type == "cpu", (dtype, device)
+    shapes, sizes = (SMALL_SHAPES, SMALL) if small else (HEADLINE_SHAPES, FULL)
+
+    def of(operator: str) -> Iterator[Case]:
+        if operator == "bn_mask_add_relu":
+            yield from (norm_case(site, *on) for site in headline_sites(shapes))
+        elif operator == "apply_mask":
+            yield from (mask_case(shape, *on) for shape in shapes)
+        elif operator == "conv_bn_mask_add_relu":
+            # Every convolution of a ResNet-18; those that end a block with its residual.
+            for layer in network_layers(NETWORKS[:1], **sizes):
+                if not layer.linear:
+                    yield fused_case(layer, "none", *on)
+                    if layer.kernel == 3 and layer.shape == layer.out_shape:
+                        yield fused_case(layer, "residual", *on)
+        else:
+            for layer in network_layers(NETWORKS[:1] if small else NETWORKS, **sizes):
+                if layer.linear == (operator == "linear"):
+                    yield layer_case(layer, *on)
+
+    return [case for name in OPERATORS if name in operators for case in of(name)]

@@ -1,1 +1,0 @@
-"""Every operator against the machine's limits: memory bandwidth and matrix throughput."""
