@@ -133,7 +133,7 @@ def test_passes_of_one_attack_are_reported(target):
     assert passes(ours["results"]) == "20.0 + 20.0"
     expected = peer["times"]["median_us"] / ours["times"]["median_us"]
     assert ours["times_faster"] == pytest.approx(expected, abs=1e-3)
-    assert ours["images_per_s"] == pytest.approx(4e6 / ours["times"]["median_us"], rel=1e-3)
+    assert ours["images_per_s"] == pytest.approx(4e6 / ours["times"]["median_us"], abs=0.006)
 
 
 def test_another_result_gets_no_time(target, monkeypatch):

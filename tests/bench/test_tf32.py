@@ -33,12 +33,13 @@ import torch
 from torch.backends import cudnn
 from scotoma.bench import sanitize
 from scotoma.bench.doctor.kernels import Trial
-from scotoma.bench import operators, roofline
+from scotoma.bench import roofline
+from scotoma.bench.operators import Layer, layer_case
 from scotoma.kernels import backends
 from scotoma.train.robustness.arithmetic import full_precision
 
 matmul, cuda = torch.backends.cuda.matmul, torch.device("cuda")
-layer, linear = (operators.Layer((2, 3, 1, 1), 4, linear=linear) for linear in (False, True))
+layer, linear = (Layer((2, 3, 1, 1), 4, linear=linear) for linear in (False, True))
 
 def read():
     "What our readers answer, and torch's newer API, which never raises."
@@ -46,8 +47,8 @@ def read():
     return (
         backends.convolutions_may_use_tf32(),
         backends.products_may_use_tf32(),
-        operators.layer_case(layer, torch.float32, cuda).arithmetic == "tf32",
-        operators.layer_case(linear, torch.float32, cuda).arithmetic == "tf32",
+        layer_case(layer, torch.float32, cuda).arithmetic == "tf32",
+        layer_case(linear, torch.float32, cuda).arithmetic == "tf32",
         *(operator.fp32_precision for operator in operators),
     )
 
