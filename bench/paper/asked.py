@@ -9,8 +9,7 @@ from pathlib import Path
 from ...defective.errors import UserError, nearest
 from ...train.datasets import DATASETS
 from .budgets import BUDGETS, ROLES, DataPlan
-from .graph.data import Data, folder_content, named_content
-from .graph.sample_folder import SampleFolder
+from .data import Data, SampleFolder, folder_content, named_content
 from .setup import MEMBER_SEED, Setup
 
 SAMPLE_FOLDER = "sample-folder"

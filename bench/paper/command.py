@@ -10,13 +10,12 @@ from ...defective.errors import UserError
 from ...train.distributed import World, choose_device
 from ...train.robustness.termination import run_until_terminated
 from ...train.screen import Progress, make_console
+from .artefacts import Context
 from .asked import read_setup
 from .experiment import Definition, only_rows
 from .experiments import definition, definitions
-from .graph.context import Context
-from .graph.plan import Plan
-from .graph.store import Store
 from .options import make_paper_parser, run_options
+from .work import Plan, Store
 
 VERBS = {"list": ".listing", "study": ".study_command", "study-score": ".score_command"}
 """Words in the place of a table's name, and the modules that they mean."""
@@ -52,11 +51,11 @@ def make(arguments: argparse.Namespace) -> None:
         ]
     plan = Plan.of([a for each in experiments for a in each.wanted()], store)
     if arguments.dry_run:
-        from .estimate import estimate_plan, show_plan
+        from .cost import cost_of, show_cost
 
         console = make_console()
-        found = estimate_plan(plan, store, device, console.print, measure=arguments.measure)
-        show_plan(found, console)
+        found = cost_of(plan, store, device, console.print, measure=arguments.measure)
+        show_cost(found, console)
         return
     from . import reproduce
 

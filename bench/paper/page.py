@@ -31,16 +31,16 @@ from ...train.pages import (
 from . import pictures
 from .claims import DEFENCE_RATE, TEST_ACCURACY
 from .experiment import Definition, Made, Measure
-from .graph.artefact import closure
 from .judge import LEVEL, NOT_DECIDABLE, NOT_SUPPORTED, SUPPORTED, Estimate, Place, Verdict
 from .provenance import frame, read_origin, tell_settings
 from .published import Published, figure5
 from .setup import Setup
+from .work import closure
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .graph.plan import Failure
+    from .work import Failure
 
 FORMAT = 1
 """Of cells.json."""

@@ -19,7 +19,7 @@ from ...train import plots
 from ...train.datasets import default_root
 from ...train.robustness.pictures import shuffled_samples
 from .claims import DEFENCE_RATE, TEST_ACCURACY
-from .grids import fitting_grids
+from .data import fitting_grids
 from .judge import Estimate, Place
 from .published import figure5
 
@@ -27,11 +27,9 @@ if TYPE_CHECKING:  # matplotlib is half a second, which only who draws is to wai
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from .artefacts import AdversarialImages, Context, Training
+    from .data import Data
     from .experiment import Made
-    from .graph.attacking import AdversarialImages
-    from .graph.context import Context
-    from .graph.data import Data
-    from .graph.training import Training
     from .page import Grid
 
 METRICS = "metrics.jsonl"

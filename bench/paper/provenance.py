@@ -19,13 +19,13 @@ from ...train.pages import Inline, Page, code, joined, strong
 from ...train.runfolder import SUMMARY
 from .claims import claims_of
 from .experiment import Made
-from .graph.artefact import Artefact, closure
 from .judge import RULES
+from .work import Artefact, closure
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .graph.training import Training
+    from .artefacts import Training
 
 _LISTED = 6
 """Networks, variants and seeds that are named; of more, some."""

@@ -11,20 +11,17 @@ from ...defective.errors import UserError, counted
 from ...train.config import PictureFormat
 from ...train.summary import device_name
 from ..harness import commit
+from .artefacts import Context, Training
 from .claims import claims_of
-from .estimates import read_places, read_values
-from .experiment import Definition, Experiment, Made
+from .data import Data
+from .experiment import Definition, Experiment, Made, read_places, read_values
 from .experiments import definition as find
-from .graph.context import Context
-from .graph.data import Data
-from .graph.local import run_locally
-from .graph.plan import Failure, Plan
-from .graph.training import Training
 from .judge import Verdict, judge
 from .options import RunOptions
 from .page import build_page, tally, why_apart, write_page
 from .published import published
 from .setup import Setup
+from .work import Failure, Plan, make_here
 
 
 @dataclass(frozen=True)
@@ -93,10 +90,10 @@ def make_missing(plan: Plan, context: Context, options: RunOptions) -> list[Fail
     try:
         check_data(plan, context)
         if options.ray is None:
-            return run_locally(plan, context)
-        from .graph.cluster import run_on_cluster
+            return make_here(plan, context)
+        from .cluster import make_on_ray
 
-        return run_on_cluster(plan, context, options.ray, per_gpu=options.per_gpu)
+        return make_on_ray(plan, context, options.ray, per_gpu=options.per_gpu)
     except KeyboardInterrupt:
         context.screen.line("stopped; what is finished is kept, and the same command goes on")
         raise

@@ -10,10 +10,9 @@ from ...defective import Defects
 from ...defective.errors import UserError
 from ...train.config import TrainConfig
 from ...train.settings import read_recipe
+from .artefacts import AdversarialImages, Model, Sample, Training
 from .budgets import Budget
-from .graph.attacking import AdversarialImages, Sample
-from .graph.data import Data
-from .graph.training import Model, Training
+from .data import Data
 
 Key, Value = TypeVar("Key"), TypeVar("Value")
 

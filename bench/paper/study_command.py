@@ -20,18 +20,16 @@ from ...train.screen import Progress
 from ...train.settings import Parser, make_parser
 from ..report.document import clean
 from . import reproduce
+from .artefacts import AdversarialImages, Context
 from .asked import read_setup
-from .graph.attacking import AdversarialImages
-from .graph.context import Context
-from .graph.data import Data
-from .graph.plan import Plan
-from .graph.store import Store
+from .data import Data
 from .options import add_run_options, add_setup_options, run_options
 from .pictures import WORDS, class_names
 from .setup import Setup, mifgsm
 from .study.origin import ROLES
 from .study.page import write_page
 from .study.pairs import Pair, Study
+from .work import Plan, Store
 
 _TEXT = """\
 Write one web page that asks people which of two adversarial images looks more like the class that

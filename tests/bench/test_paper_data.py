@@ -11,16 +11,12 @@ import pytest
 from paper_smoke import context, new_store, tiny_setup
 from PIL import Image
 from scotoma.bench.paper import asked
-from scotoma.bench.paper.graph import data as of_data
-from scotoma.bench.paper.graph.data import Data, folder_content
-from scotoma.bench.paper.graph.local import run_locally
-from scotoma.bench.paper.graph.plan import Plan
-from scotoma.bench.paper.graph.protocol_results import BoundaryScore, Noise, Shuffled, Stylized
-from scotoma.bench.paper.graph.results import Clean, Transfer, WhiteBox
-from scotoma.bench.paper.graph.sample_folder import SampleFolder
-from scotoma.bench.paper.graph.training import Model, Training
+from scotoma.bench.paper import data as of_data
+from scotoma.bench.paper.artefacts import Model, Result, Training
+from scotoma.bench.paper.data import Data, SampleFolder, folder_content
 from scotoma.bench.paper.options import make_paper_parser
 from scotoma.bench.paper.setup import fgsm
+from scotoma.bench.paper.work import Plan, make_here
 from scotoma.defective.errors import UserError
 from scotoma.train import contents
 from scotoma.train.config import TrainConfig
@@ -201,31 +197,31 @@ def test_results_need_the_data_that_they_read(tmp_path):
     network = setup.target("a", "resnet18", seed=0, role="imagenet")
     sample = setup.sample("imagenet", (network,))
     results = [
-        Clean(network),
-        Transfer(network, setup.adversarial(network, fgsm(8), sample)),
-        WhiteBox(network, fgsm(8), sample),
-        BoundaryScore(network, "boundary", sample),
-        Noise(network, sample, (0.1,)),
-        Shuffled(network, sample, (2,)),
-        Stylized((network, network)),
+        Result.clean(network),
+        Result.transfer(network, setup.adversarial(network, fgsm(8), sample)),
+        Result.white_box(network, fgsm(8), sample),
+        Result.boundary(network, "boundary", sample),
+        Result.noise(network, sample, (0.1,)),
+        Result.shuffled(network, sample, (2,)),
+        Result.stylized((network, network)),
     ]
     assert all(made in result.inputs() for result in results)
     plain = setup.target("a", "resnet18", seed=0, role="cifar10")
-    assert Clean(plain).inputs() == plain.members
+    assert Result.clean(plain).inputs() == plain.members
 
 
 def test_images_that_are_gone_are_made_again(tmp_path):
     store = new_store(tmp_path / "store")
     data = Data("imagenet", "", made_by=SampleFolder(200, 40))
     network = Model("x", (Training(CONFIG, data),))
-    results = [Clean(network), Stylized((network,))]
-    assert run_locally(Plan.of(results, store), context(store)) == []
+    results = [Result.clean(network), Result.stylized((network,))]
+    assert make_here(Plan.of(results, store), context(store)) == []
     before = [result.read(store) for result in results]
     for gone in ("data", "result", "cells"):
         shutil.rmtree(store.folder / gone)
     plan = Plan.of(results, store)
     assert [a.kind for a in plan.to_make()] == ["data", "result", "result"]
-    assert run_locally(plan, context(store)) == []
+    assert make_here(plan, context(store)) == []
     assert [result.read(store) for result in results] == before
 
 
@@ -239,8 +235,8 @@ def test_results_of_changed_files_are_not_those_of_before(tmp_path):
 
     def accuracy():
         data = Data("cifar10", str(folder), content=folder_content(folder), image_size=72)
-        result = Clean(Model("x", (Training(config, data),)))
-        assert run_locally(Plan.of([result], store), context(store)) == []
+        result = Result.clean(Model("x", (Training(config, data),)))
+        assert make_here(Plan.of([result], store), context(store)) == []
         return result.read(store)[0]["accuracy"]["rate"]
 
     before = accuracy()

@@ -3,8 +3,7 @@
 import math
 
 import pytest
-from scotoma.bench.paper.estimates import estimate, read_values
-from scotoma.bench.paper.experiment import Experiment, Measure
+from scotoma.bench.paper.experiment import Experiment, Measure, estimate, read_values
 from scotoma.bench.paper.judge import Estimate, combined, share, wilson
 from scotoma.defective.errors import UserError
 from scotoma.defective.robustness.rates import proportion

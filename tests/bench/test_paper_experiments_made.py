@@ -5,20 +5,17 @@ import torch
 from paper_smoke import context, learning_setup, new_store, tiny_setup
 from paper_transfers import ALL
 from scotoma.bench.paper.budgets import SMOKE
-from scotoma.bench.paper.estimates import read_places, read_values
-from scotoma.bench.paper.experiment import Made, only_rows
+from scotoma.bench.paper.data import Data
+from scotoma.bench.paper.experiment import Made, only_rows, read_places, read_values
 from scotoma.bench.paper.experiments import definition
-from scotoma.bench.paper.graph.data import Data
-from scotoma.bench.paper.graph.local import run_locally
-from scotoma.bench.paper.graph.plan import Plan
-from scotoma.bench.paper.graph.results import Transfer
 from scotoma.bench.paper.setup import Setup
+from scotoma.bench.paper.work import Plan, make_here
 from scotoma.defective.robustness import load_set
 from scotoma.train.plots import encoded
 
 
 def run(experiment, store):
-    failures = run_locally(Plan.of(experiment.wanted(), store), context(store))
+    failures = make_here(Plan.of(experiment.wanted(), store), context(store))
     assert failures == [], failures[0].message
     return read_values(experiment, store)
 
@@ -31,7 +28,7 @@ def test_sources_are_measured_beside_the_table(name):
         measure.result.images.key: measure.result.images
         for several in experiment.cells.values()
         for measure in several
-        if isinstance(measure.result, Transfer)
+        if measure.result.protocol == "transfer"
     }
     fooled, accuracies = (
         [m.result for several in experiment.asides.values() for m in several if m.quantity == kind]

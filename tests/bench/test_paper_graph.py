@@ -9,13 +9,10 @@ import torch
 from paper_smoke import context, finish, learning_setup, new_store, tiny_setup
 from PIL import Image
 from safetensors.torch import load_file
-from scotoma.bench.paper.graph.artefact import closure
-from scotoma.bench.paper.graph.attacking import AdversarialImages, Sample
-from scotoma.bench.paper.graph.data import Data
-from scotoma.bench.paper.graph.results import Clean, Transfer
-from scotoma.bench.paper.graph.sample_folder import SIDE, SampleFolder, stylized
-from scotoma.bench.paper.graph.training import Training
+from scotoma.bench.paper.artefacts import AdversarialImages, Result, Sample, Training
+from scotoma.bench.paper.data import SIDE, Data, SampleFolder, stylized
 from scotoma.bench.paper.setup import pgd
+from scotoma.bench.paper.work import closure
 from scotoma.defective.errors import UserError
 from scotoma.defective.robustness import load_set
 from scotoma.train.datasets import load_dataset
@@ -29,7 +26,7 @@ def chain():
     source = setup.source("resnet18", seed=0)
     target = setup.target("defective", "resnet18", "0.3-Bottom", seed=0)
     images = setup.adversarial(source, pgd(2, 3, 8), setup.attacked_sample(source, seed=0))
-    return source, target, images, [Transfer(target, images), Clean(target)]
+    return source, target, images, [Result.transfer(target, images), Result.clean(target)]
 
 
 def contents(store):
@@ -102,7 +99,7 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bits(whole, store, monkeyp
             calls["result"] += 1
             raise KeyboardInterrupt
 
-        patch.setattr(Transfer, "compute", stop_in_result)
+        patch.setattr(Result, "compute", stop_in_result)
         with pytest.raises(KeyboardInterrupt):
             finish(wanted, store)
     assert calls["result"] == 1
@@ -153,7 +150,7 @@ def test_a_sample_without_models_is_drawn_without_a_look(whole):
 def test_only_so_many_of_the_sample(whole):
     _, target, images, _ = chain()
     few = replace(images, most=3)
-    assert finish([Transfer(target, few)], whole) == []
+    assert finish([Result.transfer(target, few)], whole) == []
     indices, _ = images.sample.read(whole)
     assert load_set(few.path(whole)).indices.tolist() == indices[:3].tolist()
 
@@ -164,7 +161,7 @@ DAMAGED = ["", "{", "[]", "null", "7", '{"cells": 3}', '{"cells": [{}]}', "[" * 
 @pytest.mark.parametrize("number", range(len(DAMAGED)))
 def test_damaged_files_are_named(store, number):
     source, target, images, _ = chain()
-    for artefact in (Clean(target), images.sample):
+    for artefact in (Result.clean(target), images.sample):
         path = artefact.path(store)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(DAMAGED[number].encode("utf-8", "surrogateescape"))
@@ -172,7 +169,7 @@ def test_damaged_files_are_named(store, number):
             artefact.read(store)
         assert str(path) in str(error.value)
     with pytest.raises(UserError, match="remove it"):
-        Clean(source).read(store)  # not there at all
+        Result.clean(source).read(store)  # not there at all
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paper_smoke import learning_setup
-from scotoma.bench.paper.graph.attacking import AdversarialImages, Sample
-from scotoma.bench.paper.graph.data import Data, folder_content
-from scotoma.bench.paper.graph.protocol_results import Noise, Stylized
-from scotoma.bench.paper.graph.results import Clean, Transfer, WhiteBox
-from scotoma.bench.paper.graph.sample_folder import SampleFolder
-from scotoma.bench.paper.graph.store import Store
-from scotoma.bench.paper.graph.training import Model, Training
+from scotoma.bench.paper.artefacts import AdversarialImages, Model, Result, Sample, Training
+from scotoma.bench.paper.data import Data, SampleFolder, folder_content
 from scotoma.bench.paper.setup import fgsm, pgd
+from scotoma.bench.paper.work import Store
 from scotoma.defective.errors import UserError
 from scotoma.train.config import TrainConfig
 from scotoma.train.loop import FREE
@@ -138,11 +134,11 @@ def _made_of(training, level):
     return [
         sample,
         images,
-        Clean(model),
-        Transfer(model, images),
-        WhiteBox(model, fgsm(level), sample),
-        Noise(model, sample, (level / 255,)),
-        Stylized((model, model)),
+        Result.clean(model),
+        Result.transfer(model, images),
+        Result.white_box(model, fgsm(level), sample),
+        Result.noise(model, sample, (level / 255,)),
+        Result.stylized((model, model)),
     ]
 
 
@@ -178,12 +174,12 @@ def test_an_ensemble_is_neither_a_member_nor_another_order_of_inputs():
     def images(members):
         return AdversarialImages(Model("one", members), fgsm(8), sample)
 
-    keys = [Clean(Model("x", members)).key for members in ((a,), (b,), (a, b), (a, b, c))]
+    keys = [Result.clean(Model("x", members)).key for members in ((a,), (b,), (a, b), (a, b, c))]
     assert len(set(keys)) == 4
     # Which of the inputs are targets and which are the source is a part of a result.
     assert (
-        Transfer(Model("x", (a, b)), images((c,))).key
-        != Transfer(Model("x", (a,)), images((b, c))).key
+        Result.transfer(Model("x", (a, b)), images((c,))).key
+        != Result.transfer(Model("x", (a,)), images((b, c))).key
     )
     split = [
         Sample(DATA, (Model("x", (a, b)), Model("y", (c,))), 4).key,
@@ -235,7 +231,7 @@ def test_a_moved_folder_is_the_same_and_a_changed_one_is_not(tmp_path):
 _KEYS = """
 from paper_smoke import tiny_setup
 from scotoma.bench.paper.experiments import definition
-from scotoma.bench.paper.graph.artefact import closure
+from scotoma.bench.paper.work import closure
 for name in ("table2", "table8", "table15"):
     for artefact in closure(definition(name).build(tiny_setup()).wanted()):
         print(artefact.key, artefact.label)

@@ -16,11 +16,9 @@ from markdown_it import MarkdownIt
 from paper_values import INVENTED, invented, setup_of
 from report_rows import HOSTILE
 from scotoma.bench.paper.claims import claims_of
+from scotoma.bench.paper.data import Data
 from scotoma.bench.paper.experiment import Experiment
 from scotoma.bench.paper.experiments import definition
-from scotoma.bench.paper.graph.artefact import closure
-from scotoma.bench.paper.graph.data import Data
-from scotoma.bench.paper.graph.plan import Failure
 from scotoma.bench.paper.judge import (
     NOT_DECIDABLE,
     NOT_SUPPORTED,
@@ -33,6 +31,7 @@ from scotoma.bench.paper.judge import (
 from scotoma.bench.paper.page import build_page, merged, tally, why_apart, write_page
 from scotoma.bench.paper.provenance import command, duration
 from scotoma.bench.paper.published import figure5, published
+from scotoma.bench.paper.work import Failure, closure
 from scotoma.defective.errors import UserError
 
 WHEN = "2026-01-02 03:04 UTC"

@@ -13,15 +13,14 @@ from paper_smoke import context, new_store, tiny_setup
 from paper_values import invented
 from PIL import Image
 from scotoma.bench.paper import pictures
+from scotoma.bench.paper.data import Data
 from scotoma.bench.paper.experiment import Made
 from scotoma.bench.paper.experiments import definition
-from scotoma.bench.paper.graph.data import Data
-from scotoma.bench.paper.graph.local import run_locally
-from scotoma.bench.paper.graph.plan import Plan
 from scotoma.bench.paper.judge import Estimate, share
 from scotoma.bench.paper.page import read_grid, title
 from scotoma.bench.paper.pictures import class_names, data_name, fooling_all
 from scotoma.bench.paper.published import published
+from scotoma.bench.paper.work import Plan, make_here
 from scotoma.defective.errors import UserError
 from scotoma.defective.robustness import AdversarialSet, save_set
 from scotoma.defective.robustness.adversarial_set import to_uint8
@@ -153,7 +152,7 @@ def test_the_tradeoff(tmp_path):
 def test_images_are_shuffled_as_in_table_1(tmp_path, monkeypatch):
     made = of("figure1", tmp_path)
     assert drawn(made) == []
-    assert run_locally(Plan.of(made.experiment.wanted(), made.context.store), made.context) == []
+    assert make_here(Plan.of(made.experiment.wanted(), made.context.store), made.context) == []
     sample = made.experiment.attached["images"]
     indices, _ = sample.read(made.context.store)
     images = made.context.images(sample.data)

@@ -3,8 +3,10 @@
 import pytest
 from paper_smoke import TINY, context, new_store, tiny_setup
 from PIL import Image
+from scotoma.bench.paper.artefacts import AdversarialImages, Sample, Training
 from scotoma.bench.paper.asked import SampleFolder
 from scotoma.bench.paper.budgets import BUDGETS, SMOKE
+from scotoma.bench.paper.data import Data, fitting_grids
 from scotoma.bench.paper.experiments import (
     boundary,
     curves,
@@ -15,12 +17,6 @@ from scotoma.bench.paper.experiments import (
     white_box,
 )
 from scotoma.bench.paper.experiments import definition as find
-from scotoma.bench.paper.graph.attacking import AdversarialImages, Sample
-from scotoma.bench.paper.graph.data import Data
-from scotoma.bench.paper.graph.protocol_results import BoundaryScore, Noise, Shuffled, Stylized
-from scotoma.bench.paper.graph.results import Clean, Transfer, WhiteBox
-from scotoma.bench.paper.graph.training import Training
-from scotoma.bench.paper.grids import fitting_grids
 from scotoma.bench.paper.published import published
 from scotoma.bench.paper.setup import Setup
 from scotoma.defective.attacks import parse_attack
@@ -105,16 +101,16 @@ def test_only_what_the_paper_prints_has_printed_values():
 @pytest.mark.parametrize("name", [*TABLES.values(), "figure4"])
 def test_quantities_are_what_the_paper_reports(name):
     wanted = {
-        Clean: "accuracy",
-        Shuffled: "accuracy",
-        Stylized: "accuracy",
-        Noise: "accuracy",
-        BoundaryScore: "score_median",
-        Transfer: "defence",
-        WhiteBox: "defence",
+        "clean": "accuracy",
+        "shuffle": "accuracy",
+        "stylized": "accuracy",
+        "noise": "accuracy",
+        "boundary": "score_median",
+        "transfer": "defence",
+        "white-box": "defence",
     }
     for (measure,) in build(name).cells.values():
-        assert measure.quantity == wanted[type(measure.result)]
+        assert measure.quantity == wanted[measure.result.protocol]
 
 
 # Tables 1 and 13
@@ -132,13 +128,13 @@ def test_pairs_share_images_that_both_get_right():
     found = build("table13").cells
     for measures in found.values():
         (measure,) = measures
-        if isinstance(measure.result, Shuffled):
+        if measure.result.protocol == "shuffle":
             standard, defective = measure.result.sample.models
             assert measure.result.target in (standard, defective)
             assert measure.result.sample.data.role == "imagenet"
         else:
             standard, defective = measure.result.targets
-            assert isinstance(measure.result, Stylized)
+            assert measure.result.protocol == "stylized"
         (one,), (other,) = standard.members, defective.members
         assert one.config.arch == other.config.arch
         assert one.config.stem == other.config.stem == "3x3"
@@ -151,7 +147,7 @@ def test_indices_of_shuffled_and_stylised_results():
     for row, number in (("Standard CNN", 0), ("Defective CNN", 1)):
         for index, grid in enumerate((2, 4, 8)):
             (measure,) = cells[row, f"{grid}x{grid}"]
-            assert measure.result.grids[measure.index] == grid
+            assert dict(measure.result.options)["grids"][measure.index] == grid
             assert measure.index == index and measure.result.target.name == row
         (measure,) = cells[row, "IN->SIN"]
         assert measure.result.targets[measure.index].name == row
@@ -281,7 +277,7 @@ def test_white_box_attacks_are_the_papers():
     found = results("table12", full)
     levels = {}
     for (row, column), result in found.items():
-        if isinstance(result, WhiteBox):
+        if result.protocol == "white-box":
             assert result.sample.models == () and result.sample.count == 5000
             attack = parse_attack(result.attack)
             size = round(255 * attack.eps, 6)
@@ -290,7 +286,7 @@ def test_white_box_attacks_are_the_papers():
             start = getattr(attack, "random_start", False)
             assert start == (column == "PGD (2,7,8)")
         else:
-            assert column == "Test Accuracy" and isinstance(result, Clean)
+            assert column == "Test Accuracy" and result.protocol == "clean"
         assert row.startswith(result.target.members[0].config.defects) or row.startswith("ResNet")
     assert levels == {
         "FGSM1": {("fgsm", 1.0)},
@@ -323,10 +319,12 @@ def test_noise_is_the_papers_on_common_images():
     assert found.columns == ("2", "4", "8", "16", "24", "32", "40", "48", "56", "64")
     samples = set()
     for (row, column), (measure,) in found.cells.items():
-        assert isinstance(measure.result, Noise) and measure.result.target.name == row
-        epsilon = measure.result.epsilons[measure.index]
+        assert measure.result.protocol == "noise" and measure.result.target.name == row
+        epsilon = dict(measure.result.options)["epsilons"][measure.index]
         assert round(255 * epsilon, 9) == float(column)
-        assert measure.result.draws == TINY.draws and measure.quantity == "accuracy"
+        assert (
+            dict(measure.result.options)["draws"] == TINY.draws and measure.quantity == "accuracy"
+        )
         samples.add(measure.result.sample.key)
         assert [model.name for model in measure.result.sample.models] == list(found.rows)
     assert len(samples) == 1

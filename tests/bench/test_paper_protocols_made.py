@@ -8,13 +8,11 @@ from paper_smoke import TINY, context, new_store, tiny_setup
 from paper_transfers import ALL
 from scotoma.bench.paper.asked import SampleFolder
 from scotoma.bench.paper.budgets import ROLES, SMOKE, DataPlan
-from scotoma.bench.paper.estimates import read_values
-from scotoma.bench.paper.experiment import Made, only_rows
+from scotoma.bench.paper.data import Data
+from scotoma.bench.paper.experiment import Made, only_rows, read_values
 from scotoma.bench.paper.experiments import definition, definitions, white_box
-from scotoma.bench.paper.graph.data import Data
-from scotoma.bench.paper.graph.local import run_locally
-from scotoma.bench.paper.graph.plan import Plan
 from scotoma.bench.paper.setup import Setup
+from scotoma.bench.paper.work import Plan, make_here
 from scotoma.train.plots import encoded
 
 # The others have such a test in test_paper_experiments_made.py.
@@ -47,7 +45,7 @@ def made(tmp_path_factory):
     rows = only_rows(experiments["table12"], list(white_box.DEFECTS), "table12")
     experiments["table12"] = rows
     wanted = [artefact for e in experiments.values() for artefact in e.wanted()]
-    assert run_locally(Plan.of(wanted, store), there) == []
+    assert make_here(Plan.of(wanted, store), there) == []
     return setup, there, experiments
 
 
@@ -109,7 +107,7 @@ def test_everything_at_the_smallest_budget(smoke, name):
     setup, there = smoke
     plan = definition(name)
     experiment = plan.build(setup)
-    assert run_locally(Plan.of(experiment.wanted(), there.store), there) == []
+    assert make_here(Plan.of(experiment.wanted(), there.store), there) == []
     values = read_values(experiment, there.store)
     assert set(values) == set(experiment.cells)
     for (_, column), value in values.items():

@@ -15,10 +15,9 @@ from paper_transfers import (
     members,
     results,
 )
-from scotoma.bench.paper.graph.artefact import closure
-from scotoma.bench.paper.graph.results import Transfer
-from scotoma.bench.paper.graph.training import Training
+from scotoma.bench.paper.artefacts import Training
 from scotoma.bench.paper.setup import ARCHITECTURES, Setup
+from scotoma.bench.paper.work import closure
 from scotoma.defective.errors import UserError
 
 
@@ -104,7 +103,7 @@ def test_no_source_is_a_target():
     for name in ALL:
         for several in build(name, full_setup(seeds=(0, 99))).cells.values():
             for measure in several:
-                if isinstance(measure.result, Transfer):
+                if measure.result.protocol == "transfer":
                     target, source = measure.result.target, measure.result.images.source
                     assert not members(target) & members(source)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 from scotoma.bench.paper import study_command
-from scotoma.bench.paper.graph.context import Context
-from scotoma.bench.paper.graph.data import Data
+from scotoma.bench.paper.artefacts import Context
+from scotoma.bench.paper.data import Data
 from scotoma.bench.paper.study.page import write_page
 from scotoma.defective.errors import UserError
 from scotoma.train.cli import main

@@ -9,11 +9,9 @@ import torch
 from paper_smoke import context, finish, learning_setup, new_store, tiny_setup
 from PIL import Image
 from safetensors.torch import load_file
-from scotoma.bench.paper.graph import local
-from scotoma.bench.paper.graph.data import Data
-from scotoma.bench.paper.graph.local import make_one
-from scotoma.bench.paper.graph.results import Clean
-from scotoma.bench.paper.graph.training import Training
+from scotoma.bench.paper.artefacts import Result, Training
+from scotoma.bench.paper.data import Data
+from scotoma.bench.paper.work import make_one
 from scotoma.defective.errors import UserError
 from scotoma.train.config import TrainConfig
 from scotoma.train.loop import Trainer
@@ -30,11 +28,11 @@ def test_a_training_goes_on_only_where_it_began(store, monkeypatch):
         seen.append(resume)
         raise UserError("enough")
 
-    monkeypatch.setattr("scotoma.bench.paper.graph.training.train", train)
+    monkeypatch.setattr("scotoma.bench.paper.artefacts.train", train)
     folder = training.path(store)
     for _ in range(2):
         with pytest.raises(UserError, match="enough"):
-            local.make_one(training, context(store))
+            make_one(training, context(store))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text("")
     assert seen == [None, folder]
@@ -147,4 +145,4 @@ def test_a_training_without_its_weights_is_not_done(store, state):
     for name in ["last.safetensors"] if state else ["last.safetensors", "resume.pt"]:
         (training.path(store) / name).unlink()
     assert not training.is_done(store)
-    assert finish([Clean(model)], store) == [] and training.is_done(store)
+    assert finish([Result.clean(model)], store) == [] and training.is_done(store)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from scotoma.bench.paper.graph.artefact import Artefact
+from scotoma.bench.paper.work import Artefact
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from scotoma.bench.paper.artefacts import Context
 from scotoma.bench.paper.budgets import ROLES, SMOKE, DataPlan
-from scotoma.bench.paper.graph.context import Context
-from scotoma.bench.paper.graph.data import Data
-from scotoma.bench.paper.graph.local import run_locally
-from scotoma.bench.paper.graph.plan import Plan
-from scotoma.bench.paper.graph.sample_folder import SampleFolder
-from scotoma.bench.paper.graph.store import Store
+from scotoma.bench.paper.data import Data, SampleFolder
 from scotoma.bench.paper.setup import Setup
+from scotoma.bench.paper.work import Plan, Store, make_here
 from scotoma.train.screen import Progress
 
 _SETTINGS = {"epochs": 1, "batch_size": 64, "lr": 0.05, "save_seconds": 3600.0}
@@ -65,4 +62,4 @@ def context(store: Store) -> Context:
 
 
 def finish(wanted, store):
-    return run_locally(Plan.of(wanted, store), context(store))
+    return make_here(Plan.of(wanted, store), context(store))

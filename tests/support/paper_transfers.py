@@ -1,8 +1,8 @@
 """The tables of transfer attacks and Figure 5 at the budget full, in pieces."""
 
 from scotoma.bench.paper.budgets import FULL, ROLES
+from scotoma.bench.paper.data import Data
 from scotoma.bench.paper.experiments import definition
-from scotoma.bench.paper.graph.data import Data
 from scotoma.bench.paper.setup import Setup
 
 APPENDIX = {

@@ -12,10 +12,9 @@ from functools import cache
 from paper_smoke import context, new_store
 from scotoma.bench.paper.budgets import BUDGETS
 from scotoma.bench.paper.claims import DEFENCE_RATE, TEST_ACCURACY, claims_of
+from scotoma.bench.paper.data import Data, SampleFolder
 from scotoma.bench.paper.experiment import Made
 from scotoma.bench.paper.experiments import definition
-from scotoma.bench.paper.graph.data import Data
-from scotoma.bench.paper.graph.sample_folder import SampleFolder
 from scotoma.bench.paper.judge import Elsewhere, Estimate, combined, share
 from scotoma.bench.paper.published import figure5, published
 from scotoma.bench.paper.setup import Setup

@@ -158,14 +158,6 @@ class Fake(Named):
 
 
 @dataclass(frozen=True)
-class OtherElsewhere(Fake):
-    """As if another version of the code were on the other side."""
-
-    def settings(self):
-        return {"process": os.getpid()}
-
-
-@dataclass(frozen=True)
 class OnPretendedGpu(Fake):
     """Torch in its worker says that there is a GPU; nothing is computed on it."""
 

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+from ..artefacts import AdversarialImages, Model, Result
 from ..experiment import Measure, Place
-from ..graph.attacking import AdversarialImages
-from ..graph.results import Clean, Transfer
-from ..graph.training import Model
 
 FOOLED, OF_SOURCE = "fooled: the source itself", "accuracy of the source"
 
@@ -30,11 +28,11 @@ def fooled(column: str, target: Model, images: AdversarialImages) -> dict[Beside
     Args:
         target: any network that is evaluated on the set.
     """
-    return {Beside(FOOLED, column): Measure(Transfer(target, images), "fooled_source")}
+    return {Beside(FOOLED, column): Measure(Result.transfer(target, images), "fooled_source")}
 
 
 def of_source(column: str, source: Model) -> dict[Beside, Measure]:
-    return {Beside(OF_SOURCE, column): Measure(Clean(source), "accuracy")}
+    return {Beside(OF_SOURCE, column): Measure(Result.clean(source), "accuracy")}
 
 
 def apart(found: Mapping[Place | Beside, Value]) -> tuple[dict[Place, Value], dict[Place, Value]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..artefacts import Result
 from ..experiment import Definition, Experiment, Measure, Place
-from ..graph.protocol_results import BoundaryScore
 from ..setup import Setup
 from . import notes
 from .asides import Beside, apart
@@ -32,7 +32,7 @@ def build_boundary(setup: Setup) -> Experiment:
         sample = setup.sample("cifar10", models, count)
         found: dict[Place | Beside, Measure] = {}
         for model in models:
-            result = BoundaryScore(model, attack, sample)
+            result = Result.boundary(model, attack, sample)
             found[model.name, COLUMN] = Measure(result, "score_median")
             found[Beside(f"{model.name}, mean", COLUMN)] = Measure(result, "score_mean")
         return found

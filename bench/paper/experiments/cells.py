@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..artefacts import AdversarialImages, Model, Result
 from ..experiment import Measure
-from ..graph.attacking import AdversarialImages
-from ..graph.results import Clean, Transfer
-from ..graph.training import Model
 from ..setup import Setup
 
 
 def accuracy(target: Model) -> Measure:
     """On the whole test split."""
-    return Measure(Clean(target), "accuracy")
+    return Measure(Result.clean(target), "accuracy")
 
 
 def defence(target: Model, images: AdversarialImages) -> Measure:
     """The success defence rate (P1)."""
-    return Measure(Transfer(target, images), "defence")
+    return Measure(Result.transfer(target, images), "defence")
 
 
 def defence_over_all(target: Model, images: AdversarialImages) -> Measure:
     """P2: without a filter."""
-    return Measure(Transfer(target, images), "defence_all")
+    return Measure(Result.transfer(target, images), "defence_all")
 
 
 def attack_lines(setup: Setup, attacks: Mapping[str, str]) -> tuple[str, ...]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ..experiment import Definition, Experiment
-from ..graph.artefact import Artefact
 from ..pictures import draw_training_curves
 from ..setup import Setup
+from ..work import Artefact
 
 ROLES = ("cifar10", "mnist")
 DEFECTS = ("standard", "0.1-Bottom")

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from functools import partial
 
 from ..experiment import Definition, Experiment
-from ..graph.artefact import Artefact
 from ..pictures import draw_examples
 from ..setup import Setup, mifgsm
+from ..work import Artefact
 from . import notes
 
 CIFAR, TINY = "cifar10", "tiny-imagenet"

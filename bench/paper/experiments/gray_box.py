@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from ..artefacts import Model, Result
 from ..experiment import Definition, Experiment, Measure, Place
-from ..graph.results import Transfer
-from ..graph.training import Model
 from ..setup import MEMBER_SEED, SOURCE_SEED, Setup, pgd
 from . import notes
 from .asides import Beside, apart, fooled, of_source
@@ -26,7 +25,9 @@ def build_gray_box(setup: Setup) -> Experiment:
             targets = _targets(setup, seed)
             cells |= fooled(source.name, targets[0], images) | of_source(source.name, source)
             for target in targets:
-                cells[target.name, source.name] = Measure(Transfer(target, images), "defence")
+                cells[target.name, source.name] = Measure(
+                    Result.transfer(target, images), "defence"
+                )
         return cells
 
     cells, asides = apart(setup.each_seed(of_seed))

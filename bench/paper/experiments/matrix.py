@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from ..artefacts import Model
 from ..experiment import Definition, Experiment, Measure, Place
-from ..graph.training import Model
 from ..setup import ARCHITECTURES, Setup, pgd
 from . import notes
 from .asides import Beside, apart, fooled, of_source

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ....train.robustness.protocols.noise import PAPER_EPSILONS
 from ....train.robustness.tables import levels
+from ..artefacts import Result
 from ..experiment import Definition, Experiment, Measure, Place
-from ..graph.protocol_results import Noise
 from ..setup import Setup
 from . import notes
 
@@ -28,7 +28,7 @@ def build_noise(setup: Setup) -> Experiment:
         sample = setup.sample("cifar10", models)
         cells = {}
         for model in models:
-            result = Noise(model, sample, PAPER_EPSILONS, setup.budget.draws)
+            result = Result.noise(model, sample, PAPER_EPSILONS, setup.budget.draws)
             for index, column in enumerate(columns):
                 cells[model.name, column] = Measure(result, "accuracy", index)
         return cells

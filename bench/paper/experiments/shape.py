@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from functools import partial
 
 from ....defective.robustness.shuffle import PAPER_GRIDS
+from ..artefacts import Result
+from ..data import fitting_grids
 from ..experiment import Definition, Experiment, Measure, Place
-from ..graph.protocol_results import Shuffled, Stylized
-from ..grids import fitting_grids
 from ..pictures import draw_shuffled
 from ..setup import ARCHITECTURES, Setup
 from . import notes
@@ -46,11 +46,11 @@ def build_shapes(setup: Setup, pairs: Pairs, more_notes: tuple[str, ...] = ()) -
             )
             sample = setup.sample(ROLE, pair)
             for number, model in enumerate(pair):
-                shuffled = Shuffled(model, sample, grids)
+                shuffled = Result.shuffled(model, sample, grids)
                 for index, grid in enumerate(grids):
                     cells[model.name, f"{grid}x{grid}"] = Measure(shuffled, "accuracy", index)
                 if has_stylized:
-                    cells[model.name, STYLIZED] = Measure(Stylized(pair), "accuracy", number)
+                    cells[model.name, STYLIZED] = Measure(Result.stylized(pair), "accuracy", number)
         return cells
 
     found = [

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..artefacts import Result
 from ..experiment import Definition, Experiment, Measure, Place
-from ..graph.results import Clean, WhiteBox
 from ..setup import Setup, fgsm, pgd
 from . import notes
 from .defences import ADVERSARIAL
@@ -38,12 +38,12 @@ def build_white_box(setup: Setup) -> Experiment:
         for name, defects in DEFECTS.items():
             model = setup.target(name, "resnet18", defects, seed=seed)
             for column, attack in ATTACKS.items():
-                result = WhiteBox(model, setup.budget.attack(attack), sample)
+                result = Result.white_box(model, setup.budget.attack(attack), sample)
                 cells[name, column] = Measure(result, "defence")
-            cells[name, ACCURACY] = Measure(Clean(model), "accuracy")
+            cells[name, ACCURACY] = Measure(Result.clean(model), "accuracy")
         for name, defects in TRAINED.items():
             model = setup.target(name, "resnet18", defects, seed=seed, **ADVERSARIAL)
-            result = WhiteBox(model, setup.budget.attack(TRAINED_ATTACK), sample)
+            result = Result.white_box(model, setup.budget.attack(TRAINED_ATTACK), sample)
             cells[name, TRAINED_COLUMN] = Measure(result, "defence")
         return cells
 

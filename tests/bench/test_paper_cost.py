@@ -1,4 +1,4 @@
-"""The time of a plan: passes are those that really happen, speeds are kept, schedules add up."""
+"""The time of a plan: passes are those that really happen, and speeds are kept."""
 
 import io
 import json
@@ -7,21 +7,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from paper_smoke import context, new_store, tiny_setup
 from rich.console import Console
-from scotoma.bench.paper.estimate import estimate_plan, facts, measure, show_plan, speeds
-from scotoma.bench.paper.estimate.plan import schedule
-from scotoma.bench.paper.estimate.report import hours
-from scotoma.bench.paper.estimate.work import network_of, work_of
+from scotoma.bench.paper import cost
+from scotoma.bench.paper import data as of_data
+from scotoma.bench.paper.artefacts import Result, Training
+from scotoma.bench.paper.cost import cost_of, finished_speeds, hours, network_of, show_cost, work_of
+from scotoma.bench.paper.data import Data
 from scotoma.bench.paper.experiments import definition
-from scotoma.bench.paper.graph.data import Data
-from scotoma.bench.paper.graph.plan import Plan
-from scotoma.bench.paper.graph.protocol_results import BoundaryScore, Noise, Shuffled
-from scotoma.bench.paper.graph.results import Clean, Transfer, WhiteBox
-from scotoma.bench.paper.graph.training import Training
 from scotoma.bench.paper.setup import pgd
+from scotoma.bench.paper.work import Plan
 from scotoma.defective.models.base import Network
 from scotoma.train import datasets
 from scotoma.train.loop import Trainer
@@ -75,12 +70,12 @@ def test_passes_are_those_that_happen(tmp_path, passes):
     assert passes["gradient"] == 3 * count + count  # sanity is looked at once on top
 
     passes.update(forward=0)
-    result = Transfer(network, images)
+    result = Result.transfer(network, images)
     result.make(here)
     assert 0 < passes["forward"] <= estimated(result, store)["forward"]
 
     passes.update(forward=0)
-    clean = Clean(network)
+    clean = Result.clean(network)
     clean.make(context(store))
     assert passes["forward"] == estimated(clean, store)["forward"] == 1000
 
@@ -92,8 +87,8 @@ def test_bounds_hold(tmp_path, passes):
     network.members[0].make(here)
     sample = setup.sample("cifar10", (), 4)
     sample.make(here)
-    boundary = BoundaryScore(network, setup.budget.attack("boundary"), sample)
-    attack = WhiteBox(network, setup.budget.attack("cw-l2"), sample)
+    boundary = Result.boundary(network, setup.budget.attack("boundary"), sample)
+    attack = Result.white_box(network, setup.budget.attack("cw-l2"), sample)
     for artefact in (boundary, attack):
         passes.update(forward=0, gradient=0)
         artefact.make(here)
@@ -109,7 +104,7 @@ def test_bounds_hold(tmp_path, passes):
 def test_no_more_images_than_there_are(tmp_path):
     store, setup = new_store(tmp_path), tiny_setup()
     network = setup.target("a", "resnet18", seed=0, role="imagenet")
-    test = facts.facts_of(network.data, store).test
+    test = of_data.info_of(network.data, store).test
     sample = setup.sample("imagenet", (), 10 * test)
     images = setup.adversarial(network, pgd(1, 3, 16), sample)
     few = replace(images, most=2)
@@ -117,11 +112,11 @@ def test_no_more_images_than_there_are(tmp_path):
         (images, (3 * test, 2 * test)),
         (few, (3 * 2, 2 * 2)),
         (replace(images, most=2 * test), (3 * test, 2 * test)),
-        (Transfer(network, images), (0, 2 * test)),
-        (Transfer(network, few), (0, 2 * 2)),
-        (WhiteBox(network, pgd(1, 3, 16), sample), (3 * test, 2 * test)),
-        (Noise(network, sample, (0.1, 0.2), draws=5), (0, 2 * 5 * test)),
-        (Shuffled(network, sample, (2, 4)), (0, 2 * test)),
+        (Result.transfer(network, images), (0, 2 * test)),
+        (Result.transfer(network, few), (0, 2 * 2)),
+        (Result.white_box(network, pgd(1, 3, 16), sample), (3 * test, 2 * test)),
+        (Result.noise(network, sample, (0.1, 0.2), draws=5), (0, 2 * 5 * test)),
+        (Result.shuffled(network, sample, (2, 4)), (0, 2 * test)),
     ]
     for artefact, passes in expected:
         said = estimated(artefact, store)
@@ -140,26 +135,26 @@ def test_adversarial_training_attacks_every_image(tmp_path, passes):
 
 def test_known_numbers_of_images_are_those_of_the_data():
     data = datasets.load_dataset("sample")
-    known = facts.KNOWN["sample"]
+    known = of_data.KNOWN["sample"]
     assert (len(data.train), len(data.test)) == (known.train, known.test)
     assert (data.image_size, data.in_channels) == (known.side, known.channels)
-    assert set(facts.KNOWN) == set(datasets.DATASETS)
+    assert set(of_data.KNOWN) == set(datasets.DATASETS)
 
 
 def test_folders_are_counted(tmp_path):
     store, setup = new_store(tmp_path), tiny_setup()
     data = setup.data["imagenet"]
-    before = facts.facts_of(data, store)
+    before = of_data.info_of(data, store)
     data.made_by.make(context(store))
     found = datasets.load_dataset(data.location(store))
     assert (before.train, before.test) == (len(found.train), len(found.test))
     place = data.made_by.path(store) / "images"
-    assert facts.facts_of(Data("imagenet", str(place), "of a folder"), store) == before
+    assert of_data.info_of(Data("imagenet", str(place), "of a folder"), store) == before
     (tmp_path / "imagenet").symlink_to(place)
     named = Data("imagenet", "imagenet", "of a part", image_size=64, root=str(tmp_path))
-    of_part = facts.facts_of(named, store)
+    of_part = of_data.info_of(named, store)
     assert of_part == replace(before, side=64, channels=3)
-    assert facts.facts_of(replace(named, content="", image_size=None), store).train == 1_281_167
+    assert of_data.info_of(replace(named, content="", image_size=None), store).train == 1_281_167
 
 
 def test_a_training_that_was_stopped_counts_what_is_left(tmp_path, passes, monkeypatch):
@@ -196,9 +191,9 @@ def test_estimate_measures_once_and_keeps(tmp_path, monkeypatch):
         asked.append((network, what))
         return {"train": 0.01, "gradient": 0.002, "forward": 0.001}[what]
 
-    monkeypatch.setattr(measure, "seconds_an_image", seconds)
+    monkeypatch.setattr(cost, "seconds_an_image", seconds)
     said = []
-    first = estimate_plan(plan, store, CPU, said.append)
+    first = cost_of(plan, store, CPU, said.append)
     assert len(asked) == len(set(asked)) == len(said) > 5
     expected = sum(
         {"train": 0.01, "gradient": 0.002, "forward": 0.001}[w.what] * w.images
@@ -207,10 +202,10 @@ def test_estimate_measures_once_and_keeps(tmp_path, monkeypatch):
     )
     assert first.total == pytest.approx(expected)
     asked.clear()
-    again = estimate_plan(plan, store, CPU, said.append)
+    again = cost_of(plan, store, CPU, said.append)
     assert not asked and again.total == pytest.approx(first.total)
     (tmp_path / "speeds.json").write_text("{damaged")
-    estimate_plan(plan, store, CPU, said.append)
+    cost_of(plan, store, CPU, said.append)
     assert asked  # a damaged cache is measured again
     assert not list(tmp_path.glob("train/*"))
 
@@ -223,84 +218,53 @@ def test_finished_trainings_are_the_better_speed(tmp_path):
     summary = {"device": device_name(CPU), "train_images": 500, "epochs": 2, "train_s": 30.0}
     (folder / "summary.json").write_text(json.dumps(summary))
     key = (network_of(training, store), "train")
-    assert speeds.known_speeds([training], store, CPU)[key] == pytest.approx(0.03)
+    assert finished_speeds([training], store, CPU)[key] == pytest.approx(0.03)
     (folder / "summary.json").write_text(json.dumps(summary | {"device": "another"}))
-    assert key not in speeds.known_speeds([training], store, CPU)
+    assert key not in finished_speeds([training], store, CPU)
 
 
 def test_a_network_is_really_timed(tmp_path):
     store = new_store(tmp_path)
     network = network_of(tiny_setup().training("resnet18", seed=0), store)
-    times = {w: measure.seconds_an_image(network, w, CPU) for w in ("train", "gradient", "forward")}
+    times = {w: cost.seconds_an_image(network, w, CPU) for w in ("train", "gradient", "forward")}
     assert all(0 < seconds < 10 for seconds in times.values())
 
 
 def test_without_measuring_there_are_counts_and_no_hours(tmp_path):
     store = new_store(tmp_path)
     plan = Plan.of(definition("table4").build(tiny_setup()).wanted(), store)
-    text = printed(estimate_plan(plan, store, CPU, print, measure=False))
+    text = printed(cost_of(plan, store, CPU, print, measure=False))
     assert "hours" not in text and "Not timed" in text
     assert re.search(r"trainings +20 +0 +20 +30,000", text)
 
 
 def test_the_plan_says_what_is_there_and_where_hours_are_from(tmp_path, monkeypatch):
     store, setup = new_store(tmp_path), tiny_setup()
-    monkeypatch.setattr(measure, "seconds_an_image", lambda *_: 0.36)
+    monkeypatch.setattr(cost, "seconds_an_image", lambda *_: 0.36)
     experiment = definition("table4").build(setup)
     done = next(a for a in Plan.of(experiment.wanted(), store).artefacts if isinstance(a, Training))
     done.make(context(store))
-    text = printed(estimate_plan(Plan.of(experiment.wanted(), store), store, CPU, print))
+    text = printed(cost_of(Plan.of(experiment.wanted(), store), store, CPU, print))
     assert re.search(r"trainings +20 +1 +19", text)
-    assert "hours of this CPU" in text and "longest chain" in text and "GPU hours" not in text
+    assert "hours of this CPU" in text and "GPU hours" not in text
 
 
 def test_there_is_what_is_there_and_not_what_need_not_be_made(tmp_path):
     """With results kept and the rest removed, trainings were said to be there."""
     store = new_store(tmp_path)
-    result = Clean(tiny_setup().target("a", "resnet18", seed=0))
+    result = Result.clean(tiny_setup().target("a", "resnet18", seed=0))
     result.path(store).parent.mkdir()
     result.path(store).write_text("{}")
     plan = Plan.of([result], store)
-    text = printed(estimate_plan(plan, store, CPU, print, measure=False))
+    text = printed(cost_of(plan, store, CPU, print, measure=False))
     assert re.search(r"trainings +1 +0 +0 +-", text)
     assert re.search(r"evaluations +1 +1 +0 +-", text)
 
 
 def printed(found):
     console = Console(file=io.StringIO(), width=140)
-    show_plan(found, console)
+    show_cost(found, console)
     return console.file.getvalue()
-
-
-class Piece:
-    """An artefact as far as a schedule looks."""
-
-    def __init__(self, key, before):
-        self.key, self.before = key, before
-
-    def inputs(self):
-        return self.before
-
-
-@given(
-    st.lists(st.tuples(st.floats(0, 100), st.sets(st.integers(0, 30))), max_size=20),
-    st.integers(1, 6),
-)
-def test_a_schedule_is_possible_and_not_idle(drawn, devices):
-    pieces, seconds = [], {}
-    for number, (time, before) in enumerate(drawn):
-        pieces.append(Piece(str(number), [pieces[i] for i in before if i < number]))
-        seconds[str(number)] = time
-    chain = {}
-    for piece in pieces:
-        chain[piece.key] = seconds[piece.key] + max(
-            (chain[i.key] for i in piece.inputs()), default=0
-        )
-    longest, total = max(chain.values(), default=0), sum(seconds.values())
-    span = schedule(pieces, seconds, devices)
-    # Graham's bound for lists: no device waits while something is ready.
-    assert max(longest, total / devices) - 1e-6 <= span
-    assert span <= total / devices + (1 - 1 / devices) * longest + 1e-6
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Plans of artefacts: what is missing, in which order, by how many at a time."""
+"""Plans of artefacts: what is missing, in which order, and that each is made once by whoever."""
 
 import os
 import subprocess
@@ -12,11 +12,8 @@ import pytest
 import torch
 from named_artefact import Named
 from paper_smoke import context, new_store
-from scotoma.bench.paper.graph.artefact import closure
-from scotoma.bench.paper.graph.local import make_one, run_locally
-from scotoma.bench.paper.graph.plan import Failure, Plan
-from scotoma.bench.paper.graph.sample_folder import SampleFolder
-from scotoma.bench.paper.graph.store import Store
+from scotoma.bench.paper.data import SampleFolder
+from scotoma.bench.paper.work import Failure, Plan, Store, closure, make_here, make_one
 from scotoma.defective.errors import UserError
 
 
@@ -57,27 +54,23 @@ def test_inputs_first_and_nothing_twice(notes, store):
     plan = Plan.of([top, left, top, Note("bottom")], store)
     assert [a.name for a in plan.artefacts] == ["bottom", "left", "right", "top"]
     assert plan.missing == {a.key for a in (bottom, left, right, top)}
-    assert run_locally(plan, context(store)) == []
+    assert make_here(plan, context(store)) == []
     assert notes.made == ["bottom", "left", "right", "top"]
     again = Plan.of([top], store)
-    assert again.to_make() == [] and run_locally(again, context(store)) == []
+    assert again.to_make() == [] and make_here(again, context(store)) == []
     assert len(notes.made) == 4
 
 
 def test_what_is_done_needs_no_inputs(notes, store):
     bottom, left, right, top = diamond()
-    run_locally(Plan.of([top], store), context(store))
+    make_here(Plan.of([top], store), context(store))
     for gone in (bottom, left):
         gone.path(store).unlink()
     assert Plan.of([top], store).missing == set()
-    assert len(Plan.of([top], store).artefacts) == 4
     other = Note("other", (right,))
     assert [a.name for a in Plan.of([other, top], store).to_make()] == ["other"]
-    assert [a.name for a in Plan.of([top, Note("more", (left,))], store).to_make()] == [
-        "bottom",
-        "left",
-        "more",
-    ]
+    names = [a.name for a in Plan.of([top, Note("more", (left,))], store).to_make()]
+    assert names == ["bottom", "left", "more"]
 
 
 def test_what_loads_the_same_stands_together(notes, store):
@@ -95,32 +88,28 @@ def test_a_failure_leaves_out_dependants_only(notes, store, capsys):
     _, left, right, top = diamond()
     above = Note("above", (top,))
     notes.broken.add("left")
-    failures = run_locally(Plan.of([above, Note("apart", (right,))], store), context(store))
+    failures = make_here(Plan.of([above, Note("apart", (right,))], store), context(store))
     assert failures == [Failure(left, "left is broken")]
     assert sorted(notes.made) == ["apart", "bottom", "right"]
     printed = capsys.readouterr().out
     assert "top: left out, left failed" in printed and "above: left out, left failed" in printed
+    assert "[6/6] note" in printed
     notes.broken.clear()
-    assert run_locally(Plan.of([above], store), context(store)) == []
+    assert make_here(Plan.of([above], store), context(store)) == []
     assert notes.made[-3:] == ["left", "top", "above"]
 
 
-def test_no_memory_is_a_failure_with_advice(notes, store, monkeypatch):
+def test_no_memory_is_a_failure_with_advice_and_a_bug_is_none(notes, store, monkeypatch):
+    errors = [torch.OutOfMemoryError("out of memory"), ZeroDivisionError()]
+
     def make(self, context):
-        raise torch.OutOfMemoryError("out of memory")
+        raise errors.pop(0)
 
     monkeypatch.setattr(Note, "make", make)
-    (failure,) = run_locally(Plan.of([Note("large")], store), context(store))
+    (failure,) = make_here(Plan.of([Note("large")], store), context(store))
     assert "--batch-size" in failure.message
-
-
-def test_bugs_are_no_failures(notes, store, monkeypatch):
-    def make(self, context):
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(Note, "make", make)
     with pytest.raises(ZeroDivisionError):
-        run_locally(Plan.of([Note("bug")], store), context(store))
+        make_here(Plan.of([Note("bug")], store), context(store))
 
 
 def test_artefacts_in_a_circle_are_a_bug(store):
@@ -145,41 +134,46 @@ def test_closure_has_each_once_and_inputs_first():
     assert [a.name for a in order] == ["bottom", "left", "right", "top"]
 
 
-def test_two_at_the_same_time_make_it_once(notes, store, monkeypatch):
-    """Each with an open file of its own, as two processes have."""
-    slow, begun = Note("slow"), threading.Event()
-    make = Note.make
+def test_several_at_the_same_time_make_each_once_and_share_the_work(notes, store, monkeypatch):
+    """Each with an open file of its own, as processes have."""
+    make, makers = Note.make, set()
 
     def slowly(self, context):
-        begun.set()
-        time.sleep(0.3)
+        time.sleep(0.05)
+        makers.add(threading.get_ident())
         make(self, context)
 
     monkeypatch.setattr(Note, "make", slowly)
-    others = [new_store(store.folder) for _ in range(3)]
-    contexts = [context(each) for each in others]
-    threads = [threading.Thread(target=make_one, args=(slow, each)) for each in contexts]
+    wanted = [Note(f"top{n}", (Note(f"bottom{n}"),)) for n in range(8)]
+    found = []
+
+    def run():
+        here = new_store(store.folder)
+        found.append(make_here(Plan.of(wanted, here), context(here)))
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
     for thread in threads:
         thread.start()
-    assert begun.wait(10)
     for thread in threads:
         thread.join()
-    assert notes.made == ["slow"]
+    assert found == [[], [], []]
+    assert sorted(notes.made) == sorted(a.name for a in closure(wanted))
+    assert len(makers) == 3
 
 
 _LOCKING = """
 import sys, time
 from pathlib import Path
-from scotoma.bench.paper.graph.store import Store
-from scotoma.bench.paper.graph.sample_folder import SampleFolder
+from scotoma.bench.paper.data import SampleFolder
+from scotoma.bench.paper.work import Store
 store, artefact = Store(Path(sys.argv[1])), SampleFolder(3, 2)
-with store.lock(artefact):
+with store.alone(artefact.key):
     print("locked", flush=True)
     time.sleep(600)
 """
 
 
-def test_a_lock_holds_across_processes_and_ends_with_its_owner(store):
+def test_a_lock_holds_across_processes_and_ends_with_its_owner(store, capsys):
     path = os.pathsep.join(entry for entry in sys.path if entry)
     owner = subprocess.Popen(
         [sys.executable, "-c", _LOCKING, str(store.folder)],
@@ -190,19 +184,25 @@ def test_a_lock_holds_across_processes_and_ends_with_its_owner(store):
     artefact, finished = SampleFolder(3, 2), threading.Event()
 
     def make():
-        make_one(artefact, context(store))
+        make_here(Plan.of([artefact], store), context(store))
         finished.set()
 
-    waiting = threading.Thread(target=make)
+    def make_it_alone():
+        make_one(artefact, context(store))
+
+    waiting = [threading.Thread(target=each) for each in (make, make_it_alone)]
     try:
         assert owner.stdout.readline() == "locked\n"
-        waiting.start()
+        for thread in waiting:
+            thread.start()
         assert not finished.wait(0.5) and not artefact.is_done(store)
+        assert "waiting for another process: sample-folder" in capsys.readouterr().out
     finally:
         owner.kill()
         owner.communicate()
     assert finished.wait(60) and artefact.is_done(store)
-    waiting.join()
+    for thread in waiting:
+        thread.join()
 
 
 def test_a_store_that_cannot_be_written_to(tmp_path):

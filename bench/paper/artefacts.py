@@ -1,0 +1,570 @@
+"""What a reproduction is made of: trained networks, choices of images, adversarial sets, and the
+evaluations that tables take their numbers from."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ...defective.attacks import parse_attack
+from ...defective.errors import UserError
+from ...defective.models import ARCHITECTURES
+from ...defective.robustness import load_set
+from ...defective.robustness.rates import check_results
+from ...defective.serialization import atomic_path, read_details
+from ...train.commands.train import train
+from ...train.config import TrainConfig
+from ...train.datasets import load_dataset
+from ...train.loop import FREE
+from ...train.robustness.attacking import Source, make_set
+from ...train.robustness.images import TestImages
+from ...train.robustness.models import NamedModel, load_named
+from ...train.robustness.predictions import CleanPredictions, evaluate_clean
+from ...train.robustness.protocols.boundary import evaluate_boundary
+from ...train.robustness.protocols.noise import evaluate_noise
+from ...train.robustness.protocols.shuffle import evaluate_shuffle
+from ...train.robustness.protocols.stylized import evaluate_stylized
+from ...train.robustness.sampling import choose_images
+from ...train.robustness.set_request import told_settings
+from ...train.robustness.termination import Terminated
+from ...train.robustness.transfer import evaluate_transfer
+from ...train.robustness.whitebox import evaluate_white_box, sample_of_all
+from ...train.runfolder import CONFIG, STATE, SUMMARY, WEIGHTS
+from ...train.screen import Progress
+from ...train.stop import StopRequest
+from ...train.store import Store as Cells
+from ...train.store import read_record, write_record
+from .data import Data
+from .work import Artefact, Store
+
+NETWORKS, IMAGES = 8, 3
+"""How many a process keeps."""
+_PLACES = (*FREE, "recipe", "dataset", "image_size", "train_limit")
+"""Settings of training that decide no weights, or are the data's."""
+_MOST = 1 << 31
+"""More than any number of test images; larger ones would be no int64."""
+
+
+class Context:
+    """What a process that makes artefacts holds on to: a device, and the data and networks that
+    were used last.
+
+    Args:
+        store: of the artefacts. device: where they are made. batch_size: images at once, in attacks
+            and evaluations. workers: loader processes, for large images only.
+        screen: gets lines and progress for people.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        device: torch.device,
+        screen: Progress,
+        batch_size: int = 250,
+        workers: int = 4,
+    ):
+        self.store, self.device, self.screen = store, device, screen
+        self.batch_size, self.workers = batch_size, workers
+        self.cells = Cells(store.folder / "cells")
+        self._networks: OrderedDict[Any, NamedModel] = OrderedDict()
+        self._images: OrderedDict[Any, tuple[TestImages, CleanPredictions]] = OrderedDict()
+
+    def network(self, paths: tuple[str, ...], name: str) -> NamedModel:
+        """The network, or ensemble of several, in run folders; on the device."""
+
+        def load() -> NamedModel:
+            ensembles = None if len(paths) == 1 else [list(paths)]
+            return load_named([] if ensembles else list(paths), ensembles, self.device)[0]
+
+        return replace(_kept(self._networks, paths, load, NETWORKS), name=name)
+
+    def images(self, data: Data) -> TestImages:
+        """The whole test split."""
+        return self._data(data)[0]
+
+    def clean(self, data: Data) -> CleanPredictions:
+        """Predictions for clean test images, each network's made once."""
+        return self._data(data)[1]
+
+    def _data(self, data: Data) -> tuple[TestImages, CleanPredictions]:
+        where = data.location(self.store)
+
+        def load() -> tuple[TestImages, CleanPredictions]:
+            found = load_dataset(where, data.root, data.download, data.image_size)
+            images = TestImages(found, self.device, self.workers)
+            return images, CleanPredictions(images, self.batch_size)
+
+        return _kept(self._images, (where, data.root, data.image_size), load, IMAGES)
+
+    def progress(self, done: int, total: int, _text: str = "") -> None:
+        self.screen.advance(done, total)
+
+
+def _kept(cache: OrderedDict, key: Any, load: Callable[[], Any], most: int) -> Any:
+    """A value from a cache of the ``most`` used last."""
+    if key in cache:
+        cache.move_to_end(key)
+    else:
+        while len(cache) >= most:  # before, since a device's memory may hold no more
+            cache.popitem(last=False)
+        cache[key] = load()
+    return cache[key]
+
+
+@dataclass(frozen=True)
+class Training(Artefact):
+    """One run of training: a run folder.
+
+    Attributes:
+        config: the settings; those of data and places are filled in from ``data`` and the store.
+    """
+
+    kind = "train"
+
+    config: TrainConfig
+    data: Data
+
+    @property
+    def label(self) -> str:
+        config = self.config
+        extra = [config.defects.replace(",", "+")]
+        if config.regularizer != "none":
+            extra.append(config.regularizer)
+        if config.label_smoothing:
+            extra.append("label-smoothing")
+        if config.adversarial_eps:
+            extra.append("logit-pairing" if config.logit_pairing else "adversarial")
+        if config.thermometer:
+            extra.append(f"thermometer{config.thermometer}")
+        return "-".join([self.data.label, config.arch, *extra, f"s{config.seed}"])
+
+    def settings(self) -> dict[str, Any]:
+        # Only what differs from the defaults: a setting that is new next year changes no key.
+        usual = {f.name: f.default for f in fields(TrainConfig)}
+        usual |= {
+            f.name: f.default_factory()
+            for f in fields(TrainConfig)
+            if f.default_factory is not MISSING
+        }
+        chosen = {
+            name: value
+            for name, value in asdict(self.config).items()
+            if name not in _PLACES and value != usual[name]
+        }
+        return {"config": chosen, "data": self.data.settings()}
+
+    def inputs(self) -> tuple[Artefact, ...]:
+        return self.data.inputs()
+
+    @property
+    def share(self) -> float:
+        """All of a GPU at the paper's width and above: that fills its arithmetic and memory."""
+        width = self.config.width
+        usual = ARCHITECTURES[self.config.arch].default_width
+        return 1.0 if width is None or width >= usual else 0.25
+
+    def is_done(self, store: Store) -> bool:
+        # The summary is written last, but weights are large, and are what people leave behind.
+        return all((self.path(store) / name).is_file() for name in (SUMMARY, WEIGHTS))
+
+    def epochs_left(self, store: Store) -> int:
+        """Of a training that was stopped, those that are not in the state that it goes on from."""
+        folder = self.path(store)
+        if not all((folder / name).is_file() for name in (CONFIG, STATE)):
+            return self.config.epochs
+        try:
+            _, details = read_details(folder / WEIGHTS)  # written with the state
+            return max(self.config.epochs - int(details["epoch"]), 0)
+        except (UserError, LookupError, TypeError, ValueError):
+            return self.config.epochs  # stopped in the first one
+
+    def make(self, context: Context) -> None:
+        folder = self.path(context.store)
+        resume = folder if (folder / CONFIG).is_file() else None
+        config = self.whole_config(context.store, str(context.device), context.workers)
+        stop = StopRequest()  # here, since a training that fails reports no signal
+        try:
+            with context.screen.paused():
+                outcome, _ = train(config, resume, whole=True, stop=stop)
+            told = outcome.stopped_by
+        except UserError as error:
+            if stop.signal is None:
+                raise
+            context.screen.line(f"  failed: {error}")
+            told = stop.signal
+        if told is not None:
+            # Finished or with a saved state: whoever asked for it stops as at any other moment.
+            raise Terminated if told == signal.SIGTERM else KeyboardInterrupt
+
+    def whole_config(
+        self, store: Store, device: str, workers: int = TrainConfig.workers
+    ) -> TrainConfig:
+        """The settings with data and places."""
+        folder, data = self.path(store), self.data
+        return replace(
+            self.config,
+            dataset=data.location(store),
+            data_root=data.root,
+            download=data.download,
+            image_size=data.image_size,
+            train_limit=data.train_limit,
+            out=str(folder.parent),
+            name=folder.name,
+            device=device,
+            workers=workers,
+        )
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network or an ensemble of networks, as a row or a column of a table.
+
+    Attributes:
+        name: for people. members: the trainings; several are an ensemble (the mean of logits).
+    """
+
+    name: str
+    members: tuple[Training, ...]
+
+    @property
+    def data(self) -> Data:
+        return self.members[0].data
+
+    @property
+    def label(self) -> str:
+        """Of the first member, for names of files: display names differ between tables."""
+        number = f"{len(self.members)}x-" if len(self.members) > 1 else ""
+        return f"{number}{self.members[0].label}"
+
+    @property
+    def key(self) -> str:
+        return "+".join(member.key for member in self.members)
+
+    @property
+    def share(self) -> float:
+        """Of a GPU, where it is attacked."""
+        return max(member.share for member in self.members)
+
+    def load(self, context: Context) -> NamedModel:
+        """On the context's device."""
+        return context.network(tuple(map(str, self.checkpoints(context.store))), self.name)
+
+    def checkpoints(self, store: Store) -> list[Path]:
+        """The run folders."""
+        return [member.path(store) for member in self.members]
+
+
+@dataclass(frozen=True)
+class Sample(Artefact):
+    """Which test images: the first of a seeded shuffle that all ``models`` classify right.
+
+    Without models, the first of the shuffle. docs/paper.md says why images are common to all
+    sources.
+    """
+
+    kind = "sample"
+    suffix = ".json"
+
+    data: Data
+    models: tuple[Model, ...]
+    count: int
+    seed: int = 0
+
+    @property
+    def label(self) -> str:
+        names = f"-right-for-{len(self.models)}" if self.models else ""
+        return f"{self.data.label}-{self.count}{names}-s{self.seed}"
+
+    def settings(self) -> dict[str, Any]:
+        return {"count": self.count, "seed": self.seed, "data": self.data.settings()} | (
+            {"ensembles": [len(m.members) for m in self.models]}
+        )
+
+    def inputs(self) -> tuple[Artefact, ...]:
+        return (*self.data.inputs(), *(m for model in self.models for m in model.members))
+
+    def make(self, context: Context) -> None:
+        images = context.images(self.data)
+        if self.models:
+            models = [model.load(context) for model in self.models]
+            found = choose_images(
+                models, images, self.count, self.seed, context.batch_size, context.progress
+            )
+            indices, details = found.indices, found.describe()
+        else:
+            indices = sample_of_all(images, self.count, self.seed)
+            details = {"asked": self.count, "found": len(indices), "seed": self.seed}
+        path = self.path(context.store)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            content = {"indices": indices.tolist(), "details": details}
+            temporary.write_text(json.dumps(content) + "\n")
+
+    def read(self, store: Store) -> tuple[Tensor, dict[str, Any]]:
+        """(int64 [N], how they were chosen). Raises UserError if the file is damaged."""
+        path = self.path(store)
+        try:
+            content = json.loads(path.read_text())
+            indices, details = content["indices"], content["details"]
+            if not all(type(i) is int and 0 <= i < _MOST for i in indices):
+                raise ValueError("indices are no numbers of images")
+            details = dict(details)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise UserError(f"{path}: no choice of images ({error}); remove it") from None
+        return torch.tensor(indices, dtype=torch.int64), details
+
+
+@dataclass(frozen=True)
+class AdversarialImages(Artefact):
+    """Adversarial images of one source, by one attack, on one sample.
+
+    Attributes:
+        attack: as :func:`scotoma.defective.attacks.parse_attack` reads it. most: only so many of
+            the sample's images; None for all. pixels: "uint8" rounds as an image file would, which
+            is how the release evaluated.
+    """
+
+    kind = "set"
+    suffix = ".safetensors"
+
+    source: Model
+    attack: str
+    sample: Sample
+    most: int | None = None
+    pixels: str = "uint8"
+
+    @property
+    def label(self) -> str:
+        attack = parse_attack(self.attack)
+        return f"{self.source.label}-{attack.name}-{told_settings(attack)}"
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "attack": parse_attack(self.attack).parameters(),
+            "most": self.most,
+            "pixels": self.pixels,
+            "members": len(self.source.members),
+        }
+
+    def inputs(self) -> tuple[Artefact, ...]:
+        return (*self.source.members, self.sample, *self.sample.data.inputs())
+
+    @property
+    def affinity(self) -> str:
+        return f"attack {self.source.key}"
+
+    @property
+    def share(self) -> float:
+        return self.source.share
+
+    def make(self, context: Context) -> None:
+        indices, details = self.sample.read(context.store)
+        path = self.path(context.store)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make_set(
+            Source(self.source.load(context), "float32", cuda_graph=True),
+            parse_attack(self.attack),
+            context.images(self.sample.data),
+            indices[: self.most],
+            path,
+            batch_size=context.batch_size,
+            pixels=self.pixels,
+            sampling=details,
+            say=lambda text: context.screen.line(f"    {text}"),
+            advance=context.progress,
+        )
+
+
+Protocol = Literal["clean", "transfer", "white-box", "boundary", "noise", "shuffle", "stylized"]
+
+
+@dataclass(frozen=True)
+class Result(Artefact):
+    """What one protocol of evaluation found, as cells of ``scotoma evaluate``.
+
+    ===========  ==================================================================================
+    clean        ``accuracy`` on the whole test split
+    transfer     ``defence`` (P1), ``defence_all`` (P2), ``fooled_source`` and more, on a set
+    white-box    ``defence``: of the images that are right before an attack on the network itself,
+                 those after it
+    boundary     ``score_median``: the squared distance that a decision-based attack ends at
+    noise        ``accuracy`` under Gaussian noise; a cell for each epsilon
+    shuffle      ``accuracy`` on images whose patches were shuffled; a cell for each grid
+    stylized     ``accuracy`` on stylised images whose originals all targets classify right; a cell
+                 for each target
+    ===========  ==================================================================================
+
+    Attributes:
+        targets: the network; several with "stylized" only. on: the images that it meets; None for
+            the whole test split. attack: its text, of "white-box" and "boundary".
+        options: further arguments of the protocol, plain values, as pairs.
+    """
+
+    kind = "result"
+    suffix = ".json"
+
+    protocol: Protocol
+    targets: tuple[Model, ...]
+    on: Sample | AdversarialImages | None = None
+    attack: str = ""
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def clean(cls, target: Model) -> Result:
+        """Of the whole test split."""
+        return cls("clean", (target,))
+
+    @classmethod
+    def transfer(cls, target: Model, images: AdversarialImages) -> Result:
+        """Of an adversarial set."""
+        return cls("transfer", (target,), images)
+
+    @classmethod
+    def white_box(cls, target: Model, attack: str, sample: Sample) -> Result:
+        """Of an attack on the network itself."""
+        return cls("white-box", (target,), sample, attack)
+
+    @classmethod
+    def boundary(cls, target: Model, attack: str, sample: Sample) -> Result:
+        """Of an attack that sees decisions only."""
+        return cls("boundary", (target,), sample, attack)
+
+    @classmethod
+    def noise(
+        cls, target: Model, sample: Sample, epsilons: tuple[float, ...], draws: int = 3
+    ) -> Result:
+        """Under Gaussian noise of each epsilon (twice the standard deviation)."""
+        return cls("noise", (target,), sample, options=(("epsilons", epsilons), ("draws", draws)))
+
+    @classmethod
+    def shuffled(
+        cls, target: Model, sample: Sample, grids: tuple[int, ...], seed: int = 0
+    ) -> Result:
+        """With patches in another order, for each grid."""
+        return cls("shuffle", (target,), sample, options=(("grids", grids), ("seed", seed)))
+
+    @classmethod
+    def stylized(cls, targets: tuple[Model, ...]) -> Result:
+        """On stylised copies of the test images that all targets classify right."""
+        return cls("stylized", targets)
+
+    @property
+    def target(self) -> Model:
+        """The network, or the first of them."""
+        return self.targets[0]
+
+    @property
+    def images(self) -> AdversarialImages:
+        """The set, of "transfer"."""
+        return self.on
+
+    @property
+    def sample(self) -> Sample:
+        """The choice of images behind those that are met, where there is one."""
+        return self.on.sample if isinstance(self.on, AdversarialImages) else self.on
+
+    @property
+    def data(self) -> Data:
+        return self.target.data if self.on is None else self.sample.data
+
+    @property
+    def label(self) -> str:
+        names = "+".join(target.label for target in self.targets)
+        match self.protocol:
+            case "transfer":
+                return f"{names}-against-{self.on.label}"
+            case "white-box":
+                return f"{names}-white-box-{parse_attack(self.attack).name}"
+            case "boundary":
+                return f"{names}-{parse_attack(self.attack).name}"
+            case "shuffle":
+                return f"{names}-shuffled"
+        return f"{names}-{self.protocol}"
+
+    def settings(self) -> dict[str, Any]:
+        members = [len(target.members) for target in self.targets]
+        found = {"protocol": self.protocol, "members": members[0], **dict(self.options)}
+        if self.attack:
+            found["attack"] = parse_attack(self.attack).parameters()
+        if self.protocol == "stylized":
+            found |= {"members": members, "folder": self.data.stylized_content}
+        return found
+
+    def inputs(self) -> tuple[Artefact, ...]:
+        members = [member for target in self.targets for member in target.members]
+        return (*members, *([] if self.on is None else [self.on]), *self.data.inputs())
+
+    @property
+    def affinity(self) -> str:
+        """Results of one network are made one after the other."""
+        return f"evaluate {self.target.key}"
+
+    @property
+    def share(self) -> float:
+        return self.target.share if self.protocol == "white-box" else super().share
+
+    def make(self, context: Context) -> None:
+        write_record(self.path(context.store), {"key": self.key, "cells": self.compute(context)})
+
+    def compute(self, context: Context) -> list[dict[str, Any]]:
+        """The cells."""
+        targets = [target.load(context) for target in self.targets]
+        images, cells, options = context.images(self.data), context.cells, dict(self.options)
+        size, progress = context.batch_size, context.progress
+        clean = context.clean(self.data)
+        if isinstance(self.on, Sample):
+            indices, _ = self.on.read(context.store)
+        attack = parse_attack(self.attack) if self.attack else None
+        match self.protocol:
+            case "clean":
+                found = evaluate_clean(targets[0], images, cells, clean=clean, advance=progress)
+                return [found]
+            case "transfer":
+                found = evaluate_transfer(
+                    targets[0],
+                    load_set(self.on.path(context.store)),
+                    images,
+                    cells,
+                    batch_size=size,
+                    clean=clean,
+                    advance=progress,
+                )
+                return [found]
+            case "white-box":
+                found = evaluate_white_box(
+                    targets[0], attack, images, indices, cells, batch_size=size, advance=progress
+                )
+                return [found]
+            case "stylized":
+                folder = self.data.stylized_folder(context.store)
+                return evaluate_stylized(
+                    targets, images, folder, cells, clean=clean, batch_size=size, progress=progress
+                )
+            case "boundary":
+                evaluate, options = evaluate_boundary, {"attack": attack}
+            case "noise":
+                evaluate = evaluate_noise
+            case "shuffle":
+                evaluate = evaluate_shuffle
+        return evaluate(
+            targets, images, indices, cells, batch_size=size, progress=progress, **options
+        )
+
+    def read(self, store: Store) -> list[dict[str, Any]]:
+        """The ``results`` of each cell. Raises UserError if the file is damaged."""
+        path = self.path(store)
+        try:
+            record = read_record(path, "result of a reproduction", "cells")
+            found = [dict(cell["results"]) for cell in record["cells"]]
+            check_results(found)
+            return found
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path}: no result of a reproduction ({error}); remove it") from None

@@ -1,1 +1,0 @@
-"""Artefacts of a reproduction, what each is made of, and where it is kept."""
