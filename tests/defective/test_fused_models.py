@@ -41,10 +41,15 @@ def network(name, defects, training, size, **options):
 
 
 def step(model, images, labels):
-    """Name -> loss, gradients of pixels and parameters, buffers after the step."""
+    """Name -> loss, gradients of pixels and parameters, buffers after the step.
+
+    Args:
+        labels: classes, or the gradient of a block's output.
+    """
     model = copy.deepcopy(model)
     images = images.clone().requires_grad_()
-    loss = F.cross_entropy(model(images), labels)
+    out = model(images)
+    loss = F.cross_entropy(out, labels) if labels.dim() == 1 else (out * labels).sum()
     loss.backward()
     found = {"loss": loss.detach(), "pixels": images.grad}
     found |= {f"gradient of {n}": p.grad for n, p in model.named_parameters()}
@@ -76,10 +81,14 @@ def check(model, batch, monkeypatch):
     generator = torch.Generator(DEVICE).manual_seed(1)
     images = torch.rand(batch, 3, size, size, device=DEVICE, generator=generator)
     images = images.contiguous(memory_format=torch.channels_last)
-    labels = torch.arange(batch, device=DEVICE) % 10
+    compare(model, images, torch.arange(batch, device=DEVICE) % 10, monkeypatch)
+
+
+def compare(model, images, labels, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(backends, "_default", "eager")
-        exact = step(copy.deepcopy(model).double(), images.double(), labels)
+        wide = labels.double() if labels.is_floating_point() else labels
+        exact = step(copy.deepcopy(model).double(), images.double(), wide)
         eager = errors(step(model, images, labels), exact)
     with monkeypatch.context() as patch:
         patch.setattr(backends, "_default", None if ON_GPU else "triton")
@@ -98,9 +107,47 @@ def check(model, batch, monkeypatch):
     assert fused["loss"] <= 8 * eager["loss"] + 1e-5
 
 
-@pytest.mark.skipif(ON_GPU or not backends.interpreting(), reason="for Triton's interpreter")
-@pytest.mark.parametrize("name", model_names())
-@TRAINING
+INTERPRETED = pytest.mark.skipif(
+    ON_GPU or not backends.interpreting(), reason="for Triton's interpreter"
+)
+
+
+@INTERPRETED
+@pytest.mark.parametrize(
+    ("name", "path", "training"),
+    [
+        ("resnet50", "block1.0", True),
+        ("resnet50", "block1.1", False),
+        ("densenet121", "block1.0", True),
+        ("densenet121", "transition1", False),
+        ("senet18", "block2.0", True),
+        ("wrn32_4", "block1.0", False),
+    ],
+)
+def test_block(name, path, training, monkeypatch):
+    model = network(name, "0.3-Bottom", training, size=8, width=WIDTHS.get(name, 4))
+    block, seen = model.get_submodule(path), []
+    hook = block.register_forward_hook(lambda *passed: seen.extend((*passed[1], passed[2])))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        model(torch.rand(4, 3, 8, 8, generator=generator))
+    hook.remove()
+    x, out = seen
+    compare(block, x, torch.randn(out.shape, generator=generator), monkeypatch)
+
+
+FAST = ("resnet18", True), ("vgg19", False)
+
+
+@INTERPRETED
+@pytest.mark.parametrize(
+    ("name", "training"),
+    [
+        pytest.param(name, training, marks=[] if (name, training) in FAST else pytest.mark.slow)
+        for name in model_names()
+        for training in (True, False)
+    ],
+)
 def test_tiny_network(name, training, monkeypatch):
     model = network(name, "0.3-Bottom", training, size=8, width=WIDTHS.get(name, 4))
     check(model, 4, monkeypatch)

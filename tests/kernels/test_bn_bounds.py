@@ -8,6 +8,7 @@ import torch
 from bn_blocks import gradients
 from guards import guarded
 from layouts import DENSE
+from products import pairwise
 from scotoma.kernels import Projection, bn_mask_add_relu
 from targets import on_triton
 from tilings import tiling
@@ -44,9 +45,7 @@ def run(target, shape, addend, layout, tiles):
 
 
 @on_triton
-@pytest.mark.parametrize("layout", DENSE)
-@pytest.mark.parametrize("addend", ["residual", "projection"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pairwise("shape, addend, layout", SHAPES, ["residual", "projection"], DENSE, ids=(str, None, None))
 def test_writes_stay_inside(target, shape, addend, layout):
     for tiles in ("real", "many chunks") if shape == SHAPES[0] else ("real",):
         with guarded() as buffers:

@@ -9,11 +9,14 @@ import torch
 from bn_cases import Case
 from bn_formula import formula, running_formula
 from layouts import DENSE, laid_out, mask_laid_out
+from products import pairwise
 from targets import everywhere, on_triton
 from tilings import SIZES
 
 ADDENDS = ("none", "residual", "projection")
 RELU = pytest.mark.parametrize("relu", [True, False], ids=["relu", "no relu"])
+WAYS = DENSE, ADDENDS, [True, False]
+IDS = str, None, None, lambda relu: "relu" if relu else "no relu"
 EPS = 3.0  # added to a variance of 1 or 13
 
 
@@ -99,29 +102,22 @@ def exact_dtypes(target):
 
 
 @everywhere
-@RELU
-@pytest.mark.parametrize("addend", ADDENDS)
-@pytest.mark.parametrize("layout", DENSE)
 # 70 rows of 12 channels end inside a tile, inside a byte of bits and inside a channel block.
-@pytest.mark.parametrize("shape", [(2, 12, 5, 7), (1, 3, 1, 2)], ids=str)
+@pairwise("shape, layout, addend, relu", [(2, 12, 5, 7), (1, 3, 1, 2)], *WAYS, ids=IDS)
 def test_evaluation(target, shape, layout, addend, relu):
     for dtype, mask_layout in zip(exact_dtypes(target), [*DENSE, "sliced"], strict=False):
         check(exact_case(target, shape, dtype, (layout, mask_layout), addend, relu, False))
 
 
 @everywhere
-@RELU
-@pytest.mark.parametrize("addend", ADDENDS)
-@pytest.mark.parametrize("layout", DENSE)
-@pytest.mark.parametrize("shape", [(2, 12, 4, 4), (1, 67, 2, 4)], ids=str)
+@pairwise("shape, layout, addend, relu", [(2, 12, 4, 4), (1, 67, 2, 4)], *WAYS, ids=IDS)
 def test_training(target, shape, layout, addend, relu):
     for dtype in exact_dtypes(target):
         check(exact_case(target, shape, dtype, (layout, layout), addend, relu, True))
 
 
 @on_triton
-@pytest.mark.parametrize("layout", DENSE)
-@pytest.mark.parametrize("tiles", SIZES)
+@pairwise("tiles, layout", SIZES, DENSE)
 def test_every_tiling_is_exact(target, tiles, layout):
     """Many chunks, many tiles in a chunk, 64-bit rows: the sums are the same."""
     for dtype, addend in ((torch.float32, "projection"), (torch.float16, "residual")):

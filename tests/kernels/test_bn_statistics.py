@@ -7,6 +7,7 @@ the operator was given.
 import pytest
 import torch
 from layouts import DENSE, laid_out
+from products import pairwise
 from scotoma.kernels import Projection, bn_mask_add_relu
 from targets import EAGER, everywhere, on_triton
 from tilings import tiling
@@ -67,16 +68,13 @@ KINDS = [
 
 
 @everywhere
-@pytest.mark.parametrize("layout", DENSE)
-@pytest.mark.parametrize("kind", KINDS)
-def test_variance(target, kind, layout):
-    for tiles in ("real", "long chunks", "many chunks"):
-        with tiling(tiles):
-            check(target, laid_out(spread_out(kind), layout, torch.float32, target.device))
+@pairwise("kind, layout, tiles", KINDS, DENSE, ["real", "long chunks", "many chunks"])
+def test_variance(target, kind, layout, tiles):
+    with tiling(tiles):
+        check(target, laid_out(spread_out(kind), layout, torch.float32, target.device))
 
 
-@pytest.mark.parametrize("layout", DENSE)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pairwise("dtype, layout", [torch.float32, torch.bfloat16, torch.float16], DENSE)
 def test_large_batches_of_the_eager_definition(dtype, layout):
     """A CPU's batch norm adds up one value after the other: 27-fold at a mean of 1000."""
     rounding = torch.finfo(dtype).eps

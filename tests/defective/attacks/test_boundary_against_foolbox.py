@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from boundary_models import Curved, classes, distances, random_images
+from products import slow
 from scotoma.defective.attacks.boundary import boundary
 
 foolbox = pytest.importorskip("foolbox", reason="the boundary attack of foolbox is the reference")
@@ -52,7 +53,7 @@ def compare(model, images, labels, starts, steps, targeted=False):
     return sum(gaps) / len(gaps)
 
 
-@pytest.mark.parametrize("steps", [200, 400])
+@pytest.mark.parametrize("steps", [200, slow(400)])
 def test_no_worse_than_foolbox_at_equal_queries(steps):
     """Natural logarithm of the score, mean over five seeds, at most 0.1 above; and not far below:
     it is the same algorithm."""

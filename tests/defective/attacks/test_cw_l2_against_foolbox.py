@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cw_models import Scaled
+from products import slow
 from scotoma.defective.attacks import Status
 from scotoma.defective.attacks.carlini_wagner import cw_l2
 
@@ -47,11 +48,11 @@ def peer(model, images, criterion, confidence, search_steps, steps, initial_cons
     "confidence, search_steps, steps, initial_const, least",
     [
         (0.0, 4, 20, 1e-2, 0.95),
-        (5.0, 4, 20, 1e-2, 0.95),
+        slow(5.0, 4, 20, 1e-2, 0.95),
         # So few steps that some images are never fooled by that much.
         (5.0, 2, 8, 1e-2, 0.3),
         # The last of ten constants is the smallest that succeeded, once more.
-        (0.0, 10, 6, 1e-3, 0.95),
+        slow(0.0, 10, 6, 1e-3, 0.95),
     ],
 )
 def test_equals_foolbox(model, images, confidence, search_steps, steps, initial_const, least):

@@ -9,6 +9,7 @@ import warnings
 
 import pytest
 import torch
+from products import slow
 from scotoma.defective.attacks import fgsm, mifgsm, pgd
 
 foolbox = pytest.importorskip("foolbox", reason="foolbox is not installed (extra: crosscheck)")
@@ -16,7 +17,7 @@ torchattacks = pytest.importorskip("torchattacks", reason="torchattacks is not i
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 
 # (eps, step, steps) in levels of 255: the paper's settings, fewer steps of the longest.
-SETTINGS = [(8, 2, 7), (16, 1, 20), (32, 1, 12), (1, 1, 4)]
+SETTINGS = [(8, 2, 7), slow(16, 1, 20), slow(32, 1, 12), (1, 1, 4)]
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +49,7 @@ def in_foolbox(model):
     return foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
 
 
-@pytest.mark.parametrize("size", [1, 16, 64])
-@pytest.mark.parametrize("eps", [1, 8, 32])
+@pytest.mark.parametrize("size, eps", [(1, 8), (16, 1), (64, 32)])
 def test_fgsm(cases, size, eps):
     for model, images, labels in cases:
         images, labels = images[:size], labels[:size]
@@ -92,7 +92,7 @@ def test_pgd_from_a_random_start(cases, monkeypatch):
     assert not torch.equal(ours, pgd(model, images, labels, eps, step, steps))
 
 
-@pytest.mark.parametrize("eps, step, steps", [(0.5, 0.1, 8), (2.0, 0.5, 5)])
+@pytest.mark.parametrize("eps, step, steps", [slow(0.5, 0.1, 8), (2.0, 0.5, 5)])
 def test_euclidean_pgd(cases, eps, step, steps):
     """Lengths are sums in another order, so digits differ; the place does not."""
     for model, images, labels in cases:
@@ -106,7 +106,7 @@ def test_euclidean_pgd(cases, eps, step, steps):
         assert (apart < 1e-4 * eps).float().mean() >= 0.98
 
 
-@pytest.mark.parametrize("decay", [1.0, 0.5])
+@pytest.mark.parametrize("decay", [1.0, slow(0.5)])
 @pytest.mark.parametrize("eps, step, steps", SETTINGS)
 def test_mifgsm(cases, eps, step, steps, decay):
     """Ours divides by the L1 norm (the paper), theirs by the mean: the signs are the same."""

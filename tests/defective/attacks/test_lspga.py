@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from fitted_networks import pixels, sample
+from products import slow
 from scotoma.defective import Ensemble, UserError, create_model
 from scotoma.defective.attacks import Oracle, Status, draws, pgd
 from scotoma.defective.attacks.lspga import LSPGA, lspga, thermometer_levels
@@ -70,7 +71,7 @@ def by_hand(model, images, labels, attack, keys):
     "settings",
     [
         {"eps": 0.1, "steps": 1},
-        {"eps": 0.1, "steps": 4, "seed": 3},
+        slow({"eps": 0.1, "steps": 4, "seed": 3}),
         {"eps": 0.2, "steps": 3, "step": 0.3, "temperature": 0.5, "annealing": 1.7},
     ],
 )
@@ -93,7 +94,7 @@ def test_the_levels_are_those_of_the_algorithm(trained, batch, settings):
         trained.float()
 
 
-@pytest.mark.parametrize("eps", [1 / 255, 8 / 255, 0.1, 0.5])
+@pytest.mark.parametrize("eps", [1 / 255, slow(8 / 255), slow(0.1), 0.5])
 def test_no_pixel_moves_further_than_eps(trained, batch, eps):
     images, labels = batch[0][:20], batch[1][:20]
     found = lspga(trained, images, labels, eps, 2)
