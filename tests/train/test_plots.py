@@ -1,7 +1,7 @@
 """Pictures of evaluations: what is drawn, and that nothing lies upon anything else."""
 
 import random
-from itertools import combinations
+from itertools import chain, combinations, islice
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ import torch
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation, Text
 from PIL import Image
@@ -79,20 +80,19 @@ def drawn_boxes(figure, chosen):
     return [Text.get_window_extent(text, renderer) for text in chosen]
 
 
-def assert_apart(figure, chosen):
+def assert_readable(figure, chosen):
+    """Texts lie inside the picture and apart. Returns their boxes."""
     boxes = drawn_boxes(figure, chosen)
     assert len(boxes) > 1
+    width, height = figure.get_size_inches() * figure.dpi
+    for text, box in zip(chosen, boxes, strict=True):
+        assert box.x0 > -1 and box.y0 > -1, text.get_text()
+        assert box.x1 < width + 1 and box.y1 < height + 1, text.get_text()
     for (a, one), (b, other) in combinations(zip(chosen, boxes, strict=True), 2):
         wide = min(one.x1, other.x1) - max(one.x0, other.x0)
         high = min(one.y1, other.y1) - max(one.y0, other.y0)
         assert min(wide, high) < 1.5, (a.get_text(), b.get_text())
-
-
-def assert_inside(figure, chosen):
-    width, height = figure.get_size_inches() * figure.dpi
-    for text, box in zip(chosen, drawn_boxes(figure, chosen), strict=True):
-        assert box.x0 > -1 and box.y0 > -1, text.get_text()
-        assert box.x1 < width + 1 and box.y1 < height + 1, text.get_text()
+    return boxes
 
 
 def visible(figure):
@@ -131,18 +131,18 @@ def test_the_heat_map_has_every_number_in_its_place():
     assert colours[0.5, 0.5] == to_hex(colormaps["cividis"](0.75))
 
 
-def test_numbers_on_the_heat_map_have_contrast():
-    for k in range(0, 101, 5):
-        (axes,) = draw_transfer(frame([transfer("standard", k, 100)])).axes
-        (text,) = axes.texts
-        (patch,) = axes.patches
+@pytest.mark.parametrize("signed", [False, True])
+def test_numbers_on_the_heat_map_have_contrast(signed):
+    rows = [str(k) for k in range(-50 if signed else 0, 51 if signed else 101, 5)]
+    axes = Figure().subplots()
+    plots.heat_map(axes, rows, ["a"], {(k, "a"): int(k) / 100 for k in rows}, signed=signed)
 
-        def light(colour):
-            linear = [
-                c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]
-            ]
-            return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    def light(colour):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
+    for row, text, patch in zip(rows, axes.texts, axes.patches, strict=True):
+        assert text.get_text() == f"{int(row):+.2f}".replace("+0.00", "+0.00")[not signed :]
         ink = 1.0 if text.get_color() == "#ffffff" else 0.0
         bright, dark = sorted([ink, light(patch.get_facecolor())], reverse=True)
         assert (bright + 0.05) / (dark + 0.05) >= 4.5
@@ -218,17 +218,17 @@ def test_no_trade_off_of_one_target():
     assert draw_tradeoff(frame(only)) is None
 
 
-@pytest.mark.parametrize("count", [2, 5, 12])
+@pytest.mark.parametrize("count", [2, 12])
 def test_labels_of_points_never_overlap(count):
     figure = draw_tradeoff(frame(cells_of(count, ("b",), ("pgd", "fgsm"), seed=count)))
     assert len(figure.axes) == 2
-    for axes in figure.axes:
-        labels = [t for t in axes.texts if isinstance(t, Annotation)]
-        assert len(labels) == count
-        assert_apart(figure, labels)
+    labels = {axes: [t for t in axes.texts if isinstance(t, Annotation)] for axes in figure.axes}
+    boxes = iter(assert_readable(figure, list(chain(*labels.values()))))
+    for axes, own in labels.items():
+        assert len(own) == count
         edge = axes.get_window_extent()
-        marks = axes.transData.transform([t.xy for t in labels])
-        for box in drawn_boxes(figure, labels):
+        marks = axes.transData.transform([t.xy for t in own])
+        for box in islice(boxes, count):
             assert edge.x0 <= box.x0 and box.x1 <= edge.x1
             assert edge.y0 <= box.y0 and box.y1 <= edge.y1
             # A marker's radius is about 5 pixels.
@@ -241,23 +241,26 @@ def test_labels_of_points_never_overlap(count):
     [
         (2, ("standard",), ("pgd",)),
         (12, ("standard", "runs/another-source-with-a-long-name/checkpoint"), ("pgd", "fgsm")),
-        (12, ("standard", "b", "c", "d", "runs/a-long-name-of-a-source/best"), ("pgd", "fgsm")),
+        pytest.param(
+            12,
+            ("standard", "b", "c", "d", "runs/a-long-name-of-a-source/best"),
+            ("pgd", "fgsm"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_texts_lie_inside_the_picture_and_apart(count, sources, attacks):
     found = frame(cells_of(count, sources, attacks))
     for figure in (draw_transfer(found), draw_noise(found)):
         shown = visible(figure)
-        assert_inside(figure, shown)
-        assert_apart(figure, shown)
+        assert_readable(figure, shown)
     # Labels of points have a test of their own; ticks beyond the axes are texts that are not drawn.
     if len(sources) < 3:
         figure = draw_tradeoff(found)
         around = [figure._suptitle]
         for axes in figure.axes:
             around += [axes.title, axes.xaxis.label, axes.yaxis.label]
-        assert_inside(figure, around)
-        assert_apart(figure, around)
+        assert_readable(figure, around)
 
 
 def test_examples_show_labels_with_signs_and_colours():
@@ -278,9 +281,10 @@ def test_examples_show_labels_with_signs_and_colours():
 
 
 def test_examples_say_which_of_several_sets_they_show():
-    assert "Adversarial images" in texts(draw_examples(samples_of()))
-    assert "Adversarial images" in texts(draw_examples(samples_of() | {"set": (1, 1)}))
-    assert "Adversarial images, set 2 of 4" in texts(draw_examples(samples_of() | {"set": (2, 4)}))
+    samples = {"rows": samples_of()["rows"][:1]}
+    assert "Adversarial images" in texts(draw_examples(samples))
+    assert "Adversarial images" in texts(draw_examples(samples | {"set": (1, 1)}))
+    assert "Adversarial images, set 2 of 4" in texts(draw_examples(samples | {"set": (2, 4)}))
 
 
 def test_examples_with_many_networks_and_long_labels():
@@ -292,8 +296,7 @@ def test_examples_with_many_networks_and_long_labels():
         for name in names_of(12)
     ]
     figure = draw_examples(samples)
-    assert_inside(figure, visible(figure))
-    assert_apart(figure, visible(figure))
+    assert_readable(figure, visible(figure))
 
 
 def test_predictions_for_the_originals_stand_under_them():
@@ -371,8 +374,8 @@ def test_every_picture_is_a_whole_png(tmp_path):
     first = [path.read_bytes() for path in made]
     cells = cells_of(3)
     random.Random(1).shuffle(cells)
-    again = draw_all(cells, tmp_path, samples=samples_of())
-    assert [path.read_bytes() for path in again] == first
+    again = draw_all(cells, tmp_path)
+    assert [path.read_bytes() for path in again] == first[:3]
 
 
 @pytest.mark.parametrize(("format", "begin"), [("pdf", b"%PDF"), ("svg", b"<?xml")])
