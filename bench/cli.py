@@ -38,7 +38,7 @@ BENCHMARKS = {
         "all results on one page, with tables and pictures",
     ),
     "aot": (
-        "scotoma.bench.aot.command",
+        "scotoma.bench.aot.cli",
         "what every kernel compiles to: registers, spills, widths; no GPU",
     ),
 }

@@ -1,52 +1,106 @@
-"""``scotoma bench aot``: the kernels keep to the rules and to the budget, and the checks can fail.
+"""``scotoma bench aot``: kernels keep to the rules and the budget, and the checks can fail.
 
-Kernels cannot be compiled where Triton's interpreter is on, so everything that compiles runs in a
-process of its own.
+Whatever Triton's interpreter runs in these tests, the compiler accepts for every GPU.
+
+The interpreter has Python's semantics, the compiler has not: a passing test proves nothing about a
+GPU until its launches compile, with the very arguments that they had. Kernels cannot be compiled
+where the interpreter is on, so one process without it compiles for all tests.
 """
 
 import ast
+import importlib
+import inspect
 import json
 import os
-import re
+import pickle
 import subprocess
 import sys
+from collections import defaultdict
 from copy import deepcopy
 from pathlib import Path
+from unittest import mock
 
 import pytest
-from scotoma.bench.aot.cases import all_cases
+import torch
+from recorded_launches import keep
+from scotoma.bench.aot import cases
+from scotoma.bench.aot.cli import ARCHS, surveyed
 from scotoma.bench.cli import BENCHMARKS
+from scotoma.kernels import Projection, backends, bn_mask_add_relu, conv_bn_mask_add_relu
 from scotoma.train.cli import main
 
 code = pytest.importorskip("scotoma.bench.aot.code")  # imports Triton
+record = pytest.importorskip("scotoma.bench.aot.record")
 
-ROOT = Path(__file__).parents[2]
+ROOT, SUPPORT = Path(__file__).parents[2], Path(__file__).parents[1] / "support"
+TESTS = ("tests/kernels", "tests/defective/test_fused_models.py")
 SMALL = ["--arch", "90", "--kernel", "merge_gradients", "--case", "nhwc no-weight no-bias"]
 
+needs_interpreter = pytest.mark.skipif(
+    not backends.interpreting(), reason="needs TRITON_INTERPRET=1, as on a CPU"
+)
 
-def run(*command):
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    return subprocess.run(
-        [sys.executable, *map(str, command)], capture_output=True, text=True, env=environment
-    )
+COMPILER = """
+import contextlib, functools, io, json, sys
+import recorded_launches
+from scotoma.bench.aot import budget, cli, code
+from scotoma.train.cli import main
 
+cli.surveyed = functools.cache(cli.surveyed)
 
 def aot(*options):
-    return run("-m", "scotoma.bench.aot", *options)
+    return main(["bench", "aot", *options])
+
+def rules(kernel, case, **changes):
+    '''The rules that a launch breaks, and those that it breaks with other attributes.'''
+    launch, case = cli.select(cli.surveyed().launches, [kernel], [case])[0]
+    changes = {n: getattr(launch, n) | value if value else {} for n, value in changes.items()}
+    changed = launch._replace(**changes)
+    return [budget.broken_rules(code.measure(each, 90, case)) for each in (launch, changed)]
+
+def recorded(file, arch, *path):
+    sys.path[:0] = path
+    return recorded_launches.main(file, arch)
+
+for line in sys.stdin:
+    name, arguments, keywords = json.loads(line)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        result = globals()[name](*arguments, **keywords)
+    print(json.dumps([result, said.getvalue()]), flush=True)
+"""
 
 
-def in_turn(*calls):
-    """Exit status and output of several calls of the command in one process."""
-    script = (
-        "import json, sys; from scotoma.train.cli import main\n"
-        "sys.stderr = sys.stdout\n"
-        "for call in json.loads(sys.argv[1]):\n"
-        "    print('status', main(['bench', 'aot', *call]))"
+def python(*words, **variables):
+    """A process of its own, without Triton's interpreter unless asked for."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | variables
+    places = [SUPPORT, *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, places))
+    return subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=ROOT,
     )
-    done = run("-c", script, json.dumps(calls))
-    assert done.returncode == 0, done.stderr
-    parts = re.split(r"^status (\d)\n", done.stdout, flags=re.MULTILINE)
-    return [(int(status), text) for text, status in zip(parts[::2], parts[1::2], strict=False)]
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    """compiler(function of ``COMPILER``, arguments) -> (what it returns, what it prints)."""
+    process = python("-c", COMPILER)
+
+    def call(name, *arguments, **keywords):
+        process.stdin.write(json.dumps([name, list(map(str, arguments)), keywords]) + "\n")
+        process.stdin.flush()
+        answer = process.stdout.readline()
+        assert answer, process.stderr.read()
+        return json.loads(answer)
+
+    yield call
+    process.communicate()
 
 
 def kernels_in_the_source():
@@ -61,15 +115,12 @@ def kernels_in_the_source():
     return functions - called
 
 
-def test_every_kernel_keeps_to_the_budget(tmp_path):
-    """On sm_90, at the commonest shape. The slow test below has all configurations."""
+def test_every_value_of_every_argument_keeps_to_the_budget(compiler, tmp_path):
+    """Each kernel, type, constant and divisibility that occurs in any case, and each absence, on
+    sm_90. The slow test below has all configurations."""
     file = tmp_path / "found.json"
-    done = aot(
-        *("--check", "--json", file, "--arch", "90", "--cover"),
-        *("--case", "bf16 nhwc C128 train mask", "--case", "bf16 nhwc C128 32x32"),
-        *("--case", "bf16 C128-128 64x64x64s4"),
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    status, said = compiler("aot", "--check", "--json", file, "--arch", "90", "--cover")
+    assert status == 0, said
     found = json.loads(file.read_text())["kernels"]
     assert {row["kernel"] for row in found} == kernels_in_the_source()
     for row in found:
@@ -84,45 +135,44 @@ def test_every_kernel_keeps_to_the_budget(tmp_path):
         assert row["blocks"] >= 1, row
 
 
-def test_other_architectures_keep_to_the_budget():
-    done = aot(
-        *("--check", "--cover", "--arch", "80", "--arch", "100"),
+def test_other_architectures_keep_to_the_budget(compiler):
+    status, said = compiler(
+        *("aot", "--check", "--cover", "--arch", "80", "--arch", "100"),
         *("--case", "bf16 nhwc C128 projection train mask no-weight no-bias"),
         *("--case", "bf16 nhwc C128 residual train mask"),
         *("--case", "bf16 C128-128 3x3 64x64x64s4 train"),
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert status == 0, said
 
 
 @pytest.mark.slow
-def test_all_configurations_keep_to_the_budget():
-    done = aot("--check")
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_all_configurations_keep_to_the_budget(compiler):
+    status, said = compiler("aot", "--check")
+    assert status == 0, said
 
 
 def test_cases_have_names_of_their_own():
-    names = [case.name for case in all_cases()]
+    names = [case.name for case in cases.all_cases()]
     assert len(names) == len(set(names))
 
 
 @pytest.fixture(scope="module")
-def budget(tmp_path_factory):
-    """A budget for ``SMALL`` with the installed version of Triton.
-
-    Written although TRITON_INTERPRET is set: the command starts itself again without.
-    """
+def budget(compiler, tmp_path_factory):
+    """A budget for ``SMALL`` with the installed version of Triton."""
     file = tmp_path_factory.mktemp("budget") / "budget.json"
-    command = ["-m", "scotoma.bench.aot", *SMALL, "--budget", file, "--update-budget"]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(
-        [sys.executable, *map(str, command)], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    status, said = compiler("aot", *SMALL, "--budget", file, "--update-budget")
+    assert status == 0, said
     assert [p.name for p in file.parent.iterdir()] == [file.name]
     return json.loads(file.read_text())
 
 
-def test_budgets_hold_or_not(budget, tmp_path):
+def test_the_command_starts_itself_again_without_the_interpreter():
+    words = "-m", "scotoma.train.cli", "bench", "aot", "--budget", "nowhere.json"
+    said, error = (done := python(*words, TRITON_INTERPRET="1")).communicate()
+    assert done.returncode == 2 and "write one with --update-budget" in error, said + error
+
+
+def test_budgets_hold_or_not(compiler, budget, tmp_path):
     key, gone = list(budget["kernels"])[:2]
     row = budget["kernels"][key]["sm_90"]
     registers, shared, blocks, in_flight, instructions, narrowest, matrix = row
@@ -137,12 +187,12 @@ def test_budgets_hold_or_not(budget, tmp_path):
     del tight["launches"]["plain infer"]
     foreign = deepcopy(tight) | {"triton": "0.1"}
 
-    calls = []
+    answers = []
     for name, content in (("right", budget), ("tight", tight), ("foreign", foreign)):
         file = tmp_path / f"{name}.json"
         file.write_text(json.dumps(content))
-        calls.append([*SMALL, "--check", "--budget", str(file)])
-    (held, good), (broke, found), (passed, told) = in_turn(*calls)
+        answers.append(compiler("aot", *SMALL, "--check", "--budget", file))
+    (held, good), (broke, found), (passed, told) = answers
     assert (held, broke, passed) == (0, 1, 0)
     assert "within the budget" in good
     for text in (
@@ -164,49 +214,29 @@ def test_budgets_hold_or_not(budget, tmp_path):
     assert "the budget belongs to" not in found
 
 
-def test_what_matches_nothing_is_refused():
-    statuses_and_texts = in_turn(
-        ["--kernel", "apply_forwards"],
-        ["--case", "bf17"],
-        ["--budget", "nowhere.json"],
-    )
-    expected = (
-        "Did you mean 'apply_forward'?",
-        "match no configuration",
-        "write one with --update-budget",
-    )
-    for (status, text), part in zip(statuses_and_texts, expected, strict=True):
-        assert status == 2
-        assert part in text
-
-
-PLANT = """
-import json
-from scotoma.bench.aot import budget, code, command
-launches = command.surveyed().launches
-def rules(kernel, case, **changes):
-    launch, case = command.select(launches, [kernel], [case])[0]
-    broken = budget.broken_rules(code.measure(launch, 90, case))
-    changed = launch._replace(**{name: f(getattr(launch, name)) for name, f in changes.items()})
-    return broken, budget.broken_rules(code.measure(changed, 90, case))
-unaligned = rules("apply_forward", "bf16 nhwc C128 plain train mask", attributes=lambda _: {})
-squeezed = rules(
-    "partial_gradients", "bf16 nhwc C128 projection mask", options=lambda o: {**o, "maxnreg": 32}
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--kernel", "apply_forwards"], "Did you mean 'apply_forward'?"),
+        (["--case", "bf17"], "match no configuration"),
+        (["--budget", "nowhere.json"], "write one with --update-budget"),
+    ],
 )
-print(json.dumps([unaligned, squeezed]))
-"""
+def test_what_matches_nothing_is_refused(compiler, options, words):
+    status, said = compiler("aot", *options)
+    assert status == 2 and words in said
 
 
-def test_a_narrow_access_and_a_spill_are_found():
+def test_a_narrow_access_and_a_spill_are_found(compiler):
     """Without the alignment of the arguments; with too few registers."""
-    done = run("-c", PLANT)
-    assert done.returncode == 0, done.stderr
-    (aligned, unaligned), (roomy, squeezed) = json.loads(done.stdout)
+    case = "bf16 nhwc C128 plain train mask"
+    (aligned, unaligned), _ = compiler("rules", "apply_forward", case, attributes=None)
+    case, few = "bf16 nhwc C128 projection mask", {"maxnreg": 32}
+    (roomy, squeezed), _ = compiler("rules", "partial_gradients", case, options=few)
     assert aligned == roomy == []
     for name in ("main.x", "out"):
         assert f"accesses {name} 2 bytes at a time, where its channels allow 16" in unaligned
-    assert len(squeezed) == 1
-    assert squeezed[0].startswith("spills ")
+    assert len(squeezed) == 1 and squeezed[0].startswith("spills ")
 
 
 def test_ptx_pointers_are_followed_through_loops_and_into_copies():
@@ -311,3 +341,167 @@ def test_bad_options_are_refused(capsys, options, text):
 def test_without_triton(capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install triton" in refused(capsys, "aot")
+
+
+# What Triton's interpreter ran, compiled.
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """The distinct launches of the tests of kernels, in a file."""
+    file = tmp_path_factory.mktemp("recorded") / "launches.pickle"
+    words = "-m", "pytest", "-p", "recorded_launches", "-p", "no:cacheprovider"
+    done = python(
+        *(*words, "--hypothesis-seed=0", *TESTS), TRITON_INTERPRET="1", RECORDED_LAUNCHES=str(file)
+    )
+    said, error = done.communicate()
+    assert done.returncode == 0, said[-5000:] + error
+    return file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHS)
+def test_what_the_interpreter_ran_compiles(compiler, recorded, arch):
+    failed, said = compiler("recorded", recorded, arch)
+    assert not failed, said
+
+
+@pytest.mark.slow
+def test_cases_leave_out_whatever_the_tests_leave_out(recorded):
+    """So that the fast tests, and ``scotoma bench aot``, compile every absence at least once."""
+
+    def absent(launches):
+        features = set().union(*(launch.features for launch in launches))
+        return {(kernel, name) for kernel, name, kind, _ in features if kind is None}
+
+    in_tests = absent(pickle.loads(recorded.read_bytes()))
+    assert in_tests - absent(launch for launch, _ in surveyed().launches) == set()
+
+
+def test_cases_leave_out_every_argument():
+    """Each optional argument of each operator, and of a projection, is None in one call and given
+    in another; each flag is on and off."""
+    seen = defaultdict(set)
+
+    def note(name, annotations, values):
+        for argument, annotation in annotations.items():
+            annotation = getattr(annotation, "__forward_arg__", annotation)
+            if annotation in ("Tensor | None", "Projection | None"):
+                seen[name, argument].add(values[argument] is None)
+            elif annotation == "bool":
+                seen[name, argument].add(values[argument])
+            if isinstance(values[argument], Projection):
+                note("projection", Projection.__annotations__, values[argument]._asdict())
+
+    def watched(operator):
+        def call(*args, **keywords):
+            bound = inspect.signature(operator).bind(*args, **keywords)
+            bound.apply_defaults()
+            annotations = {n: a for n, a in operator.__annotations__.items() if n != "return"}
+            note(operator.__name__, annotations, bound.arguments)
+            return operator(*args, **keywords)
+
+        return call
+
+    # apply_mask launches nothing without its only optional argument.
+    operators = {o.__name__: watched(o) for o in (bn_mask_add_relu, conv_bn_mask_add_relu)}
+    with mock.patch.multiple(cases, **operators):
+        surveyed()
+    assert {name for name, _ in seen} == {*operators, "projection"}
+    assert [place for place, values in seen.items() if len(values) < 2] == []
+
+
+PLANTED = """
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def loaded(ptr, c):
+    if ptr is None:
+        return tl.full(c.shape, 1.0, tl.float32)
+    return tl.load(ptr + c).to(tl.float32)
+
+
+@triton.jit
+def early_return(out, weight, N: tl.constexpr):
+    c = tl.arange(0, N)
+    tl.store(out + c, loaded(weight, c))
+
+
+@triton.jit
+def of_tuples(out, pair, count, N: tl.constexpr):
+    x, weight = pair
+    c = tl.arange(0, N)
+    value = tl.load(x + c, mask=c < count, other=0.0)
+    if weight is not None:
+        value *= tl.load(weight + c)
+    tl.store(out + c, value)
+"""
+
+
+@needs_interpreter
+def test_what_only_the_interpreter_accepts_is_found(compiler, tmp_path, monkeypatch):
+    """A return under a condition, with code after it. Tuples of arguments are no obstacle."""
+    (tmp_path / "planted.py").write_text(PLANTED)
+    monkeypatch.syspath_prepend(tmp_path)
+    planted = importlib.import_module("planted")
+    x, out = torch.arange(18.0, dtype=torch.float16), torch.zeros(16)
+    calls = {
+        "wrong": lambda: planted.early_return[(1,)](out, None, N=16),
+        "right": lambda: planted.of_tuples[(1,)](out, (x[1:], None), 16, N=16, num_warps=1),
+    }
+    found = {}
+    for name, call in calls.items():
+        launches = {}
+        with record.noting(lambda launch, to=launches: keep(launch, to), interpret=True):
+            call()
+        (tmp_path / name).write_bytes(pickle.dumps(list(launches.values())))
+        found[name] = list(launches.values())
+    assert out.tolist() == list(range(1, 17))  # the interpreter ran both
+
+    launch, twin = found["right"]
+    assert launch.arguments == {
+        "out": "*fp32", "pair.0": "*fp16", "pair.1": None, "count": "i32", "N": "16"
+    }  # fmt: skip
+    assert launch.parameters == ["out", "pair.0", "count"]
+    assert launch.options == {"num_warps": 1}
+    divisible = [["tt.divisibility", 16]]
+    assert launch.attributes[(0,)] == launch.attributes[(2,)] == divisible
+    assert launch.attributes[(1, 0)] == []  # the second element is not aligned
+    assert twin.arguments["pair.0"] == "*bf16"
+
+    wrong, right = (compiler("recorded", tmp_path / name, 90, tmp_path) for name in calls)
+    assert wrong[0] and "1 of 1 do not compile" in wrong[1]
+    assert not right[0] and "0 of 2 do not compile" in right[1]
+
+
+@needs_interpreter
+def test_branches_with_running_statistics_of_two_dtypes():
+    """A kernel that picks one of two pointers does not compile if they differ in type."""
+    launches = []
+    x = torch.randn(2, 8, 4, 4, requires_grad=True)
+    vectors = [torch.rand(8).add(0.5).requires_grad_(i < 2) for i in range(4)]
+    halves = [v.detach().half().requires_grad_(i < 2) for i, v in enumerate(vectors)]
+    with record.noting(launches.append, interpret=True):
+        out = bn_mask_add_relu(
+            x, *vectors, projection=Projection(x, *halves), training=False, backend="triton"
+        )
+        out.sum().backward()
+    (merge,) = [launch for launch in launches if launch.kernel == "merge_gradients"]
+    assert merge.arguments["var"] == merge.arguments["var2"] == "*fp32"
+    assert merge.arguments["grads2.0"] == "*fp16"
+
+
+def test_recording_leaves_nothing_behind():
+    """A call on the meta device, which no kernel runs on, is refused again after a recording."""
+
+    def call():
+        x = torch.empty(2, 8, 4, 4, device="meta")
+        vectors = [torch.empty(8, device="meta") for _ in range(4)]
+        return bn_mask_add_relu(x, *vectors, training=True, backend="triton")
+
+    (launches,) = record.record(call)
+    assert [launch.kernel for launch in launches][-1] == "apply_forward"
+    with pytest.raises(ValueError, match="backend is 'triton'"):
+        call()
