@@ -166,10 +166,10 @@ def budget(compiler, tmp_path_factory):
     return json.loads(file.read_text())
 
 
-def test_the_command_starts_itself_again_without_the_interpreter():
-    words = "-m", "scotoma.train.cli", "bench", "aot", "--budget", "nowhere.json"
-    said, error = (done := python(*words, TRITON_INTERPRET="1")).communicate()
-    assert done.returncode == 2 and "write one with --update-budget" in error, said + error
+def test_the_command_starts_itself_again_without_the_interpreter(capfd, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert main(["bench", "aot", "--budget", "nowhere.json"]) == 2
+    assert "write one with --update-budget" in capfd.readouterr().err
 
 
 def test_budgets_hold_or_not(compiler, budget, tmp_path):
