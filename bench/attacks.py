@@ -44,9 +44,8 @@ from ..defective.attacks.boundary import Boundary
 from ..defective.errors import UserError
 from ..defective.layers import use_backend
 from ..kernels import backends
-from ..train.batches import ResidentBatches
 from ..train.config import TrainConfig
-from ..train.dataset import DataSet
+from ..train.data import DataSet, ResidentBatches
 from ..train.distributed import World
 from ..train.engine import Engine
 from ..train.screen import make_console, show

@@ -34,13 +34,10 @@ from rich.table import Column, Table
 from ..defective.errors import UserError, counted
 from ..defective.graph import WARM_UP
 from ..kernels import backends
-from ..train.batches import steps_per_epoch
-from ..train.config import TrainConfig
-from ..train.dataset import DataSet
+from ..train.config import TrainConfig, check_graph, learning_rate
+from ..train.data import DataSet, steps_per_epoch
 from ..train.distributed import World
 from ..train.engine import Engine
-from ..train.graph import check_graph
-from ..train.schedule import learning_rate
 from ..train.screen import make_console, show
 from ..train.settings import HelpFormatter
 from ..train.setup import build_model, load_data, make_batches, resolve

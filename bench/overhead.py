@@ -306,14 +306,12 @@ def measure_loop(config, device: torch.device, steps: int | None = None) -> dict
         config: resolved settings of training. steps: in each timed window; by default 100 on a GPU,
             else 5.
     """
-    from ..train.distributed import World
+    from ..train.distributed import World, device_name
     from ..train.engine import Engine
-    from ..train.loop import Trainer
+    from ..train.loop import StopRequest, Trainer
     from ..train.runfolder import RunFolder
     from ..train.screen import Report
     from ..train.setup import build_model
-    from ..train.stop import StopRequest
-    from ..train.summary import device_name
 
     steps = steps or (100 if device.type == "cuda" else 5)
     data = random_images(steps * config.batch_size)
@@ -366,7 +364,7 @@ def measure_loop(config, device: torch.device, steps: int | None = None) -> dict
 def random_images(count: int):
     """A data set of ``count`` random images in CIFAR-10's shape."""
     from ..defective.models import CIFAR10_STATISTICS
-    from ..train.dataset import DataSet, Split
+    from ..train.data import DataSet, Split
 
     images = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8)
     split = Split(torch.randint(0, 10, (count,)), images)

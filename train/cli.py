@@ -16,10 +16,10 @@ import sys
 from ..defective.errors import RankError, UserError, lacking, nearest
 
 VERBS = {
-    "train": ("scotoma.train.commands.train", "train a network and leave a run folder"),
-    "models": ("scotoma.train.commands.models", "list the architectures, their sizes and sites"),
-    "info": ("scotoma.train.commands.info", "describe a checkpoint"),
-    "masks": ("scotoma.train.commands.masks", "draw the masks of a network or a checkpoint"),
+    "train": ("scotoma.train.run", "train a network and leave a run folder"),
+    "models": ("scotoma.train.inspect:models", "list the architectures, their sizes and sites"),
+    "info": ("scotoma.train.inspect:info", "describe a checkpoint"),
+    "masks": ("scotoma.train.inspect:masks", "draw the masks of a network or a checkpoint"),
     "attack": ("scotoma.train.commands.attack", "make adversarial images from networks"),
     "evaluate": ("scotoma.train.commands.evaluate", "measure how robust networks are"),
     "paper": ("scotoma.bench.paper.command", "make the paper's tables and figures"),
@@ -104,7 +104,8 @@ def _run(argv: list[str]) -> int:
                 f"unknown command {verb!r}; expected one of {', '.join(VERBS)}."
                 f"{nearest(verb, VERBS)}"
             )
-        return importlib.import_module(VERBS[verb][0]).main(rest) or 0
+        module, _, function = VERBS[verb][0].partition(":")
+        return getattr(importlib.import_module(module), function or "main")(rest) or 0
     except (UserError, OSError, ModuleNotFoundError) as error:
         if isinstance(error, ModuleNotFoundError):
             error = lacking(error)

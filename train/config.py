@@ -1,14 +1,18 @@
-"""The settings of a training run: typed and checked."""
+"""The settings of a training run: typed and checked, and what follows from them alone."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..defective.errors import UserError
 from ..defective.spec import Regularizer, Sites, Stem
+
+if TYPE_CHECKING:
+    import torch
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Augmentation = Literal["none", "flip", "crop-flip", "imagenet"]
@@ -269,3 +273,88 @@ def check_seed(name: str, seed: int) -> None:
 def _check(good: bool, name: str, value: Any, expected: str) -> None:
     if not good:
         raise UserError(f"--{name} is {value!r}; expected {expected}")
+
+
+def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of one step.
+
+    - "step": ``lr`` divided by 10 after each of ``milestones`` completed epochs (paper,
+      appendix D).
+    - "one-cycle": linear from 0 up to ``lr`` in the share ``warmup`` of the run, then linear
+      down to 0 (Smith and Topin, 2018, without the momentum cycle).
+    - "cosine": half a cosine from ``lr`` to 0.
+    - "constant": ``lr``.
+
+    Args:
+        step: counted from 0 over the whole run. steps_per_epoch: of the run.
+    """
+    total = config.epochs * steps_per_epoch
+    if config.schedule == "step":
+        passed = sum(step // steps_per_epoch >= m for m in config.milestones)
+        return config.lr * 0.1**passed
+    if config.schedule == "one-cycle":
+        peak = config.warmup * total
+        # The middle of the step stands for it, so that neither end is a step of length zero.
+        now = step + 0.5
+        return config.lr * (now / peak if now < peak else (total - now) / (total - peak))
+    if config.schedule == "cosine":
+        return config.lr * 0.5 * (1 + math.cos(math.pi * step / total))
+    return config.lr
+
+
+def graph_refusal(
+    config: TrainConfig, device: torch.device, processes: int
+) -> tuple[str, str] | None:
+    """Why a step of these settings cannot be a CUDA graph, and what to do; None if it can."""
+    if device.type != "cuda":
+        return f"it needs an NVIDIA GPU, and the device is {device}", "leave it out"
+    if processes > 1:
+        return (
+            f"it is for one process, and there are {processes}",
+            "leave it out, or start without torchrun",
+        )
+    if config.compile in ("reduce-overhead", "max-autotune"):
+        return (
+            f"--compile {config.compile} makes graphs of its own",
+            "leave it out, or take --compile default or max-autotune-no-cudagraphs",
+        )
+    return None
+
+
+def check_graph(config: TrainConfig, device: torch.device, processes: int) -> None:
+    """Whether these settings allow ``--cuda-graph``, if they ask for it.
+
+    Raises:
+        UserError: they do not; says which to change.
+    """
+    refusal = graph_refusal(config, device, processes)
+    if config.cuda_graph and refusal is not None:
+        raise UserError("--cuda-graph: " + "; ".join(refusal))
+
+
+def graph_line(config: TrainConfig, device: torch.device, processes: int) -> str:
+    """How steps are launched, for people, of resolved settings; empty where there is no GPU."""
+    if device.type != "cuda":
+        return ""
+    if config.cuda_graph:
+        return "each step is one CUDA graph"
+    refusal = graph_refusal(config, device, processes)
+    return f"no CUDA graph: {'it is switched off' if refusal is None else refusal[0]}"
+
+
+FREE = ("out", "name", "device", "data_root", "download", "workers", "save_seconds")
+FREE += ("cuda_graph", "backend", "adversarial_test_images", "overwrite", "picture_format")
+"""Settings that decide no weights (but for the order of sums); a run may go on with others."""
+
+
+def deciding(config: TrainConfig) -> dict[str, Any]:
+    """All settings but the free ones."""
+    return {name: value for name, value in asdict(config).items() if name not in FREE}
+
+
+def differing(
+    saved: Mapping[str, Any], now: Mapping[str, Any], moved: Collection[str] = ()
+) -> str | None:
+    """The first setting that differs, but for those in ``moved``; None if they are the same."""
+    names = sorted((saved.keys() | now.keys()) - set(moved))
+    return next((name for name in names if saved.get(name) != now.get(name)), None)

@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import http.client
 import os
 import shutil
+import urllib.error
+import urllib.request
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from ..defective.errors import UserError, nearest
 from ..defective.models import CIFAR10_STATISTICS, IMAGENET_STATISTICS, MNIST_STATISTICS
-from . import folder
-from .contents import visible
-from .dataset import DataSet, Split, measured_statistics
-from .download import alone, fetch
+from .data import DataSet, Split, measured_statistics
+from .image_folder import (
+    TEST_SHARE,
+    check_some,
+    common_mode,
+    decode_all,
+    find_splits,
+    has_test,
+    image_format,
+    visible,
+)
 
 RESIDENT_LIMIT = 64
 """Images up to this side are decoded once and kept on the training device."""
@@ -34,7 +55,7 @@ def load_dataset(
     root: str | Path | None = None,
     download: bool = False,
     image_size: int | None = None,
-    test_share: float = folder.TEST_SHARE,
+    test_share: float = TEST_SHARE,
 ) -> DataSet:
     """A data set by name, or the image folder at a path.
 
@@ -64,7 +85,7 @@ def load_dataset(
 
 
 def load_folder(
-    path: Path, image_size: int | None = None, test_share: float = folder.TEST_SHARE
+    path: Path, image_size: int | None = None, test_share: float = TEST_SHARE
 ) -> DataSet:
     """An image folder. Small images are held in memory, larger ones read as they are needed.
 
@@ -74,9 +95,9 @@ def load_folder(
     Statistics for normalisation are those of the training images where they are in memory, and
     ImageNet's otherwise.
     """
-    classes, train, test = folder.find_splits(path, test_share)
-    taken = None if folder.has_test(path) else test_share
-    size, _ = folder.image_format(train[0][0])
+    classes, train, test = find_splits(path, test_share)
+    taken = None if has_test(path) else test_share
+    size, _ = image_format(train[0][0])
     side = image_size or size[0]
     if side > RESIDENT_LIMIT:
         if image_size is None:
@@ -87,12 +108,10 @@ def load_folder(
         data = _from_files(path.resolve().name, classes, train, test, side)
         return replace(data, test_share=taken)
     transform = centre_crop(side) if image_size else None
-    mode = folder.common_mode(train)
+    mode = common_mode(train)
     splits = {}
     for name, files in (("train", train), ("test", test)):
-        images, labels = folder.decode_all(
-            files, mode, side, f"{path.name}: {name} images", transform
-        )
+        images, labels = decode_all(files, mode, side, f"{path.name}: {name} images", transform)
         splits[name] = Split(labels, images, tuple(file for file, _ in files))
     mean, std = measured_statistics(splits["train"].images)
     return DataSet(
@@ -116,7 +135,7 @@ def centre_crop(side: int) -> Callable:
 
 
 def _from_files(name, classes, train, test, side) -> DataSet:
-    folder.check_some(train)
+    check_some(train)
 
     def split(files):
         labels = torch.tensor([label for _, label in files], dtype=torch.int64)
@@ -258,7 +277,7 @@ def _tiny_imagenet(root: Path, download: bool, image_size: int | None) -> DataSe
         return _from_files("tiny-imagenet", classes, train, test, side)
     splits = []
     for files, what in ((train, "train"), (test, "val")):
-        images, labels = folder.decode_all(files, "RGB", 64, f"tiny-imagenet: {what} images")
+        images, labels = decode_all(files, "RGB", 64, f"tiny-imagenet: {what} images")
         splits.append(Split(labels, images, tuple(file for file, _ in files)))
     return DataSet("tiny-imagenet", tuple(classes), *splits, 64, 3, *IMAGENET_STATISTICS)
 
@@ -275,13 +294,13 @@ def _unpack_tiny_imagenet(base: Path) -> None:
 
 
 def _imagenet(root: Path, _download: bool, image_size: int | None) -> DataSet:
-    if not (root / "train").is_dir() or folder.has_test(root) is None:
+    if not (root / "train").is_dir() or has_test(root) is None:
         raise UserError(
             f"dataset 'imagenet': {root} holds no train/<class>/* and val/<class>/*; ImageNet "
             "cannot be downloaded without an account: get it from image-net.org, sort it into "
             "class folders, and put it (or a link) there, or give --data-root"
         )
-    classes, train, test = folder.find_splits(root)
+    classes, train, test = find_splits(root)
     return _from_files("imagenet", classes, train, test, image_size or 224)
 
 
@@ -299,3 +318,131 @@ DATASETS: dict[str, Callable[[Path, bool, int | None], DataSet]] = {
     "tiny-imagenet": _tiny_imagenet,
     "imagenet": _imagenet,
 }
+
+
+_CHUNK = 1 << 20
+SECONDS = 30
+"""After which a server that says nothing is given up."""
+
+
+def fetch(urls: list[str], path: Path, md5: str, progress: bool = True) -> None:
+    """Bring a file to ``path`` from the first of ``urls`` that works.
+
+    Bytes arrive in ``path.part``, which a later call continues. The file gets its name only when
+    its MD5 is right; a wrong one is removed, so that the next call starts anew. Of processes that
+    want the same file one fetches it, and the others wait.
+
+    Raises:
+        UserError: no address worked, the checksum is wrong, or the folder cannot be written to.
+    """
+    if _is_whole(path, md5):
+        return
+    with alone(path):
+        if not _is_whole(path, md5):
+            _fetch(urls, path, md5, progress)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Alone among processes with what is made at ``path``: who comes second waits.
+
+    The lock is the operating system's, and goes with a process that dies; the file that it is on,
+    ``path.lock``, goes with whoever had it.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    lock = path.with_name(path.name + ".lock")
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = lock.open("a")
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"{path.parent}: cannot be written to ({reason})") from None
+        with file:
+            with suppress(OSError):  # a file system without locks: as if nobody else were there
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(file.fileno(), lock):
+                continue  # it was removed while we waited, and another process may hold a new one
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+def _is_at(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except OSError:
+        return False
+
+
+def _is_whole(path: Path, md5: str) -> bool:
+    return path.is_file() and _md5(path) == md5
+
+
+def _fetch(urls: list[str], path: Path, md5: str, progress: bool) -> None:
+    part = path.with_name(path.name + ".part")
+    failures = []
+    for url in urls:
+        try:
+            _continue(url, part, progress)
+        except (http.client.HTTPException, OSError, ValueError) as error:
+            failures.append(f"{url}: {_in_words(error)}")
+            continue
+        found = _md5(part)
+        if found == md5:
+            part.replace(path)
+            return
+        part.unlink()
+        failures.append(f"{url}: MD5 {found}, expected {md5}")
+    raise UserError(
+        f"could not download {path.name} ({'; '.join(failures)}); run the command again to "
+        f"continue, or put the file at {path} yourself (MD5 {md5})"
+    )
+
+
+def _continue(url: str, part: Path, progress: bool) -> None:
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=SECONDS)
+    except urllib.error.HTTPError as error:
+        if have and error.code == 416:  # nothing beyond what is here: the file is complete
+            return
+        raise
+    with response:
+        if response.headers.get_content_type() == "text/html":  # before it replaces what is here
+            raise ValueError("answered by a web page, such as a network asking for a login")
+        resumed = response.status == 206
+        length = response.headers.get("Content-Length")
+        total = int(length) + (have if resumed else 0) if length else None
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            disable=not progress,
+        )
+        with bar, part.open("ab" if resumed else "wb") as file:
+            task = bar.add_task(part.stem, total=total, completed=have if resumed else 0)
+            while chunk := response.read(_CHUNK):
+                file.write(chunk)
+                bar.advance(task, len(chunk))
+    if total is not None and part.stat().st_size < total:
+        raise OSError(f"connection ended after {part.stat().st_size} of {total} bytes")
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
+        return f"the connection broke off, or is no HTTP ({type(error).__name__})"
+    reason = error.reason if type(error) is urllib.error.URLError else error
+    return str(reason) or type(error).__name__
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

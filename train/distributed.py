@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import sys
 import warnings
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..defective.errors import UserError
+from ..defective.errors import UserError, counted
 from ..defective.masks import mask_sites
 
 
@@ -146,6 +147,12 @@ def choose_device(asked: str, world: World) -> torch.device:
             "--device cpu, or check the driver with nvidia-smi"
         )
     return torch.device("cuda", world.local_rank if device.index is None else device.index)
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {counted(torch.get_num_threads(), 'thread')}"
 
 
 def share_statistics(model: nn.Module, world: World) -> None:

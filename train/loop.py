@@ -4,26 +4,47 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 import time
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..defective.errors import RankError, UserError
-from .batches import steps_per_epoch
-from .config import TrainConfig
-from .dataset import DataSet, Split
+from .config import TrainConfig, deciding, differing, learning_rate
+from .data import DataSet, Split, steps_per_epoch
 from .distributed import World
 from .engine import Engine
 from .plots import draw_curves
-from .runfolder import CONFIG, STATE, WEIGHTS, RunFolder
-from .schedule import learning_rate
+from .runfolder import CONFIG, STATE, WEIGHTS, RunFolder, summarise
 from .screen import Report
 from .setup import make_batches
-from .stop import StopRequest
-from .summary import summarise
+
+
+class StopRequest:
+    """Notes Ctrl-C and SIGTERM instead of dying; a second Ctrl-C dies at once."""
+
+    def __init__(self):
+        self.signal: int | None = None
+
+    def __enter__(self) -> StopRequest:
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():  # others may not set handlers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, _frame) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
 
 REPORT_SECONDS = 1.0
 """How often a loss is fetched from the device, for the bar and to notice a broken run."""
@@ -31,9 +52,6 @@ LEAST_SCALE = 1e-4
 """Of the gradient scaler: it begins with 65536, and halves in each step without an update."""
 AGREE_STEPS = 50
 """How often several ranks look at their losses together, and ask whether one was told to stop."""
-FREE = ("out", "name", "device", "data_root", "download", "workers", "save_seconds")
-FREE += ("cuda_graph", "backend", "adversarial_test_images", "overwrite", "picture_format")
-"""Settings that decide no weights (but for the order of sums); a run may go on with others."""
 
 
 class NonFiniteLoss(UserError):
@@ -408,16 +426,3 @@ class Trainer:
                 raise ValueError(f"line {number} of the history")
         if not (0 <= self.best["epoch"] <= self.epoch and -1 <= self.best["acc1"] <= 1):
             raise ValueError("best epoch")
-
-
-def deciding(config: TrainConfig) -> dict[str, Any]:
-    """All settings but the free ones."""
-    return {name: value for name, value in asdict(config).items() if name not in FREE}
-
-
-def differing(
-    saved: Mapping[str, Any], now: Mapping[str, Any], moved: Collection[str] = ()
-) -> str | None:
-    """The first setting that differs, but for those in ``moved``; None if they are the same."""
-    names = sorted((saved.keys() | now.keys()) - set(moved))
-    return next((name for name in names if saved.get(name) != now.get(name)), None)

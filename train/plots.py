@@ -197,7 +197,7 @@ def draw_curves(
     Args:
         history: one mapping an epoch, with the keys of metrics.jsonl. data: name of the data set.
     """
-    from .schedule import learning_rate
+    from .config import learning_rate
 
     width = "" if config.width is None else f", width {config.width}"
     figure = new((11, 3.7), f"{config.arch} {config.defects}{width}, on {data}")

@@ -7,9 +7,10 @@ YAML files (``--config``) < the command line.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -262,7 +263,35 @@ def parse(argv: list[str]) -> tuple[TrainConfig, str | None]:
             )
         return TrainConfig(device=asked.device), asked.resume
 
-    layers = [read_yaml(Path(path)) for path in asked.config]
+    return _with_recipe(parser, [read_yaml(Path(path)) for path in asked.config], argv), None
+
+
+def parse_keywords(values: Mapping[str, Any], resuming: bool = False) -> TrainConfig:
+    """Settings from keywords, as if each was an option of the command line.
+
+    Args:
+        resuming: a run goes on, with its own settings; only ``device`` may be among ``values``.
+
+    Raises:
+        UserError: as of :func:`parse`.
+    """
+    known = [item.name for item in fields(TrainConfig)]
+    for name in values:
+        if name not in known:
+            raise UserError(f"unknown setting {name!r}.{nearest(name, known)}")
+        if resuming and name != "device":
+            raise UserError(
+                f"resume takes all settings from the run; leave out {name} (only device may be "
+                "given)"
+            )
+    plain = {n: os.fspath(v) if isinstance(v, os.PathLike) else v for n, v in values.items()}
+    plain = {n: list(v) if isinstance(v, tuple) else v for n, v in plain.items()}
+    parser = build_parser()
+    return _lay(parser, [plain], []) if resuming else _with_recipe(parser, [plain], [])
+
+
+def _with_recipe(parser: Parser, layers: list[dict[str, Any]], argv: list[str]) -> TrainConfig:
+    """:func:`_lay` with the recipe below all layers; it is named in the settings."""
     named = _lay(parser, layers, argv)
     recipe = named.recipe if named.recipe != "auto" else recipe_for(named.dataset)
     values = read_recipe(recipe)
@@ -273,7 +302,7 @@ def parse(argv: list[str]) -> tuple[TrainConfig, str | None]:
         values["lr"] *= settings.batch_size / values["batch_size"]
         settings = _lay(parser, [values, *layers], argv)
     settings.recipe = recipe
-    return settings, None
+    return settings
 
 
 def _lay(parser: Parser, layers: list[dict[str, Any]], argv: list[str]) -> TrainConfig:

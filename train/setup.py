@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from contextlib import suppress
 from dataclasses import replace
@@ -18,14 +17,12 @@ from ..defective import Defects, create_model
 from ..defective.errors import UserError
 from ..defective.models.base import Network
 from ..kernels.backends import device_refusal
-from .batches import ResidentBatches
-from .config import TrainConfig
-from .dataset import DataSet
+from .config import TrainConfig, deciding, differing, graph_refusal
+from .data import DataSet, ResidentBatches, StreamedBatches
 from .datasets import DATASETS, default_root, load_dataset
 from .distributed import world_from_environment
-from .graph import graph_refusal
-from .runfolder import free_name
-from .stream import StreamedBatches
+from .precision import automatic_precision
+from .runfolder import CONFIG, SUMMARY, WEIGHTS, RunFolder, free_name
 
 
 def resolve(config: TrainConfig, device: torch.device, processes: int = 1) -> TrainConfig:
@@ -70,53 +67,6 @@ def resolve(config: TrainConfig, device: torch.device, processes: int = 1) -> Tr
         if not config.overwrite:
             resolved.name = free_name(Path(config.out), resolved.name)
     return resolved
-
-
-def automatic_precision(device: torch.device) -> str:
-    """What ``--precision auto`` is on a device."""
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(False) else "float16"
-    return "float32"
-
-
-def has_amx(kind: str = "_tile") -> bool:
-    """Whether this CPU has matrix units for bfloat16, or "_fp16" for float16.
-
-    With AVX-512 alone, its bfloat16 instructions included, half precision was slower than float32
-    on the one processor where we compared them (Xeon without AMX, torch 2.14.1).
-    """
-    return bool(getattr(torch.cpu, f"_is_amx{kind}_supported", bool)())
-
-
-def slow_precision(precision: str, device: torch.device) -> str | None:
-    """What to say of a precision that a CPU has no matrix units for; None of any other."""
-    fast = {"float32": True, "bfloat16": has_amx(), "float16": has_amx("_fp16")}
-    if device.type != "cpu" or fast[precision]:
-        return None
-    return (
-        f"this CPU has no matrix units (AMX) for {precision}: --precision float32 is likely faster"
-    )
-
-
-def busy(device: torch.device) -> str | None:
-    """What helps on a CPU whose cores others use now; None where enough are free, or nobody says.
-
-    OpenMP's threads wait for each other in loops: one that gets no core holds up all others.
-    """
-    threads = torch.get_num_threads()
-    try:
-        cores = len(os.sched_getaffinity(0))
-        average, _, _, now, _ = Path("/proc/loadavg").read_text().split()
-    except (AttributeError, OSError, ValueError):  # not Linux
-        return None
-    # The average remembers what has just ended; this process is one of those that run now.
-    others = min(float(average), int(now.split("/")[0]) - 1)
-    if device.type != "cpu" or threads == 1 or others + threads < cores + 1:
-        return None
-    return (
-        f"others run {others:.0f} threads on the {cores} cores, and torch's {threads} wait for "
-        "each other: OMP_NUM_THREADS=1 may be several times faster"
-    )
 
 
 def load_data(config: TrainConfig) -> DataSet:
@@ -235,3 +185,72 @@ def make_batches(config: TrainConfig, data: DataSet, split, device: torch.device
         config.workers,
         config.channels_last,
     )
+
+
+MOVED = ("dataset", "recipe")
+"""Settings that may be others beside the free ones, where the caller answers for the images: a
+folder may have been moved, and a recipe is a name for settings that are compared themselves."""
+
+
+def as_saved(saved: TrainConfig, device: torch.device, processes: int) -> TrainConfig:
+    """A run's own settings, on perhaps another machine than before, and in more processes."""
+    graph = saved.cuda_graph is not False and graph_refusal(saved, device, processes) is None
+    eager = saved.backend == "triton" and device.type != "cuda"
+    return replace(saved, cuda_graph=graph, backend="auto" if eager else saved.backend)
+
+
+def as_asked(
+    asked: TrainConfig, saved: TrainConfig, device: torch.device, processes: int
+) -> TrainConfig:
+    """Settings that are asked for, resolved; what they leave to the device is as the run has it."""
+    resolved = resolve(asked, device, processes)
+    if asked.precision == "auto":
+        resolved.precision = saved.precision
+    if asked.channels_last is None:
+        resolved.channels_last = saved.channels_last
+    return resolved
+
+
+def check_same(saved: TrainConfig, asked: TrainConfig, folder: Path) -> None:
+    """Refuse to go on with another run than the one that is asked for.
+
+    Raises:
+        UserError: a setting that decides the weights differs; it is named, with both values.
+    """
+    name = differing(deciding(saved), deciding(asked), MOVED)
+    if name is not None:
+        raise UserError(
+            f"{folder / CONFIG}: {name} is {getattr(saved, name)!r} there, and "
+            f"{getattr(asked, name)!r} is asked for; remove the folder, and it is trained anew"
+        )
+
+
+def begin(config: TrainConfig, folder: RunFolder) -> None:
+    """Make the folder of a new run, and keep others out.
+
+    Args:
+        config: resolved; ``overwrite`` lets it replace another run.
+
+    Raises:
+        UserError: something is there, or running there; says what to do.
+    """
+    folder.hold()
+    path = folder.path
+    if (path / CONFIG).is_file() and not config.overwrite:
+        from .settings import load_resolved
+
+        try:
+            there = deciding(load_resolved(path / CONFIG))
+        except UserError:  # damaged
+            there = {}
+        going_on = f", continue it with --resume {path}"
+        if differing(there, deciding(config), ("recipe",)) is not None:
+            state = "another run"
+        elif all((path / name).is_file() for name in (SUMMARY, WEIGHTS)):
+            state, going_on = f"this run, and it is finished: see {SUMMARY} there", ""
+        else:
+            state = "this run, unfinished"
+        raise UserError(
+            f"{path} holds {state}; choose another --name{going_on}, or replace it with --overwrite"
+        )
+    folder.create(replace(config, overwrite=False))

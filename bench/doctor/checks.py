@@ -23,7 +23,7 @@ import torch.nn.functional as F
 
 from ... import __version__
 from ...kernels import backends
-from ...train.setup import automatic_precision, slow_precision
+from ...train.precision import automatic_precision, slow_precision
 from .. import harness
 
 OK, WARNING, FAILED, ABSENT = "ok", "warning", "failed", "not here"

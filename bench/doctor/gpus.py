@@ -13,7 +13,7 @@ import torch
 
 from ...defective.errors import counted
 from ...kernels import backends
-from ...train.setup import busy
+from ...train.precision import busy
 from .. import harness
 from .checks import ABSENT, GIB, OK, WARNING, CheckResult, Context
 

@@ -20,10 +20,9 @@ from ...defective.models import ARCHITECTURES
 from ...defective.robustness import load_set
 from ...defective.robustness.rates import check_results
 from ...defective.serialization import atomic_path, read_details
-from ...train.commands.train import train
-from ...train.config import TrainConfig
+from ...train.config import FREE, TrainConfig
 from ...train.datasets import load_dataset
-from ...train.loop import FREE
+from ...train.loop import StopRequest
 from ...train.robustness.attacking import Source, make_set
 from ...train.robustness.images import TestImages
 from ...train.robustness.models import NamedModel, load_named
@@ -37,9 +36,9 @@ from ...train.robustness.set_request import told_settings
 from ...train.robustness.termination import Terminated
 from ...train.robustness.transfer import evaluate_transfer
 from ...train.robustness.whitebox import evaluate_white_box, sample_of_all
+from ...train.run import run_training
 from ...train.runfolder import CONFIG, STATE, SUMMARY, WEIGHTS
 from ...train.screen import Progress
-from ...train.stop import StopRequest
 from ...train.store import Store as Cells
 from ...train.store import read_record, write_record
 from .data import Data
@@ -193,7 +192,7 @@ class Training(Artefact):
         stop = StopRequest()  # here, since a training that fails reports no signal
         try:
             with context.screen.paused():
-                outcome, _ = train(config, resume, whole=True, stop=stop)
+                outcome, _ = run_training(config, resume, whole=True, stop=stop)
             told = outcome.stopped_by
         except UserError as error:
             if stop.signal is None:

@@ -26,13 +26,12 @@ from ...defective.attacks.pgd import PGD
 from ...defective.errors import counted
 from ...defective.serialization import atomic_path
 from ...train.config import TrainConfig
-from ...train.distributed import World
+from ...train.distributed import World, device_name
 from ...train.engine import Engine
 from ...train.robustness.arithmetic import full_precision
 from ...train.runfolder import SUMMARY
 from ...train.screen import show
 from ...train.setup import resolve
-from ...train.summary import device_name
 from .artefacts import AdversarialImages, Model, Result, Sample, Training
 from .data import info_of
 from .work import Artefact, Plan, Store

@@ -13,8 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from ...defective.attacks import parse_attack
 from ...defective.errors import UserError, counted
-from ...train.config import TrainConfig
-from ...train.loop import FREE
+from ...train.config import FREE, TrainConfig
 from ...train.pages import Inline, Page, code, joined, strong
 from ...train.runfolder import SUMMARY
 from .claims import claims_of

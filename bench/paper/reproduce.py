@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...defective.errors import UserError, counted
 from ...train.config import PictureFormat
-from ...train.summary import device_name
+from ...train.distributed import device_name
 from ..harness import commit
 from .artefacts import Context, Training
 from .claims import claims_of

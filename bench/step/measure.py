@@ -11,7 +11,7 @@ import torch
 from torch._dynamo import config as dynamo_config
 
 from ...defective.graph import WARM_UP
-from ...train.batches import ResidentBatches
+from ...train.data import ResidentBatches
 from .. import harness
 from .case import STANDARD, Case
 from .players import Player, random_images

@@ -16,12 +16,11 @@ from ...defective.attacks.oracle import FLOAT16_SCALE, loss_gradient
 from ...defective.attacks.pgd import moved
 from ...defective.graph import GraphedStep
 from ...kernels import measure_convolutions
-from ...train.batches import Batch, ResidentBatches
-from ...train.casting import cast_for_good
 from ...train.config import TrainConfig
-from ...train.dataset import Split
+from ...train.data import Batch, ResidentBatches, Split
 from ...train.distributed import World
 from ...train.engine import Engine
+from ...train.precision import cast_for_good
 from .case import Case
 from .reference import loader_batches
 from .ways import WAYS

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ...train.batches import Batch, ResidentBatches
+from ...train.data import Batch, ResidentBatches
 
 
 class Augmented(Dataset):

@@ -8,7 +8,7 @@ from scotoma.bench import convergence
 from scotoma.bench.convergence import Run, mean_and_error, measure_run
 from scotoma.bench.harness import read_rows
 from scotoma.defective import UserError
-from scotoma.train.commands.train import train
+from scotoma.train.run import run_training
 from scotoma.train.settings import parse
 from scotoma.train.setup import load_data, resolve
 
@@ -23,7 +23,7 @@ SMALL += ["--epochs", "2", "--lr", "0.05"]
 def test_runs_are_those_of_training(tmp_path, extra):
     """What is done once, before the clock runs, leaves no trace in the weights."""
     config, _ = parse([*SMALL, *extra, "--out", str(tmp_path), "--seed", "1"])
-    outcome, _ = train(replace(config, device="cpu", backend="eager"))
+    outcome, _ = run_training(replace(config, device="cpu", backend="eager"))
     data = load_data(resolve(config, CPU))
     config = resolve(replace(config, seed=7, mask_seed=7), CPU)  # the run's own counts
     row = measure_run(Run("eager", 1), config, data, CPU, 0.9)

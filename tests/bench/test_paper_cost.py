@@ -19,8 +19,8 @@ from scotoma.bench.paper.setup import pgd
 from scotoma.bench.paper.work import Plan
 from scotoma.defective.models.base import Network
 from scotoma.train import datasets
+from scotoma.train.distributed import device_name
 from scotoma.train.loop import Trainer
-from scotoma.train.summary import device_name
 
 CPU = torch.device("cpu")
 

@@ -18,7 +18,7 @@ from scotoma.bench.paper.options import make_paper_parser
 from scotoma.bench.paper.setup import fgsm
 from scotoma.bench.paper.work import Plan, make_here
 from scotoma.defective.errors import UserError
-from scotoma.train import contents
+from scotoma.train import image_folder as contents
 from scotoma.train.config import TrainConfig
 
 CONFIG = TrainConfig(width=4, epochs=1, batch_size=8, lr=0.01, augment="none", workers=0)

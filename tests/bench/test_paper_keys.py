@@ -15,8 +15,7 @@ from scotoma.bench.paper.data import Data, SampleFolder, folder_content
 from scotoma.bench.paper.setup import fgsm, pgd
 from scotoma.bench.paper.work import Store
 from scotoma.defective.errors import UserError
-from scotoma.train.config import TrainConfig
-from scotoma.train.loop import FREE
+from scotoma.train.config import FREE, TrainConfig
 
 DATA = Data("cifar10", "sample", train_limit=800)
 STORE = Store(Path("/nowhere"))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 from scotoma.defective import load_model
-from scotoma.train.commands.train import train
 from scotoma.train.engine import Engine
+from scotoma.train.run import run_training
 
 
 def weights(folder: Path):
@@ -38,4 +38,4 @@ def cut_run(config, monkeypatch):
     """The folder of a run that was stopped in its second epoch."""
     with monkeypatch.context() as patch:
         stop_after(patch, 7)
-        return train(config)[1].path
+        return run_training(config)[1].path

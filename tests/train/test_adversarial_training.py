@@ -6,8 +6,8 @@ import pytest
 import torch
 from scotoma.defective import UserError, load_model
 from scotoma.defective.attacks import pgd
-from scotoma.train.commands.train import train
 from scotoma.train.datasets import load_dataset
+from scotoma.train.run import run_training
 
 ATTACK = {"adversarial_eps": 0.1, "adversarial_step": 0.05, "adversarial_steps": 2}
 
@@ -17,7 +17,7 @@ def history(folder):
 
 
 def test_robust_accuracy_is_that_of_the_saved_network_under_the_same_attack(tiny):
-    outcome, folder = train(tiny(epochs=1, adversarial_test_images=60, seed=3, **ATTACK))
+    outcome, folder = run_training(tiny(epochs=1, adversarial_test_images=60, seed=3, **ATTACK))
     model = load_model(folder.path / "last.safetensors")
     test = load_dataset("sample").limited(None, 100, 3).test
     chosen = torch.randperm(100, generator=torch.Generator().manual_seed(3))[:60]
@@ -35,7 +35,7 @@ def test_robust_accuracy_is_that_of_the_saved_network_under_the_same_attack(tiny
 
 def test_reporting_changes_no_weight(tiny):
     changes = {"train_limit": 150, "adversarial_eps": 0.1, "adversarial_steps": 1}
-    runs = [train(tiny(adversarial_test_images=count, **changes))[1] for count in (0, 30)]
+    runs = [run_training(tiny(adversarial_test_images=count, **changes))[1] for count in (0, 30)]
     assert "test/robust_acc1" not in history(runs[0])[0]
     assert "test/robust_acc1" in history(runs[1])[0]
     weights = [load_model(run.path / "last.safetensors").state_dict() for run in runs]
@@ -43,14 +43,14 @@ def test_reporting_changes_no_weight(tiny):
 
 
 def test_only_adversarial_training_reports_it(tiny):
-    outcome, folder = train(tiny(epochs=1))
+    outcome, folder = run_training(tiny(epochs=1))
     assert not any("robust" in key for key in history(folder)[0])
     assert not any("robust" in key for key in outcome.summary)
 
 
 def test_with_validation_the_test_set_is_attacked_once_at_the_end(tiny):
     changes = {"evaluate_on": "validation", "validation_fraction": 0.2, "ema": 0.9}
-    outcome, folder = train(tiny(**changes, **ATTACK))
+    outcome, folder = run_training(tiny(**changes, **ATTACK))
     assert "val/robust_acc1" in history(folder)[0]
     assert "test/robust_acc1" not in history(folder)[0]
     assert 0 <= outcome.summary["test/robust_acc1"] <= 1
@@ -59,8 +59,8 @@ def test_with_validation_the_test_set_is_attacked_once_at_the_end(tiny):
 def test_the_attack_makes_training_more_robust(tiny):
     """Trained against eps 0.1 for a moment, and not: the first resists that attack better."""
     changes = {"epochs": 3, "width": 6, "train_limit": 700, "test_limit": 200}
-    ordinary = train(tiny(**changes))[1]
-    trained = train(tiny(**changes, **ATTACK))[1]
+    ordinary = run_training(tiny(**changes))[1]
+    trained = run_training(tiny(**changes, **ATTACK))[1]
     test = load_dataset("sample").limited(None, 200, 0).test
     images = test.images.permute(0, 3, 1, 2).float() / 255
     robust = []

@@ -10,8 +10,8 @@ from attacking_fixtures import CPU
 from fitted_networks import pixels
 from PIL import Image
 from scotoma.defective.errors import UserError
-from scotoma.train import contents
-from scotoma.train.dataset import DataSet, Split
+from scotoma.train import image_folder as contents
+from scotoma.train.data import DataSet, Split
 from scotoma.train.robustness.images import TestImages
 from scotoma.train.robustness.sampling import choose_images
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scotoma.train.batches import ResidentBatches, rank_share, steps_per_epoch
-from scotoma.train.dataset import Split
+from scotoma.train.data import ResidentBatches, Split, rank_share, steps_per_epoch
 
 CPU = torch.device("cpu")
 

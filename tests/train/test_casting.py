@@ -5,9 +5,9 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from scotoma.train.casting import CastWeights, FastWeightGradients
 from scotoma.train.distributed import World
 from scotoma.train.engine import Engine
+from scotoma.train.precision import CastWeights, FastWeightGradients
 from scotoma.train.setup import build_model, load_data, make_batches, resolve
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -18,7 +18,7 @@ from PIL import Image
 from scotoma.defective import UserError
 from scotoma.defective.models import CIFAR10_STATISTICS
 from scotoma.train import datasets
-from scotoma.train.dataset import measured_statistics
+from scotoma.train.data import measured_statistics
 from scotoma.train.datasets import load_dataset
 from scotoma.train.sample.build import read_idx
 

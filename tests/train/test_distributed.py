@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import scotoma
-from scotoma.train.commands.train import train
 from scotoma.train.engine import Engine
+from scotoma.train.run import run_training
 from scotoma.train.runfolder import RunFolder
 
 SETTINGS = {"width": 4, "train_limit": 290, "test_limit": 101, "batch_size": 64, "epochs": 2}
@@ -38,7 +38,7 @@ def history(folder: Path):
 
 def test_two_processes_have_the_loss_curve_of_one(tiny, tmp_path):
     """Synchronised statistics and the same global batches; only the order of sums differs."""
-    _, alone = train(tiny(**SETTINGS))
+    _, alone = run_training(tiny(**SETTINGS))
     done = torchrun(tmp_path, "two")
     assert done.returncode == 0, done.stderr
     for one, two in zip(history(alone.path), history(tmp_path / "two"), strict=True):
@@ -54,7 +54,7 @@ def test_two_processes_have_the_loss_curve_of_one(tiny, tmp_path):
 
 def test_local_statistics_are_another_training(tiny, tmp_path):
     """With --no-sync-stats each process normalises by its half of the batch."""
-    _, alone = train(tiny(**SETTINGS))
+    _, alone = run_training(tiny(**SETTINGS))
     done = torchrun(tmp_path, "local", "--no-sync-stats")
     assert done.returncode == 0, done.stderr
     one, two = history(alone.path)[-1], history(tmp_path / "local")[-1]
@@ -69,7 +69,7 @@ import sys
 import torch
 import torch.distributed as dist
 from scotoma.defective import mask_sites
-from scotoma.train.commands import train
+from scotoma.train import run
 from scotoma.train.cli import main
 from scotoma.train.distributed import end
 from scotoma.train.engine import Engine
@@ -110,7 +110,7 @@ def killed(step):
 if sys.argv[1] == "killed":
     Engine.step = killed(Engine.step)
 if sys.argv[1] == "another-mask":
-    train.build_model = another_mask(train.build_model)
+    run.build_model = another_mask(run.build_model)
 end(main(["train", *sys.argv[2:]]))
 """
 
@@ -172,11 +172,11 @@ def test_two_processes_resume_what_one_began(tiny, tmp_path):
     config = tiny(**SETTINGS, name="began", out=str(tmp_path))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Engine, "step", stop_in_step(7, Engine.step))
-        outcome, folder = train(config)
+        outcome, folder = run_training(config)
     assert outcome.stopped_by
     done = torchrun_resume(folder.path)
     assert done.returncode == 0, done.stderr
-    _, whole = train(tiny(**SETTINGS, name="whole"))
+    _, whole = run_training(tiny(**SETTINGS, name="whole"))
     for one, two in zip(history(whole.path), history(folder.path), strict=True):
         assert two["train/loss"] == pytest.approx(one["train/loss"], rel=2e-3)
 

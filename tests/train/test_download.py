@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from scotoma.defective import UserError
 from scotoma.train import download
-from scotoma.train.download import alone, fetch
+from scotoma.train.datasets import alone, fetch
 
 CONTENT = bytes(range(256)) * 2000
 MD5 = hashlib.md5(CONTENT).hexdigest()

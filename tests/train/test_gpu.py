@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from scotoma.train.commands.train import train
 from scotoma.train.distributed import World
 from scotoma.train.engine import Engine
+from scotoma.train.run import run_training
 from scotoma.train.setup import build_model, load_data, make_batches, resolve
 
 pytestmark = pytest.mark.gpu
@@ -43,7 +43,7 @@ def test_a_step_never_waits_for_the_device(tiny, precision, augment):
 @pytest.mark.parametrize("precision", ["auto", "float32", "float16"])
 def test_runs_learn_on_a_gpu(tiny, precision):
     config = tiny(device="cuda", precision=precision, width=8, train_limit=2000, test_limit=500)
-    outcome, _ = train(replace(config, name=precision))
+    outcome, _ = run_training(replace(config, name=precision))
     assert outcome.summary["test/acc1"] > 0.6
 
 
@@ -61,5 +61,5 @@ def test_batches_are_those_of_the_cpu(tiny):
 
 
 def test_compiled_training_runs(tiny):
-    outcome, _ = train(tiny(device="cuda", compile="reduce-overhead", train_limit=256))
+    outcome, _ = run_training(tiny(device="cuda", compile="reduce-overhead", train_limit=256))
     assert outcome.summary["epochs"] == 2

@@ -12,13 +12,12 @@ import torch
 from scotoma.defective import UserError
 from scotoma.defective.graph import WARM_UP, GraphedStep
 from scotoma.train import engine as engine_module
-from scotoma.train.commands.train import train
+from scotoma.train.config import check_graph, graph_line
 from scotoma.train.distributed import World
 from scotoma.train.engine import Engine
-from scotoma.train.graph import check_graph, graph_line
 from scotoma.train.loop import Trainer
-from scotoma.train.resuming import as_saved
-from scotoma.train.setup import build_model, load_data, make_batches, resolve
+from scotoma.train.run import run_training
+from scotoma.train.setup import as_saved, build_model, load_data, make_batches, resolve
 from torch.utils._python_dispatch import TorchDispatchMode
 
 CPU = torch.device("cpu")
@@ -46,12 +45,12 @@ def graphs_on_cpu(monkeypatch):
     monkeypatch.setattr(
         engine_module, "GraphedStep", lambda step, device: GraphedStep(step, device, capture)
     )
-    monkeypatch.setattr("scotoma.train.commands.train.check_graph", lambda *_: None)
+    monkeypatch.setattr("scotoma.train.run.check_graph", lambda *_: None)
     return captures
 
 
 def final_weights(config):
-    outcome, folder = train(config)
+    outcome, folder = run_training(config)
     state = torch.load(folder.path / "resume.pt", weights_only=True)
     return outcome.summary, state["engine"]["model"], state["engine"]["average"]
 
@@ -113,14 +112,14 @@ def test_runs_go_on_with_and_without_a_graph(tiny, graphs_on_cpu, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("scotoma.train.loop.Trainer._finish_epoch", interrupt_after(2))
         with pytest.raises(KeyboardInterrupt):
-            train(first)
+            run_training(first)
     # As it would be left by a GPU: this machine has neither graphs nor, outside tests, the kernels.
     folder = Path(first.out) / "halves"
     settings = (folder / "config.yaml").read_text()
     assert "cuda_graph: true" in settings and "backend: auto" in settings
     (folder / "config.yaml").write_text(settings.replace("backend: auto", "backend: triton"))
     monkeypatch.setattr("scotoma.kernels.backends.device_refusal", lambda device: "no kernels here")
-    outcome, _ = train(config, folder)
+    outcome, _ = run_training(config, folder)
     assert outcome.summary["test/loss"] == whole[0]["test/loss"]
 
 
@@ -221,10 +220,10 @@ def test_a_graph_that_is_asked_for_is_no_wish(tiny, capsys):
     config = tiny(cuda_graph=True, name="none")
     assert resolve(config, CPU).cuda_graph
     with pytest.raises(UserError, match="--cuda-graph: it needs an NVIDIA GPU"):
-        train(config)
+        run_training(config)
     assert not (Path(config.out) / "none").exists()
     # Without being asked, a CPU has none and does not speak of it.
-    _, folder = train(replace(config, cuda_graph=None, epochs=1))
+    _, folder = run_training(replace(config, cuda_graph=None, epochs=1))
     assert "cuda_graph: false" in (folder.path / "config.yaml").read_text()
     assert "CUDA" not in capsys.readouterr().out
 
@@ -318,5 +317,5 @@ def test_a_cuda_graph_computes_the_same(tiny, precision, changes):
 @pytest.mark.gpu
 def test_graphed_runs_learn(tiny):
     config = tiny(device="cuda", width=8, train_limit=2000, test_limit=500, cuda_graph=True)
-    outcome, _ = train(config)
+    outcome, _ = run_training(config)
     assert outcome.summary["test/acc1"] > 0.6

@@ -16,13 +16,12 @@ from scotoma.defective import UserError, load_model, save_model
 from scotoma.defective.attacks import Status, pgd
 from scotoma.defective.attacks.lspga import LSPGA
 from scotoma.defective.thermometer import bins
-from scotoma.train.adversarial import paired_loss
-from scotoma.train.batches import derived_seed
-from scotoma.train.commands.train import train
+from scotoma.train.data import derived_seed
 from scotoma.train.datasets import load_dataset
 from scotoma.train.distributed import World
-from scotoma.train.engine import Engine
+from scotoma.train.engine import Engine, paired_loss
 from scotoma.train.robustness.models import load_named, relation
+from scotoma.train.run import run_training
 from scotoma.train.settings import load_resolved
 from scotoma.train.setup import build_model, load_data, make_batches, resolve
 
@@ -163,7 +162,7 @@ def test_pairing_draws_the_logits_together(tiny):
     test = load_dataset("sample").limited(None, 200, 0).test
     images, gaps = test.images.permute(0, 3, 1, 2).float() / 255, []
     for weight in (1e-6, 5.0):
-        _, folder = train(tiny(**changes, logit_pairing=weight))
+        _, folder = run_training(tiny(**changes, logit_pairing=weight))
         model = load_model(folder.path / "last.safetensors")
         found = pgd(model, images, test.labels, 0.1, 0.05, 3)
         with torch.no_grad():
@@ -184,14 +183,16 @@ def test_pairing_needs_an_attack(tiny):
 
 def test_averaged_clipped_and_dropped_it_trains(tiny):
     changes = PAIRED | SHORT | {"ema": 0.9, "clip_norm": 1.0, "regularizer": "dropblock"}
-    outcome, folder = train(tiny(**changes, evaluate_on="validation", validation_fraction=0.2))
+    outcome, folder = run_training(
+        tiny(**changes, evaluate_on="validation", validation_fraction=0.2)
+    )
     assert torch.isfinite(torch.tensor(history(folder)[0]["train/loss"]))
     assert 0 <= outcome.summary["test/robust_acc1"] <= 1
 
 
 def test_the_gradient_scaler_goes_with_it(tiny):
     changes = PAIRED | {"train_limit": 64, "epochs": 1, "precision": "float16", "test_limit": 20}
-    _, folder = train(tiny(**changes, adversarial_test_images=0))
+    _, folder = run_training(tiny(**changes, adversarial_test_images=0))
     assert 0 < history(folder)[0]["train/loss"] < 100
 
 
@@ -200,7 +201,7 @@ def test_two_processes_have_the_loss_curve_of_one(tiny, tmp_path):
     shape = {"width": 4, "train_limit": 290, "test_limit": 101, "batch_size": 64, "epochs": 2}
     asked = {"adversarial_eps": 0.1, "adversarial_steps": 1, "logit_pairing": 0.5}
     asked |= {"thermometer": 4, "adversarial_test_images": 20, "augment": "none"}
-    _, alone = train(tiny(**shape, **asked, lr=0.01))
+    _, alone = run_training(tiny(**shape, **asked, lr=0.01))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", "2", "-m", "scotoma.train", "--device", "cpu"]
     command += ["--out", str(tmp_path), "--name", "two", "--lr=0.01"]
@@ -257,7 +258,7 @@ def test_robust_accuracy_is_that_of_the_saved_network_under_ls_pga(tiny):
     changes = {"thermometer": 8, "adversarial_test_images": 60, "seed": 3, "epochs": 2}
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # of a gradient for the pixels
-        outcome, folder = train(tiny(**changes, **ATTACK, train_limit=600, lr=0.05))
+        outcome, folder = run_training(tiny(**changes, **ATTACK, train_limit=600, lr=0.05))
     model = load_model(folder.path / "last.safetensors")
     test = load_dataset("sample").limited(None, 100, 3).test
     chosen = torch.randperm(100, generator=torch.Generator().manual_seed(3))[:60]
@@ -270,7 +271,7 @@ def test_robust_accuracy_is_that_of_the_saved_network_under_ls_pga(tiny):
 
 
 def test_it_learns_without_an_attack_too(tiny):
-    outcome, _ = train(tiny(thermometer=16, train_limit=2000, epochs=2, lr=0.1))
+    outcome, _ = run_training(tiny(thermometer=16, train_limit=2000, epochs=2, lr=0.1))
     assert outcome.summary["test/acc1"] > 0.25
 
 
@@ -280,11 +281,11 @@ def test_it_learns_without_an_attack_too(tiny):
 def test_a_run_from_before_these_settings_goes_on(tiny, monkeypatch):
     """Neither its settings nor its state name them; its weights are what they would have been."""
     config = tiny(epochs=2, train_limit=200, name="old")
-    _, whole = train(replace(config, name="whole"))
+    _, whole = run_training(replace(config, name="whole"))
     with monkeypatch.context() as patch:
         patch.setattr("scotoma.train.loop.Trainer._finish_epoch", interrupted_after_one())
         with pytest.raises(KeyboardInterrupt):
-            train(config)
+            run_training(config)
     folder = Path(config.out) / "old"
     settings = yaml.safe_load((folder / "config.yaml").read_text())
     state = torch.load(folder / "resume.pt", weights_only=True)
@@ -295,14 +296,14 @@ def test_a_run_from_before_these_settings_goes_on(tiny, monkeypatch):
     torch.save(state, folder / "resume.pt")
     resumed = load_resolved(folder / "config.yaml")
     assert (resumed.thermometer, resumed.logit_pairing) == (0, 0.0)
-    _, again = train(resumed, folder)
+    _, again = run_training(resumed, folder)
     assert_same(weights(again), weights(whole))
     # Asked for later, they are another run.
     (folder / "config.yaml").write_text(yaml.safe_dump(settings | {"thermometer": 4}))
     torch.save(state, folder / "resume.pt")
     words = r"saved under thermometer = 0, but config\.yaml says 4"
     with pytest.raises(UserError, match=words):
-        train(load_resolved(folder / "config.yaml"), folder)
+        run_training(load_resolved(folder / "config.yaml"), folder)
 
 
 def interrupted_after_one():

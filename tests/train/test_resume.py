@@ -18,11 +18,10 @@ import torch
 from cut_runs import assert_same_weights, stop_after
 from scotoma.defective import UserError, load_model
 from scotoma.defective.serialization import read_details
-from scotoma.train.commands.train import main, train
 from scotoma.train.engine import Engine
-from scotoma.train.loop import Trainer
+from scotoma.train.loop import StopRequest, Trainer
+from scotoma.train.run import main, run_training
 from scotoma.train.runfolder import RunFolder
-from scotoma.train.stop import StopRequest
 
 
 @pytest.mark.parametrize(
@@ -66,13 +65,13 @@ def test_image_folders_resume_bit_equal(tiny, monkeypatch, image_folder, size, c
 
 def compare_cut_and_whole(tiny, monkeypatch, changes, stop):
     config = tiny(name="whole", **changes)
-    _, whole = train(config)
+    _, whole = run_training(config)
     with monkeypatch.context() as patch:
         stop_after(patch, stop)
-        outcome, cut = train(replace(config, name="cut"))
+        outcome, cut = run_training(replace(config, name="cut"))
     assert outcome.stopped_by == signal.SIGINT
     assert outcome.summary is None
-    outcome, _ = train(config, resume=cut.path)
+    outcome, _ = run_training(config, resume=cut.path)
     assert outcome.summary["epochs"] == 2
     assert_same_weights(whole.path, cut.path)
     first, second = (
@@ -89,7 +88,7 @@ def compare_cut_and_whole(tiny, monkeypatch, changes, stop):
 def test_a_killed_process_resumes_bit_equal(tiny, moment, tmp_path):
     """SIGKILL at a chosen moment, in a process of its own."""
     config = tiny(name="whole")
-    _, whole = train(config)
+    _, whole = run_training(config)
     script = tmp_path / "victim.py"
     script.write_text(
         f"""
@@ -97,7 +96,7 @@ import os, signal, sys, torch
 from pathlib import Path
 torch.set_num_threads(1)  # as in the tests
 from scotoma.train import engine, runfolder
-from scotoma.train.commands.train import train
+from scotoma.train.run import run_training
 from scotoma.train.config import TrainConfig
 die = lambda: os.kill(os.getpid(), signal.SIGKILL)
 moment = {moment!r}
@@ -118,13 +117,13 @@ else:
                 die()
         return write(self, content)
     Path.write_bytes = patched
-train(TrainConfig(**{ {**vars(config), "name": "killed"}!r}))
+run_training(TrainConfig(**{ {**vars(config), "name": "killed"}!r}))
 """
     )
     process = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
     assert process.returncode == -signal.SIGKILL, process.stderr
     killed = Path(config.out) / "killed"
-    outcome, _ = train(config, resume=killed)
+    outcome, _ = run_training(config, resume=killed)
     assert outcome.summary["epochs"] == 2
     assert_same_weights(whole.path, killed)
     lines = (killed / "metrics.jsonl").read_text().splitlines()
@@ -154,7 +153,7 @@ def test_sigterm_saves_too_and_the_command_says_how_to_go_on(tiny, tmp_path):
     for again in (["--resume", "long"], ["--name", "long"], ["--name", "long", "--overwrite"]):
         asked = tiny(out=str(tmp_path), name="long", overwrite="--overwrite" in again)
         with pytest.raises(UserError, match=rf"is running there \(process {process.pid} on"):
-            train(asked, tmp_path / "long" if "--resume" in again else None)
+            run_training(asked, tmp_path / "long" if "--resume" in again else None)
     process.terminate()
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
@@ -169,9 +168,9 @@ def test_sigterm_to_the_process_group_finds_workers_that_ignore_it(tiny, image_f
     root = image_folder(size=(80, 80), train=30, test=2)
     config = tiny(dataset=str(root), epochs=500, name="long", **STREAMED)
     script = (
-        "import sys; from scotoma.train.commands.train import train\n"
+        "import sys; from scotoma.train.run import run_training\n"
         "from scotoma.train.config import TrainConfig\n"
-        f"outcome, _ = train(TrainConfig(**{vars(config)!r})); sys.exit(outcome.stopped_by)"
+        f"outcome, _ = run_training(TrainConfig(**{vars(config)!r})); sys.exit(outcome.stopped_by)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script], start_new_session=True, stderr=subprocess.PIPE, text=True
@@ -194,7 +193,7 @@ def test_a_killed_worker_loses_no_step(tiny, image_folder, monkeypatch, request)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     root = image_folder(size=(80, 80), train=20, test=2)
     config = tiny(dataset=str(root), epochs=1, **STREAMED | {"workers": 1})
-    _, whole = train(replace(config, name="whole"))
+    _, whole = run_training(replace(config, name="whole"))
     original = Engine.step
 
     def step(self, batch, number, *rest):
@@ -205,12 +204,12 @@ def test_a_killed_worker_loses_no_step(tiny, image_folder, monkeypatch, request)
 
     with monkeypatch.context() as patch, pytest.raises(UserError) as ended:
         patch.setattr(Engine, "step", step)
-        train(replace(config, name="cut"))
+        run_training(replace(config, name="cut"))
     cut = whole.path.with_name("cut")
     for words in ("worker was killed", "less than 1 --workers", f"--resume {cut}"):
         assert words in str(ended.value)
     assert RunFolder(cut).load_state()["step"] > 2
-    train(config, resume=cut)
+    run_training(config, resume=cut)
     assert_same_weights(whole.path, cut)
 
 
@@ -241,7 +240,7 @@ def test_why_a_state_could_not_be_saved_is_said(tmp_path, monkeypatch):
 def test_epochs_since_the_last_checkpoint_are_repeated(tiny, monkeypatch):
     """Checkpoints are rare here, and the process dies in epoch 3: only its metrics are there."""
     config = tiny(epochs=3, name="whole")
-    _, whole = train(config)
+    _, whole = run_training(config)
 
     class Death(BaseException):
         pass
@@ -254,11 +253,11 @@ def test_epochs_since_the_last_checkpoint_are_repeated(tiny, monkeypatch):
     original = Engine.step
     with monkeypatch.context() as patch, pytest.raises(Death):
         patch.setattr(Engine, "step", die)
-        train(replace(config, name="cut", save_seconds=1e6))
+        run_training(replace(config, name="cut", save_seconds=1e6))
     cut = whole.path.with_name("cut")
     assert len((cut / "metrics.jsonl").read_text().splitlines()) == 2
     assert torch.load(cut / "resume.pt", weights_only=True)["epoch"] == 1
-    train(config, resume=cut)
+    run_training(config, resume=cut)
     assert len((cut / "metrics.jsonl").read_text().splitlines()) == 3
     assert_same_weights(whole.path, cut)
     best = [load_model(f / "best.safetensors").state_dict() for f in (whole.path, cut)]
@@ -267,9 +266,9 @@ def test_epochs_since_the_last_checkpoint_are_repeated(tiny, monkeypatch):
 
 def test_a_finished_run_resumes_to_its_result(tiny):
     config = tiny()
-    outcome, folder = train(config)
+    outcome, folder = run_training(config)
     before = (folder.path / "last.safetensors").read_bytes()
-    again, _ = train(config, resume=folder.path)
+    again, _ = run_training(config, resume=folder.path)
     assert again.summary["test/acc1"] == outcome.summary["test/acc1"]
     assert (folder.path / "last.safetensors").read_bytes() == before
 
@@ -278,7 +277,7 @@ def test_a_finished_run_resumes_to_its_result(tiny):
 def test_a_finished_run_whose_weights_are_gone_gets_them_back(tiny, monkeypatch, state):
     """From its state, or trained anew: then the old summary is not taken for the new one's."""
     config = tiny(epochs=1)
-    _, folder = train(config)
+    _, folder = run_training(config)
     path, copy = folder.path, folder.path.with_name("copy")
     shutil.copytree(path, copy)
     for name in ["last.safetensors"] if state else ["last.safetensors", "resume.pt"]:
@@ -290,7 +289,7 @@ def test_a_finished_run_whose_weights_are_gone_gets_them_back(tiny, monkeypatch,
         save_model(self, *rest)
 
     monkeypatch.setattr(RunFolder, "save_model", save)
-    train(config, resume=path)
+    run_training(config, resume=path)
     assert_same_weights(path, copy)
     assert set(seen) == {state}
     kept = path / ("summary.json" if state else "summary-before.json")
@@ -310,7 +309,7 @@ def test_told_to_stop_after_the_last_step(tiny, monkeypatch, capsys, evaluate_on
         return evaluate(self, batches)
 
     monkeypatch.setattr(Trainer, "_evaluate", told)
-    outcome, folder = train(config)
+    outcome, folder = run_training(config)
     assert outcome.stopped_by == signal.SIGTERM
     assert outcome.summary["epochs"] == 1 and (folder.path / "summary.json").exists()
     # The command did what it was asked for.
@@ -331,7 +330,7 @@ def test_an_error_does_not_hide_a_signal(tiny, monkeypatch):
     monkeypatch.setattr(Trainer, "_evaluate", fail)
     stop = StopRequest()
     with pytest.raises(UserError, match="a bad file"):
-        train(tiny(epochs=1), stop=stop)
+        run_training(tiny(epochs=1), stop=stop)
     assert stop.signal == signal.SIGINT
 
 
@@ -340,13 +339,13 @@ def test_stopping_right_after_resuming_loses_nothing(tiny, monkeypatch):
     config = tiny(name="whole", epochs=3)
     with monkeypatch.context() as patch:
         stop_after(patch, 10)  # the last step of epoch 2 is finished with its epoch
-        _, folder = train(config)
+        _, folder = run_training(config)
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_told_to_stop", lambda self, stop: True)
-        outcome, _ = train(config, resume=folder.path)
+        outcome, _ = run_training(config, resume=folder.path)
     assert outcome.summary is None
     assert read_details(folder.path / "last.safetensors")[1]["epoch"] == 2
-    outcome, _ = train(config, resume=folder.path)
+    outcome, _ = run_training(config, resume=folder.path)
     assert outcome.summary["epochs"] == 3
 
 
@@ -354,10 +353,10 @@ def test_a_moved_run_resumes_where_it_is(tiny, monkeypatch):
     config = tiny(name="here")
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
-        _, folder = train(config)
+        _, folder = run_training(config)
     moved = folder.path.with_name("there")
     folder.path.rename(moved)
-    outcome, resumed = train(config, resume=moved)
+    outcome, resumed = run_training(config, resume=moved)
     assert outcome.summary["name"] == "there"
     assert resumed.path == moved
     assert not folder.path.exists()
@@ -365,7 +364,7 @@ def test_a_moved_run_resumes_where_it_is(tiny, monkeypatch):
 
 def test_ctrl_c_stops_a_run_of_one_step_an_epoch(tiny, monkeypatch):
     stop_after(monkeypatch, 3)
-    outcome, folder = train(tiny(train_limit=60, epochs=50))
+    outcome, folder = run_training(tiny(train_limit=60, epochs=50))
     assert outcome.stopped_by == signal.SIGINT
     assert len((folder.path / "metrics.jsonl").read_text().splitlines()) == 3
 
@@ -374,20 +373,20 @@ def test_a_run_killed_before_its_settings_were_written_can_start_again(tiny):
     config = tiny(epochs=1, name="x")
     (Path(config.out) / "x").mkdir(parents=True)
     (Path(config.out) / "x" / ".config.yaml.abc.tmp").write_text("epo")
-    train(config)
+    run_training(config)
 
 
 @pytest.mark.slow
 def test_compiled_runs_resume_bit_equal(tiny, monkeypatch):
     """The resumed process meets the short last batch first; shapes must not become dynamic."""
     config = tiny(name="whole", compile="default", train_limit=172, epochs=1)
-    _, whole = train(config)
+    _, whole = run_training(config)
     torch.compiler.reset()
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
-        _, cut = train(replace(config, name="cut"))
+        _, cut = run_training(replace(config, name="cut"))
     torch.compiler.reset()
-    train(config, resume=cut.path)
+    run_training(config, resume=cut.path)
     assert_same_weights(whole.path, cut.path)
 
 

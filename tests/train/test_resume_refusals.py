@@ -10,18 +10,18 @@ import torch
 from cut_runs import assert_same_weights, cut_run
 from scotoma.defective import UserError
 from scotoma.defective.serialization import seal
-from scotoma.train.commands.train import train
 from scotoma.train.config import TrainConfig
 from scotoma.train.loop import Trainer
+from scotoma.train.run import run_training
 from scotoma.train.runfolder import RunFolder
 from scotoma.train.settings import load_resolved
 
 
 def test_settings_that_decide_no_weights_may_be_asked_anew(tiny, monkeypatch, tmp_path):
-    _, whole = train(tiny(name="whole"))
+    _, whole = run_training(tiny(name="whole"))
     folder = cut_run(tiny(name="cut"), monkeypatch)
     asked = tiny(name="cut", workers=7, save_seconds=9.0, data_root=str(tmp_path), recipe="quick")
-    train(asked, resume=folder, whole=True)
+    run_training(asked, resume=folder, whole=True)
     assert_same_weights(whole.path, folder)
     found = load_resolved(folder / "config.yaml")
     assert (found.workers, found.save_seconds, found.data_root) == (7, 9.0, str(tmp_path))
@@ -35,10 +35,10 @@ def test_a_moved_data_set_is_gone_on_with_where_it_is(tiny, monkeypatch, image_f
     config = tiny(dataset=str(here), batch_size=8, epochs=epochs)
     folder = cut_run(config, monkeypatch)
     here.rename(there)
-    train(replace(config, dataset=str(there)), resume=folder, whole=True)
+    run_training(replace(config, dataset=str(there)), resume=folder, whole=True)
     # The folder alone is enough afterwards.
     assert load_resolved(folder / "config.yaml").dataset == str(there)
-    outcome, _ = train(TrainConfig(), resume=folder)
+    outcome, _ = run_training(TrainConfig(), resume=folder)
     assert outcome.summary["epochs"] == epochs
 
 
@@ -48,7 +48,7 @@ def test_another_data_set_is_still_refused_by_a_folder_alone(tiny, monkeypatch, 
     file = folder / "config.yaml"
     file.write_text(file.read_text().replace("pets", "other"))
     with pytest.raises(UserError, match=rf"saved under dataset = '.*pets', but .*'{other}'"):
-        train(TrainConfig(), resume=folder)
+        run_training(TrainConfig(), resume=folder)
 
 
 def test_a_run_does_not_go_on_with_other_classes(tiny, monkeypatch, image_folder):
@@ -57,11 +57,11 @@ def test_a_run_does_not_go_on_with_other_classes(tiny, monkeypatch, image_folder
     for split in ("train", "test"):
         (root / split / "dog").rename(root / split / "eel")
     with pytest.raises(UserError, match=r"resume\.pt was trained on cat, dog; pets has cat, eel"):
-        train(TrainConfig(), resume=folder)
+        run_training(TrainConfig(), resume=folder)
     state = torch.load(folder / "resume.pt", weights_only=True)
     del state["classes"]  # of an older version
     torch.save(seal(state), folder / "resume.pt")
-    train(TrainConfig(), resume=folder)
+    run_training(TrainConfig(), resume=folder)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_another_run_is_not_gone_on_with(tiny, monkeypatch, change, message, sta
         (folder / "resume.pt").unlink()
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     with pytest.raises(UserError, match=rf"cut/config\.yaml: {message}; remove the folder"):
-        train(tiny(name="cut", **change), resume=folder, whole=True)
+        run_training(tiny(name="cut", **change), resume=folder, whole=True)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
@@ -90,13 +90,13 @@ def test_what_was_left_to_the_device_stays(tiny, monkeypatch):
     begun = {"precision": "bfloat16", "channels_last": True, "train_limit": 160, "batch_size": 20}
     folder = cut_run(tiny(**begun), monkeypatch)
     asked = tiny(**begun | {"precision": "auto", "channels_last": None})
-    outcome, _ = train(asked, resume=folder, whole=True)
+    outcome, _ = run_training(asked, resume=folder, whole=True)
     assert outcome.summary["precision"] == "bfloat16"
 
 
 def test_nothing_to_resume(tmp_path, tiny):
     with pytest.raises(UserError, match="no run to resume"):
-        train(tiny(), resume=tmp_path)
+        run_training(tiny(), resume=tmp_path)
 
 
 def test_a_state_with_code_in_it_is_refused(tiny, tmp_path):
@@ -108,24 +108,24 @@ def test_a_state_with_code_in_it_is_refused(tiny, tmp_path):
             return (open, (str(tmp_path / "owned"), "w"))
 
     config = tiny(epochs=1)
-    _, folder = train(config)
+    _, folder = run_training(config)
     for content in (pickle.dumps(Evil()), b"PK\x03\x04 truncated", b""):
         (folder.path / "resume.pt").write_bytes(content)
         with pytest.raises(UserError, match=r"resume\.pt: damaged"):
-            train(config, resume=folder.path)
+            run_training(config, resume=folder.path)
     torch.save({"epoch": Evil()}, folder.path / "resume.pt")
     with pytest.raises(UserError, match=r"resume\.pt: damaged"):
-        train(config, resume=folder.path)
+        run_training(config, resume=folder.path)
     assert not (tmp_path / "owned").exists()
 
 
 def test_an_edited_config_does_not_fit_the_state(tiny):
     config = tiny(epochs=1)
-    _, folder = train(config)
+    _, folder = run_training(config)
     file = folder.path / "config.yaml"
     file.write_text(file.read_text().replace("width: 4", "width: 8"))
     with pytest.raises(UserError, match=r"saved under width = 4, but config\.yaml says 8"):
-        train(config, resume=folder.path)
+        run_training(config, resume=folder.path)
 
 
 @pytest.mark.parametrize(
@@ -134,14 +134,14 @@ def test_an_edited_config_does_not_fit_the_state(tiny):
 )
 def test_a_state_with_wrong_content_is_refused(tiny, key, value):
     config = tiny(epochs=1)
-    _, folder = train(config)
+    _, folder = run_training(config)
     state = torch.load(folder.path / "resume.pt", weights_only=True) | {key: value}
     torch.save(state, folder.path / "resume.pt")
     with pytest.raises(UserError, match=r"resume\.pt: damaged or edited"):
-        train(config, resume=folder.path)
+        run_training(config, resume=folder.path)
     torch.save(seal(state), folder.path / "resume.pt")
     with pytest.raises(UserError, match=r"resume\.pt: damaged, or of another version"):
-        train(config, resume=folder.path)
+        run_training(config, resume=folder.path)
 
 
 def inverted_mask(state):
@@ -170,10 +170,10 @@ def momentum(state):
 def test_values_that_cannot_be_of_the_run_are_refused(tiny, monkeypatch):
     """A digest that fits is no proof: anybody can write one."""
     config, trainers = tiny(epochs=1, train_limit=64, test_limit=10), []
-    _, folder = train(config)
+    _, folder = run_training(config)
     whole = folder.load_state()
     monkeypatch.setattr(Trainer, "run", lambda self, _stop: trainers.append(self))
-    train(config, resume=folder.path)
+    run_training(config, resume=folder.path)
     for edit, reason in WRONG:
         state = copy.deepcopy(whole)
         edit(state)
@@ -185,13 +185,13 @@ def test_values_that_cannot_be_of_the_run_are_refused(tiny, monkeypatch):
 
 def test_the_settings_decide_over_the_state(tiny, monkeypatch):
     """Momentum, weight decay and the like are those of config.yaml."""
-    _, whole = train(tiny(name="whole"))
+    _, whole = run_training(tiny(name="whole"))
     cut = cut_run(tiny(name="cut"), monkeypatch)
     state = RunFolder(cut).load_state()
     (group,) = state["engine"]["optimizer"]["param_groups"]
     group.update(momentum=0.5, weight_decay=9.0, nesterov=True)
     RunFolder(cut).save_state(state)
-    train(TrainConfig(), resume=cut)
+    run_training(TrainConfig(), resume=cut)
     assert_same_weights(whole.path, cut)
 
 
@@ -215,7 +215,7 @@ def test_a_compressed_state_is_refused_unread_and_no_advice_is_given(tmp_path, m
 
 
 def test_no_flipped_bit_of_a_state_goes_unnoticed(tiny):
-    _, folder = train(tiny(epochs=1))
+    _, folder = run_training(tiny(epochs=1))
     file = folder.path / "resume.pt"
     whole, state = file.read_bytes(), folder.load_state()
     places = random.Random(0).sample(range(len(whole)), 60)

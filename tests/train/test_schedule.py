@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from scotoma.train.config import learning_rate
 from scotoma.train.plots import draw_curves
-from scotoma.train.schedule import learning_rate
 from scotoma.train.settings import parse
 
 BASE = parse([])[0]

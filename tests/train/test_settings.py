@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from scotoma.defective import UserError
-from scotoma.train import setup
+from scotoma.train import precision
 from scotoma.train.config import TrainConfig, setting
 from scotoma.train.settings import (
     add_settings,
@@ -173,17 +173,17 @@ def test_a_backend_that_cannot_run_is_refused_before_any_work(monkeypatch):
 def test_what_a_cpu_gets(monkeypatch, amx):
     """What is asked for always wins; what is slow is warned of."""
     device = torch.device("cpu")
-    monkeypatch.setattr(setup, "has_amx", lambda kind="_tile": amx and kind == "_tile")
+    monkeypatch.setattr(precision, "has_amx", lambda kind="_tile": amx and kind == "_tile")
 
     def resolved(**changes):
-        config = setup.resolve(TrainConfig(name="x", **changes), device)
+        config = resolve(TrainConfig(name="x", **changes), device)
         return config.precision, config.channels_last
 
     assert resolved() == ("float32", False)
     assert resolved(precision="float16", channels_last=True) == ("float16", True)
-    assert setup.slow_precision("float32", device) is None
-    assert "--precision float32" in setup.slow_precision("float16", device)
-    assert (setup.slow_precision("bfloat16", device) is None) == amx
+    assert precision.slow_precision("float32", device) is None
+    assert "--precision float32" in precision.slow_precision("float16", device)
+    assert (precision.slow_precision("bfloat16", device) is None) == amx
 
 
 @pytest.mark.parametrize(
@@ -198,10 +198,10 @@ def test_what_a_cpu_gets(monkeypatch, amx):
 )
 def test_a_busy_machine_is_noticed(monkeypatch, average, running, threads, warned):
     text = f"{average} 1.00 1.00 {running}/100 4242\n"
-    monkeypatch.setattr(setup.Path, "read_text", lambda path: text)
-    monkeypatch.setattr(setup.os, "sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr(precision.Path, "read_text", lambda path: text)
+    monkeypatch.setattr(precision.os, "sched_getaffinity", lambda pid: {0, 1})
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    words = setup.busy(torch.device("cpu"))
+    words = precision.busy(torch.device("cpu"))
     assert (words is not None) == warned
     assert words is None or ("OMP_NUM_THREADS=1" in words and "the 2 cores" in words)
 

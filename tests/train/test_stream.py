@@ -6,8 +6,8 @@ import pytest
 import torch
 from scotoma.defective import UserError
 from scotoma.defective.errors import RankError
+from scotoma.train.data import StreamedBatches
 from scotoma.train.datasets import load_dataset
-from scotoma.train.stream import StreamedBatches
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 CPU = torch.device("cpu")

@@ -8,12 +8,12 @@ import pytest
 import torch
 from scotoma.defective import UserError, load_model, mask_sites
 from scotoma.train import engine, loop
-from scotoma.train.batches import ResidentBatches
-from scotoma.train.commands.train import train
+from scotoma.train.data import ResidentBatches
 from scotoma.train.datasets import load_dataset
 from scotoma.train.distributed import World
 from scotoma.train.engine import Engine
 from scotoma.train.loop import NonFiniteLoss
+from scotoma.train.run import run_training
 from scotoma.train.setup import build_model, load_data, make_batches, resolve
 
 
@@ -25,7 +25,7 @@ def history(folder):
 def test_a_run_learns(tiny):
     """Chance is 10 %."""
     config = tiny(width=8, train_limit=2000, epochs=2, test_limit=500)
-    outcome, folder = train(config)
+    outcome, folder = run_training(config)
     assert outcome.summary["test/acc1"] > 0.6
     assert outcome.summary["test/acc1"] == history(folder)[-1]["test/acc1"]
     assert history(folder)[1]["train/loss"] < history(folder)[0]["train/loss"]
@@ -34,7 +34,7 @@ def test_a_run_learns(tiny):
 def test_training_loss_and_accuracy_are_means_over_images(tiny):
     """With a learning rate of nearly zero and no augmentation, the epoch's mean is computable."""
     config = tiny(lr=1e-12, epochs=1, augment="none", weight_decay=0.0, train_limit=150)
-    _, folder = train(config)
+    _, folder = run_training(config)
     record = history(folder)[0]
     resolved = resolve(config, torch.device("cpu"))
     data = load_data(resolved)
@@ -64,7 +64,7 @@ def test_training_loss_and_accuracy_are_means_over_images(tiny):
 )
 def test_every_setting_trains(tiny, changes):
     """One step's worth of progress: the loss of the second epoch is below that of the first."""
-    outcome, folder = train(tiny(train_limit=400, test_limit=50, **changes))
+    outcome, folder = run_training(tiny(train_limit=400, test_limit=50, **changes))
     records = history(folder)
     assert len(records) == 2
     assert records[1]["train/loss"] < records[0]["train/loss"]
@@ -78,7 +78,7 @@ def test_every_setting_trains(tiny, changes):
 def test_the_saved_model_has_the_reported_accuracy(tiny):
     """load_model(path) needs nothing else, and pixels are all it wants."""
     config = tiny(epochs=1)
-    outcome, folder = train(config)
+    outcome, folder = run_training(config)
     model = load_model(folder.path / "last.safetensors")
     test = load_dataset("sample").limited(None, config.test_limit, config.seed).test
     with torch.no_grad():
@@ -88,7 +88,7 @@ def test_the_saved_model_has_the_reported_accuracy(tiny):
 
 
 def test_the_last_epoch_is_reported_and_the_best_is_kept(tiny):
-    outcome, folder = train(tiny(epochs=3))
+    outcome, folder = run_training(tiny(epochs=3))
     accuracies = [record["test/acc1"] for record in history(folder)]
     assert outcome.summary["test/acc1"] == accuracies[-1]
     best = outcome.summary["best"]
@@ -98,7 +98,7 @@ def test_the_last_epoch_is_reported_and_the_best_is_kept(tiny):
 
 
 def test_validation_images_choose_and_the_test_set_is_used_once(tiny):
-    outcome, folder = train(tiny(evaluate_on="validation", validation_fraction=0.2))
+    outcome, folder = run_training(tiny(evaluate_on="validation", validation_fraction=0.2))
     assert "val/acc1" in history(folder)[0]
     assert "test/acc1" not in history(folder)[0]
     assert outcome.summary["best"]["on"] == "val"
@@ -106,7 +106,7 @@ def test_validation_images_choose_and_the_test_set_is_used_once(tiny):
 
 
 def test_averaged_weights_are_those_saved(tiny):
-    _, folder = train(tiny(epochs=1, ema=0.9))
+    _, folder = run_training(tiny(epochs=1, ema=0.9))
     state = torch.load(folder.path / "resume.pt", weights_only=True)["engine"]
     saved = load_model(folder.path / "last.safetensors").state_dict()
     for name, value in saved.items():
@@ -141,7 +141,7 @@ def test_half_precision_takes_as_many_optimiser_steps(tiny, monkeypatch):
 
     monkeypatch.setattr(torch.optim.SGD, "step", counted)
     for precision in ("float32", "bfloat16"):
-        train(tiny(precision=precision, epochs=1, name=precision))
+        run_training(tiny(precision=precision, epochs=1, name=precision))
     assert counts == {"float32": 5, "bfloat16": 5}  # 300 images, batch 64
 
 
@@ -149,7 +149,7 @@ def test_compiled_training_equals_eager(tiny):
     losses = {}
     for mode in ("none", "default"):
         config = tiny(compile=mode, name=mode, epochs=1, train_limit=128, test_limit=20)
-        losses[mode] = history(train(config)[1])[0]["train/loss"]
+        losses[mode] = history(run_training(config)[1])[0]["train/loss"]
     assert losses["default"] == pytest.approx(losses["none"], rel=1e-3)
 
 
@@ -163,7 +163,7 @@ def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(tiny, monkeypat
     )
     config = tiny(epochs=3)
     with pytest.raises(NonFiniteLoss) as stopped:
-        train(config)
+        run_training(config)
     message = str(stopped.value)
     for word in ("step", "epoch 2", "learning rate 1e+30", "--lr", "checkpoint of epoch 1"):
         assert word in message
@@ -176,13 +176,13 @@ def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(tiny, monkeypat
 def test_too_few_images_for_a_step(tiny, changes):
     config = tiny(**changes)
     with pytest.raises(UserError, match="too few"):
-        train(config)
+        run_training(config)
     assert not Path(config.out).exists()
 
 
 def test_speed_counts_images_not_steps(tiny):
     """300 images in 5 steps of 64: the last is of 44."""
-    _, folder = train(tiny(epochs=1))
+    _, folder = run_training(tiny(epochs=1))
     record = history(folder)[0]
     assert record["img_per_s"] * record["epoch_s"] == pytest.approx(300)
 
@@ -200,10 +200,10 @@ def test_a_run_whose_gradients_always_overflow_stops_with_advice(tiny, monkeypat
     with monkeypatch.context() as patch, pytest.raises(NonFiniteLoss) as stopped:
         patch.setattr(engine, "smoothed_cross_entropy", overflowing)
         patch.setattr(loop, "LEAST_SCALE", 2.0**12)  # of 2**16, after 4 steps in each of 1 epoch
-        train(config)
+        run_training(config)
     for words in ("nothing is learnt", "--precision bfloat16", "No epoch was finished"):
         assert words in str(stopped.value)
-    _, folder = train(replace(config, name="fine", epochs=1))
+    _, folder = run_training(replace(config, name="fine", epochs=1))
     assert history(folder)[0]["skipped_steps"] == 0
 
 

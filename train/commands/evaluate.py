@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...defective.errors import UserError, counted
 from ...defective.robustness import load_set
-from ..distributed import World, choose_device
+from ..distributed import World, choose_device, device_name
 from ..robustness.arithmetic import disk_advice, memory_advice
 from ..robustness.evaluation import Evaluation
 from ..robustness.images import TestImages
@@ -17,7 +17,6 @@ from ..robustness.termination import run_until_terminated
 from ..robustness.transfer import check_set
 from ..screen import Progress, make_console, show
 from ..store import Store, writable
-from ..summary import device_name
 from .evaluate_options import Asked, make_evaluate_parser, read_asked
 from .robustness_options import images_from, networks_from
 

@@ -8,8 +8,8 @@ from dataclasses import fields
 
 from ...defective.attacks import Attack, attack_class, attack_names
 from ...defective.errors import counted
+from ..distributed import device_name
 from ..screen import wrapped
-from ..summary import device_name
 from .images import TestImages
 from .models import NamedModel
 from .sampling import Sample

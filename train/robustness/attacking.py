@@ -18,7 +18,7 @@ from ...defective.errors import UserError
 from ...defective.robustness import AdversarialSet, save_set
 from ...defective.robustness.adversarial_set import to_uint8
 from ...defective.robustness.sanity import sanity_flags
-from ..summary import device_name
+from ..distributed import device_name
 from .arithmetic import PRECISIONS, full_precision, memory_advice
 from .images import TestImages
 from .models import NamedModel

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from ...defective.errors import UserError
-from ..contents import files_digest
-from ..dataset import DataSet
-from ..stream import StreamedBatches
+from ..data import DataSet, StreamedBatches
+from ..image_folder import files_digest
 
 
 class TestImages:
@@ -58,7 +57,7 @@ class TestImages:
 
     def fingerprint(self, indices: Tensor) -> str:
         """A hash of which images these are: of their pixels, or of the size they are brought to
-        and their files (:func:`scotoma.train.contents.files_digest`).
+        and their files (:func:`scotoma.train.image_folder.files_digest`).
 
         Raises UserError as :meth:`batches`."""
         self._check(indices)

@@ -16,9 +16,9 @@ from ...defective.errors import UserError
 from ...defective.serialization import checkpoint_path, read_details
 from ...defective.spec import ModelSpec
 from ..config import TrainConfig
-from ..dataset import DataSet
+from ..data import DataSet
 from ..datasets import DATASETS, load_dataset
-from ..folder import TEST_SHARE
+from ..image_folder import TEST_SHARE
 from ..runfolder import CONFIG
 
 RELATIONS = ("white-box", "gray-box", "DIF", "transfer")

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from ....defective.errors import UserError
-from ...dataset import Split
+from ...data import Split, StreamedBatches
 from ...datasets import centre_crop
-from ...folder import open_image
+from ...image_folder import open_image
 from ...store import Store
-from ...stream import StreamedBatches
 from ..arithmetic import full_precision, memory_advice
 from ..images import TestImages
 from ..models import NamedModel

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from ....defective.errors import UserError
-from ...contents import files_in
-from ...dataset import DataSet
-from ...folder import EXTENSIONS, image_format
+from ...data import DataSet
+from ...image_folder import EXTENSIONS, files_in, image_format
 
 
 @dataclass(frozen=True)

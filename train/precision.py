@@ -1,4 +1,4 @@
-"""Half precision faster than by autocast alone: casts of weights, and a CPU's gradients of them.
+"""Half precision: what "auto" is on a device, and training in it faster than by autocast.
 
 All weights go to half precision at once: two operators a step where autocast has two a layer. Under
 autocast each convolution casts its own weight, and autograd casts each gradient back: in a
@@ -8,11 +8,62 @@ one kernel for many of them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def automatic_precision(device: torch.device) -> str:
+    """What ``--precision auto`` is on a device."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(False) else "float16"
+    return "float32"
+
+
+def has_amx(kind: str = "_tile") -> bool:
+    """Whether this CPU has matrix units for bfloat16, or "_fp16" for float16.
+
+    With AVX-512 alone, its bfloat16 instructions included, half precision was slower than float32
+    on the one processor where we compared them (Xeon without AMX, torch 2.14.1).
+    """
+    return bool(getattr(torch.cpu, f"_is_amx{kind}_supported", bool)())
+
+
+def slow_precision(precision: str, device: torch.device) -> str | None:
+    """What to say of a precision that a CPU has no matrix units for; None of any other."""
+    fast = {"float32": True, "bfloat16": has_amx(), "float16": has_amx("_fp16")}
+    if device.type != "cpu" or fast[precision]:
+        return None
+    return (
+        f"this CPU has no matrix units (AMX) for {precision}: --precision float32 is likely faster"
+    )
+
+
+def busy(device: torch.device) -> str | None:
+    """What helps on a CPU whose cores others use now; None where enough are free, or nobody says.
+
+    OpenMP's threads wait for each other in loops: one that gets no core holds up all others.
+    """
+    threads = torch.get_num_threads()
+    try:
+        cores = len(os.sched_getaffinity(0))
+        average, _, _, now, _ = Path("/proc/loadavg").read_text().split()
+    except (AttributeError, OSError, ValueError):  # not Linux
+        return None
+    # The average remembers what has just ended; this process is one of those that run now.
+    others = min(float(average), int(now.split("/")[0]) - 1)
+    if device.type != "cpu" or threads == 1 or others + threads < cores + 1:
+        return None
+    return (
+        f"others run {others:.0f} threads on the {cores} cores, and torch's {threads} wait for "
+        "each other: OMP_NUM_THREADS=1 may be several times faster"
+    )
 
 
 class _Cast(torch.autograd.Function):

@@ -1,37 +1,39 @@
-"""``scotoma train``: train a network and leave a run folder."""
+"""``scotoma train``, and training from Python: train a network and leave a run folder."""
 
 from __future__ import annotations
 
+import json
+import signal
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.distributed import DistError
 
-from ...defective import mask_sites
-from ...defective.errors import RankError, UserError, counted
-from ...kernels import backends
-from ..config import TrainConfig
-from ..dataset import DataSet
-from ..distributed import World, choose_device, join, leave, world_from_environment
-from ..engine import Engine
-from ..graph import check_graph, graph_line
-from ..loop import NonFiniteLoss, Outcome, Trainer
-from ..resuming import MOVED, as_asked, as_saved, begin, check_same
-from ..runfolder import CONFIG, RunFolder
-from ..screen import make_console, show
-from ..setup import build_model, busy, load_data, resolve, slow_precision
-from ..stop import StopRequest
-from ..summary import device_name
+from ..defective import load_model, mask_sites
+from ..defective.errors import RankError, UserError, counted
+from ..defective.models.base import Network
+from ..kernels import backends
+from .config import TrainConfig, check_graph, graph_line
+from .data import DataSet
+from .distributed import World, choose_device, device_name, join, leave, world_from_environment
+from .engine import Engine
+from .loop import NonFiniteLoss, Outcome, StopRequest, Trainer
+from .precision import busy, slow_precision
+from .runfolder import CONFIG, METRICS, WEIGHTS, RunFolder
+from .screen import make_console, show
+from .setup import MOVED, as_asked, as_saved, begin, build_model, check_same, load_data, resolve
 
 
 def main(argv: list[str]) -> int:
-    from ..settings import parse  # imports jsonargparse, which training itself does not need
+    from .settings import parse  # imports jsonargparse, which training itself does not need
 
     config, resume = parse(argv)
     world = world_from_environment()
-    outcome, folder = train(config, Path(resume) if resume else None, world)
+    outcome, folder = run_training(config, Path(resume) if resume else None, world)
     if outcome.summary is None:  # a run that a signal found finished is a success
         if world.is_main:
             print(f"stopped; everything is saved. Continue with: {world.command(folder.path)}")
@@ -41,7 +43,51 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def train(
+@dataclass(frozen=True)
+class Run:
+    """A finished training.
+
+    Attributes:
+        folder: what it left. summary: the result, as in summary.json. history: a mapping an epoch,
+            as in metrics.jsonl.
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+    history: list[dict[str, Any]]
+
+    @cached_property
+    def model(self) -> Network:
+        """The network after the last epoch, on the CPU, in evaluation mode, masks included."""
+        return load_model(self.folder / WEIGHTS).eval()
+
+
+def train(*, resume: str | Path | None = None, **settings: Any) -> Run:
+    """Train a network, as ``scotoma train`` does: with a recipe, a run folder and a report.
+
+    Args:
+        resume: folder of a run to continue, with its own settings; ``device`` alone may be given.
+        settings: fields of :class:`~scotoma.train.config.TrainConfig`, which are the options of the
+            command, with ``_`` for ``-``: ``train(arch="vgg19", defects="0.3-Bottom", epochs=5)``.
+
+    Raises:
+        UserError: an unknown setting, with the nearest known one; a value of the wrong type or out
+            of range; or as of :func:`run_training`.
+        KeyboardInterrupt, SystemExit: Ctrl-C, SIGTERM; after all is saved, to be resumed.
+    """
+    from .settings import parse_keywords
+
+    config = parse_keywords(settings, resuming=resume is not None)
+    outcome, folder = run_training(config, None if resume is None else Path(resume))
+    if outcome.stopped_by == signal.SIGINT:
+        raise KeyboardInterrupt
+    if outcome.stopped_by is not None:
+        raise SystemExit(128 + outcome.stopped_by)
+    lines = (folder.path / METRICS).read_text().splitlines()
+    return Run(folder.path, outcome.summary, [json.loads(line) for line in lines])
+
+
+def run_training(
     config: TrainConfig,
     resume: Path | None = None,
     world: World | None = None,
@@ -70,7 +116,7 @@ def train(
         device = choose_device(config.device, world)
         config = resolve(config, device, world.size)
     else:
-        from ..settings import load_resolved
+        from .settings import load_resolved
 
         RunFolder(resume).check_run()
         saved = load_resolved(resume / CONFIG)
@@ -124,7 +170,7 @@ def _run(
     whole: bool,
     stop: StopRequest | None,
 ) -> Outcome:
-    """``saved``: what the folder says of a run to continue. Else as of :func:`train`."""
+    """``saved``: what the folder says of a run to continue. Else as of :func:`run_training`."""
     if saved is not None:
         world.from_main(folder.hold)
     data = _load_data(config, world)

@@ -1,0 +1,222 @@
+"""``scotoma models``, ``info`` and ``masks``: what networks and checkpoints are."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from rich.table import Table
+from torch import Tensor
+
+from ..defective import create_model, load_model, mask_sites, model_names
+from ..defective.errors import UserError, counted
+from ..defective.masks import model_terms
+from ..defective.models.base import Network
+from ..defective.serialization import checkpoint_path, read_details
+from . import plots
+from .config import PictureFormat
+from .screen import make_console, show
+from .settings import add_picture_format, make_parser
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("network")
+    group.add_argument("--arch", default="resnet18", help=f"one of {', '.join(model_names())}")
+    add_variant_options(group)
+    group.add_argument("--mask-seed", type=int, default=0, help="seed of the masks")
+
+
+def add_variant_options(group) -> None:
+    group.add_argument(
+        "--defects", default="0.5-Bottom", help="the paper's notation, for example 0.3-Bottom"
+    )
+    group.add_argument("--sites", default="release", choices=("release", "paper"), help="placement")
+    group.add_argument("--width", type=int, help="base width; the paper's if not given")
+    group.add_argument("--image-size", type=int, default=32, help="side of the images in pixels")
+    group.add_argument("--in-channels", type=int, default=3, help="channels of the images")
+    group.add_argument("--num-classes", type=int, default=10, help="classes")
+
+
+def network_from(arguments: argparse.Namespace, arch: str | None = None) -> Network:
+    """The network that :func:`add_network_options` describe, or the one in a checkpoint."""
+    if getattr(arguments, "checkpoint", None):
+        return load_model(arguments.checkpoint)
+    return create_model(
+        arch or arguments.arch,
+        arguments.defects,
+        num_classes=arguments.num_classes,
+        in_channels=arguments.in_channels,
+        image_size=arguments.image_size,
+        width=arguments.width,
+        mask_seed=getattr(arguments, "mask_seed", 0),
+        sites=arguments.sites,
+    )
+
+
+def models(argv: list[str]) -> int:
+    parser = make_parser("models", "List the architectures with parameter counts and mask sites.")
+    add_variant_options(parser.add_argument_group("variant"))
+    parser.add_argument("--all-sites", action="store_true", help="also list every site and shape")
+    arguments = parser.parse_args(argv)
+
+    table = Table(
+        title=f"{arguments.defects}, {arguments.in_channels}x{arguments.image_size}x"
+        f"{arguments.image_size}, {counted(arguments.num_classes, 'class')}"
+    )
+    for column in ("architecture", "parameters", "sites", "neurons masked over", "kept"):
+        table.add_column(column, justify="left" if column == "architecture" else "right")
+    listings, failures = [], []
+    for name in model_names():
+        try:
+            model = network_from(arguments, name)
+        except UserError as error:
+            failures.append(error)
+            table.add_row(name, "-", "-", "not available", "-")
+            continue
+        masks = mask_sites(model)
+        neurons = sum(mask.numel() for mask in masks.values())
+        kept = sum(int(mask.sum()) for mask in masks.values())
+        table.add_row(
+            name,
+            f"{sum(p.numel() for p in model.parameters()):,}",
+            str(len(masks)),
+            f"{neurons:,}",
+            f"{kept / neurons:.2%}" if neurons else "-",
+        )
+        listings.append((name, masks))
+    if not listings:
+        raise failures[0]
+    console = make_console()
+    show(console, table)
+    if arguments.all_sites:
+        for name, masks in listings:
+            console.print(f"\n{name}")
+            for site, mask in masks.items():
+                shape = "x".join(map(str, mask.shape))
+                console.print(f"  {site:24} {shape:>12}  keeps {int(mask.sum()):,}")
+    return 0
+
+
+def info(argv: list[str]) -> int:
+    parser = make_parser("info", "Describe a checkpoint: its network, masks and results.")
+    parser.add_argument("checkpoint", help="a .safetensors file, or a run folder")
+    path = checkpoint_path(parser.parse_args(argv).checkpoint)
+    model, (_, details) = load_model(path), read_details(path)
+    spec = model.spec
+
+    console = make_console()
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("file", str(path))
+    facts.add_row("network", f"{spec.name}, {spec.defects}, width {spec.width}")
+    facts.add_row("parameters", f"{sum(p.numel() for p in model.parameters()):,}")
+    size = f"{spec.in_channels}x{spec.image_size}x{spec.image_size}"
+    facts.add_row(
+        "input", f"{size}, pixels in [0,1]; normalised by mean {spec.mean} std {spec.std}"
+    )
+    facts.add_row("output", f"{spec.num_classes} logits")
+    exact = "exact count" if spec.exact_masks else "Bernoulli"
+    seed = "not those of a seed" if spec.mask_seed is None else f"seed {spec.mask_seed}"
+    facts.add_row("masks", f"{seed}, {exact}, sites of the {spec.sites}")
+    if spec.regularizer != "none":
+        facts.add_row("regulariser", spec.regularizer)
+    for key, value in details.items():
+        if isinstance(value, list):
+            value = ", ".join(map(str, value))
+        elif isinstance(value, float):
+            value = f"{value:.2%}" if key.endswith("acc1") else f"{value:.4g}"
+        facts.add_row({"seed": "training seed"}.get(key, key.replace("_", " ")), str(value))
+    console.print(facts)
+
+    masks = mask_sites(model)
+    if masks:
+        sites = Table(title="mask sites")
+        for column in ("site", "shape", "kept", "share"):
+            sites.add_column(column, justify="left" if column == "site" else "right")
+        for name, mask in masks.items():
+            kept = int(mask.sum())
+            shape = "x".join(map(str, mask.shape))
+            sites.add_row(name, shape, f"{kept:,}", f"{kept / mask.numel():.2%}")
+        show(console, sites)
+    return 0
+
+
+def masks(argv: list[str]) -> int:
+    parser = make_parser("masks", "Draw the masks of a network, or of a checkpoint.")
+    parser.add_argument("checkpoint", nargs="?", help="checkpoint or run folder to draw")
+    add_network_options(parser)
+    absent = argparse.SUPPRESS
+    parser.add_argument("--out", default=absent, help="file to write; default: masks.png")
+    add_picture_format(parser, "of the file; default: what --out ends in, or png", absent)
+    parser.add_argument("--channels", type=int, default=6, help="channels to show of each mask")
+    arguments = parser.parse_args(argv)
+    chosen = getattr(arguments, "picture_format", None)
+    out = Path(getattr(arguments, "out", f"masks.{chosen or 'png'}"))
+    if arguments.channels < 1:
+        raise UserError(f"--channels is {arguments.channels}; expected at least 1")
+    if not out.parent.is_dir():
+        raise UserError(f"--out {out}: the folder {out.parent} does not exist")
+    if out.is_dir():
+        raise UserError(f"--out {out} is a directory; give the name of a file")
+    formats = (chosen,) if chosen else get_args(PictureFormat)
+    if out.suffix[1:].lower() not in formats:
+        raise UserError(f"--out {out}: expected a name that ends in .{', .'.join(formats)}")
+    model = network_from(arguments)
+    masks = mask_sites(model)
+    if not masks:
+        raise UserError(f"{model.spec.name} {model.spec.defects} has no masks to draw")
+    plots.save(draw_masks(model, arguments.channels), out)
+    for name, mask in masks.items():
+        shape = "x".join(map(str, mask.shape))
+        print(f"{name:24} {shape:>12}  keeps {int(mask.sum()):>8,}  {_share(mask):.2%}")
+    print(f"wrote {out}")
+    return 0
+
+
+def draw_masks(model: Network, channels: int = 6) -> Figure:
+    """One row a site: its first channels, and the share kept of every channel as a histogram.
+
+    Args:
+        model: a network with masks. channels: to show of each mask.
+    """
+    from matplotlib.colors import ListedColormap
+
+    masks, terms = mask_sites(model), model_terms(model)
+    spec = model.spec
+    title = f"{spec.name} {spec.defects}: kept neurons bright, defective ones dark"
+    figure = plots.new((1.25 * channels + 3.2, 1.3 * len(masks) + 0.8), title)
+    colours = ListedColormap(["#22252b", "#f2c14e"])
+    axes = figure.subplots(
+        len(masks), channels + 1, squeeze=False, width_ratios=[1] * channels + [1.8]
+    )
+    for row, (name, mask) in zip(axes, masks.items(), strict=True):
+        patterns = mask.numpy()
+        for index, cell in enumerate(row[:-1]):
+            cell.set_xticks([])
+            cell.set_yticks([])
+            if index < mask.shape[0]:
+                cell.imshow(patterns[index], cmap=colours, vmin=0, vmax=1, interpolation="nearest")
+            else:
+                cell.axis("off")
+        shape = "x".join(map(str, mask.shape))
+        label = f"{name}\n{shape}\n{_share(mask):.1%} kept"
+        row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+        # One range for all, so that rows compare: small masks spread more than large ones.
+        shares = 100 * mask.float().mean((1, 2))
+        row[-1].hist(shares.tolist(), bins=range(0, 101, 2), color="#f2c14e")
+        p = terms[model.get_submodule(name).block].keep_probability
+        row[-1].axvline(100 * p, color="#22252b", linestyle=":", linewidth=1)
+        row[-1].set_xlim(0, 100)
+        row[-1].tick_params(labelsize=6)
+        row[-1].locator_params(axis="y", nbins=2, integer=True)
+    for index, cell in enumerate(axes[0][:-1]):
+        cell.set_title(f"channel {index}", fontsize=8)
+    axes[0][-1].set_title("channels by share kept (%), dotted: p", fontsize=8)
+    return figure
+
+
+def _share(mask: Tensor) -> float:
+    return float(mask.float().mean())
