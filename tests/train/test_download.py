@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from scotoma.defective import UserError
-from scotoma.train import download
+from scotoma.train import datasets as download
 from scotoma.train.datasets import alone, fetch
 
 CONTENT = bytes(range(256)) * 2000
