@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...defective.errors import UserError
 from ...defective.robustness.shuffle import PAPER_GRIDS
-from ...train import folder
+from ...train import image_folder as folder
 from ...train.datasets import DATASETS, TINY_FOLDER, default_root, load_dataset
 from ...train.image_folder import files_digest, files_in
 from .work import Artefact, Store
