@@ -17,7 +17,7 @@ from .experiments import definition, definitions
 from .options import make_paper_parser, run_options
 from .work import Plan, Store
 
-VERBS = {"list": ".listing", "study": ".study_command", "study-score": ".score_command"}
+VERBS = {"list": ".listing", "study": ".study.study", "study-score": ".study.score"}
 """Words in the place of a table's name, and the modules that they mean."""
 
 

@@ -46,7 +46,7 @@ def browser():
 @pytest.fixture
 def visit(browser, tmp_path):
     """visit(study, **options of a context) opens its page; afterwards nothing has gone wrong."""
-    from scotoma.bench.paper.study.page import write_page
+    from scotoma.bench.paper.study.study import write_page
     from study_visit import Visit
 
     opened = []

@@ -1,37 +1,61 @@
-"""The user study: what is asked, and of whom."""
+"""The user study: pairs, the page without a browser, answers, scores, and the two commands."""
 
+import copy
+import json
 import math
 import re
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scotoma.bench.paper.study import draw, limits
-from scotoma.bench.paper.study.draw import assignment
+from PIL import Image
+from rich.console import Console
+from scotoma.bench.paper.artefacts import Context
+from scotoma.bench.paper.data import Data
+from scotoma.bench.paper.judge import NOT_SUPPORTED, SUPPORTED
+from scotoma.bench.paper.study import study as module
+from scotoma.bench.paper.study.score import (
+    MINIMUM,
+    NOT_DECIDABLE,
+    Agreement,
+    Interval,
+    judge,
+    mean_interval,
+    page_of,
+    read_page,
+    read_results,
+    score,
+    show,
+    sign_test,
+    why_apart,
+)
+from scotoma.bench.paper.study.study import page, write_page
 from scotoma.defective.errors import UserError
-from study_pairs import SEEDS, pair, study
+from scotoma.train.cli import main
+from study_pairs import GROUPS, changed, pair, result, saved, study
+
+HOSTILE = "</td><script>alert(1)</script> **b** | $x$ [red]\x1b[2J"
+
+
+# --- What is asked.
 
 
 @pytest.mark.parametrize(
     "values, words",
     [
-        ({"number": -1}, "number is -1"),
-        ({"number": True}, "number is True"),
-        ({"number": 2**31}, "number is 2147483648"),
-        ({"dataset": ""}, "dataset is ''"),
-        ({"true_class": 3}, "true_class is 3"),
-        ({"predicted": ("cat",)}, "predicted: expected two"),
-        ({"predicted": ("cat", "d" * 301)}, "predicted.1. is"),
-        ({"predicted": ("cat", "\u202e")}, "what can be seen of predicted.1. is ''"),
+        ({"predicted": ("cat",)}, "expected two images and two predicted classes"),
+        ({"predicted": ("cat", "\u202e")}, "a class has no name that can be seen"),
         ({"predicted": ("cat", "bird")}, "for the true class, 'bird'"),
-        ({"images": (np.zeros((8, 8, 3), np.uint8),)}, "images: expected two"),
+        ({"images": (np.zeros((8, 8, 3), np.uint8),)}, "expected two images"),
         ({"images": (np.zeros((8, 8, 3)),) * 2}, "an image of float64"),
         ({"images": ([[0]], [[0]])}, "an image of list"),
-        ({"images": (np.zeros((8, 8), np.uint8),) * 2}, r"shape \[8, 8\]"),
         ({"images": (np.zeros((8, 8, 4), np.uint8),) * 2}, r"shape \[8, 8, 4\]"),
         ({"images": (np.zeros((0, 8, 3), np.uint8),) * 2}, r"shape \[0, 8, 3\]"),
-        ({"images": (np.zeros((8, 513, 3), np.uint8),) * 2}, r"shape \[8, 513, 3\]"),
         (
             {"images": (np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8))},
             "both must have one shape",
@@ -46,17 +70,10 @@ def test_a_bad_pair(values, words):
 @pytest.mark.parametrize(
     "values, words",
     [
-        ({"title": " "}, "title is"),
         ({"groups": {"a": "x"}}, "groups is"),
-        ({"groups": {"a": "x", "b": ""}}, "groups.'b'. is"),
-        ({"settings": {"x": math.nan}}, "settings is"),
-        ({"settings": {"x": 2**53}}, "settings is"),
-        ({"settings": {"x": object()}}, "settings is"),
-        ({"settings": {"x": "y" * limits.LONGEST_SETTINGS}}, "settings is"),
-        ({"settings": [1]}, "settings is"),
-        ({"seed": 2**53}, "seed is"),
-        ({"seed": 1.0}, "seed is"),
-        ({"per_person": 0}, "per_person is 0"),
+        ({"settings": {"x": math.nan}}, "settings are no"),
+        ({"settings": {"x": object()}}, "settings are no"),
+        ({"per_person": 0}, "12 pairs for 0 a person"),
         ({"per_person": 13}, "12 pairs for 13 a person"),
         (
             {"pairs": [pair(4), pair(5), pair(4)], "per_person": 2},
@@ -70,15 +87,14 @@ def test_a_bad_study(values, words):
 
 
 def test_the_digest_changes_with_whatever_people_see_or_results_say():
+    first = study(settings={"sizes": (1, 2), "nested": {"x": None}})
+    assert first.settings == {"sizes": [1, 2], "nested": {"x": None}}  # as a file gives them back
     first = study()
     darker = [pair(3 * n + 1) for n in range(12)]
     darker[11].images[1][7, 7, 2] ^= 1
-    swapped = [pair(3 * n + 1) for n in range(12)]
-    swapped[0] = pair(1, images=swapped[0].images[::-1])
-    flat = [pair(3 * n + 1) for n in range(12)]
-    flat[0] = pair(1, images=tuple(image.reshape(4, 16, 3) for image in flat[0].images))
-    same = {"images": first.pairs[0].images, "predicted": first.pairs[0].predicted}
-    renumbered = pair(2, **same)
+    swapped = [pair(1, images=first.pairs[0].images[::-1]), *first.pairs[1:]]
+    flat = pair(1, images=tuple(image.reshape(4, 16, 3) for image in first.pairs[0].images))
+    named = pair(1, predicted=("ship", "cat"))
     others = [
         study(title="Other"),
         study(seed=8),
@@ -86,56 +102,519 @@ def test_the_digest_changes_with_whatever_people_see_or_results_say():
         study(groups={"a": "x", "b": "y"}),
         study(per_person=5),
         study(13),
-        study(pairs=first.pairs[::-1]),
-        *(study(pairs=pairs) for pairs in (darker, swapped, flat)),
-        *(
-            study(pairs=[pair(1, **values), *first.pairs[1:]])
-            for values in (
-                {"predicted": ("ship", "cat")},
-                {"true_class": "deer"},
-                {"dataset": "other"},
-            )
-        ),
-        study(pairs=[renumbered, *first.pairs[1:]]),
+        *(study(pairs=pairs) for pairs in (first.pairs[::-1], darker, swapped)),
+        *(study(pairs=[one, *first.pairs[1:]]) for one in (flat, named)),
     ]
     digests = [first.digest, *(other.digest for other in others)]
     assert len(set(digests)) == len(digests) and study().digest == first.digest
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests)
 
 
-def test_settings_are_what_a_file_gives_back():
-    asked = study(settings={"sizes": (1, 2), "nested": {"x": None}})
-    assert asked.settings == {"sizes": [1, 2], "nested": {"x": None}}
+# --- The page.
 
 
-@given(SEEDS, st.integers(1, 80), st.data())
-def test_pairs_are_different_and_sides_balanced(seed, count, data):
-    numbers = list(range(10, 10 + data.draw(st.integers(count, 120))))
-    drawn = assignment(numbers, count, seed)
-    assert drawn == assignment(numbers, count, seed)
-    chosen = [number for number, _ in drawn]
-    left = sum(side == "left" for _, side in drawn)
-    assert len(drawn) == count == len(set(chosen)) and set(chosen) <= set(numbers)
-    assert {left, count - left} == {count // 2, count - count // 2}
+class Places(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.policy, self.data = [], "", {}
+        self.within = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.within = dict(attrs).get("id", tag)
+        if dict(attrs).get("http-equiv") == "Content-Security-Policy":
+            self.policy = dict(attrs)["content"]
+
+    def handle_data(self, data):
+        self.data.setdefault(self.within, data)
 
 
-def test_every_pair_place_and_side_is_as_likely():
-    """Over 3,000 people: within five standard deviations of what chance gives."""
-    numbers, people_, count = list(range(20)), 3000, 5
-    at_first, chosen, left = np.zeros(20), np.zeros(20), np.zeros(count)
-    for person in range(people_):
-        drawn = assignment(numbers, count, f"{person * 0x9E3779B97F4A7C15 % 2**64:016x}")
-        at_first[drawn[0][0]] += 1
-        for place, (number, side) in enumerate(drawn):
-            chosen[number] += 1
-            left[place] += side == "left"
-    for found, share in ((at_first, 1 / 20), (chosen, 5 / 20), (left, 1 / 2)):
-        spread = math.sqrt(people_ * share * (1 - share))
-        assert np.all(np.abs(found - people_ * share) < 5 * spread)
-        assert np.std(found) > 0.2 * spread
+def test_the_page_is_the_same_each_time_and_loads_nothing():
+    text = page(study())
+    assert text == page(study()) != page(study(seed=8)) and "{{" not in text
+    found = Places(text)
+    assert found.policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    assert "unsafe" not in found.policy and "http" not in found.policy
+    names = {name for _, attrs in found.tags for name in attrs}
+    assert not names & {"src", "href", "action", "style", "onclick", "onerror"}
+    assert not {"link", "iframe", "object", "base"} & {tag for tag, _ in found.tags}
+    assert "http://" not in text and "https://" not in text
 
 
-def test_numbers_that_would_favour_some_are_drawn_again():
-    """2^32 is no multiple of 3: its last number would make 0 likelier."""
-    below = draw._below(iter([2**32 - 1, 5, 2**32 - 2]).__next__)
-    assert (below(3), below(3)) == (2, 2)
+def test_names_in_the_page_are_data():
+    name = "</script><!--\u2028&{{title}}"
+    asked = study(pairs=[pair(n, predicted=(name, name)) for n in range(6)], title=name)
+    found = Places(page(asked))
+    line = next(line for line in page(asked).split("\n") if 'id="study"' in line)
+    assert not set("<>&\u2028") & set(line.split('id="study">')[1].removesuffix("</script>"))
+    data = json.loads(found.data["study"])
+    assert data["title"] == name and data["digest"] == asked.digest
+    assert data["pairs"][0]["labels"] == ["</script><!-- &{{title}}"] * 2
+    assert [tag for tag, _ in found.tags].count("script") == 2
+
+
+def test_writing_and_reading_the_page(tmp_path):
+    path = write_page(study(title=HOSTILE), tmp_path / "new" / "page.html")
+    assert path.read_text() == page(study(title=HOSTILE)) and len(list(path.parent.iterdir())) == 1
+    assert read_page(path) == study(title=HOSTILE).digest
+    (tmp_path / "folder.html").mkdir()
+    for bad in (tmp_path / "page.txt", tmp_path / "folder.html"):
+        with pytest.raises(UserError, match="no name for a page"):
+            write_page(study(), bad)
+    with pytest.raises(UserError, match="cannot be written"):
+        write_page(study(), path / "below.html")
+    begin = '<script type="application/json" id="study">'
+    for text in ("<html>", f"{begin}[]</script>", f'{begin}{{"digest": 1}}</script>', f"{begin}{{"):
+        path.write_text(text)
+        with pytest.raises(UserError, match="no page of a study; expected the page as"):
+            read_page(path)
+
+
+# --- Answers.
+
+
+def test_results_come_back(tmp_path):
+    asked = study(30, 12)
+    paths = saved(tmp_path, result(asked, 9, 8, person="Zoë"), result(asked, 2, 5, answered=11))
+    paths[0].write_bytes(b"\xef\xbb\xbf" + paths[0].read_bytes())
+    for given_ in (paths, [tmp_path], [tmp_path, *paths], map(str, paths)):
+        second, first = read_results(given_, asked)
+        assert (first.person, second.person_seed) == ("Zoë", f"{2:016x}")
+        assert first.path == paths[0] and first.study == asked.digest
+        assert first.head["settings"] == asked.settings and first.head["groups"] == GROUPS
+        assert [a.chosen for a in first.answers] == ["a"] * 8 + ["b"] * 4
+        assert len(second.answers) == 11 and second.notes == ()
+
+
+BAD = {
+    "format is 2; this version reads 1": changed(["format"], 2),
+    "names, title, groups": changed(["study"], 5),
+    "names, title, groups or settings": changed(["groups", "a"], ["x"]),
+    "or settings are none": changed(["settings"], None),
+    "6 answers of 5": changed(["per_person"], 5),
+    "6 answers of '6'": changed(["per_person"], "6"),
+    "no result, or damaged": changed(["answers", 0], []),
+    "an answer is .*-1": changed(["answers", 1, "ms"], -1),
+    "an answer is .*'top'": changed(["answers", 1, "side"], "top"),
+    "an answer is .*'c'": changed(["answers", 1, "chosen"], "c"),
+    "an answer is .*'chosen': 'b'": changed(["answers", 0, "chosen"], "b"),
+    "unexpected keyword argument 'more'": changed(["answers", 0, "more"], 1),
+    "lacks 'seed'": lambda found: found.pop("seed"),
+    "missing 1 required": lambda found: found["answers"][2].pop("ms"),
+    "two answers to one pair": lambda found: found["answers"].__setitem__(1, found["answers"][0]),
+}
+
+
+@pytest.mark.parametrize("words", list(BAD))
+def test_a_result_that_is_none(tmp_path, words):
+    found = copy.deepcopy(result(study(), 3, 4))
+    BAD[words](found)
+    [path] = saved(tmp_path, found)
+    with pytest.raises(UserError, match=words) as caught:
+        read_results([path])
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ") and "\n" not in text and len(text) < 400 + len(str(path))
+
+
+@given(st.data())
+def test_no_damage_ends_in_anything_but_a_user_error(tmp_path_factory, data):
+    """A byte changed, cut or doubled anywhere; what still is a result counts."""
+    text = bytearray(json.dumps(result(study(), 3, 4)).encode())
+    place = data.draw(st.integers(0, len(text) - 1))
+    how = data.draw(st.sampled_from(["change", "cut", "double"]))
+    if how == "change":
+        text[place] = data.draw(st.integers(0, 255))
+    elif how == "cut":
+        del text[place:]
+    else:
+        text[place:place] = text[place : place + 40]
+    path = tmp_path_factory.getbasetemp() / "damaged.json"
+    path.write_bytes(text)
+    try:
+        [found] = read_results([path])
+    except UserError as error:
+        assert str(path) in str(error)
+    else:
+        score([found], 1)
+
+
+def test_files_that_are_no_results(tmp_path):
+    with pytest.raises(UserError, match="no results; give"):
+        read_results([])
+    with pytest.raises(UserError, match="holds no results"):
+        read_results([tmp_path])
+    path = tmp_path / "x.json"
+    with pytest.raises(UserError, match=r"x\.json: cannot be read \(No such file"):
+        read_results([path])
+    for data, words in (
+        (b"", "no result, or damaged"),
+        (b"\xff\xfe{", "no result, or damaged"),
+        (b"[]", "no result, or damaged"),
+        (b"[" * 100_000, "no result, or damaged"),
+        (b" " * 2**20 + b"{}", "larger than 1,048,576 bytes"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=words):
+            read_results([path])
+
+
+def test_results_that_do_not_belong_together(tmp_path):
+    one, other = study(), study(seed=8)
+    paths = saved(tmp_path, result(one, 1, 3), result(other, 2, 3))
+    with pytest.raises(UserError, match="different studies") as caught:
+        read_results(paths)
+    assert one.digest in str(caught.value) and other.digest in str(caught.value)
+    with pytest.raises(UserError, match="not of this one"):
+        read_results(paths[:1], other)
+
+
+def test_a_person_counts_once(tmp_path):
+    """What was saved again does not count; what contradicts is refused."""
+    asked = study()
+    whole, half = result(asked, 1, 3), result(asked, 1, 3, answered=2)
+    [found] = read_results(saved(tmp_path, half, whole, whole))
+    assert len(found.answers) == 6 and len(found.notes) == 2
+    assert found.notes[0] == "study-01.json was saved again as study-02.json, which does not count"
+    paths = saved(tmp_path, whole, result(asked, 1, 4))
+    with pytest.raises(UserError, match=r"of one person .* with different answers"):
+        read_results(paths[:2])
+
+
+# --- Scores.
+
+
+def test_statistics_by_hand():
+    assert sign_test(13, 0) == pytest.approx(2 / 2**13) == sign_test(0, 13)
+    assert sign_test(5, 1) == pytest.approx(2 * 7 / 64)
+    assert sign_test(3, 3) == 1.0 == sign_test(0, 0)
+    found = mean_interval([1.0, 2.0, 3.0, 6.0])
+    half = 3.182446 * math.sqrt((4 + 1 + 0 + 9) / 3 / 4)
+    assert (found.mean, found.n, found.sign) == (3.0, 4, 0)
+    assert (found.low, found.high) == pytest.approx((3 - half, 3 + half), abs=1e-5)
+    assert mean_interval([2.0]) == Interval(2.0, None, None, 1)
+    signs = [mean_interval(values).sign for values in ([2.0], [2.0] * 2, [-2.0] * 2, [0.0] * 2)]
+    assert signs == [0, 1, -1, 0]
+
+
+def scored(tmp_path, asked, *results, **options):
+    return score(read_results(saved(tmp_path, *results), asked), **options)
+
+
+def test_the_papers_study(tmp_path):
+    """13 people who choose 32 of 50 from the defective source, as many more as the paper says."""
+    asked = study(70, 50)
+    chosen = [32] * 9 + [30, 34, 31, 33]
+    files = [result(asked, n, a) for n, a in enumerate(chosen)]
+    found = scored(tmp_path, asked, *files)
+    assert [(p.a, p.b, p.difference) for p in found.people] == [
+        (a, 50 - a, 2 * a - 50) for a in chosen
+    ]
+    assert found.prefer == (13, 0, 0) and found.sign_p == pytest.approx(2 / 2**13)
+    assert found.difference.mean == 14 == found.published and found.difference.n == 13
+    spread = math.sqrt((16 + 16 + 4 + 4) / 12 / 13) * 2.178813
+    assert found.difference.low == pytest.approx(14 - spread, abs=1e-5)
+    assert found.share.mean == pytest.approx(0.64) and found.pooled == (13 * 32, 650)
+    assert found.share.high == pytest.approx(0.64 + spread / 100, abs=1e-6)
+    assert found.verdict == SUPPORTED and found.notes == ()
+    assert scored(tmp_path, asked, *files[::-1]) == found  # whatever the order of files
+
+
+def test_people_who_stopped_early(tmp_path):
+    """Scaled to all pairs, flagged, and left out below the minimum."""
+    asked = study(70, 50)
+    files = [
+        result(asked, 0, 40),
+        result(asked, 1, 15, answered=20),
+        result(asked, 2, 0, answered=MINIMUM - 1),
+        result(asked, 3, 0, answered=0),
+        result(asked, 4, 5, answered=MINIMUM),
+    ]
+    found = scored(tmp_path, asked, *files)
+    assert [p.difference for p in found.people[:2]] == [30, 25] and found.people[4].difference == 0
+    assert [p.counts for p in found.people] == [True, True, False, False, True]
+    assert found.prefer == (2, 0, 1) and found.pooled == (60, 80)
+    assert found.difference.mean == pytest.approx(55 / 3)
+    assert found.share.mean == pytest.approx((0.8 + 0.75 + 0.5) / 3)
+    texts = " | ".join(found.notes)
+    assert "study-01.json: 20 of 50 answers; the difference is scaled to 50" in texts
+    assert "study-02.json: 9 of 50 answers, fewer than 10; does not count" in texts
+    assert scored(tmp_path, asked, *files, minimum=9).pooled == (60, 89)
+    with pytest.raises(UserError, match=r"none of 2 people gave 10 answers.*smaller --minimum"):
+        scored(tmp_path, asked, files[2], files[3])
+    short = study(12, 6)
+    found = scored(tmp_path, short, result(short, 1, 6), result(short, 2, 5, answered=5))
+    assert "5 of 6 answers, fewer than 6; does not count" in found.notes[0]
+    with pytest.raises(UserError, match=r"none of 1 people gave 1 answers; ask more people$"):
+        scored(tmp_path, short, result(short, 2, 0, answered=0), minimum=1)
+
+
+def test_sides_and_times(tmp_path):
+    """Who always chooses the left image chooses both groups equally often, and shows as such."""
+    asked = study(20, 12)
+    found = result(asked, 5, 12)
+    for answer in found["answers"]:
+        answer["side"] = "left"
+        answer["chosen"] = "a" if answer["a_side"] == "left" else "b"
+        answer["ms"] = 3000
+    scores = scored(tmp_path, asked, found, result(asked, 6, 12))
+    first, second = scores.people
+    assert (first.left, first.a, first.median_ms) == (12, 6, 3000)
+    assert (second.left, second.a, second.median_ms) == (6, 12, 1005.5)
+    assert scores.left.mean == 0.75 and scores.prefer == (1, 0, 1)
+
+
+def test_pairs_of_most_agreement(tmp_path):
+    asked = study(4, 4)
+    files = [result(asked, n, 4 if n else 0) for n in range(4)]
+    found = scored(tmp_path, asked, *files).agreement
+    assert found == tuple(Agreement(n, 3, 1) for n in (1, 4, 7, 10))
+    assert [each.share for each in found] == [0.75] * 4
+    assert scored(tmp_path, asked, *files[:2]).agreement == ()
+    # Who does not count votes on no pair.
+    few = scored(tmp_path, asked, *files[:3], result(asked, 9, 1, answered=1))
+    assert {each.a + each.b for each in few.agreement} == {3}
+    mixed = scored(tmp_path, asked, *[result(asked, n, 2) for n in range(5)]).agreement
+    assert [each.share for each in mixed] == sorted((p.share for p in mixed), reverse=True)
+    assert sum(each.a for each in mixed) == 10 and len({each.share for each in mixed}) > 1
+
+
+def test_names_and_answers_that_stand_twice_are_noted(tmp_path):
+    asked = study()
+    named = [result(asked, n, 3, person="Ann" if n < 2 else "") for n in range(4)]
+    [note] = scored(tmp_path, asked, *named).notes
+    assert note.startswith("2 results carry the name 'Ann'")
+    first = result(asked, 0, 3)
+    copies = [result(asked, n, 3, answers=copy.deepcopy(first["answers"])) for n in (1, 2)]
+    for answer in copies[0]["answers"]:
+        answer["ms"] += 7
+    [note] = scored(tmp_path, asked, first, *copies, result(asked, 3, 3)).notes
+    assert note.startswith("3 results have the same answers") and "study-00.json" in note
+
+
+def interval(mean, half, n=13):
+    return Interval(mean, mean - half, mean + half, n)
+
+
+@pytest.mark.parametrize(
+    "difference, more, less, expected",
+    [
+        (interval(14, 3), 13, 0, SUPPORTED),
+        (interval(14, 3, n=6), 6, 0, SUPPORTED),
+        (interval(14, 3, n=5), 5, 0, NOT_DECIDABLE),
+        (mean_interval([14.0]), 1, 0, NOT_DECIDABLE),
+        (interval(14, 3), 9, 4, NOT_DECIDABLE),
+        (interval(14, 3), 0, 13, NOT_DECIDABLE),
+        (interval(-14, 3), 0, 13, NOT_SUPPORTED),
+        (interval(-14, 3), 4, 9, NOT_SUPPORTED),
+        (interval(-14, 3), 13, 0, NOT_DECIDABLE),
+        (interval(1, 5), 7, 6, NOT_SUPPORTED),
+        (interval(1, 5), 0, 0, NOT_SUPPORTED),
+        (interval(1, 5), 1, 12, NOT_SUPPORTED),
+        (interval(1, 5), 12, 1, NOT_DECIDABLE),
+        (interval(10, 13), 9, 4, NOT_DECIDABLE),
+        (interval(10, 13), 13, 0, NOT_DECIDABLE),
+    ],
+)
+def test_verdicts(difference, more, less, expected):
+    found, reason = judge(difference, more, less, 14.0)
+    assert found == expected and reason
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({}, ""),
+        ({"budget": "quick", "data": {"cifar10": "cifar10", "tiny-imagenet": "folder"}}, ""),
+        ({"budget": "smoke", "data": {"cifar10": "sample"}}, "the budget smoke trains small"),
+        ({"budget": "Quick"}, "the budget Quick is none that"),
+        ({"budget": ["smoke"]}, "is none that this version knows"),
+        ({"budget": "full", "data": {"cifar10": "cifar100"}}, "cifar100 in place of cifar10"),
+        ({"data": {"mnist": "mnist"}}, "mnist in place of mnist"),
+        ({"data": {"cifar10": ["cifar10"]}}, "other ones"),
+        ({"data": "cifar10"}, "other ones"),
+    ],
+)
+def test_what_the_images_were_made_from_decides(tmp_path, settings, why):
+    assert re.search(why, why_apart(settings)) and bool(why) == bool(why_apart(settings))
+    asked = study(20, 12, settings=settings)
+    scores = scored(tmp_path, asked, *(result(asked, n, 10) for n in range(8)))
+    assert scores.verdict == (NOT_DECIDABLE if why else SUPPORTED)
+
+
+def test_the_report(tmp_path):
+    asked = study(70, 50, title=HOSTILE, groups={"a": HOSTILE, "b": HOSTILE})
+    files = [result(asked, n, 25 + n, person=HOSTILE[:40]) for n in range(7)]
+    files.append(result(asked, 8, 4, answered=4))
+    scores = scored(tmp_path, asked, *files)
+    made = page_of(scores, compared=True)
+    text, web = made.markdown(), made.html()
+    assert re.search(
+        r"\| 1 \| 25 \| 25 \| 0 \| [\d.]+ % \| 1.0 \|  \|\n\| 2 \| 26 \| 24 \| \+2 \|", text
+    )
+    assert "| 8 | 4 | 0 | - | 50.00 % | 1.0 | 4 of 50 answers, does not count |" in text
+    assert "mean difference a - b of 50 pairs: +6.00 " in text
+    assert "6 of 7, b 0, both equally 1 (paper: 13 of 13)" in text
+    assert "7 people; their mean is 6.0, the paper's 14](images/score/user-study.png)" in text
+    assert "<script>" not in text and "<script" not in web and web.count("&lt;script&gt;") >= 3
+    assert "Budget: not named. Data: not named." in text and "not compared" not in text
+    assert "were not compared with the page" in page_of(scores, compared=False).markdown()
+    console = Console(width=100, record=True, file=(tmp_path / "out").open("w"))
+    show(scores, console)
+    shown = console.export_text()
+    assert "\x1b" not in shown and "</td><script>" in shown
+    assert scores.verdict in shown and shown.count("note: ") == 2
+    # Names stay with those who read the files.
+    assert "carry the name" in shown and "carry the name" not in text
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_a_report_of_few_and_of_many(tmp_path, count):
+    asked = study(20, 12)
+    scores = scored(tmp_path, asked, *(result(asked, n, 6) for n in range(count)))
+    made = page_of(scores, compared=True)
+    assert made.pictures["images/score/user-study"].file().startswith(b"\x89PNG")
+    assert scores.verdict == (NOT_DECIDABLE if count < 6 else NOT_SUPPORTED)
+    assert ("(one person: no interval)" in made.markdown()) == (count == 1)
+
+
+# --- The commands.
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """(status, out, err) of a command in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        status = main(["paper", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+# Two classes share their first word, as the two cranes of WordNet do.
+WORDS = {
+    "n01443537": "goldfish, Carassius auratus",
+    "n01629819": "European fire salamander, Salamandra salamandra",
+    "n02012849": "crane",
+    "n03126707": "crane, derrick",
+}
+
+
+def tiny_imagenet(root, words=WORDS):
+    """A Tiny-ImageNet of one image a class, laid out as its archive is."""
+    base = root / "tiny-imagenet" / "tiny-imagenet-200"
+    (base / "val" / "images").mkdir(parents=True)
+    lines = []
+    for place, number in enumerate(WORDS):
+        (base / "train" / number / "images").mkdir(parents=True)
+        image = Image.new("RGB", (64, 64), (50 * place, 0, 0))
+        image.save(base / "train" / number / "images" / f"{number}_0.JPEG")
+        image.save(base / "val" / "images" / f"val_{place}.JPEG")
+        lines.append(f"val_{place}.JPEG\t{number}\t0\t0\t62\t62\n")
+    (base / "val" / "val_annotations.txt").write_text("".join(lines))
+    if words:
+        text = "".join(f"{number}\t{names}\n" for number, names in words.items())
+        (base / "words.txt").write_text(text)
+    return Data("tiny-imagenet", "tiny-imagenet", root=str(root))
+
+
+def pairs_of(data, labels, first, second, monkeypatch):
+    """Of two sets with these labels and predictions, in which every image fools both."""
+    count = len(labels)
+    sets = [
+        SimpleNamespace(
+            indices=torch.arange(count),
+            fooled=torch.ones(count, dtype=torch.bool),
+            labels=torch.tensor(labels),
+            predictions=torch.tensor(predicted),
+            images=torch.zeros(count, 3, 64, 64, dtype=torch.uint8),
+        )
+        for predicted in (first, second)
+    ]
+    monkeypatch.setattr(module, "load_set", lambda path: sets[path])
+    both = tuple(
+        SimpleNamespace(path=lambda _, n=n: n, sample=SimpleNamespace(data=data)) for n in (0, 1)
+    )
+    context = Context(SimpleNamespace(folder=Path()), torch.device("cpu"), None, workers=0)
+    return module.pairs_of({data.role: both}, context)
+
+
+def test_labels_are_words(tmp_path, monkeypatch):
+    """Not the numbers that Tiny-ImageNet's folders carry; of a pair that reads alike, none."""
+    data = tiny_imagenet(tmp_path)
+    pairs = pairs_of(data, [0, 2, 2, 3], [1, 0, 3, 0], [2, 1, 0, 2], monkeypatch)
+    assert [(pair.true_class, *pair.predicted) for pair in pairs] == [
+        ("goldfish", "European fire salamander", "crane"),
+        ("crane", "goldfish", "European fire salamander"),
+    ]
+    assert [pair.number for pair in pairs] == [0, 1]
+
+
+def test_numbers_are_refused(run, tmp_path, monkeypatch):
+    """Before any work."""
+    for name, words in (("none", {}), ("gap", {**WORDS, "n01629819": " "})):
+        data = tiny_imagenet(tmp_path / name, words)
+        with pytest.raises(UserError, match=r"n\d{8} says nothing to people; put back .*words.txt"):
+            pairs_of(data, [0], [1], [2], monkeypatch)
+    monkeypatch.setattr(module.reproduce, "make_missing", lambda *_: pytest.fail("worked"))
+    status, _, err = run("study", "--of", "tiny-imagenet", "--data-root", "none", "--device", "cpu")
+    assert status == 2 and re.search(r"error: tiny-imagenet: n\d{8} says nothing", err)
+    loaded = SimpleNamespace(name="folder", classes=("cat", "n01443537", "dog"))
+    there = SimpleNamespace(images=lambda _: SimpleNamespace(data=loaded))
+    with pytest.raises(UserError, match="folder: n01443537 says nothing to people; give --data"):
+        module.names_of(Data("cifar10", "/some/where"), there)
+    loaded.classes = ("cat", "\u202e")
+    with pytest.raises(UserError, match="a class without a name says nothing"):
+        module.names_of(Data("cifar10", "/some/where"), there)
+
+
+@pytest.mark.parametrize("option", ["--seeds 3", "--images source", "--stylized folder"])
+def test_options_that_would_do_nothing(run, option):
+    status, _, err = run("study", *option.split())
+    assert status == 2 and f"unknown option '{option.split()[0]}'" in err
+    assert option.split()[0] + " " not in module.make_study_parser().format_help()
+
+
+def test_scores_of_a_folder(run, tmp_path):
+    asked = study(20, 12, settings={"budget": "smoke", "data": {"cifar10": "sample"}})
+    path = write_page(asked, tmp_path / "index.html")
+    (tmp_path / "answers").mkdir()
+    saved(tmp_path / "answers", *(result(asked, n, 10) for n in range(8)))
+    status, out, _ = run("study-score", "answers", "--page", path, "--picture-format", "svg")
+    assert status == 0 and "not decidable; the budget smoke trains" in " ".join(out.split())
+    text = Path("study-score/score.md").read_text()
+    assert "Budget: smoke. Data: sample as cifar10." in text and "**not decidable**" in text
+    files = sorted(str(p.relative_to("study-score")) for p in Path("study-score").rglob("*.*"))
+    images = [f"images/score/user-study.{ending}" for ending in ("png", "svg")]
+    assert files == [*images, "score.html", "score.md"]
+    other = write_page(study(), tmp_path / "other.html")
+    status, _, err = run("study-score", "answers", "--page", other)
+    assert status == 2 and "not of this one" in err
+
+
+def test_the_minimum(run, tmp_path):
+    asked = study(70, 50)
+    files = saved(tmp_path, *(result(asked, n, 3, answered=4) for n in range(2)))
+    status, _, err = run("study-score", *files)
+    assert status == 2 and "gave 10 answers" in err and "--minimum" in err
+    status, out, _ = run("study-score", *files, "--minimum", 4)
+    assert status == 0 and "people who chose a more often: 2 of 2" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--minimum", "0"), "--minimum is 0; expected 1 or more"),
+        (("--minimum", "few"), "--minimum"),
+        (("--page", "nowhere.html"), r"nowhere\.html: cannot be read"),
+        (("--page", "."), "cannot be read"),
+    ],
+)
+def test_a_mistake_is_one_line(run, tmp_path, arguments, said):
+    asked = study()
+    status, _, err = run("study-score", *saved(tmp_path, result(asked, 1, 3)), *arguments)
+    assert status == 2 and re.search(said, err) and err.count("\n") == 1
+    assert not Path("study-score").exists()

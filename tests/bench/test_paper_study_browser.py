@@ -1,18 +1,22 @@
-"""The page of the user study in a browser: keys, fingers, looks, and nothing from outside."""
+"""The page of the user study in a browser: keys, fingers, looks, and nothing from outside; what it
+keeps over reloads, full storage, other people and other tabs."""
 
-import itertools
+import contextlib
+import json
 import re
-from pathlib import Path
 
 import pytest
-from scotoma.bench.paper.study.draw import assignment
-from scotoma.bench.paper.study.page import write_page
-from scotoma.bench.paper.study.pairs import QUESTION
 from scotoma.bench.paper.study.score import read_results, score
+from scotoma.bench.paper.study.study import QUESTION, write_page
 from study_pairs import pair, study
-from study_visit import DESK, PHONE, check_fits, needs_browser
+from study_visit import DESK, PHONE, STATE, api, check_fits, needs_browser
 
 pytestmark = needs_browser
+
+
+def answers_of(path, asked):
+    [result] = read_results([path], asked)
+    return result
 
 
 def test_fifty_pairs_with_the_keyboard(visit, tmp_path):
@@ -20,29 +24,52 @@ def test_fifty_pairs_with_the_keyboard(visit, tmp_path):
     asked = study(60, 50)
     at = visit(asked)
     at.begin("Anna B.")
+    order = at.state()["order"]
     keys = ["ArrowLeft", "ArrowRight", "1", "2", "ArrowRight"]
-    sides = ["left", "right", "left", "right", "right"]
+    sides = ["left", "right", "left", "right", "right"] * 10
     for number in range(50):
         assert at.place() == f"{number + 1} of 50"
         at.press(keys[number % 5], ms=1000 + number)
     assert at.page.inner_text("#answered") == "All 50 pairs are answered."
     path = at.save(tmp_path)
     assert path.name == f"study-{asked.digest[:8]}-anna-b.json"
-    [result] = read_results([path], asked)
-    assert (result.person, result.complete, result.study) == ("Anna B.", True, asked.digest)
+    result = answers_of(path, asked)
+    assert (result.person, result.study) == ("Anna B.", asked.digest)
     assert result.head["groups"] == asked.groups and result.head["settings"] == asked.settings
-    assert [answer.side for answer in result.answers] == sides * 10
+    assert [answer.side for answer in result.answers] == sides
     assert [answer.ms for answer in result.answers] == [1000 + number for number in range(50)]
-    order = assignment(asked.numbers, 50, result.person_seed)
-    a = sum(side == a_side for side, (_, a_side) in zip(sides * 10, order, strict=True))
-    scores = score([result])
-    assert (scores.people[0].a, scores.people[0].b) == (a, 50 - a)
-    assert (result.started, result.finished) == (
+    assert [(a.pair, a.a_side) for a in result.answers] == [(o["pair"], o["aSide"]) for o in order]
+    a = sum(side == one["aSide"] for side, one in zip(sides, order, strict=True))
+    [person] = score([result]).people
+    assert (person.a, person.b) == (a, 50 - a)
+    found = json.loads(path.read_text())
+    assert (found["started"], found["finished"]) == (
         "2026-01-02T03:05:00.000Z",
         f"2026-01-02T03:05:{sum(range(1000, 1050)) / 1000:06.3f}Z",
     )
-    agent = at.page.evaluate("navigator.userAgent")
-    assert agent not in path.read_text()
+    assert at.page.evaluate("navigator.userAgent") not in path.read_text()
+
+
+def test_pairs_are_different_and_sides_balanced(visit):
+    """And of 24 people each pair and side comes up about as often as chance has it."""
+    pairs, count, people = 9, 5, 24
+    asked = study(pairs, count)
+    at = visit(asked)
+    chosen, left, first = [], 0, set()
+    for _ in range(people):
+        at.page.evaluate("localStorage.clear()")
+        at.page.reload()
+        at.begin()
+        order = at.state()["order"]
+        numbers, sides = [one["pair"] for one in order], [one["aSide"] for one in order]
+        assert len(order) == count == len(set(numbers)) and set(numbers) <= set(asked.numbers)
+        assert {sides.count("left"), sides.count("right")} == {count // 2, count - count // 2}
+        chosen += numbers
+        left += sides[0] == "left"
+        first.add(numbers[0])
+    expected = people * count / pairs
+    assert all(abs(chosen.count(n) - expected) < 4 * expected**0.5 for n in asked.numbers)
+    assert 1 < left < people - 1 and len(first) > 3
 
 
 def test_with_fingers_on_a_telephone(visit, tmp_path):
@@ -63,12 +90,12 @@ def test_with_fingers_on_a_telephone(visit, tmp_path):
     check_fits(at)
     at.page.tap("summary")
     check_fits(at)
-    [result] = read_results([at.save(tmp_path)], asked)
+    result = answers_of(at.save(tmp_path), asked)
     assert [answer.side for answer in result.answers] == sides and result.person == ""
 
 
 @pytest.mark.parametrize("options", [PHONE, DESK], ids=["telephone", "desk"])
-@pytest.mark.parametrize("side", [8, 28, 32, 64, 512])
+@pytest.mark.parametrize("side", [28, 64, 512])
 def test_images_are_whole_multiples_and_equal(visit, options, side):
     """Every pixel of an image is as many of the screen's; only larger images are shrunk."""
     at = visit(study(1, 1, pairs=[pair(side=side)]), **options)
@@ -103,7 +130,7 @@ def test_undo(visit, tmp_path):
     at.page.keyboard.press("Backspace")
     assert at.place() == "4 of 4" and at.state()["finished"] is None
     at.press("1")
-    [result] = read_results([at.save(tmp_path)], asked)
+    result = answers_of(at.save(tmp_path), asked)
     assert [answer.side for answer in result.answers] == ["left"] * 4
 
 
@@ -112,22 +139,30 @@ def test_stopping_saving_and_going_on(visit, tmp_path):
     asked = study(20, 12)
     at = visit(asked)
     at.begin("Zoë")
-    for _ in range(11):
+    for _ in range(3):
         at.press("1")
+    before = at.page.inner_text("#left .label"), at.page.get_attribute("#left img", "src")
+    at.page.reload()
+    assert at.place() == "4 of 12"
+    shown = at.page.inner_text("#left .label"), at.page.get_attribute("#left img", "src")
+    assert shown == before
+    at.press("2")
     at.page.click("#stop")
     half = at.save(tmp_path)
     assert half.name == f"study-{asked.digest[:8]}-zo.json"
     half = half.rename(tmp_path / "half.json")
-    [result] = read_results([half], asked)
-    assert (len(result.answers), result.finished, result.person) == (11, None, "Zoë")
+    assert len(answers_of(half, asked).answers) == 4
+    assert json.loads(half.read_text())["finished"] is None
     at.page.reload()
     at.page.click("#back")
-    assert at.place() == "12 of 12"
-    at.press("1")
-    # What was saved before does not hold the last answer.
+    for _ in range(8):
+        at.press("1")
+    # What was saved before does not hold the last answers.
     assert at.state()["saved"] is False
+    at.page.reload()
+    assert at.page.inner_text("#thanks") == "Thank you"
     [result] = read_results([half, at.save(tmp_path)], asked)
-    assert result.complete and result.notes
+    assert len(result.answers) == 12 and result.notes
 
 
 def test_what_can_be_copied_is_the_file(visit, tmp_path):
@@ -161,35 +196,21 @@ def test_a_second_tap_is_not_an_answer(visit):
     assert at.place() == "3 of 8"
 
 
-def test_browser_and_python_draw_the_same(visit):
-    """Of 40 seeds, for even and odd counts and as many pairs as there are."""
-    at = visit(study(1, 1))
-    source = (Path(write_page.__code__.co_filename).parent / "draw.js").read_text()
-    seeds = [f"{n * 0x9E3779B97F4A7C15 % 2**64:016x}" for n in range(38)] + ["0" * 16, "f" * 16]
-    cases = [
-        (list(range(5, 5 + n)), k, s)
-        for (n, k), s in itertools.product([(7, 7), (60, 50), (300, 25)], seeds)
-    ]
-    found = at.page.evaluate(
-        f"(cases) => {{ {source}; return cases.map((c) => assignment(...c)); }}", cases
-    )
-    for case, drawn in zip(cases, found, strict=True):
-        assert [(d["pair"], d["aSide"]) for d in drawn] == assignment(*case)
-    # 2^32 is no multiple of 3: its last number would make 0 likelier, and is drawn again.
-    below = "const numbers = [2 ** 32 - 1, 5]; return equally(() => numbers.shift())(3);"
-    assert at.page.evaluate(f"() => {{ {source}; {below} }}") == 2
-
-
-def test_images_and_labels_stand_where_the_seed_says(visit):
+def test_images_and_labels_stand_where_the_order_says_and_tell_no_group(visit):
+    """Neither words nor names of elements say which image is whose."""
     asked = study(9, 5)
     at = visit(asked)
+    texts = [at.page.inner_text("body")]
     at.begin()
     by_number = {each.number: each for each in asked.pairs}
     sources = set()
-    for number, a_side in assignment(asked.numbers, 5, at.seed()):
+    for one in at.state()["order"]:
+        texts.append(at.page.inner_text("body"))
+        shown = at.page.locator("#ask").evaluate("(e) => e.outerHTML")
+        texts.append(re.sub(r'src="[^"]*"', "", shown))
         for side in ("left", "right"):
-            which = 0 if side == a_side else 1
-            each = by_number[number]
+            which = 0 if side == one["aSide"] else 1
+            each = by_number[one["pair"]]
             assert at.page.inner_text(f"#{side} .label") == each.predicted[which]
             pixels = at.page.evaluate(
                 """async (id) => {
@@ -207,18 +228,6 @@ def test_images_and_labels_stand_where_the_seed_says(visit):
             sources.add(at.page.get_attribute(f"#{side} img", "src"))
         at.press("1")
     assert len(sources) == 10
-
-
-def test_the_page_does_not_tell_the_groups_apart(visit):
-    """Neither words nor names of elements say which image is whose."""
-    at = visit(study(9, 3))
-    texts = [at.page.inner_text("body")]
-    at.begin()
-    for _ in range(3):
-        texts.append(at.page.inner_text("body"))
-        shown = at.page.locator("#ask").evaluate("(e) => e.outerHTML")
-        texts.append(re.sub(r'src="[^"]*"', "", shown))
-        at.press("1")
     texts.append(at.page.inner_text("body"))
     for text in texts:
         assert not re.search("defective|standard|resnet|adversarial|attack|network", text, re.I)
@@ -230,14 +239,8 @@ HOSTILE = "</script><img src=x onerror=\"document.title='broken'\"><!-- \u2028 &
 def test_hostile_names_are_words(visit, tmp_path):
     """Of classes, study and person."""
     pairs = [pair(n, predicted=(HOSTILE, HOSTILE), true_class=HOSTILE + "!") for n in range(2)]
-    asked = study(
-        2,
-        2,
-        pairs=pairs,
-        title=HOSTILE,
-        groups={"a": HOSTILE, "b": HOSTILE + "2"},
-        settings={HOSTILE: HOSTILE},
-    )
+    groups = {"a": HOSTILE, "b": HOSTILE + "2"}
+    asked = study(2, 2, pairs=pairs, title=HOSTILE, groups=groups, settings={HOSTILE: HOSTILE})
     at = visit(asked)
     images = at.page.locator("img").count()
     seen = HOSTILE.replace("\u2028 ", "")
@@ -250,7 +253,7 @@ def test_hostile_names_are_words(visit, tmp_path):
     assert at.page.locator("img").count() == images == 2
     assert at.page.title() == seen
     assert path.name == f"study-{asked.digest[:8]}-img-src-x.json"
-    [result] = read_results([path], asked)
+    result = answers_of(path, asked)
     assert result.person == "<img src=x>/../é" and result.head["title"] == HOSTILE
 
 
@@ -366,3 +369,235 @@ def test_reduced_motion(visit):
       .map((rule) => rule.style.transition)"""
     assert visit(study(4, 2)).page.evaluate(rules)[-1] == "width 0.15s"
     assert visit(study(4, 2), reduced_motion="reduce").page.evaluate(rules)[-1] == "none"
+
+
+# --- What it keeps.
+
+# A browser's storage that is full after so many writes.
+FULL = """{
+  const set = Storage.prototype.setItem;
+  let left = %d;
+  Storage.prototype.setItem = function (...given) {
+    if (left-- <= 0) throw new Error("full");
+    set.apply(this, given);
+  };
+}"""
+NO_STORAGE = {
+    "forbidden": "Object.defineProperty(window, 'localStorage', { get() { throw new Error(); } })",
+    "none": "Object.defineProperty(window, 'localStorage', { value: null })",
+    "full": FULL % 0,
+    "silent": "Storage.prototype.setItem = () => {}",
+}
+STAY = "Keep this page open and save before you leave."
+
+
+def test_a_page_of_another_study_begins_anew(visit):
+    at = visit(study(20, 8))
+    at.begin()
+    at.press("1")
+    write_page(study(20, 8, seed=8), at.path)
+    at.page.reload()
+    assert at.page.locator("#start").is_visible()
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["state.seed = 7", "delete state.answers", "state = 'x'", "state.order[0].pair = 0"],
+)
+def test_a_kept_state_that_does_not_fit_is_dropped(visit, change):
+    at = visit(study(20, 8))
+    at.begin()
+    at.press("1")
+    at.page.evaluate(
+        f"(change) => {{ const key = {STATE};"
+        "let state = JSON.parse(localStorage[key]);"
+        f"{change}; localStorage[key] = JSON.stringify(state); }}"
+    )
+    at.page.reload()
+    assert at.page.locator("#start").is_visible()
+
+
+def closes(at):
+    """What the browser asks before it closes the page, which stays open."""
+    asked = []
+
+    def stay(dialog):
+        asked.append(dialog.type)
+        dialog.dismiss()
+
+    at.page.once("dialog", stay)
+    with contextlib.suppress(api.TimeoutError), at.page.expect_event("close", timeout=1000):
+        at.page.close(run_before_unload=True)
+    return asked
+
+
+@pytest.mark.parametrize("script", NO_STORAGE.values(), ids=NO_STORAGE)
+def test_without_storage_nothing_is_promised(visit, tmp_path, script):
+    """All works but for reloads, of which the page says so, and asks before it goes."""
+    asked = study(4, 2)
+    at = visit(asked)
+    assert "you can stop and go on later" in at.page.inner_text("#start ul")
+    at.page.evaluate("localStorage.clear()")
+    at.context.add_init_script(script)
+    at.page.reload()
+    words = at.page.inner_text("#start ul")
+    assert STAY in words and "later" not in words and "on this device" not in words
+    at.begin()
+    at.press("1")
+    at.page.click("#stop")
+    words = at.page.inner_text("#end")
+    assert STAY in words and "later" not in words and "on this device" not in words
+    assert closes(at) == ["beforeunload"]
+    at.page.click("#back")
+    at.press("2")
+    assert STAY in at.page.inner_text("#end")
+    # The next person's turn, too, loses nothing.
+    at.page.click("#next")
+    at.wait()
+    assert closes(at) == ["beforeunload"]
+    at.page.click("#people button")
+    result = answers_of(at.save(tmp_path), asked)
+    assert [answer.side for answer in result.answers] == ["left", "right"]
+    # Nobody knows whether the file was saved.
+    assert closes(at) == ["beforeunload"]
+
+
+def test_storage_that_fills_up(visit, tmp_path):
+    """In the middle: what is left of the page's promises is what it can keep."""
+    asked = study(20, 4)
+    at = visit(asked)
+    at.context.add_init_script(FULL % 4)  # whose turn twice, a beginning, one answer
+    at.page.reload()
+    at.begin()
+    for key in "1212":
+        at.press(key)
+    assert len(at.state()["answers"]) == 1
+    assert STAY in at.page.inner_text("#answered")
+    assert closes(at) == ["beforeunload"]
+    result = answers_of(at.save(tmp_path), asked)
+    assert [answer.side for answer in result.answers] == ["left", "right"] * 2
+
+
+def test_who_gave_no_answer_loses_none_and_storage_asks_nothing(visit):
+    at = visit(study(4, 2))
+    at.begin()
+    at.page.evaluate(
+        "localStorage[Object.keys(localStorage).find((k) => k.endsWith('-turn'))] = ''"
+    )
+    at.page.reload()
+    assert at.page.locator("#start").is_visible() and not at.page.locator("#earlier").is_visible()
+    at.context.add_init_script(NO_STORAGE["forbidden"])
+    at.page.reload()
+    at.begin()
+    assert closes(at) == [] and at.page.is_closed()
+    at = visit(study(4, 2))
+    at.begin()
+    at.press("1")
+    assert closes(at) == [] and at.page.is_closed()
+
+
+@pytest.mark.parametrize("how", ["double click", "taps", "keys"])
+def test_next_person(visit, tmp_path, how):
+    """However often it is pressed, the answers before are there, to be saved or gone on with."""
+    asked = study(4, 2)
+    at = visit(asked, **(PHONE if how == "taps" else {}))
+    press = {
+        "double click": lambda: at.page.dblclick("#next"),
+        "taps": lambda: tap_twice(at, "#next"),
+        "keys": lambda: [at.page.press("#next", "Enter"), at.page.keyboard.press("Enter")],
+    }[how]
+    seeds = []
+    for name, keys in (("Ann", "12"), ("Ben", "21")):
+        at.begin(name)
+        for key in keys:
+            at.press(key)
+        seeds.append(at.seed())
+        press()
+        assert at.page.locator("#start").is_visible() and at.state() is None
+        assert at.page.input_value("#name") == ""
+        assert "Ann" not in at.page.inner_text("body")
+        check_fits(at, 360 if how == "taps" else 1000)
+        # Nor does a second press begin for whoever is next, or take the answers back.
+        at.page.click("text=Begin")
+        at.page.click("#people button")
+        assert at.page.locator("#start").is_visible()
+        at.wait()
+    assert len(set(seeds)) == 2
+    at.page.reload()
+    people = at.page.locator("#people button")
+    assert people.count() == 2
+    assert all(text.endswith(": 2 of 2, not saved yet") for text in people.all_inner_texts())
+    for place, sides in enumerate([["left", "right"], ["right", "left"]]):
+        people.nth(place).click()
+        assert at.seed() == seeds[place]
+        result = answers_of(at.save(tmp_path), asked)
+        assert (result.person, result.person_seed) == (("Ann", "Ben")[place], seeds[place])
+        assert [answer.side for answer in result.answers] == sides
+        at.page.click("#next")
+        at.wait()
+    assert not any("not saved" in text for text in people.all_inner_texts())
+
+
+def tap_twice(at, what):
+    """As fast as a finger can, at one place of the screen."""
+    box = at.page.locator(what).bounding_box()
+    for _ in range(2):
+        at.page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+
+def test_who_was_put_away_in_the_middle_goes_on(visit, tmp_path):
+    asked = study(20, 4)
+    at = visit(asked)
+    at.begin("Ann")
+    at.press("1")
+    at.press("2")
+    at.page.click("#stop")
+    at.page.click("#next")
+    at.wait()
+    at.page.click("#people button")
+    assert at.page.inner_text("#thanks") == "Stopped for now"
+    at.page.click("#back")
+    assert at.place() == "3 of 4"
+    for key in "12":
+        at.press(key)
+    result = answers_of(at.save(tmp_path), asked)
+    assert [a.side for a in result.answers] == ["left", "right"] * 2
+
+
+def test_another_tab_goes_on_with_the_same(visit):
+    """At once; and after it was asleep, when it heard of nothing."""
+    at = visit(study(20, 4))
+    at.begin()
+    at.press("1")
+    other = at.context.new_page()
+    other.goto(at.path.as_uri())
+    assert other.inner_text("#place") == "2 of 4"
+    at.wait()
+    other.keyboard.press("1")
+    api.expect(at.page.locator("#place")).to_have_text("3 of 4")
+    asleep = "addEventListener('storage', (e) => e.stopImmediatePropagation(), { capture: true })"
+    at.context.add_init_script(asleep)
+    at.page.reload()
+    at.wait()
+    other.keyboard.press("1")
+    assert at.place() == "3 of 4"
+    at.page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+    assert at.place() == "4 of 4"
+
+
+def test_nothing_says_that_a_file_was_saved(visit):
+    """A browser that ignores downloads: the page cannot know, and keeps the answers."""
+    asked = study(4, 2)
+    at = visit(asked)
+    at.begin("Ann")
+    at.press("1")
+    at.press("1")
+    at.page.evaluate("HTMLAnchorElement.prototype.click = () => {}")
+    at.page.click("#save")
+    said = at.page.inner_text("#saved")
+    assert said.startswith(f"Look for study-{asked.digest[:8]}-ann.json in your downloads.")
+    at.page.click("#next")
+    at.wait()
+    at.page.reload()
+    at.page.click("#people button")
+    assert json.loads(at.page.input_value("#text"))["person"] == "Ann"

@@ -1,16 +1,14 @@
 """Studies of made-up images, and results that nobody gave."""
 
 import json
+import random
 
 import numpy as np
-from hypothesis import strategies as st
-from scotoma.bench.paper.study.draw import assignment
-from scotoma.bench.paper.study.pairs import Pair, Study
+from scotoma.bench.paper.study.study import Pair, Study
 
 GROUPS = {"a": "adversarial images of resnet18 0.3-Bottom", "b": "those of resnet18"}
 NAMES = ("cat", "dog", "frog", "ship", "truck")
 TIME = "2026-01-02T03:04:05.678Z"
-SEEDS = st.integers(0, 2**64 - 1).map(lambda number: f"{number:016x}")
 
 
 def pair(number=0, *, seed=0, side=8, channels=3, **values):
@@ -45,10 +43,10 @@ def result(asked, seed, chose_a, *, answered=None, person="", **values):
     Args:
         asked: the study. seed: an integer. answered: how many pairs; None for all.
     """
-    digits = f"{seed:016x}"
-    order = assignment(asked.numbers, asked.per_person, digits)[:answered]
+    order = random.Random(seed).sample(asked.numbers, asked.per_person)[:answered]
     answers = []
-    for place, (number, a_side) in enumerate(order):
+    for place, number in enumerate(order):
+        a_side = ("left", "right")[place % 2]
         chosen = "a" if place < chose_a else "b"
         other = {"left": "right", "right": "left"}[a_side]
         side = a_side if chosen == "a" else other
@@ -57,7 +55,7 @@ def result(asked, seed, chose_a, *, answered=None, person="", **values):
     head = {name: getattr(asked, name) for name in ("title", "groups", "settings", "seed")}
     return (
         {"format": 1, "study": asked.digest, **head, "per_person": asked.per_person}
-        | {"person": person, "person_seed": digits, "started": TIME}
+        | {"person": person, "person_seed": f"{seed:016x}", "started": TIME}
         | {"finished": TIME if len(order) == asked.per_person else None, "answers": answers}
         | values
     )

@@ -9,9 +9,109 @@ const STAY = "Keep this page open and save before you leave.";
 
 const find = (id) => document.getElementById(id);
 const screens = ["start", "ask", "end"].map(find);
-let state, order;
+// Of the person whose turn it is; null between two.
+let state;
 let since = 0;
 let handedOver = -Infinity;
+
+// --- Which pairs a person gets, in which order and on which sides.
+
+// Pairs without replacement; the first image as often on the left as on the right, but for one if
+// the count is odd: whoever always chooses one side chooses both groups equally often.
+function drawn() {
+  const count = study.perPerson;
+  const pairs = shuffled(study.pairs.map((pair) => pair.number)).slice(0, count);
+  const odd = count % 2 ? [["left", "right"][below(2)]] : [];
+  const sides = shuffled([...pairs.slice(odd.length).map((_, i) => ["left", "right"][i % 2]), ...odd]);
+  return pairs.map((pair, i) => ({ pair, aSide: sides[i] }));
+}
+
+function shuffled(values) {
+  for (let i = values.length - 1; i > 0; i--) {
+    const j = below(i + 1);
+    [values[i], values[j]] = [values[j], values[i]];
+  }
+  return values;
+}
+
+// Integers below n, all equally likely: what would favour some is drawn again.
+function below(n) {
+  for (;;) {
+    const [value] = crypto.getRandomValues(new Uint32Array(1));
+    if (value < 2 ** 32 - (2 ** 32 % n)) return value % n;
+  }
+}
+
+function newSeed() {
+  const words = crypto.getRandomValues(new Uint32Array(2));
+  return [...words].map((word) => word.toString(16).padStart(8, "0")).join("");
+}
+
+// --- What the device keeps, so that a reload goes on: each person's answers under their seed, and
+// whose turn it is. Nothing is ever deleted: the next person's turn leaves all answers as they are.
+
+// What the browser's storage does not take; a reload forgets it.
+const memory = new Map();
+const KEYS = `scotoma-study-${study.digest}-`;
+const TURN = `${KEYS}turn`;
+
+const lasting = () => memory.size === 0;
+
+function write(key, text) {
+  try {
+    localStorage.setItem(key, text);
+    if (localStorage.getItem(key) !== text) throw new Error("not kept");
+    memory.delete(key);
+  } catch {
+    memory.set(key, text);
+  }
+}
+
+function read(key) {
+  if (memory.has(key)) return memory.get(key);
+  try {
+    return localStorage.getItem(key);
+  } catch {
+    return null;
+  }
+}
+
+function keep() {
+  write(KEYS + state.seed, JSON.stringify(state));
+}
+
+// The answers of a seed, or null where they are none of this study's.
+function kept(seed) {
+  try {
+    const found = JSON.parse(read(KEYS + seed));
+    const { order, answers } = found;
+    const fits =
+      found.seed === seed &&
+      typeof found.person === "string" &&
+      order.length === study.perPerson &&
+      order.every((one) => byNumber.has(one.pair)) &&
+      answers.length <= order.length &&
+      answers.every((one, i) => one.pair === order[i].pair && one.a_side === order[i].aSide);
+    return fits ? found : null;
+  } catch {
+    return null;
+  }
+}
+
+// All who answered on this device, as they began.
+function everyone() {
+  const keys = [...memory.keys()];
+  try {
+    keys.push(...Object.keys(localStorage));
+  } catch {
+    // None but those in memory.
+  }
+  const seeds = keys.filter((key) => key.startsWith(KEYS)).map((key) => key.slice(KEYS.length));
+  return [...new Set(seeds)]
+    .map(kept)
+    .filter((one) => one?.answers.length)
+    .sort((one, other) => (one.started < other.started ? -1 : 1));
+}
 
 // --- Screens.
 
@@ -20,16 +120,13 @@ function show() {
   const screen = !state ? "start" : done || state.stopped ? "end" : "ask";
   for (const each of screens) each.hidden = each.id !== screen;
   promise();
-  if (screen === "start") start();
-  if (screen === "ask") ask();
-  if (screen === "end") end();
+  ({ start, ask, end })[screen]();
   window.scrollTo(0, 0);
 }
 
 // Whoever turns it is, as the device has it.
 function refresh() {
-  state = kept(study, turn(study));
-  order = state && drawn(study, state);
+  state = kept(read(TURN) ?? "");
   show();
 }
 
@@ -43,7 +140,7 @@ function promise() {
 }
 
 function start() {
-  const before = everyone(study);
+  const before = everyone();
   find("earlier").hidden = !before.length;
   find("people").replaceChildren(...before.map(entry));
 }
@@ -57,7 +154,7 @@ function entry(person) {
   button.textContent = `Begun ${begun}: ${person.answers.length} of ${study.perPerson}${unsaved}`;
   button.addEventListener("click", () => {
     if (performance.now() - handedOver < HANDOVER) return;
-    pass(study, person.seed);
+    write(TURN, person.seed);
     refresh();
   });
   return button;
@@ -65,7 +162,7 @@ function entry(person) {
 
 function ask() {
   const at = state.answers.length;
-  const { pair: number, aSide } = order[at];
+  const { pair: number, aSide } = state.order[at];
   const pair = byNumber.get(number);
   for (const side of ["left", "right"]) {
     const which = side === aSide ? 0 : 1;
@@ -113,8 +210,8 @@ function end() {
     ? `All ${count} pairs are answered.`
     : `${count} of ${study.perPerson} pairs are answered. ${goOn}`;
   if (!lasting()) find("answered").append(` ${STAY}`);
-  find("file").textContent = fileName(study, state);
-  find("text").value = resultText(study, state);
+  find("file").textContent = fileName();
+  find("text").value = resultText();
   find("saved").textContent = "";
   find("thanks").focus({ preventScroll: true });
 }
@@ -123,13 +220,13 @@ function end() {
 
 function choose(side) {
   if (find("ask").hidden || performance.now() - since < GUARD) return;
-  const { pair, aSide } = order[state.answers.length];
+  const { pair, aSide } = state.order[state.answers.length];
   const chosen = side === aSide ? "a" : "b";
   const ms = Math.round(performance.now() - since);
   state.answers.push({ pair, a_side: aSide, chosen, side, ms });
   state.saved = false;
   if (state.answers.length === study.perPerson) state.finished = new Date().toISOString();
-  keep(study, state);
+  keep();
   show();
 }
 
@@ -137,63 +234,97 @@ function undo() {
   if (!state || !state.answers.length || (find("ask").hidden && find("end").hidden)) return;
   state.answers.pop();
   Object.assign(state, { finished: null, stopped: false, saved: false });
-  keep(study, state);
+  keep();
   show();
 }
 
 function stop(stopped) {
   state.stopped = stopped;
-  keep(study, state);
+  keep();
   show();
 }
 
-// --- The end.
+// --- The end. The file that a person saves; score.py reads it.
+
+function resultText() {
+  const result = {
+    format: study.format,
+    study: study.digest,
+    title: study.title,
+    groups: study.groups,
+    settings: study.settings,
+    seed: study.seed,
+    per_person: study.perPerson,
+    person: state.person,
+    person_seed: state.seed,
+    started: state.started,
+    finished: state.finished,
+    answers: state.answers,
+  };
+  return `${JSON.stringify(result, null, 1)}\n`;
+}
+
+function fileName() {
+  const plain = state.person.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-+|-+$/g, "");
+  return `study-${study.digest.slice(0, 8)}-${plain || state.seed.slice(0, 8)}.json`;
+}
 
 // Browsers inside other apps ignore downloads, and no page learns of it.
 function save() {
-  const name = fileName(study, state);
-  download(name, resultText(study, state));
+  const name = fileName();
+  const url = URL.createObjectURL(new Blob([resultText()], { type: "application/json" }));
+  const link = document.createElement("a");
+  link.href = url;
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 60000);
   done(`Look for ${name} in your downloads. If it is not there, copy the text instead: see below.`);
 }
 
 async function copy() {
-  if (await copied(find("text"))) done("The text is copied.");
+  find("text").select();
+  try {
+    await navigator.clipboard.writeText(find("text").value);
+  } catch {
+    if (!document.execCommand("copy")) return;
+  }
+  done("The text is copied.");
 }
 
 function done(words) {
   state.saved = true;
-  keep(study, state);
+  keep();
   find("saved").textContent = words;
 }
 
 // What was answered stays, and the first screen leads back to it.
 function next() {
-  pass(study, "");
+  write(TURN, "");
   handedOver = performance.now();
   find("name").value = "";
+  refresh();
+}
+
+function begin(event) {
+  event.preventDefault();
+  if (performance.now() - handedOver < HANDOVER) return;
+  const started = new Date().toISOString();
+  state = { seed: newSeed(), person: find("name").value.trim(), started, finished: null };
+  Object.assign(state, { stopped: false, saved: false, order: drawn(), answers: [] });
+  keep();
+  write(TURN, state.seed);
   refresh();
 }
 
 // --- Fingers and keys.
 
 for (const side of ["left", "right"]) find(side).addEventListener("click", () => choose(side));
-find("undo").addEventListener("click", undo);
+for (const [id, action] of Object.entries({ undo, save, copy, next })) {
+  find(id).addEventListener("click", action);
+}
 find("stop").addEventListener("click", () => stop(true));
 find("back").addEventListener("click", () => (state.stopped ? stop(false) : undo()));
-find("save").addEventListener("click", save);
-find("copy").addEventListener("click", copy);
-find("next").addEventListener("click", next);
-find("begin").addEventListener("submit", (event) => {
-  event.preventDefault();
-  if (performance.now() - handedOver < HANDOVER) return;
-  const person = find("name").value.trim();
-  const started = new Date().toISOString();
-  state = { seed: newSeed(), person, started, finished: null, stopped: false, saved: false };
-  state.answers = [];
-  keep(study, state);
-  pass(study, state.seed);
-  refresh();
-});
+find("begin").addEventListener("submit", begin);
 document.addEventListener("keydown", (event) => {
   if (event.repeat || event.ctrlKey || event.altKey || event.metaKey || event.shiftKey) return;
   if (/^(INPUT|TEXTAREA)$/.test(event.target.tagName)) return;
@@ -205,18 +336,19 @@ document.addEventListener("keydown", (event) => {
 });
 // The same page in another tab went on; or did, while this one was put away.
 window.addEventListener("storage", (event) => {
-  if (event.key?.startsWith(keyOf(study, ""))) refresh();
+  if (event.key?.startsWith(KEYS)) refresh();
 });
 window.addEventListener("pageshow", (event) => {
   if (event.persisted) refresh();
 });
+// Answers would be lost with the page, as no page learns whether a file was saved.
 window.addEventListener("beforeunload", (event) => {
-  if (!atRisk(study)) return;
+  if (!everyone().some((one) => memory.has(KEYS + one.seed))) return;
   event.preventDefault();
   event.returnValue = true; // for browsers before 2024
 });
 window.addEventListener("resize", () => {
-  if (!find("ask").hidden) fit(byNumber.get(order[state.answers.length].pair));
+  if (!find("ask").hidden) fit(byNumber.get(state.order[state.answers.length].pair));
 });
 
 for (const each of document.querySelectorAll(".title")) each.textContent = study.title;
@@ -227,5 +359,5 @@ for (const each of document.querySelectorAll(".minutes")) {
 }
 find("question").textContent = study.question;
 find("progress").max = study.perPerson;
-pass(study, turn(study)); // whether the browser keeps anything shows by trying
+write(TURN, read(TURN) ?? ""); // whether the browser keeps anything shows by trying
 refresh();
