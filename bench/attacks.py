@@ -49,12 +49,19 @@ from ..train.data import DataSet, ResidentBatches
 from ..train.distributed import World
 from ..train.engine import Engine
 from ..train.screen import make_console, show
-from ..train.settings import HelpFormatter
 from ..train.setup import build_model, load_data, make_batches, resolve
 from . import harness
 from .convergence import train_epoch
-from .harness import check_names, positive
-from .step.table import by_case
+from .options import (
+    add_run_options,
+    add_variants,
+    add_windows,
+    check_names,
+    check_window_seconds,
+    make_parser,
+    positive,
+)
+from .step import by_case
 
 ARCH = "resnet18"
 TRAINING_LIMIT = 2000
@@ -804,17 +811,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
         f"{title}:\n" + "\n".join(f"  {name:24} {each.text}" for name, each in found.items())
         for title, found in lists.items()
     )
-    parser = argparse.ArgumentParser(
-        "scotoma bench attacks",
-        description=__doc__,
-        formatter_class=HelpFormatter,
-        epilog=epilog,
-    )
+    parser = make_parser("bench attacks", __doc__, epilog)
     add = parser.add_argument
     add("--attacks", nargs="+", metavar="NAME", help=f"some of {', '.join(SETUPS)} (all)")
     add("--defects", nargs="+", metavar="SPEC", help="of the networks (standard 0.3-Bottom)")
     add("--batch", nargs="+", type=positive, metavar="N", help="batch sizes (128 1000; 32 on CPU)")
-    harness.add_variants(parser, "default: all that can run here")
+    add_variants(parser, "default: all that can run here")
     add("--width", type=positive, help=f"base width of {ARCH} (the paper's; 8 with --cpu)")
     add("--epochs", type=positive, help="of the training before (4; 3 on 2000 images with --cpu)")
     add("--model", metavar="RUN", help="attack this run folder or checkpoint; nothing is trained")
@@ -826,10 +828,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="of cw-l2, cw-l2-stop for a constant (200; 40 on CPU)",
     )
     add("--boundary-steps", type=positive, metavar="N", help="of boundary (2000; 200 on CPU)")
-    harness.add_windows(parser, "5; 3 with --cpu")
-    harness.add_run_options(parser, "attacks", 1800)
+    add_windows(parser, "5; 3 with --cpu")
+    add_run_options(parser, "attacks", 1800)
     options = parser.parse_args(argv)
-    harness.check_window_seconds(options)
+    check_window_seconds(options)
     if options.dataset and not options.model:
         raise UserError("dataset is for --model; without one the network learns the sample")
     if options.model:

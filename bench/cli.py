@@ -10,11 +10,11 @@ from ..train.screen import wrapped
 
 BENCHMARKS = {
     "step": (
-        "scotoma.bench.step.command",
+        "scotoma.bench.step",
         "whole steps: training, evaluation, PGD; six networks, many ways",
     ),
     "layers": (
-        "scotoma.bench.layers.command",
+        "scotoma.bench.layers",
         "the fused operators, layer by layer, against eager and torch.compile",
     ),
     "roofline": (

@@ -39,11 +39,10 @@ from ..train.data import DataSet, steps_per_epoch
 from ..train.distributed import World
 from ..train.engine import Engine
 from ..train.screen import make_console, show
-from ..train.settings import HelpFormatter
 from ..train.setup import build_model, load_data, make_batches, resolve
 from . import harness
-from .harness import check_names, positive
-from .step.ways import WAYS
+from .options import add_resume, add_time_limit, add_variants, check_names, make_parser, positive
+from .variants import VARIANTS
 
 RUN_SETTINGS = ("out", "name", "device", "data_root", "download", "save_seconds")
 VARIANT_SETTINGS = ("seed", "mask_seed", "backend", "compile", "cuda_graph", "evaluate_on")
@@ -61,7 +60,7 @@ class Run(NamedTuple):
 
 def configured(config: TrainConfig, run: Run) -> TrainConfig:
     """The settings of a run: its seed, and how its variant computes."""
-    way = WAYS[run.variant]
+    way = VARIANTS[run.variant]
     return replace(
         config,
         seed=run.seed,
@@ -250,11 +249,11 @@ def brief(rows: list[dict]) -> str:
 def chosen_runs(options, config: TrainConfig, device: torch.device) -> list[Run]:
     """Variants in turns, so that the machine's changes meet all of them."""
     usual = ("eager", "compile", "fused", "fused-graph") if device.type == "cuda" else ("eager",)
-    names = check_names("variants", options.variants or usual, WAYS)
+    names = check_names("variants", options.variants or usual, VARIANTS)
     for name in names:
-        if WAYS[name].released:
+        if VARIANTS[name].released:
             raise UserError(f"variants has {name!r}, which 'scotoma bench step' alone times")
-        refusal = backends.device_refusal(device) if WAYS[name].backend == "triton" else None
+        refusal = backends.device_refusal(device) if VARIANTS[name].backend == "triton" else None
         if refusal:
             raise UserError(f"variants has {name!r}: {refusal}; leave it out")
         check_graph(configured(config, Run(name, 0)), device, 1)
@@ -265,19 +264,14 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]:
     # Training's own options need a library that nothing else here does.
     from ..train.settings import parse as parse_training
 
-    parser = argparse.ArgumentParser(
-        "scotoma bench convergence",
-        description=__doc__,
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = make_parser("bench convergence", __doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--target", type=float, help="accuracy to reach, a fraction (0.93; 0.8 with --cpu)")
     add("--seeds", type=positive, default=3, help="runs of each variant (3)")
-    harness.add_variants(parser, f"some of {', '.join(WAYS)}")
-    harness.add_time_limit(parser, 36000)
+    add_variants(parser, f"some of {', '.join(VARIANTS)}")
+    add_time_limit(parser, 36000)
     add("--out", type=Path, metavar="FILE", help="file of results to append to")
-    harness.add_resume(parser)
+    add_resume(parser)
     add("--cpu", action="store_true", help="on the CPU: a test of this command")
     options, rest = parser.parse_known_args(argv)
     options.target = options.target or (0.8 if options.cpu else 0.93)

@@ -1,9 +1,9 @@
-"""What all measurements share: rows of results, the machine, clocks, the options, the loop.
+"""What all measurements share: rows of results, the machine, clocks, the loop.
 
-A verb of ``scotoma bench`` parses its options, chooses cases, and hands both to
+A verb of ``scotoma bench`` parses its options (:mod:`.options`), chooses cases, and hands both to
 :func:`measure_all`, which keeps every row as soon as it is there::
 
-    add_run_options(parser, "layers", 3600)            # --time-limit --out --resume --cpu --list
+    options.add_run_options(parser, "layers", 3600)    # --time-limit --out --resume --cpu --list
     device = chosen_device(options.cpu)
     head = row_head("layers", device, settings)        # what was measured, when, on what, and how
     outcome = measure_all(cases, measure, head=head, path=path, ...)
@@ -17,12 +17,11 @@ seconds.
 
 Groups below: rows (:func:`default_path`, :func:`row_head`, :func:`append_rows`,
 :func:`read_rows`, :func:`measured_rows`, :func:`check_writable`), the machine
-(:func:`describe_machine`, :func:`clocks`, :func:`commit`), clocks, checks, the loop, and options.
+(:func:`describe_machine`, :func:`clocks`, :func:`commit`), clocks, checks, the loop.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import os
@@ -46,13 +45,12 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..defective.errors import UserError, nearest
+from ..defective.errors import UserError
 from ..train.screen import show
+from .options import UNFINISHED
 
-UNFINISHED, INTERRUPTED = 75, 130
+INTERRUPTED = 130
 INTERPRETER = "TRITON_INTERPRET"
-DTYPES = ("bfloat16", "float16", "float32")
-"""Of activations, as the options have them."""
 
 Key = TypeVar("Key", bound=Hashable)
 Work, Reading = TypeVar("Work"), TypeVar("Reading")
@@ -494,7 +492,7 @@ def measure_all(
     return outcome
 
 
-# Options
+# Where and how a measurement runs
 
 
 def compiling_process(verb: str, argv: list[str]) -> int | None:
@@ -529,76 +527,6 @@ def chosen_device(cpu: bool) -> torch.device:
     if not torch.cuda.is_available():
         raise UserError("no NVIDIA GPU on this machine; --cpu measures small shapes on the CPU")
     return torch.device("cuda", 0)
-
-
-def check_names(option: str, names: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
-    """Names without repetition.
-
-    Raises:
-        UserError: a name is not among the known ones.
-    """
-    known = tuple(known)
-    for name in names:
-        if name not in known:
-            raise UserError(
-                f"{option} has {name!r}; expected some of {', '.join(known)}.{nearest(name, known)}"
-            )
-    return tuple(dict.fromkeys(names))
-
-
-def add_run_options(parser: argparse.ArgumentParser, benchmark: str, time_limit: int) -> None:
-    """What every measurement of many cases asks. time_limit: seconds, by default."""
-    add = parser.add_argument
-    add_time_limit(parser, time_limit)
-    add("--out", type=Path, help=f"file to append to (bench/results/DEVICE/{benchmark}.jsonl)")
-    add_resume(parser)
-    add("--cpu", action="store_true", help="small shapes on the CPU: a test of this command")
-    add("--list", action="store_true", help="print the cases and stop")
-
-
-def add_time_limit(parser: argparse.ArgumentParser, time_limit: int) -> None:
-    parser.add_argument(
-        "--time-limit",
-        "--budget-seconds",
-        type=positive,
-        metavar="SECONDS",
-        default=time_limit,
-        help=f"start no case that would end later ({time_limit})",
-    )
-
-
-def add_variants(parser: argparse.ArgumentParser, text: str) -> None:
-    """``--variants``, which was called ``--contestants``, as it still is in rows."""
-    parser.add_argument("--variants", "--contestants", nargs="+", metavar="NAME", help=text)
-
-
-def add_windows(parser: argparse.ArgumentParser, windows: str) -> None:
-    """Options for :func:`time_in_turns`. windows: the usual number, in words."""
-    add = parser.add_argument
-    add("--windows", type=positive, help=f"timed stretches of each variant ({windows})")
-    add("--window-seconds", type=float, default=0.3, help="least length of a stretch, about (0.3)")
-
-
-def check_window_seconds(options: argparse.Namespace) -> None:
-    if not options.window_seconds > 0:
-        raise UserError(f"window-seconds is {options.window_seconds}; expected more than 0")
-
-
-def add_resume(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="leave out cases that the file has from the same machine, commit and settings; the "
-        f"exit status is {UNFINISHED} as long as some are left",
-    )
-
-
-def positive(text: str) -> int:
-    """An argparse type: a whole number of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
 
 
 @contextmanager

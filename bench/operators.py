@@ -19,11 +19,9 @@ from ..defective import create_model
 from ..kernels import apply_mask, backends, convolution
 from ..kernels.convolution import CONV_TILES
 from ..kernels.reference import Branch, Settings
-from .layers import accuracy, operands
-from .layers.contestants import contestant
-from .layers.operands import Call
-from .layers.sites import HEADLINE_SHAPES, SMALL_SHAPES, Site, headline_sites
-from .layers.traffic import minimum_bytes
+from . import layers, operands
+from .layers import HEADLINE_SHAPES, SMALL_SHAPES, headline_ops
+from .operands import Call, OpShape, minimum_bytes
 
 # Operations. What surrounds batch norm is counted as the fused kernels compute it: a subtraction,
 # product, sum, comparison or selection of one element is one operation; what is done once a channel
@@ -38,7 +36,7 @@ GRADIENT_SUMS = 4
 STATISTICS_TERMS = 4
 
 
-def norm_flops(site: Site) -> dict[str, int]:
+def norm_flops(site: OpShape) -> dict[str, int]:
     """Operations of ``bn_mask_add_relu`` forward and backward."""
     branches = 2 if site.kind == "projection" else 1
     masks = branches * site.masked
@@ -219,12 +217,12 @@ class Case:
 def computed(run: Callable[..., Tensor], call: Call) -> dict[str, Tensor]:
     """Output and gradients by name."""
     if call.inputs():
-        return accuracy.results(run, call)
+        return operands.results(run, call)
     with torch.no_grad():
         return {"out": run(*call.operands)}
 
 
-def norm_case(site: Site, dtype: torch.dtype, device: torch.device) -> Case:
+def norm_case(site: OpShape, dtype: torch.dtype, device: torch.device) -> Case:
     """``bn_mask_add_relu`` in training: bound by memory."""
     moved, flops = minimum_bytes(site, dtype.itemsize), norm_flops(site)
     wanted = ("x", "weight", "bias", "residual", "x2", "weight2", "bias2")
@@ -234,10 +232,10 @@ def norm_case(site: Site, dtype: torch.dtype, device: torch.device) -> Case:
         site.shape,
         (2 + (site.kind != "none")) * site.elements,
         [Pass(name, moved[name], flops[name], wanted) for name in ("forward", "backward")],
-        [Variant(b, contestant(n, site, dtype).run) for b, n in names.items()],
+        [Variant(b, layers.variant(n, site, dtype).run) for b, n in names.items()],
         partial(operands.draw, site, dtype, device),
         kind=site.kind,
-        exact=partial(accuracy.exact_results, site),
+        exact=partial(operands.exact_results, site),
     )
 
 
@@ -256,7 +254,7 @@ def mask_case(shape: tuple[int, int, int, int], dtype: torch.dtype, device: torc
         return Variant(backend, lambda x, mask: apply_mask(x, mask, backend=backend))
 
     def draw() -> Call:
-        drawn = operands.draw(Site("none", shape), dtype, device)
+        drawn = operands.draw(OpShape("none", shape), dtype, device)
         return Call(MaskOperands(drawn.operands.x, drawn.operands.mask), drawn.grad_out)
 
     passes = [Pass(name, 2 * n * dtype.itemsize, n, ("x",)) for name in ("forward", "backward")]
@@ -272,7 +270,7 @@ def fused_case(layer: Layer, kind: str, dtype: torch.dtype, device: torch.device
 
     Its FLOP are those of the convolution and of the one pass after it.
     """
-    site = Site(kind, layer.out_shape, mode="evaluation")
+    site = OpShape(kind, layer.out_shape, mode="evaluation")
     elements = layer.elements + (prod(layer.out_shape) if kind == "residual" else 0)
     flops = layer.flops + norm_flops(site)["forward"]
     # None is Triton's operator after the convolution, where there is a GPU.
@@ -390,7 +388,7 @@ def cases(operators: Iterable[str], dtype: torch.dtype, device: torch.device) ->
 
     def of(operator: str) -> Iterator[Case]:
         if operator == "bn_mask_add_relu":
-            yield from (norm_case(site, *on) for site in headline_sites(shapes))
+            yield from (norm_case(site, *on) for site in headline_ops(shapes))
         elif operator == "apply_mask":
             yield from (mask_case(shape, *on) for shape in shapes)
         elif operator == "conv_bn_mask_add_relu":

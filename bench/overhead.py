@@ -41,9 +41,9 @@ from torch import Tensor
 
 from ..kernels import Projection, backends, bn_mask_add_relu
 from ..train.screen import make_console, show
-from ..train.settings import HelpFormatter
 from . import harness
-from .harness import check_names, compiling_process, positive
+from .harness import compiling_process
+from .options import DTYPES, check_names, make_parser, positive
 
 FORMS = ("plain", "residual", "projection")
 MODES = {
@@ -86,18 +86,14 @@ def main(argv: list[str]) -> int:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "scotoma bench overhead",
-        description=__doc__,
-        formatter_class=HelpFormatter,
-        epilog="modes:\n" + "\n".join(f"  {name:8} {text}" for name, text in MODES.items()),
-    )
+    modes = "\n".join(f"  {name:8} {text}" for name, text in MODES.items())
+    parser = make_parser("bench overhead", __doc__, f"modes:\n{modes}")
     add = parser.add_argument
     add("--loop", action="store_true", help="the training loop's own share of a step instead")
     forms = f"of the operator: some of {', '.join(FORMS)} (all)"
     add("--forms", "--variants", dest="forms", nargs="+", metavar="NAME", help=forms)
     add("--modes", nargs="+", metavar="NAME", help=f"some of {', '.join(MODES)} (all)")
-    add("--dtype", choices=harness.DTYPES, default="float32", help="of activations (float32)")
+    add("--dtype", choices=DTYPES, default="float32", help="of activations (float32)")
     add("--arch", type=int, default=90, metavar="N", help="compile for this capability (90)")
     add("--rounds", type=positive, default=15, help="timed stretches of each variant (15)")
     add("--calls", type=positive, default=300, help="in one stretch (300)")

@@ -32,12 +32,10 @@ from ..defective.errors import UserError
 from ..kernels import backends
 from ..train.config import PictureFormat
 from ..train.screen import make_console, show
-from ..train.settings import HelpFormatter, add_picture_format
-from . import harness
-from .harness import DTYPES, check_names, positive
-from .layers import accuracy, sweep
-from .layers.operands import Call
+from . import harness, operands
+from .operands import Call
 from .operators import OPERATORS, Case, Pass, Variant, cases, computed, dtype_name
+from .options import DTYPES, add_picture_format, add_run_options, check_names, make_parser, positive
 
 BACKENDS = {
     "triton": "the fused kernels",
@@ -179,8 +177,8 @@ def _fill(case: Case, step: Pass, plan: Plan, variants: list[tuple[Variant, dict
     unit = torch.float16 if case.arithmetic == "tf32" else plan.dtype
     for variant, row in variants:
         with harness.noting(row):
-            errors = accuracy.errors(computed(variant.run, first.copy(plan.dtype)), expected)
-            row["tolerance"] = accuracy.tolerance(unit)
+            errors = operands.errors(computed(variant.run, first.copy(plan.dtype)), expected)
+            row["tolerance"] = operands.tolerance(unit)
             harness.compare(row, errors)
     del expected
     sound = [(variant, row) for variant, row in variants if not row["problems"]]
@@ -194,12 +192,12 @@ def _time(
     """Cold caches; by graph replay on a GPU, by the wall's clock on a CPU."""
     on_gpu = plan.device.type == "cuda"
     touched = plan.dtype.itemsize * case.elements
-    count = sweep.cold_sets(touched, harness.l2_bytes(plan.device))
+    count = operands.cold_sets(touched, harness.l2_bytes(plan.device))
     sets = [first.copy(plan.dtype) for _ in range(count)]
-    options = {"hot": False, "calls": None if on_gpu else sweep.CPU_CALLS}
+    options = {"hot": False, "calls": None if on_gpu else operands.CPU_CALLS}
     sweeps, works = [], {}
     for number, (variant, _) in enumerate(variants):
-        one = sweep.Sweep(variant.run, sets, training=step.name != "evaluation", **options)
+        one = operands.Sweep(variant.run, sets, training=step.name != "evaluation", **options)
         sweeps.append(one)
         if step.name == "backward":
             one.prepare()
@@ -303,7 +301,7 @@ def main(argv: list[str]) -> int:
     roofs = measure_ceilings(device, dtype)
     settings = {
         "repeats": options.repeats,
-        "cold_l2_sizes": sweep.COLD_L2_SIZES,
+        "cold_l2_sizes": operands.COLD_L2_SIZES,
         "dtype": options.dtype,
         "left_out": list(without),
         "clock": "graph" if device.type == "cuda" else "wall",
@@ -377,9 +375,7 @@ def left_out(options, device: torch.device) -> tuple[str, ...]:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "scotoma bench roofline", description=__doc__, formatter_class=HelpFormatter
-    )
+    parser = make_parser("bench roofline", __doc__)
     add = parser.add_argument
     operator_help = ", ".join(OPERATORS)
     add("--operators", nargs="+", metavar="NAME", default=OPERATORS, help=operator_help)
@@ -388,8 +384,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--max-cases", type=positive, help="measure the first so many alone")
     add("--dtype", choices=DTYPES, help="of activations (bfloat16; float32 with --cpu)")
     add("--repeats", type=positive, default=20, help="rounds of each timing (20)")
-    harness.add_run_options(parser, "roofline", 1800)
-    add_picture_format(parser, "of the picture (png)")
+    add_run_options(parser, "roofline", 1800)
+    add_picture_format(parser)
     options = parser.parse_args(argv)
     options.dtype = options.dtype or ("float32" if options.cpu else "bfloat16")
     check_names("operators", options.operators, OPERATORS)

@@ -29,7 +29,7 @@ from ..kernels import (
     conv_bn_mask_add_relu,
     launch,
 )
-from .layers.accuracy import errors, tolerance
+from .operands import errors, tolerance
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 ODD, EVEN = (2, 12, 5, 7), (3, 64, 9, 9)

@@ -23,8 +23,8 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from ...train.settings import make_parser
 from .. import harness
+from ..options import make_parser
 from . import checks, gpus
 from .checks import ABSENT, FAILED, OK, VERDICTS, WARNING, CheckResult, Context, Run, examine
 

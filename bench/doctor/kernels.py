@@ -24,7 +24,7 @@ import torch
 
 from ...kernels import backends
 from .. import harness, sanitize
-from ..layers.accuracy import tolerance
+from ..operands import tolerance
 from .checks import ABSENT, FAILED, OK, UNKNOWN, WARNING, CheckResult, Context, brief, known_fix
 
 ARCH = 90

@@ -1,12 +1,16 @@
 """Show where the time of a step goes, for several ways to run the same network.
 
     scotoma profile ARCH [options]
+    scotoma profile --model package:factory [options]
 
 Each variant runs by the clock alone, and then for as many steps under torch's profiler, which slows
 the host but not the kernels. Out come a table of time by kernel family (convolution, BN and
 epilogue, optimiser, ...), launches and gaps included, side by side; a picture, timeline.png, of one
 step of each; and a gzipped trace of each for https://ui.perfetto.dev or chrome://tracing. Rows of
 results are appended to a file of JSON lines, profile.jsonl.
+
+--model profiles a network of your own; in the fused variants its batch norms that a ReLU follows
+are fused, and what stays as it is, is said.
 
 The share of a step in which the device is busy is the time of its kernels and copies, by the
 profiler, over that of a step by the clock without it.
@@ -42,13 +46,19 @@ from ...defective.serialization import atomic_path
 from ...kernels import backends
 from ...train import plots
 from ...train.screen import make_console, show
-from ...train.settings import HelpFormatter, add_picture_format
 from .. import harness
-from ..harness import DTYPES, check_names, noting, positive
-from ..step.case import WORKS, Case
-from ..step.command import contestants
-from ..step.players import Player, random_images
-from ..step.ways import WAYS, explained
+from ..harness import noting
+from ..model import Model, add_model_options, check_fused, chosen_model, refuse_ours
+from ..options import DTYPES, add_picture_format, add_variants, check_names, make_parser, positive
+from ..variants import (
+    VARIANTS,
+    WORKS,
+    Case,
+    NetworkRun,
+    chosen_variants,
+    explained,
+    random_images,
+)
 from . import report
 from .report import Profiled
 from .trace import Trace, read, summarise
@@ -84,7 +94,7 @@ def profile_all(plan: Plan, head: dict, path: Path, console: Console) -> list[Pr
     variants with CUDA graphs, which some drivers' profiling interface harms.
     """
     found = {name: Profiled(_empty_row(plan, name)) for name in plan.names}
-    players: dict[str, Player] = {}
+    runs: dict[str, NetworkRun] = {}
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     try:
         with (
@@ -96,23 +106,24 @@ def profile_all(plan: Plan, head: dict, path: Path, console: Console) -> list[Pr
             for name in plan.names:
                 bar.update(task, description=f"{name}: warm up, and time without the profiler")
                 with noting(found[name].row):
-                    players[name] = Player(name, plan.case, plan.case.defects[0], data, plan.device)
-                    _time(players[name], found[name], plan)
+                    defects = plan.case.defects[0]
+                    runs[name] = NetworkRun(name, plan.case, defects, data, plan.device)
+                    _time(runs[name], found[name], plan)
                 bar.advance(task)
             for name in sorted(plan.names, key=report.has_graphs):
                 one = found[name]
                 bar.update(task, description=f"{name}: profile")
                 if not one.row["problems"]:
                     with noting(one.row):
-                        _profile(players[name], one, plan)
+                        _profile(runs[name], one, plan)
                 one.row["clocks"] = harness.clocks(plan.device)
                 one.row = head | one.row
                 harness.append_rows(path, [one.row])
                 bar.advance(task)
     finally:
-        for player in players.values():
-            player.close()
-        players.clear()
+        for run in runs.values():
+            run.close()
+        runs.clear()
         gc.collect()
     return list(found.values())
 
@@ -126,7 +137,7 @@ def _empty_row(plan: Plan, name: str) -> dict:
         "image_size": case.image_size,
         "batch_size": case.batch_size,
         "work": case.work,
-        "dtype": WAYS[name].dtype(case.dtype),
+        "dtype": VARIANTS[name].dtype(case.dtype),
         "contestant": name,
         "steps": plan.steps,
         "step_ms": None,
@@ -137,26 +148,26 @@ def _empty_row(plan: Plan, name: str) -> dict:
     }
 
 
-def _time(player: Player, one: Profiled, plan: Plan) -> None:
+def _time(run: NetworkRun, one: Profiled, plan: Plan) -> None:
     """By the clock alone: the median over stretches of as many runs as are profiled."""
-    losses = player.warm_up(FIRST + WARM_UP)
+    losses = run.warm_up(FIRST + WARM_UP)
     if not all(map(math.isfinite, losses)):
         raise ArithmeticError("the loss is not finite")
-    one.units = player.units
+    one.units = run.units
     runs = -(-plan.steps // one.units)
 
     def work() -> None:
         for _ in range(runs):
-            player.run()
+            run.run()
 
     seconds = statistics.median(harness.wall_seconds(work, plan.device) for _ in range(WINDOWS))
     one.row["steps"] = runs * one.units
     one.row["step_ms"] = round(1e3 * seconds / one.row["steps"], 5)
 
 
-def _profile(player: Player, one: Profiled, plan: Plan) -> None:
+def _profile(run: NetworkRun, one: Profiled, plan: Plan) -> None:
     path = plan.folder / f"{one.row['contestant']}.trace.json.gz"
-    one.trace = profiled(player.run, one.row["steps"] // one.units, plan.device, path)
+    one.trace = profiled(run.run, one.row["steps"] // one.units, plan.device, path)
     one.row["trace"] = path.name
     one.row |= summarise(one.trace, one.row["step_ms"], one.units)
 
@@ -204,27 +215,29 @@ def profiled(run: Callable[[], object], runs: int, device: torch.device, path: P
 def main(argv: list[str]) -> int:
     """Profile, print, draw, and return the exit status. Raises UserError for bad options."""
     options = parse(argv)
+    model = chosen_model(options)
     device = harness.chosen_device(options.cpu)
     on_gpu = device.type == "cuda"
-    options.contestants = options.variants or (ON_GPU if on_gpu else ON_CPU)
-    names = contestants(options, device)
+    names = chosen_variants(options.variants or usual_variants(on_gpu, model), device)
+    if model is not None:
+        check_fused(names, model, VARIANTS)
     case = Case(
-        options.arch,
+        options.arch if model is None else model.name,
         (options.defects,),
         options.batch,
         options.work,
         options.dtype,
-        options.image_size,
+        options.image_size if model is None else model.image_size,
         options.width,
+        model,
     )
-    # What a network cannot be is said before anything is measured.
-    with torch.device("meta"):
-        create_model(case.arch, options.defects, image_size=options.image_size, width=options.width)
     folder, rows_file = places(options.out, case, device)
     if on_gpu:
         torch.backends.cudnn.benchmark = True
         backends.allow_tf32(convolutions=True, products=True)
     console = make_console()
+    if model is not None:
+        show(console, f"{model.name}: {model.text}")
     settings = {"steps": options.steps, "contestants": list(names)}
     head = harness.row_head("profile", device, settings) | {"case": f"{case} {case.defects[0]}"}
     console.print(
@@ -250,6 +263,11 @@ def main(argv: list[str]) -> int:
     return 1 if failures else 0
 
 
+def usual_variants(on_gpu: bool, model: Model | None) -> tuple[str, ...]:
+    """The names of those that are profiled if none is named."""
+    return ON_GPU if on_gpu and (model is None or model.fusible) else ON_CPU
+
+
 def _lines(console: Console, title: str, lines) -> None:
     lines = list(lines)
     if lines and title:
@@ -262,7 +280,7 @@ def _lines(console: Console, title: str, lines) -> None:
 def places(out: Path | None, case: Case, device: torch.device) -> tuple[Path, Path]:
     """The folder of pictures and traces, and the file of rows. Raises UserError."""
     rows_file = harness.default_path(harness.device_name(device), "profile")
-    name = f"{case.arch}-{case.defects[0]}-b{case.batch_size}-{case.work}"
+    name = f"{case.arch.replace(':', '-')}-{case.defects[0]}-b{case.batch_size}-{case.work}"
     folder = rows_file.parent / "profile" / name
     if out is not None:
         folder, rows_file = out, out / rows_file.name
@@ -280,35 +298,45 @@ def places(out: Path | None, case: Case, device: torch.device) -> tuple[Path, Pa
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "scotoma profile",
-        description=__doc__,
-        formatter_class=HelpFormatter,
-        epilog=explained(),
-    )
+    parser = make_parser("profile", __doc__, explained())
     add = parser.add_argument
-    add("arch", metavar="ARCH", help=", ".join(model_names()))
-    add("--defects", metavar="SPEC", default="0.3-Bottom", help="of the network (0.3-Bottom)")
+    add("arch", nargs="?", metavar="ARCH", help=", ".join(model_names()))
+    add("--defects", metavar="SPEC", help="of the network (0.3-Bottom)")
+    add_model_options(parser)
     add("--batch", type=int, metavar="N", help="batch size (128; 16 with --cpu)")
     add("--work", metavar="WORK", default="train", help="train, evaluate or pgd (train)")
-    harness.add_variants(parser, f"default: {' '.join(ON_GPU)}")
+    add_variants(parser, f"default: {' '.join(ON_GPU)}")
     add("--dtype", choices=DTYPES, help="of activations (bfloat16; float32 with --cpu)")
-    add("--image-size", type=positive, default=32, help="side of the images (32)")
+    sizes = "side of the images (32; 224 with --model)"
+    add("--image-size", type=positive, metavar="PIXELS", help=sizes)
     add("--width", type=positive, help="base width (the paper's; 8 with --cpu)")
     add("--steps", type=int, metavar="N", help="profiled steps (20; 5 with --cpu)")
     add("--out", type=Path, metavar="FOLDER", help="default: in bench/results/DEVICE")
     add("--cpu", action="store_true", help="a small network on the CPU, operators by family")
-    add_picture_format(parser, "of the picture (png)")
+    add_picture_format(parser)
     options = parser.parse_args(argv)
-    check_names("ARCH", [options.arch], model_names())
     check_names("work", [options.work], WORKS)
-    check_names("variants", options.variants or (), WAYS)
-    options.defects = str(Defects.parse(options.defects))
+    check_names("variants", options.variants or (), VARIANTS)
     options.dtype = options.dtype or ("float32" if options.cpu else "bfloat16")
-    options.width = options.width or (8 if options.cpu else None)
     for name, usual in (("batch", (16, 128)), ("steps", (5, 20))):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; expected at least 1")
         setattr(options, name, usual[not options.cpu] if value is None else value)
+    if options.model is not None:
+        refuse_ours(options, "arch", "defects", "width")
+        options.defects = "standard"
+        return options
+    if options.arch is None:
+        raise UserError(
+            f"which network? Expected one of {', '.join(model_names())}, or --model package:factory"
+        )
+    check_names("ARCH", [options.arch], model_names())
+    options.defects = str(Defects.parse(options.defects or "0.3-Bottom"))
+    options.image_size = options.image_size or 32
+    options.width = options.width or (8 if options.cpu else None)
+    # What a network cannot be is said before anything is measured.
+    with torch.device("meta"):
+        sizes = {"image_size": options.image_size, "width": options.width}
+        create_model(options.arch, options.defects, **sizes)
     return options

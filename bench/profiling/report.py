@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.table import Column, Table
 
 from ...train import plots
-from ..step.ways import WAYS
+from ..variants import VARIANTS
 from .families import COLOURS, DATA, FAMILIES, GAPS, LOSS, MATMUL, MEMSET
 from .trace import Interval, Span, Trace, clipped
 
@@ -36,7 +36,7 @@ def on_device(row: dict) -> bool:
 
 def has_graphs(name: str) -> bool:
     """Whether a variant runs CUDA graphs."""
-    return WAYS[name].graph or WAYS[name].compile == "max-autotune"
+    return VARIANTS[name].graph or VARIANTS[name].compile == "max-autotune"
 
 
 def families(rows: Sequence[dict]) -> Table:

@@ -21,7 +21,7 @@ import pandas as pd
 from ...defective.errors import UserError
 from ...train.config import PictureFormat
 from ...train.pages import Page, code, strong, write_files
-from ...train.settings import HelpFormatter, add_picture_format
+from ..options import add_picture_format, make_parser
 from . import tables, verdicts
 from .rows import Loaded, commit, load, moment
 from .tables import NONE, Columns, frame, listed, whole
@@ -118,11 +118,8 @@ def main(argv: list[str]) -> int:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "scotoma bench report",
-        description=__doc__.partition(": ")[2].replace("one page", "One page", 1),
-        formatter_class=HelpFormatter,
-    )
+    description = __doc__.partition(": ")[2].replace("one page", "One page", 1)
+    parser = make_parser("bench report", description)
     add = parser.add_argument
     add("files", nargs="*", type=Path, metavar="FILE", help=f"files or folders ({RESULTS})")
     add("--out", type=Path, default=OUT, help=f"Markdown file, or folder for one ({OUT})")

@@ -19,7 +19,7 @@ import report_rows
 import torch
 from PIL import Image
 from scotoma.bench import harness
-from scotoma.bench.harness import UNFINISHED
+from scotoma.bench.options import UNFINISHED
 from scotoma.train.screen import make_console
 
 ROOT = Path(__file__).resolve().parents[2]

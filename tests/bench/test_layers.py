@@ -1,23 +1,11 @@
 """``scotoma bench layers`` end to end on a CPU, and what its figures are made of."""
 
-import json
 import math
 
 import pytest
 import torch
-from scotoma.bench import harness
-from scotoma.bench.layers import (
-    accuracy,
-    command,
-    contestants,
-    memory,
-    operands,
-    released,
-    sweep,
-    table,
-)
-from scotoma.bench.layers.sites import Site, headline_sites, network_sites
-from scotoma.bench.layers.traffic import minimum_bytes
+from scotoma.bench import harness, layers, operands
+from scotoma.bench.operands import OpShape, minimum_bytes
 from scotoma.defective import UserError, model_names
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -25,12 +13,15 @@ CPU = torch.device("cpu")
 SHAPE = (2, 12, 5, 5)
 
 
-def test_command_leaves_rows_and_a_table(tmp_path, capsys):
-    out = tmp_path / "new" / "layers.jsonl"
-    options = ["--cpu", "--max-sites", "1", "--repeats", "2", "--out", str(out)]
-    assert command.main(options) == 0
-    rows = list(harness.read_rows(out))
-    assert [row["contestant"] for row in rows] == ["eager", "compile"]
+def measured(folder, *options, status=0):
+    """The rows that a run leaves. Its options are added to those of a small one."""
+    out = folder / "new" / "layers.jsonl"
+    options = ["--max-sites", "1", "--repeats", "1", *options, "--cpu", "--out", str(out)]
+    assert layers.main(options) == status
+    return list(harness.read_rows(out))
+
+
+def check_rows(rows):
     for row in rows:
         assert row["machine"]["kind"] == "cpu"
         assert row["machine"]["torch"] == torch.__version__
@@ -38,61 +29,96 @@ def test_command_leaves_rows_and_a_table(tmp_path, capsys):
         assert max(row["errors"].values()) <= row["tolerance"]
         assert set(row["errors"]) == {"out", "x", "weight", "bias"}
         assert row["mode"] == "training"
-        assert row["saved_bytes_per_element"] == pytest.approx(row["saved_bytes"] / 4096, abs=1e-3)
         for cache in ("cold", "hot"):
             for step in ("forward", "backward", "both"):
                 time = row["times"][cache]["wall"][step]
                 assert 0 < time["p10_us"] <= time["median_us"] <= time["p90_us"]
                 expected = row["bytes"][step] / time["median_us"] / 1e3
                 assert time["gb_per_s"] == pytest.approx(expected, abs=0.06)
-    text = capsys.readouterr().out
-    assert "4x16x8x8 none" in text and "compile" in text
 
 
-def test_a_wrong_contestant_gets_no_times(tmp_path, monkeypatch, capsys):
-    """Its result is compared before anything is timed."""
-    real = contestants.contestant
+def test_command_leaves_rows_and_a_table(tmp_path, capsys):
+    rows = measured(tmp_path, "--variants", "eager", "--repeats", "2")
+    check_rows(rows)
+    (row,) = rows
+    assert row["saved_bytes_per_element"] == pytest.approx(row["saved_bytes"] / 4096, abs=1e-3)
+    assert "4x16x8x8 none" in capsys.readouterr().out
 
-    def one_is_wrong(name, site, dtype):
-        player = real("eager", site, dtype)
-        if name == "max-autotune":
-            player.run = lambda *operands, run=player.run: 1.1 * run(*operands)
-        player.name = name
-        return player
 
-    monkeypatch.setattr("scotoma.bench.layers.row.contestant", one_is_wrong)
-    out = tmp_path / "layers.jsonl"
-    names = ["--contestants", "eager", "max-autotune"]
-    options = ["--cpu", "--max-sites", "1", "--repeats", "1", "--out", str(out), *names]
-    assert command.main(options) == 1
-    right, wrong_row = harness.read_rows(out)
+@pytest.mark.slow
+def test_what_is_compiled_is_measured_too(tmp_path):
+    rows = measured(tmp_path)
+    assert [row["contestant"] for row in rows] == ["eager", "compile"]
+    check_rows(rows)
+
+
+def test_shapes_of_ones_own_are_measured(tmp_path):
+    """In each form, instead of those of our networks."""
+    shapes = ["--shape", "2x3x5x4", "--shape", "1x8x2x2"]
+    options = [*shapes, "--variants", "eager", "--max-sites", "4"]
+    rows = measured(tmp_path, *options)
+    assert [row["site"]["name"] for row in rows] == [
+        "2x3x5x4 none",
+        "2x3x5x4 residual",
+        "2x3x5x4 projection",
+        "1x8x2x2 none",
+    ]
+    assert all(row["times"] and row["site"]["users"] == "--shape" for row in rows)
+
+
+@pytest.mark.parametrize("variant", ["eager-fp16", "released"])
+def test_a_wrong_variant_gets_no_times(tmp_path, monkeypatch, capsys, variant):
+    """Its result is compared before anything is timed, that without gradients too."""
+    real = layers.variant
+    training = variant == "eager-fp16"
+
+    def one_is_wrong(name, op, dtype):
+        one = real("eager" if name == "eager-fp16" else name, op, dtype)
+        if name == variant:
+            wrong = lambda: training or not torch.is_grad_enabled()  # noqa: E731
+            one.run = lambda *given, run=one.run: run(*given) * (1.1 if wrong() else 1.0)
+        one.name = name
+        return one
+
+    monkeypatch.setattr(layers, "variant", one_is_wrong)
+    mode = ["--mode", "training" if training else "evaluation"]
+    right, off = measured(tmp_path, *mode, "--contestants", "eager", variant, status=1)
     assert right["problems"] == [] and right["times"]
-    assert wrong_row["times"] == {}
-    assert any("out is wrong" in problem for problem in wrong_row["problems"])
+    assert off["times"] == {}
+    names = [problem.split(" is wrong")[0] for problem in off["problems"]]
+    # Under no_grad another kernel may run.
+    assert "out" in names if training else names == ["inference"]
     assert "failures:" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--cpu", "--networks", "resnet19"], ["networks", "resnet19", "resnet18"]),
-        (["--cpu", "--contestants", "egaer"], ["contestants", "egaer", "eager"]),
+        (["--networks", "resnet19"], ["networks", "resnet19", "resnet18"]),
+        (["--variants", "egaer"], ["variants", "egaer", "eager"]),
+        (["--variants", "ours"], ["'ours'", "GPU", "leave it out"]),
+        (["--shape", "64x256x56"], ["64x256x56", "64x256x56x56"]),
+        (["--shape", "2x0x4x4"], ["2x0x4x4", "at least 1"]),
+        (["--shape", "2x3x4x4", "--sites", "all"], ["shape", "sites", "leave one"]),
+        (["--repeats", "0"], ["--repeats", "'0'"]),
+        (["--sits", "all"], ["--sits", "--sites"]),
     ],
 )
-def test_bad_options(options, words):
+def test_bad_options(options, words, monkeypatch):
+    monkeypatch.setattr("scotoma.kernels.backends.interpreting", lambda: False)
     with pytest.raises(UserError) as error:
-        command.main(options)
+        layers.main(["--cpu", *options])
     assert all(word in str(error.value) for word in words)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_no_gpu_is_said():
     with pytest.raises(UserError, match="--cpu"):
-        command.main([])
+        layers.main([])
 
 
 def test_sites_are_those_of_the_networks():
-    sites = network_sites(["resnet18"], batch=7, image_size=32)
+    sites = layers.network_ops(["resnet18"], batch=7, image_size=32)
     found = {(s.kind, s.relu, *s.shape[1:]): s for s in sites}
     assert len(found) == len(sites)
     assert all(s.shape[0] == 7 for s in sites)
@@ -103,61 +129,45 @@ def test_sites_are_those_of_the_networks():
     # SpatialDropout parts batch norm and ReLU in blocks 3 and 4.
     assert found["none", False, 512, 4, 4].users == "resnet18 x2"
     assert all(s.masked for s in sites)
-    bottlenecks = network_sites(["resnet50"], batch=1, image_size=32)
+    bottlenecks = layers.network_ops(["resnet50"], batch=1, image_size=32)
     assert not any(s.masked for s in bottlenecks if s.kind == "residual")
 
 
 def test_all_networks_have_sites():
-    sites = network_sites(model_names(), batch=2, image_size=32)
+    sites = layers.network_ops(model_names(), batch=2, image_size=32)
     users = " ".join(s.users for s in sites)
     assert all(name in users for name in model_names())
-    assert len(headline_sites()) == 12
+    assert len(layers.headline_ops()) == 12
 
 
 @pytest.mark.parametrize(
-    ("kind", "relu", "forward", "backward"),
+    ("mode", "kind", "relu", "forward", "backward", "both"),
     [
-        ("none", True, 6, 10),
-        ("none", False, 6, 10),
-        ("residual", True, 8.125, 12.25),
-        ("residual", False, 8, 10),
-        ("projection", True, 10, 16),
+        ("training", "none", True, 6, 10, 16),
+        ("training", "none", False, 6, 10, 16),
+        ("training", "residual", True, 8.125, 12.25, 20.375),
+        ("training", "residual", False, 8, 10, 18),
+        ("training", "projection", True, 10, 16, 26),
+        # Backward to the inputs alone. Without gradients no bit is written; where backward follows,
+        # one is.
+        ("evaluation", "none", True, 4, 6, 10),
+        ("evaluation", "none", False, 4, 4, 8),
+        ("evaluation", "residual", True, 6, 6.125, 12.25),
+        ("evaluation", "residual", False, 6, 4, 10),
+        ("evaluation", "projection", True, 6, 10, 16),
+        ("evaluation", "projection", False, 6, 6, 12),
     ],
 )
-def test_bytes_of_bfloat16(kind, relu, forward, backward):
-    """Bytes an element of one training pass, counted by hand from the kernels' loads and stores."""
-    site = Site(kind, (4, 16, 3, 5), relu=relu)
-    found = minimum_bytes(site, 2)
-    assert found["forward"] == forward * site.elements
-    assert found["backward"] == backward * site.elements
-    assert found["both"] == found["forward"] + found["backward"]
-
-
-@pytest.mark.parametrize(
-    ("kind", "relu", "forward", "backward", "both"),
-    [
-        # Without gradients no bit is written; where backward follows, one is.
-        ("none", True, 4, 6, 10),
-        ("none", False, 4, 4, 8),
-        ("residual", True, 6, 6.125, 12.25),
-        ("residual", False, 6, 4, 10),
-        ("projection", True, 6, 10, 16),
-        ("projection", False, 6, 6, 12),
-    ],
-)
-def test_bytes_of_bfloat16_in_evaluation(kind, relu, forward, backward, both):
-    """The same of one pass each way, backward to the inputs alone."""
-    site = Site(kind, (4, 16, 3, 5), relu=relu, mode="evaluation")
-    found = minimum_bytes(site, 2)
+def test_bytes_of_bfloat16(mode, kind, relu, forward, backward, both):
+    """Bytes an element of one pass, counted by hand from the kernels' loads and stores."""
+    op = OpShape(kind, (4, 16, 3, 5), relu=relu, mode=mode)
     expected = {"forward": forward, "backward": backward, "both": both}
-    assert found == {step: count * site.elements for step, count in expected.items()}
+    assert minimum_bytes(op, 2) == {step: count * op.elements for step, count in expected.items()}
 
 
 def test_evaluation_is_measured_beside_training(tmp_path):
-    out = tmp_path / "layers.jsonl"
-    options = ["--cpu", "--max-sites", "2", "--repeats", "1", "--out", str(out), "--mode", "both"]
-    assert command.main([*options, "--contestants", "eager", "released"]) == 0
-    rows = list(harness.read_rows(out))
+    options = ["--max-sites", "2", "--mode", "both", "--variants", "eager", "released"]
+    rows = measured(tmp_path, *options)
     assert [row["mode"] for row in rows] == 4 * ["training"] + 4 * ["evaluation"]
     assert len({(row["site"]["name"], row["contestant"]) for row in rows}) == 8
     for row in rows:
@@ -168,33 +178,9 @@ def test_evaluation_is_measured_beside_training(tmp_path):
         else:
             assert set(row["errors"]) == {"out", "weight", "bias", *inputs}
         assert row["times"]["cold"]["wall"]["both"]["median_us"] > 0
-    # A second time only what is missing, of the same contestants.
-    assert command.main([*options, "--contestants", "eager", "released", "--resume"]) == 0
-    assert len(list(harness.read_rows(out))) == len(rows)
-    options[2] = "1"
-    assert command.main([*options, "--contestants", "eager", "--resume"]) == 0
-    assert len(list(harness.read_rows(out))) == len(rows) + 2
-
-
-def test_what_is_wrong_without_gradients_alone_is_seen(tmp_path, monkeypatch):
-    """Evaluation is timed under no_grad, where another kernel may run."""
-    real = contestants.contestant
-
-    def wrong(name, site, dtype):
-        player = real(name, site, dtype)
-        if name == "released":
-            right = player.run
-            player.run = lambda *o: right(*o) * (1.0 if torch.is_grad_enabled() else 1.1)
-        return player
-
-    monkeypatch.setattr("scotoma.bench.layers.row.contestant", wrong)
-    out = tmp_path / "layers.jsonl"
-    options = ["--cpu", "--max-sites", "1", "--repeats", "1", "--out", str(out)]
-    options += ["--mode", "evaluation", "--contestants", "eager", "released"]
-    assert command.main(options) == 1
-    right, off = harness.read_rows(out)
-    assert right["problems"] == [] and off["times"] == {}
-    assert [p.split(" is ")[0] for p in off["problems"]] == ["inference"]
+    # A second time only what is missing, of the same variants.
+    assert measured(tmp_path, *options, "--resume") == rows
+    assert len(measured(tmp_path, *options[:-1], "--max-sites", "1", "--resume")) == len(rows) + 2
 
 
 @pytest.mark.parametrize(
@@ -207,16 +193,16 @@ def test_bytes_of_the_released_layer(kind, forward, backward):
 
     With batch norm's own 6 and 10 a branch they are the 26 and 42 that the module states.
     """
-    site = Site(kind, SHAPE)
-    player = contestants.contestant("released", site, torch.bfloat16)
-    call = player.own(operands.draw(site, torch.bfloat16, CPU))
-    with Traffic(site.elements) as moved:
+    op = OpShape(kind, SHAPE)
+    player = layers.variant("released", op, torch.bfloat16)
+    call = player.own(operands.draw(op, torch.bfloat16, CPU))
+    with Traffic(op.elements) as moved:
         out = player.run(*call.operands)
-    assert moved.bytes == forward * site.elements
+    assert moved.bytes == forward * op.elements
     assert out.dtype == torch.bfloat16
-    with Traffic(site.elements) as moved:
+    with Traffic(op.elements) as moved:
         torch.autograd.grad(out, call.inputs(), call.grad_out)
-    assert moved.bytes == backward * site.elements
+    assert moved.bytes == backward * op.elements
 
 
 class Traffic(TorchDispatchMode):
@@ -240,81 +226,78 @@ class Traffic(TorchDispatchMode):
 
 
 def test_released_layer_stays_in_float32_until_the_next_convolution():
-    def own(site):
-        player = contestants.contestant("released", site, torch.bfloat16)
-        call = player.own(operands.draw(site, torch.bfloat16, CPU))
+    def own(op):
+        player = layers.variant("released", op, torch.bfloat16)
+        call = player.own(operands.draw(op, torch.bfloat16, CPU))
         return call, player.run(*call.operands)
 
-    call, out = own(Site("residual", SHAPE))
+    call, out = own(OpShape("residual", SHAPE))
     assert call.operands.mask.dtype == call.operands.residual.dtype == torch.float32
     assert call.operands.residual.requires_grad and call.operands.residual.is_leaf
     assert call.operands.x.dtype == call.grad_out.dtype == out.dtype == torch.bfloat16
-    call, out = own(Site("none", SHAPE, relu=False))  # a dropout follows, no convolution
+    call, out = own(OpShape("none", SHAPE, relu=False))  # a dropout follows, no convolution
     assert call.grad_out.dtype == out.dtype == torch.float32
-    unmasked = Site("residual", SHAPE, masked=False)
-    assert released.adapter(unmasked) is None  # half precision throughout
+    unmasked = OpShape("residual", SHAPE, masked=False)
+    assert operands.as_released(unmasked) is None  # half precision throughout
     assert own(unmasked)[1].dtype == torch.bfloat16
 
 
 def test_sites_of_large_images():
-    """All networks take them; what a headline shape has already is not measured again."""
-    options = command.parse(["--sites", "imagenet"])
-    large = command.chosen_sites(options)
-    users = " ".join(site.users for site in large)
-    assert all(name in users for name in model_names())
+    """What a headline shape has already is not measured again."""
+    two = ["--networks", "resnet18", "vgg19"]
+    large = layers.chosen_ops(layers.parse([*two, "--sites", "imagenet"]))
     assert {site.shape[0] for site in large} == {64}
     # ResNet's stem halves 224 pixels; VGG's convolutions see them all.
     assert {(64, 64, 112, 112), (64, 64, 224, 224)} <= {site.shape for site in large}
-    two = ["--networks", "resnet18", "vgg19"]
-    everything = command.chosen_sites(command.parse(two))
+    everything = layers.chosen_ops(layers.parse(two))
     forms = [site.form for site in everything]
     assert len(set(forms)) == len(forms)
     assert set(forms) == {
         site.form
-        for group in command.SITES[1:]
-        for site in command.chosen_sites(command.parse([*two, "--sites", group]))
+        for group in layers.SITES[1:]
+        for site in layers.chosen_ops(layers.parse([*two, "--sites", group]))
     }
-    batch = command.parse(["--sites", "imagenet", "--networks", "resnet18", "--batch", "3"])
-    assert {site.shape[0] for site in command.chosen_sites(batch)} == {3}
+    batch = layers.parse(["--sites", "imagenet", "--networks", "resnet18", "--batch", "3"])
+    assert {site.shape[0] for site in layers.chosen_ops(batch)} == {3}
 
 
 @pytest.mark.parametrize(
     ("dtype", "missing"),
     [("bfloat16", set()), ("float16", {"eager-fp16"}), ("float32", {"released"})],
 )
-def test_usual_contestants_on_a_gpu(dtype, missing):
-    names = command.contestants(command.parse(["--dtype", dtype]), torch.device("cuda"))
-    assert set(names) == set(contestants.CONTESTANTS) - missing
+def test_usual_variants_on_a_gpu(dtype, missing):
+    names = layers.chosen_variants(layers.parse(["--dtype", dtype]), torch.device("cuda"))
+    assert set(names) == set(layers.VARIANTS) - missing
 
 
 @pytest.mark.parametrize("kind", ["none", "residual", "projection"])
 def test_a_wrong_gradient_is_seen(kind):
     """Every result is compared; a hundredth of error in one of them is seen."""
-    site = Site(kind, SHAPE)
-    call = operands.draw(site, torch.float32, CPU)
-    expected = accuracy.exact_results(site, call)
-    found = accuracy.results(contestants.contestant("eager", site, torch.float32).run, call)
-    assert max(accuracy.errors(found, expected).values()) <= accuracy.tolerance(torch.float32)
+    op = OpShape(kind, SHAPE)
+    call = operands.draw(op, torch.float32, CPU)
+    expected = operands.exact_results(op, call)
+    found = operands.results(layers.variant("eager", op, torch.float32).run, call)
+    assert max(operands.errors(found, expected).values()) <= operands.tolerance(torch.float32)
     for name in found:
-        off = accuracy.errors(found | {name: found[name] * 1.01}, expected)
-        assert off[name] > accuracy.tolerance(torch.float32)
+        off = operands.errors(found | {name: found[name] * 1.01}, expected)
+        assert off[name] > operands.tolerance(torch.float32)
         nan = found[name].clone()
         nan[(0,) * nan.dim()] = math.nan
-        assert accuracy.errors(found | {name: nan}, expected)[name] == math.inf
+        assert operands.errors(found | {name: nan}, expected)[name] == math.inf
 
 
 def test_saved_bytes_of_eager():
     """Batch norm saves x, weight and its statistics, the mask is saved, and ReLU its output."""
-    site = Site("none", SHAPE)
-    call = operands.draw(site, torch.float32, CPU)
-    run = contestants.contestant("eager", site, torch.float32).run
-    activations, mask = 2 * 4 * site.elements, site.elements // SHAPE[0]
-    vectors = memory.saved_bytes(run, call) - activations - mask
+    op = OpShape("none", SHAPE)
+    call = operands.draw(op, torch.float32, CPU)
+    run = layers.variant("eager", op, torch.float32).run
+    activations, mask = 2 * 4 * op.elements, op.elements // SHAPE[0]
+    vectors = operands.saved_bytes(run, call) - activations - mask
     assert 0 < vectors <= 6 * 4 * SHAPE[1]
 
 
 def test_turns_rotate():
-    """Each contestant goes first as often as the others; the first round is not counted."""
+    """Each variant goes first as often as the others; the first round is not counted."""
     order = []
     works = {name: lambda name=name: order.append(name) for name in "abc"}
     clock = iter(range(100))
@@ -331,23 +314,23 @@ def test_turns_rotate():
 
 
 def test_cold_sets_exceed_the_cache():
-    assert sweep.cold_sets(10 * 2**20, 50 * 2**20) == 15
-    assert sweep.cold_sets(2**30, 50 * 2**20) == sweep.COLD_SETS[0]
-    assert sweep.cold_sets(1, 50 * 2**20) == sweep.COLD_SETS[1]
+    assert operands.cold_sets(10 * 2**20, 50 * 2**20) == 15
+    assert operands.cold_sets(2**30, 50 * 2**20) == operands.COLD_SETS[0]
+    assert operands.cold_sets(1, 50 * 2**20) == operands.COLD_SETS[1]
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_evaluation_runs_forward_without_gradients(training):
     """But not where backward follows."""
-    site = Site("residual", SHAPE, mode="training" if training else "evaluation")
-    call, seen = operands.draw(site, torch.float32, CPU), []
-    run = contestants.contestant("eager", site, torch.float32).run
+    op = OpShape("residual", SHAPE, mode="training" if training else "evaluation")
+    call, seen = operands.draw(op, torch.float32, CPU), []
+    run = layers.variant("eager", op, torch.float32).run
 
     def watched(*given):
         seen.append(torch.is_grad_enabled())
         return run(*given)
 
-    work = sweep.Sweep(watched, [call], hot=True, calls=2, training=training)
+    work = operands.Sweep(watched, [call], hot=True, calls=2, training=training)
     work.forward()
     work.both()
     assert seen == 2 * [training] + 2 * [True]
@@ -365,12 +348,11 @@ def test_interrupted_files_stay_readable(tmp_path):
         harness.append_rows(tmp_path, [{}])
 
 
-def test_losses_are_listed():
+def test_slower_cases_are_listed():
     def row(name, median):
         times = {"cold": {"graph": {"forward": {"median_us": median, "copy_percent": 80.0}}}}
         return {"site": {"name": "S"}, "contestant": name, "times": times, "problems": []}
 
     rows = [row("ours", 3.0), row("eager", 6.0), row("compile", 2.0)]
-    assert table.losses(rows) == ["S: slower than compile: cold graph forward 1.50x"]
-    assert table.table(rows).row_count == 1
-    assert json.dumps(rows)
+    assert layers.slower_cases(rows) == ["S: slower than compile: cold graph forward 1.50x"]
+    assert layers.table(rows).row_count == 1

@@ -257,7 +257,7 @@ def test_command_on_a_cpu(tmp_path, capsys, monkeypatch):
                 raise RuntimeError("out of luck")
             return super().run()
 
-    monkeypatch.setattr(cli, "Player", Failing)
+    monkeypatch.setattr(cli, "NetworkRun", Failing)
     out = tmp_path / "new"
     options = ["--variants", "contiguous", "eager", "--out", str(out), "--picture-format", "svg"]
     assert cli.main([*SMALL, *options]) == 1

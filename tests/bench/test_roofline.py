@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from scotoma.bench import operators, roofline
 from scotoma.bench.harness import append_rows, read_rows
-from scotoma.bench.layers.sites import Site
+from scotoma.bench.operands import OpShape
 from scotoma.bench.operators import (
     OPERATORS,
     Layer,
@@ -253,14 +253,14 @@ def test_flops_and_bytes_of_linear_layers():
     ],
 )
 def test_flops_around_batch_norm(kind, mode, forward, backward):
-    site = Site(kind, (4, 16, 3, 5), mode=mode)
+    site = OpShape(kind, (4, 16, 3, 5), mode=mode)
     found = norm_flops(site)
     assert found == {"forward": forward * site.elements, "backward": backward * site.elements}
 
 
 def test_bytes_of_fused_operators():
     """One bfloat16 read or written is two bytes; a mask that the batch shares is not counted."""
-    site = Site("residual", (4, 16, 3, 5))
+    site = OpShape("residual", (4, 16, 3, 5))
     forward, backward = norm_case(site, torch.bfloat16, CPU).passes
     assert (forward.moved, backward.moved) == (8.125 * site.elements, 12.25 * site.elements)
     assert {step.moved for step in mask_case(site.shape, torch.bfloat16, CPU).passes} == {

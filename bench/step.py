@@ -1,0 +1,412 @@
+"""Time whole steps of the networks: training, evaluation and PGD.
+
+    scotoma bench step [options]
+
+Standard and defective networks, at several batch sizes, run in several variants: plain PyTorch,
+torch.compile, the fused operators, and each of them as one CUDA graph. All variants of a case are
+built first, their losses compared, and then timed in turns, by Python's clock over windows of many
+steps. Rows of results, with the device, versions, commit and clocks, are appended to a file of JSON
+lines; a table of each case follows, and the cases in which a rival is the fastest.
+
+--model measures a network of your own instead. Batch norms that a ReLU follows are fused, with an
+addition between, in the fused variants; what cannot be fused stays as it is, and is said.
+
+    scotoma bench step --model torchvision.models:resnet50 --batch 64
+
+Exit status: 0; 1 if a variant failed or computed something else; 75 if --resume has
+left cases for the next call; 130 if interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ..defective import Defects, create_model
+from ..defective.graph import WARM_UP
+from ..defective.models import model_names
+from ..kernels import backends
+from ..train.data import ResidentBatches
+from ..train.screen import make_console, show
+from . import harness
+from .harness import Outcome
+from .model import Model, add_model_options, check_fused, chosen_model, refuse_ours
+from .options import (
+    DTYPES,
+    add_run_options,
+    add_variants,
+    add_windows,
+    check_names,
+    check_window_seconds,
+    make_parser,
+    positive,
+)
+from .variants import (
+    ON_CPU,
+    ON_GPU,
+    VARIANTS,
+    WORKS,
+    Case,
+    NetworkRun,
+    chosen_variants,
+    explained,
+    random_images,
+)
+
+STANDARD = "standard"
+BASE = "eager"
+FIRST = 2
+"""Steps before memory is measured: they compile and try out algorithms."""
+TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 5e-2}
+"""Of the relative difference in loss to the first variant, over a few steps of training."""
+
+
+def main(argv: list[str]) -> int:
+    """Measure, print, and return the exit status. Raises UserError for bad options."""
+    options = parse(argv)
+    model = chosen_model(options)
+    cases = chosen_cases(options, model)
+    if options.list:
+        for case in cases:
+            print(f"{case} ({', '.join(case.defects)})")
+        return 0
+    device = harness.chosen_device(options.cpu)
+    names = chosen_variants(options.variants or usual_variants(device, model), device)
+    console = make_console()
+    if model is not None:
+        check_fused(names, model, VARIANTS)
+        show(console, f"{model.name}: {model.text}")
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        backends.allow_tf32(convolutions=True, products=True)
+    outcome = run(options, cases, names, device, console)
+    for view in tables(outcome.rows):
+        show(console, view)
+    failures = harness.failures(
+        outcome.rows, lambda row: f"{row['case']} {row['defects']}: {row['contestant']}"
+    )
+    slower = slower_cases(outcome.rows)
+    outcome.print_lists(console, {"failures": failures, "slower cases": slower})
+    return outcome.status(failures)
+
+
+def usual_variants(device: torch.device, model: Model | None) -> tuple[str, ...]:
+    """The names of those that are measured if none is named."""
+    names = ON_GPU if device.type == "cuda" else ON_CPU
+    if model is not None and not model.fusible:
+        names = tuple(name for name in names if VARIANTS[name].backend == "eager")
+    return names
+
+
+def run(options, cases: list[Case], names: tuple[str, ...], device, console: Console) -> Outcome:
+    """Measure the cases, keeping every row."""
+    path = options.out or harness.default_path(harness.device_name(device), "step")
+    settings = {"windows": options.windows, "window_seconds": options.window_seconds}
+    settings |= {"contestants": list(names), "defects": list(options.defects)}
+    head = harness.row_head("step", device, settings)
+    plan = Plan(names, device, options.windows, options.window_seconds)
+    console.print(f"{head['machine']['device']}: {', '.join(names)} -> {path}")
+    return harness.measure_all(
+        cases,
+        lambda case: measure(case, plan),
+        head=head,
+        path=path,
+        time_limit=options.time_limit,
+        console=console,
+        brief=brief,
+        resume=options.resume,
+    )
+
+
+def brief(rows: list[dict]) -> str:
+    """Milliseconds of each variant, its defects side by side."""
+    parts: dict[str, list[str]] = {}
+    for row in rows:
+        median = row["times"].get("median_us")
+        text = "failed" if median is None else f"{median / 1e3:.2f}"
+        parts.setdefault(row["contestant"], []).append(text)
+    return ", ".join(f"{name} {' '.join(times)}" for name, times in parts.items()) + " ms"
+
+
+def chosen_cases(options, model: Model | None) -> list[Case]:
+    """Cases in the order in which they matter: training first, then by batch size as given."""
+    return [
+        Case(
+            arch,
+            options.defects,
+            batch,
+            work,
+            options.dtype,
+            options.image_size if model is None else model.image_size,
+            options.width,
+            model,
+        )
+        for work in options.work
+        for batch in options.batch
+        for arch in (options.networks if model is None else [model.name])
+    ]
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = make_parser("bench step", __doc__, explained())
+    add = parser.add_argument
+    add("--networks", nargs="+", metavar="NAME", help="default: all six")
+    add("--defects", nargs="+", metavar="SPEC", help="of each network (standard 0.3-Bottom)")
+    add_model_options(parser)
+    add("--batch", nargs="+", type=positive, metavar="N", help="batch sizes (512 128 1024)")
+    add("--work", nargs="+", metavar="WORK", default=list(WORKS), help="default: all three")
+    add_variants(parser, f"default: {' '.join(ON_GPU)}")
+    dtypes = "of activations (bfloat16; float32 with --cpu)"
+    add("--dtype", choices=DTYPES, help=dtypes)
+    sizes = "side of the images (32; 224 with --model)"
+    add("--image-size", type=positive, metavar="PIXELS", help=sizes)
+    add("--width", type=positive, help="base width (the paper's; 8 with --cpu)")
+    add_windows(parser, "9; 3 with --cpu")
+    add_run_options(parser, "step", 3600)
+    options = parser.parse_args(argv)
+    check_window_seconds(options)
+    options.dtype = options.dtype or ("float32" if options.cpu else "bfloat16")
+    options.windows = options.windows or (3 if options.cpu else 9)
+    options.work = check_names("work", options.work, WORKS)
+    check_names("variants", options.variants or (), VARIANTS)
+    if options.model is not None:
+        refuse_ours(options, "networks", "defects", "width")
+        options.batch = options.batch or ([4] if options.cpu else [128, 64])
+        options.defects = (STANDARD,)
+        return options
+    options.image_size = options.image_size or 32
+    options.batch = options.batch or ([16] if options.cpu else [512, 128, 1024])
+    options.width = options.width or (8 if options.cpu else None)
+    options.networks = check_names("networks", options.networks or model_names(), model_names())
+    defects = options.defects or [STANDARD, "0.3-Bottom"]
+    options.defects = tuple(dict.fromkeys(str(Defects.parse(text)) for text in defects))
+    # What a network cannot be is said before anything is measured.
+    for arch in options.networks:
+        for text in options.defects:
+            with torch.device("meta"):
+                create_model(arch, text, image_size=options.image_size, width=options.width)
+    return options
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How every case of a run is measured.
+
+    Attributes:
+        names: variants; the first is what the others are compared with.
+        device: where. windows: timed stretches of each. window_seconds: length of one, about.
+    """
+
+    names: tuple[str, ...]
+    device: torch.device
+    windows: int
+    window_seconds: float
+
+
+def measure(case: Case, plan: Plan) -> list[dict]:
+    """Rows of all variants and defects.
+
+    All are kept in memory at once, so that they can be timed in turns; where that is too much,
+    one variant after the other, with all its defects in turns.
+    """
+    from torch._dynamo import config as dynamo_config
+
+    data = random_images(case, plan.device)
+    # One entry of the compiler's cache for each variant, defects and mode.
+    with dynamo_config.patch(recompile_limit=64):
+        try:
+            return _measure(case, plan, plan.names, data, in_turns=True)
+        except torch.OutOfMemoryError:
+            _release(plan.device)
+        rows = []
+        for name in plan.names:
+            try:
+                rows += _measure(case, plan, (name,), data, in_turns=False)
+            except torch.OutOfMemoryError as error:
+                rows += [
+                    _row(case, name, d) | {"problems": [harness.named(error)]} for d in case.defects
+                ]
+                _release(plan.device)
+    _compare(rows, case)
+    return _with_overheads(rows)
+
+
+def _measure(
+    case: Case, plan: Plan, names: tuple[str, ...], data: ResidentBatches, in_turns: bool
+) -> list[dict]:
+    torch.compiler.reset()
+    runs: dict[tuple[str, str], NetworkRun] = {}
+    rows = {
+        (name, defects): _row(case, name, defects) for name in names for defects in case.defects
+    }
+    try:
+        for key, row in rows.items():
+            row["in_turns"] = in_turns
+            # A rival that cannot run here is a result too; the others go on.
+            with harness.noting(row, but=torch.OutOfMemoryError):
+                runs[key] = _prepared(*key, case, data, plan, row)
+        if in_turns:
+            _compare(list(rows.values()), case)
+        sound = {key: one.run for key, one in runs.items() if not rows[key]["problems"]}
+        steps = {
+            key: harness.calls_in(run, plan.device, plan.window_seconds, least=2)
+            for key, run in sound.items()
+        }
+        samples = harness.time_in_turns(sound, steps, plan.device, plan.windows)
+        for key, seconds in samples.items():
+            _fill(rows[key], seconds, steps[key] * runs[key].units)
+    finally:
+        for one in runs.values():
+            one.close()
+        runs.clear()
+        _release(plan.device)
+    now = harness.clocks(plan.device)
+    return _with_overheads([row | {"clocks": now} for row in rows.values()])
+
+
+def _row(case: Case, name: str, defects: str) -> dict:
+    return {
+        "arch": case.arch,
+        "defects": defects,
+        "width": case.width,
+        "image_size": case.image_size,
+        "batch_size": case.batch_size,
+        "work": case.work,
+        "contestant": name,
+        "dtype": VARIANTS[name].dtype(case.dtype),
+        "losses": [],
+        "times": {},
+        "images_per_s": None,
+        "peak_bytes": None,
+        "prepare_s": None,
+        "mask_overhead_percent": None,
+        "problems": [],
+    }
+
+
+def _prepared(
+    name: str, defects: str, case: Case, data: ResidentBatches, plan: Plan, row: dict
+) -> NetworkRun:
+    """A variant ready to be timed; its losses, memory and preparation time go to ``row``."""
+    on_gpu = plan.device.type == "cuda"
+    before = torch.cuda.memory_allocated(plan.device) if on_gpu else 0
+    start = time.perf_counter()
+    one = NetworkRun(name, case, defects, data, plan.device)
+    losses = one.warm_up(FIRST)
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(plan.device)
+    losses += one.warm_up(WARM_UP)
+    row["prepare_s"] = round(time.perf_counter() - start, 3)
+    row["losses"] = [loss if math.isfinite(loss) else None for loss in losses]
+    if on_gpu:
+        row["peak_bytes"] = torch.cuda.max_memory_allocated(plan.device) - before
+    return one
+
+
+def _compare(rows: list[dict], case: Case) -> None:
+    """A time of a wrong result is worth nothing: losses must be those of the first variant."""
+    tolerance, first = TOLERANCE[case.dtype], {}
+    for row in rows:
+        if None in row["losses"]:
+            row["problems"].append("the loss is not finite")
+        # The loader's workers draw their own order and crops.
+        if not row["losses"] or None in row["losses"] or VARIANTS[row["contestant"]].released:
+            continue
+        expected = first.setdefault(row["defects"], row["losses"])
+        worst = max(
+            abs(a - b) / max(abs(b), 0.1) for a, b in zip(row["losses"], expected, strict=True)
+        )
+        if worst > tolerance:
+            row["problems"].append(
+                f"losses differ from the first variant's by {worst:.2g}, allowed {tolerance:.2g}"
+            )
+            row["times"], row["images_per_s"] = {}, None
+
+
+def _fill(row: dict, seconds: list[float], steps: int) -> None:
+    row["times"] = harness.spread(seconds, steps)
+    row["images_per_s"] = round(row["batch_size"] / row["times"]["median_us"] * 1e6, 1)
+
+
+def _with_overheads(rows: list[dict]) -> list[dict]:
+    """How much longer a step takes with masks than without, in the same variant."""
+    plain = {r["contestant"]: r["times"].get("median_us") for r in rows if r["defects"] == STANDARD}
+    for row in rows:
+        base, own = plain.get(row["contestant"]), row["times"].get("median_us")
+        if row["defects"] != STANDARD and base and own:
+            row["mask_overhead_percent"] = round(100 * (own / base - 1), 2)
+    return rows
+
+
+def _release(device: torch.device) -> None:
+    torch.compiler.reset()
+    gc.collect()
+    harness.release(device)
+
+
+def by_case(rows: Iterable[dict]) -> dict[str, list[dict]]:
+    """Rows of one network, batch and work together, in their order."""
+    found: dict[str, list[dict]] = {}
+    for row in rows:
+        found.setdefault(row["case"], []).append(row)
+    return found
+
+
+def tables(rows: Sequence[dict]) -> list[Table]:
+    """One table a case: every variant and its defects, with its speed relative to one of them."""
+    return [_table(case, found) for case, found in by_case(rows).items()]
+
+
+def _table(case: str, rows: list[dict]) -> Table:
+    # On a CPU variants are compared with torch's defaults.
+    first = rows[0]["contestant"]
+    against = first if first == "contiguous" else BASE
+    base = {r["defects"]: r["times"].get("median_us") for r in rows if r["contestant"] == against}
+    view = Table(title=f"{case}, {rows[0]['machine']['device']}")
+    for name in ("contestant", "defects"):
+        view.add_column(name)
+    for name in ("step ms", "p10-p90", "images/s", f"x {against}", "masks cost", "peak GiB"):
+        view.add_column(name, justify="right")
+    for row in rows:
+        times, peak, mask = row["times"], row["peak_bytes"], row["mask_overhead_percent"]
+        cells = ["failed", "", "", ""]
+        if times:
+            own, first = times["median_us"], base.get(row["defects"])
+            cells = [
+                f"{own / 1e3:.3f}",
+                f"{times['p10_us'] / 1e3:.3f}-{times['p90_us'] / 1e3:.3f}",
+                f"{row['images_per_s']:,.0f}",
+                f"{first / own:.2f}" if first else "-",
+            ]
+        cells.append("-" if mask is None else f"{mask:+.1f} %")
+        cells.append("-" if peak is None else f"{peak / 2**30:.2f}")
+        view.add_row(row["contestant"], row["defects"], *cells)
+    return view
+
+
+def slower_cases(rows: Iterable[dict]) -> list[str]:
+    """A line for each case in which the best rival is faster than the best of ours."""
+    lines = []
+    for case, found in by_case(rows).items():
+        for defects in dict.fromkeys(row["defects"] for row in found):
+            timed = [r for r in found if r["defects"] == defects and r["times"]]
+            ours = [r for r in timed if r["contestant"].startswith("fused")]
+            rivals = [r for r in timed if not r["contestant"].startswith("fused")]
+            if not ours or not rivals:
+                continue
+            best, rival = (min(g, key=lambda r: r["times"]["median_us"]) for g in (ours, rivals))
+            ratio = best["times"]["median_us"] / rival["times"]["median_us"]
+            if ratio > 1:
+                lines.append(
+                    f"{case} {defects}: {rival['contestant']} is {ratio:.2f}x as fast as "
+                    f"{best['contestant']}"
+                )
+    return lines

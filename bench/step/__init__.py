@@ -1,1 +1,0 @@
-"""Whole steps of the six networks: training, evaluation and PGD, by different means."""

@@ -1,0 +1,167 @@
+"""``--model package:factory``: one's own network is checked, fused where it can be, measured."""
+
+import argparse
+import re
+
+import pytest
+import torch
+from scotoma.bench import harness, model, step
+from scotoma.bench.variants import VARIANTS, Case, network
+from scotoma.defective import UserError, create_model
+from torch import nn
+
+CPU = torch.device("cpu")
+
+
+class Block(nn.Module):
+    """Residuals, a projection, and what must stay as it is."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, 1, 1) for _ in range(3))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(3))
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        one, two, three = (norm(conv(x)) for norm, conv in zip(self.norms, self.convs, strict=True))
+        x = self.relu(one)  # alone
+        y = torch.relu(two + three)  # a projection
+        return x + y
+
+
+class Network(nn.Module):
+    def __init__(self, num_classes=5, channels=6):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, channels, 3, 2, 1), nn.BatchNorm2d(channels))
+        self.block = Block(channels)
+        self.last, self.late = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
+        self.head = nn.Linear(channels, num_classes)
+
+    def forward(self, x):
+        x = nn.functional.relu(self.stem(x))
+        y = self.last(self.block(x))
+        y += x
+        y = y.relu_()
+        z = torch.tanh(self.late(y))  # no ReLU
+        return self.head(z.mean((2, 3)))
+
+
+def seven():
+    return 7
+
+
+def untraceable():
+    class Odd(Network):
+        def forward(self, x):
+            return super().forward(x if x.sum() > 1 else -x)
+
+    return Odd()
+
+
+def maps():
+    return nn.Sequential(nn.Conv2d(3, 4, 3))
+
+
+def frozen():
+    return Network().requires_grad_(False)
+
+
+def ours():
+    return create_model("resnet18", width=2)
+
+
+def failing():
+    raise RuntimeError("no weights")
+
+
+def without_norms():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 14 * 14, 3))
+
+
+def chosen(name, classes=None, image_size=16):
+    asked = argparse.Namespace(model=name, classes=classes, image_size=image_size)
+    return model.chosen_model(asked)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_fused_network_computes_the_same(training):
+    """Its logits, gradients and running statistics; parameters have their values."""
+    own = chosen(f"{__name__}:Network", classes=3)
+    assert own.classes == 3 and own.fusible == 5
+    assert own.text.startswith("fused: 5 of 6 batch norms") and "the other 1" in own.text
+    images = torch.randn(4, 3, 16, 16, dtype=torch.float64)
+    found = []
+    for backend in ("eager", "triton"):
+        net = own.build(backend, training).double()
+        for module in net.modules():
+            module.backend = "eager"  # float64 is none of the kernels'
+        x = images.clone().requires_grad_()
+        logits = net(x)
+        logits.square().sum().backward()
+        norms = sorted(float(p.grad.norm()) for p in net.parameters())
+        statistics = sorted(float(b.double().norm()) for b in net.buffers())
+        found.append((logits.detach(), x.grad, torch.tensor(norms), torch.tensor(statistics)))
+        assert net.training == training
+    torch.testing.assert_close(*found)
+
+
+def test_what_cannot_be_fused_is_said():
+    odd = chosen(f"{__name__}:untraceable")
+    assert odd.fusible == 0 and "torch.fx cannot trace it" in odd.text
+    assert isinstance(odd.build("triton"), Network)
+    plain = chosen(f"{__name__}:without_norms")
+    assert plain.fusible == 0 and "nothing can be fused" in plain.text
+    assert chosen(f"{__name__}:ours").text.startswith("fused: its 20 layers")
+    usual = step.usual_variants(torch.device("cuda"), plain)
+    assert "compile-graph" in usual and not any("fused" in name for name in usual)
+    words = r"variants has 'fused'.*nothing can be fused.*leave it out"
+    with pytest.raises(UserError, match=words):
+        model.check_fused(["eager", "fused"], plain, VARIANTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("resnet50", {}, "expected package:factory.*torchvision.models:resnet50"),
+        ("no_such_package:net", {}, "no package 'no_such_package'"),
+        (f"{__name__}:Netwrk", {}, "nothing called 'Netwrk'. Did you mean 'Network'"),
+        (f"{__name__}:CPU", {}, "no callable 'CPU'"),
+        (f"{__name__}:seven", {}, "gives a int, no nn.Module"),
+        (f"{__name__}:Block", {}, "call fails: TypeError.*needs no arguments"),
+        (f"{__name__}:failing", {}, "call fails: RuntimeError: no weights"),
+        (f"{__name__}:frozen", {}, "no parameters to train"),
+        (f"{__name__}:maps", {}, r"gives \(2, 4, 14, 14\) in training; expected logits"),
+        (f"{__name__}:without_norms", {"image_size": 8}, r"\(2, 3, 8, 8\).*--image-size"),
+        (f"{__name__}:frozen", {"classes": 3}, "takes no argument num_classes"),
+        (None, {"classes": 3}, "classes is for --model"),
+    ],
+)
+def test_bad_models_are_refused_before_any_work(name, changes, words):
+    with pytest.raises(UserError) as error:
+        chosen(name, **changes)
+    assert re.search(words, str(error.value))
+
+
+@pytest.mark.parametrize("option", [["--networks", "vgg19"], ["--defects", "standard"]])
+def test_options_of_our_networks_are_refused(option):
+    with pytest.raises(UserError, match="leave it out with --model"):
+        step.main(["--cpu", "--model", f"{__name__}:Network", *option])
+
+
+def test_a_step_of_it_is_measured(tmp_path, capsys):
+    out = tmp_path / "step.jsonl"
+    options = ["--cpu", "--model", f"{__name__}:Network", "--image-size", "16", "--batch", "4"]
+    options += ["--windows", "1", "--window-seconds", "0.001", "--variants", "contiguous", "eager"]
+    assert step.main([*options, "--out", str(out)]) == 0
+    rows = list(harness.read_rows(out))
+    assert [row["work"] for row in rows] == 2 * ["train"] + 2 * ["evaluate"] + 2 * ["pgd"]
+    for row in rows:
+        assert row["arch"] == f"{__name__}:Network" and row["defects"] == "standard"
+        assert row["times"] and not row["problems"] and row["image_size"] == 16
+    assert "fused: 5 of 6 batch norms" in " ".join(capsys.readouterr().out.split())
+
+
+def test_only_fused_variants_get_the_fused_network():
+    one = Case("m", ("standard",), 2, "train", "float32", 16, None, chosen(f"{__name__}:Network"))
+    assert isinstance(network("compile", one, "standard"), Network)
+    assert not isinstance(network("fused-compile", one, "standard"), Network)
