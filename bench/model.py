@@ -146,7 +146,7 @@ def _built(name: str, factory: Callable[[], nn.Module]) -> nn.Module:
             "arguments"
         ) from None
     if not isinstance(model, nn.Module):
-        raise UserError(f"model is {name!r}, which gives a {type(model).__name__}, no nn.Module")
+        raise UserError(f"model is {name!r}, which gives {type(model).__name__}, no nn.Module")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"model is {name!r}, which has no parameters to train")
     return model
@@ -161,7 +161,7 @@ def _classes(name: str, model: nn.Module, size: int) -> int:
         except Exception as error:
             raise UserError(
                 f"model is {name!r}, which fails on images of shape (2, 3, {size}, {size}): "
-                f"{_line(error)}; give its --image-size"
+                f"{_line(error)}; give the --image-size that it takes"
             ) from None
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 2:
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

@@ -67,7 +67,7 @@ def frozen():
 
 
 def ours():
-    return create_model("resnet18", width=2)
+    return create_model("resnet18", width=2, image_size=16)
 
 
 def failing():
@@ -126,7 +126,7 @@ def test_what_cannot_be_fused_is_said():
         ("no_such_package:net", {}, "no package 'no_such_package'"),
         (f"{__name__}:Netwrk", {}, "nothing called 'Netwrk'. Did you mean 'Network'"),
         (f"{__name__}:CPU", {}, "no callable 'CPU'"),
-        (f"{__name__}:seven", {}, "gives a int, no nn.Module"),
+        (f"{__name__}:seven", {}, "gives int, no nn.Module"),
         (f"{__name__}:Block", {}, "call fails: TypeError.*needs no arguments"),
         (f"{__name__}:failing", {}, "call fails: RuntimeError: no weights"),
         (f"{__name__}:frozen", {}, "no parameters to train"),

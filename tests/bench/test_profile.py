@@ -251,7 +251,7 @@ SMALL = ["resnet18", "--cpu", "--width", "4", "--batch", "8", "--steps", "2"]
 def test_command_on_a_cpu(tmp_path, capsys, monkeypatch):
     """One of two fails, and the other goes on."""
 
-    class Failing(cli.Player):
+    class Failing(cli.NetworkRun):
         def run(self):
             if self.name == "contiguous":
                 raise RuntimeError("out of luck")
