@@ -3,28 +3,30 @@
 A defective layer multiplies its activations by a fixed random 0/1 mask, one entry per neuron,
 the same in training and testing ("Defective Convolutional Networks", ICLR 2021 submission).
 
-Four floors, each useful without the ones above it; imports point downwards only:
+Four packages, each useful without those below it in this list:
 
 - ``scotoma.kernels``: the operator ``relu(mask * BN(x) + residual)``
 - ``scotoma.defective``: masks, the paper's notation, the six networks, attacks
 - ``scotoma.train``: data, recipes, the training loop, the command line
 - ``scotoma.bench``: speed, and the paper's tables and figures
 
-What most scripts need is here too: ``scotoma.create_model("resnet18", "0.3-Bottom")``. Names are
-imported when they are first used, since torch takes more than a second.
+What most scripts need is here too: ``scotoma.create_model("resnet18", "0.3-Bottom")``; and
+``from scotoma.train import train`` trains. Names are imported when they are first used, since torch
+takes more than a second.
 """
 
 import importlib
 
 __version__ = "0.1.0"
 
-_FLOORS = ("bench", "defective", "kernels", "train")
-_NAMES = ("UserError", "create_model", "load_model", "mask_sites", "model_names", "save_model")
-__all__ = ["__version__", *_FLOORS, *_NAMES]
+_PACKAGES = ("bench", "defective", "kernels", "train")
+_NAMES = ("Defects", "UserError", "create_model", "load_model", "mask_sites", "model_names")
+_NAMES += ("resample_masks", "save_model")
+__all__ = ["__version__", *_PACKAGES, *_NAMES]
 
 
 def __getattr__(name: str):
-    if name in _FLOORS:
+    if name in _PACKAGES:
         return importlib.import_module(f"{__name__}.{name}")
     if name in _NAMES:
         return getattr(importlib.import_module(f"{__name__}.defective"), name)

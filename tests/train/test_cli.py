@@ -334,22 +334,6 @@ def test_a_command_imports_only_what_it_needs(argv, needed):
     assert loaded <= needed
 
 
-def test_the_packages_show_their_interfaces_and_import_them_late():
-    script = (
-        "import sys, scotoma, scotoma.defective\n"
-        "from scotoma.defective import UserError\n"
-        "assert scotoma.UserError is UserError and 'torch' not in sys.modules\n"
-        "assert 'create_model' in dir(scotoma) and 'create_model' in dir(scotoma.defective)\n"
-        "import scotoma.defective.attacks, scotoma.kernels\n"
-        "for p in (scotoma, scotoma.defective, scotoma.defective.attacks, scotoma.kernels):\n"
-        "    assert dir(p) == sorted(p.__all__), p\n"
-        "    assert all(getattr(p, name) is not None for name in dir(p))\n"
-        "assert scotoma.create_model is scotoma.defective.create_model\n"
-        "assert not hasattr(scotoma, 'nothing') and not hasattr(scotoma.defective, 'nothing')"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True)
-
-
 SCOTOMA = [sys.executable, "-m", "scotoma.train.cli"]
 
 
