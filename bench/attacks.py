@@ -27,7 +27,7 @@ import importlib
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 from torch import Tensor, nn
 
 from ..defective import Defects
@@ -52,6 +52,7 @@ from ..train.screen import make_console, show
 from ..train.setup import build_model, load_data, make_batches, resolve
 from . import harness
 from .convergence import train_epoch
+from .harness import by_case, figure
 from .options import (
     add_run_options,
     add_variants,
@@ -61,7 +62,6 @@ from .options import (
     make_parser,
     positive,
 )
-from .step import by_case
 
 ARCH = "resnet18"
 TRAINING_LIMIT = 2000
@@ -71,7 +71,6 @@ AT_ONCE = 250
 LONG = 10
 """Stretches: so much longer than one, a first attack is long with or without its preparation."""
 INSTALL = "pip install 'scotoma[crosscheck]'"
-NONE = "-"
 
 # Why a time would mean nothing.
 EQUAL_PREDICTIONS = {"float32": 0.95, "bfloat16": 0.8}
@@ -610,63 +609,34 @@ def _empty_row(case: Case, name: str, target: Target, parameters: dict) -> dict:
 def table(case: str, rows: Sequence[dict]) -> Table:
     """Speed and results side by side, a line for each variant."""
     first = rows[0]
-    minimal = SETUPS[first["attack"]].minimal
-    figures = ["median s", "p10-p90 s", "images/s", f"x {first['peer']}", "fooled %"]
-    figures += ["median L2"] if minimal else ["equal pixels %", "equal classes %"]
-    view = Table(
-        "variant",
-        *(Column(figure, justify="right") for figure in (*figures, "passes an image")),
-        title=f"{case}, {first['machine']['device']}",
-    )
-    for row in rows:
-        times, results = row["times"], row["results"]
-        cells = ["failed", "", "", ""]
-        if times:
-            cells = [
-                f"{times['median_us'] / 1e6:.4g}",
-                f"{times['p10_us'] / 1e6:.4g}-{times['p90_us'] / 1e6:.4g}",
-                f"{row['images_per_s']:,.1f}",
-                _figure(row["times_faster"], ".2f"),
-            ]
-        cells.append(_percent(results.get("success")))
-        if minimal:
-            cells.append(_figure(results.get("median_l2"), ".4f"))
-        else:
-            cells += [_percent(results.get(f"equal_{name}")) for name in ("pixels", "predictions")]
-        view.add_row(row["contestant"], *cells, passes(results))
-    return view
+
+    def result(name: str, form: str, factor: float = 1.0) -> Callable[[dict], str]:
+        return lambda row: figure(row["results"].get(name), form, factor)
+
+    def seconds(row: dict, *names: str) -> str:
+        return "-".join(f"{row['times'][name] / 1e6:.4g}" for name in names)
+
+    columns = {
+        "variant": lambda row: row["contestant"],
+        "median s": lambda row: seconds(row, "median_us") if row["times"] else "failed",
+        "p10-p90 s": lambda row: seconds(row, "p10_us", "p90_us") if row["times"] else "",
+        "images/s": lambda row: figure(row["images_per_s"], ",.1f"),
+        f"x {first['peer']}": lambda row: figure(row["times_faster"], ".2f"),
+        "fooled %": result("success", ".2f", 100),
+    }
+    if SETUPS[first["attack"]].minimal:
+        columns["median L2"] = result("median_l2", ".4f")
+    else:
+        columns["equal pixels %"] = result("equal_pixels", ".2f", 100)
+        columns["equal classes %"] = result("equal_predictions", ".2f", 100)
+    columns["passes an image"] = passes
+    return harness.console_table(f"{case}, {first['machine']['device']}", rows, columns)
 
 
-def passes(results: dict) -> str:
+def passes(row: dict) -> str:
     """Forward and backward passes per image."""
-    counts = [results.get(name) for name in ("forwards", "backwards")]
-    return NONE if None in counts else " + ".join(f"{count:.1f}" for count in counts)
-
-
-def _percent(share: float | None) -> str:
-    return _figure(None if share is None else 100 * share, ".2f")
-
-
-def _figure(value: float | None, form: str) -> str:
-    return NONE if value is None else format(value, form)
-
-
-def slower_cases(rows: Iterable[dict]) -> list[str]:
-    """A line for each case in which the best library is faster than the best of ours."""
-    lines = []
-    for case, found in by_case(rows).items():
-        timed = [row for row in found if row["times"]]
-        ours = [row for row in timed if row["contestant"].startswith("scotoma")]
-        theirs = [row for row in timed if not row["contestant"].startswith("scotoma")]
-        if not ours or not theirs:
-            continue
-        best, rival = (min(g, key=lambda r: r["times"]["median_us"]) for g in (ours, theirs))
-        ratio = best["times"]["median_us"] / rival["times"]["median_us"]
-        if ratio > 1:
-            lines.append(
-                f"{case}: {rival['contestant']} is {ratio:.2f}x as fast as {best['contestant']}"
-            )
-    return lines
+    counts = [row["results"].get(name) for name in ("forwards", "backwards")]
+    return "-" if None in counts else " + ".join(f"{count:.1f}" for count in counts)
 
 
 def main(argv: list[str]) -> int:
@@ -716,7 +686,7 @@ def main(argv: list[str]) -> int:
     for case, found in by_case(outcome.rows).items():
         show(console, table(case, found))
     failures = harness.failures(outcome.rows, lambda row: f"{row['case']}: {row['contestant']}")
-    slower = slower_cases(outcome.rows)
+    slower = harness.slower_cases(outcome.rows, "scotoma")
     outcome.print_lists(console, {"failures": failures, "slower than a library": slower})
     return outcome.status(failures)
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from rich.table import Column, Table
+from rich.table import Table
 
 from ..defective.errors import UserError, counted
 from ..defective.graph import WARM_UP
@@ -169,25 +169,27 @@ def _now(device: torch.device) -> float:
 
 def table(rows: Sequence[dict]) -> Table:
     """Seconds to the target and accuracy at the end, over the seeds of each variant."""
-    figures = ("seeds", "reached", "s to target", "epochs", "s of training", "accuracy %")
-    view = Table(
-        "variant",
-        *(Column(figure, justify="right") for figure in figures),
-        title=f"{rows[0]['arch']} {rows[0]['defects']} on {rows[0]['dataset']}",
-    )
-    for name in dict.fromkeys(row["contestant"] for row in rows):
-        own = [row for row in rows if row["contestant"] == name]
-        hits = [row for row in own if row["seconds_to_target"] is not None]
-        view.add_row(
-            name,
-            str(len(own)),
-            f"{len(hits)} of {len(own)} at {own[0]['target']:.2%}",
-            mean_and_error([row["seconds_to_target"] for row in hits], ".2f"),
-            mean_and_error([row["epochs_to_target"] for row in hits], ".1f"),
-            mean_and_error([row["train_s"] for row in own], ".2f"),
-            mean_and_error([100 * row["accuracy"] for row in own], ".2f"),
-        )
-    return view
+    variants: dict[str, list[dict]] = {}
+    for row in rows:
+        variants.setdefault(row["contestant"], []).append(row)
+
+    def reached(own: list[dict], name: str = "seconds_to_target") -> list[float]:
+        return [row[name] for row in own if row[name] is not None]
+
+    def mean(name: str, form: str, factor: float = 1.0) -> Callable[[list[dict]], str]:
+        return lambda own: mean_and_error([factor * x for x in reached(own, name)], form)
+
+    columns = {
+        "variant": lambda own: own[0]["contestant"],
+        "seeds": lambda own: str(len(own)),
+        "reached": lambda own: f"{len(reached(own))} of {len(own)} at {own[0]['target']:.2%}",
+        "s to target": mean("seconds_to_target", ".2f"),
+        "epochs": mean("epochs_to_target", ".1f"),
+        "s of training": mean("train_s", ".2f"),
+        "accuracy %": mean("accuracy", ".2f", 100),
+    }
+    title = f"{rows[0]['arch']} {rows[0]['defects']} on {rows[0]['dataset']}"
+    return harness.console_table(title, variants.values(), columns)
 
 
 def mean_and_error(values: Sequence[float], form: str) -> str:

@@ -44,6 +44,7 @@ from typing import Any, BinaryIO, TypeVar
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from ..defective.errors import UserError
 from ..train.screen import show
@@ -400,6 +401,62 @@ def compare(row: dict, errors: dict[str, float]) -> None:
 def failures(rows: Iterable[dict], label: Callable[[dict], str]) -> list[str]:
     """What could not be measured, or computed something else. label: a row's case and variant."""
     return [f"{label(row)}: {problem}" for row in rows for problem in row["problems"]]
+
+
+# For the terminal
+
+
+def console_table(
+    title: str, rows: Iterable[Any], columns: dict[str, Callable[[Any], str]], words: int = 1
+) -> Table:
+    """A line for each row.
+
+    columns: a heading, and what stands below it. words: how many of them, on the left, hold words;
+    the others hold figures.
+    """
+    view = Table(title=title)
+    for number, heading in enumerate(columns):
+        view.add_column(heading, justify="left" if number < words else "right")
+    for row in rows:
+        view.add_row(*(cell(row) for cell in columns.values()))
+    return view
+
+
+def figure(value: float | None, form: str, factor: float = 1.0) -> str:
+    """A number in a form of Python's, or a dash for None."""
+    return "-" if value is None else format(factor * value, form)
+
+
+def by_case(rows: Iterable[dict]) -> dict[str, list[dict]]:
+    """Rows of each case together, in their order."""
+    found: dict[str, list[dict]] = {}
+    for row in rows:
+        found.setdefault(row["case"], []).append(row)
+    return found
+
+
+def slower_cases(rows: Iterable[dict], ours: str, also: str | None = None) -> list[str]:
+    """A line for each case in which the best rival is faster than the best variant of ours.
+
+    ours: what the names of our variants begin with. also: a column that parts a case.
+    """
+    cases: dict[str, list[dict]] = {}
+    for row in rows:
+        name = row["case"] if also is None else f"{row['case']} {row[also]}"
+        if row["times"]:
+            cases.setdefault(name, []).append(row)
+    lines = []
+    for name, timed in cases.items():
+        own = [row for row in timed if row["contestant"].startswith(ours)]
+        rivals = [row for row in timed if not row["contestant"].startswith(ours)]
+        if not own or not rivals:
+            continue
+        best, rival = (min(g, key=lambda row: row["times"]["median_us"]) for g in (own, rivals))
+        ratio = best["times"]["median_us"] / rival["times"]["median_us"]
+        if ratio > 1:
+            words = f"{rival['contestant']} is {ratio:.2f}x as fast as {best['contestant']}"
+            lines.append(f"{name}: {words}")
+    return lines
 
 
 # The loop

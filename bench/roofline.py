@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from rich.table import Column, Table
+from rich.table import Table
 
 from ..defective.errors import UserError
 from ..kernels import backends
@@ -242,37 +242,35 @@ def table(rows: Sequence[dict]) -> Table:
     The last column is the time above that of the roof: what a perfect kernel would save.
     """
     unit, factor = flop_unit(rows[0])
-    figures = ("us", "GB/s", unit, "roof", "% of roof", "us above it")
-    view = Table(
-        *("operator", "pass", "backend", "shape"),
-        *(Column(heading, justify="right") for heading in figures),
-        title="farthest below the roof first; cold caches",
-    )
-    for row in by_distance(rows):
-        median, percent = row["times"]["median_us"], row["attained_percent"]
-        view.add_row(
-            _words(row["operator"], row["kind"]),
-            row["pass"],
-            row["backend"],
-            _words("x".join(map(str, row["shape"])), row["detail"]),
-            f"{median:.1f}",
-            f"{row['gb_per_s']:.0f}",
-            f"{factor * row['tflop_per_s']:,.2f}",
-            roof_of(row),
-            f"{percent:.0f}",
-            f"{median * (1 - percent / 100):.1f}",
-        )
-    return view
+
+    def above(row: dict) -> str:
+        return f"{row['times']['median_us'] * (1 - row['attained_percent'] / 100):.1f}"
+
+    columns = {
+        "operator": lambda row: words(row, "operator", "kind"),
+        "pass": lambda row: row["pass"],
+        "backend": lambda row: row["backend"],
+        "shape": lambda row: words(row, "shape", "detail"),
+        "us": lambda row: f"{row['times']['median_us']:.1f}",
+        "GB/s": lambda row: f"{row['gb_per_s']:.0f}",
+        unit: lambda row: f"{factor * row['tflop_per_s']:,.2f}",
+        "roof": roof_of,
+        "% of roof": lambda row: f"{row['attained_percent']:.0f}",
+        "us above it": above,
+    }
+    title = "farthest below the roof first; cold caches"
+    return harness.console_table(title, by_distance(rows), columns, words=4)
 
 
 def label(row: dict) -> str:
     """A row's case in words."""
-    shape = "x".join(map(str, row["shape"]))
-    return _words(row["operator"], row["kind"], shape, row["detail"], row["pass"], row["backend"])
+    return words(row, "operator", "kind", "shape", "detail", "pass", "backend")
 
 
-def _words(*words: str) -> str:
-    return " ".join(word for word in words if word)
+def words(row: dict, *names: str) -> str:
+    """Some columns of a row, empty ones left out."""
+    shown = row | {"shape": "x".join(map(str, row["shape"]))}
+    return " ".join(shown[name] for name in names if shown[name])
 
 
 def main(argv: list[str]) -> int:
@@ -332,8 +330,8 @@ def main(argv: list[str]) -> int:
     outcome.print_lists(console, {"failures": failures})
     if timed:
         rows = harness.measured_rows(path, head) if options.resume else outcome.rows
-        words = draw(rows, path.with_name("roofline"), options.picture_format)
-        console.print(words, highlight=False, soft_wrap=True)
+        said = draw(rows, path.with_name("roofline"), options.picture_format)
+        console.print(said, highlight=False, soft_wrap=True)
     return outcome.status(failures)
 
 

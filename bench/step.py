@@ -23,7 +23,7 @@ import argparse
 import gc
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +37,7 @@ from ..kernels import backends
 from ..train.data import ResidentBatches
 from ..train.screen import make_console, show
 from . import harness
-from .harness import Outcome
+from .harness import Outcome, by_case, figure
 from .model import Model, add_model_options, check_fused, chosen_model, refuse_ours
 from .options import (
     DTYPES,
@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
     failures = harness.failures(
         outcome.rows, lambda row: f"{row['case']} {row['defects']}: {row['contestant']}"
     )
-    slower = slower_cases(outcome.rows)
+    slower = harness.slower_cases(outcome.rows, "fused", also="defects")
     outcome.print_lists(console, {"failures": failures, "slower cases": slower})
     return outcome.status(failures)
 
@@ -352,14 +352,6 @@ def _release(device: torch.device) -> None:
     harness.release(device)
 
 
-def by_case(rows: Iterable[dict]) -> dict[str, list[dict]]:
-    """Rows of one network, batch and work together, in their order."""
-    found: dict[str, list[dict]] = {}
-    for row in rows:
-        found.setdefault(row["case"], []).append(row)
-    return found
-
-
 def tables(rows: Sequence[dict]) -> list[Table]:
     """One table a case: every variant and its defects, with its speed relative to one of them."""
     return [_table(case, found) for case, found in by_case(rows).items()]
@@ -370,43 +362,22 @@ def _table(case: str, rows: list[dict]) -> Table:
     first = rows[0]["contestant"]
     against = first if first == "contiguous" else BASE
     base = {r["defects"]: r["times"].get("median_us") for r in rows if r["contestant"] == against}
-    view = Table(title=f"{case}, {rows[0]['machine']['device']}")
-    for name in ("contestant", "defects"):
-        view.add_column(name)
-    for name in ("step ms", "p10-p90", "images/s", f"x {against}", "masks cost", "peak GiB"):
-        view.add_column(name, justify="right")
-    for row in rows:
-        times, peak, mask = row["times"], row["peak_bytes"], row["mask_overhead_percent"]
-        cells = ["failed", "", "", ""]
-        if times:
-            own, first = times["median_us"], base.get(row["defects"])
-            cells = [
-                f"{own / 1e3:.3f}",
-                f"{times['p10_us'] / 1e3:.3f}-{times['p90_us'] / 1e3:.3f}",
-                f"{row['images_per_s']:,.0f}",
-                f"{first / own:.2f}" if first else "-",
-            ]
-        cells.append("-" if mask is None else f"{mask:+.1f} %")
-        cells.append("-" if peak is None else f"{peak / 2**30:.2f}")
-        view.add_row(row["contestant"], row["defects"], *cells)
-    return view
 
+    def faster(row: dict) -> str:
+        own, other = row["times"].get("median_us"), base.get(row["defects"])
+        return f"{other / own:.2f}" if own and other else "-"
 
-def slower_cases(rows: Iterable[dict]) -> list[str]:
-    """A line for each case in which the best rival is faster than the best of ours."""
-    lines = []
-    for case, found in by_case(rows).items():
-        for defects in dict.fromkeys(row["defects"] for row in found):
-            timed = [r for r in found if r["defects"] == defects and r["times"]]
-            ours = [r for r in timed if r["contestant"].startswith("fused")]
-            rivals = [r for r in timed if not r["contestant"].startswith("fused")]
-            if not ours or not rivals:
-                continue
-            best, rival = (min(g, key=lambda r: r["times"]["median_us"]) for g in (ours, rivals))
-            ratio = best["times"]["median_us"] / rival["times"]["median_us"]
-            if ratio > 1:
-                lines.append(
-                    f"{case} {defects}: {rival['contestant']} is {ratio:.2f}x as fast as "
-                    f"{best['contestant']}"
-                )
-    return lines
+    def milliseconds(row: dict, *names: str) -> str:
+        return "-".join(f"{row['times'][name] / 1e3:.3f}" for name in names)
+
+    columns = {
+        "variant": lambda row: row["contestant"],
+        "defects": lambda row: row["defects"],
+        "step ms": lambda row: milliseconds(row, "median_us") if row["times"] else "failed",
+        "p10-p90": lambda row: milliseconds(row, "p10_us", "p90_us") if row["times"] else "",
+        "images/s": lambda row: figure(row["images_per_s"], ",.0f"),
+        f"x {against}": faster,
+        "masks cost %": lambda row: figure(row["mask_overhead_percent"], "+.1f"),
+        "peak GiB": lambda row: figure(row["peak_bytes"], ".2f", 2**-30),
+    }
+    return harness.console_table(f"{case}, {rows[0]['machine']['device']}", rows, columns, words=2)

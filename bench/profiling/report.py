@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.table import Column, Table
 
 from ...train import plots
+from ..harness import console_table
 from ..variants import VARIANTS
 from .families import COLOURS, DATA, FAMILIES, GAPS, LOSS, MATMUL, MEMSET
 from .trace import Interval, Span, Trace, clipped
@@ -78,19 +79,14 @@ def _totals(gpu: bool) -> list:
 
 def largest(row: dict, count: int = 8) -> Table:
     """The kernels, or operators, of a variant that take most of the time."""
-    figures = ("ms", "launches" if on_device(row) else "calls")
-    view = Table(
-        *("name", "family", *(Column(figure, justify="right") for figure in figures)),
-        title=f"{row['contestant']}: where most of the time goes",
-    )
-    for entry in row["top"][:count]:
-        view.add_row(
-            shortened(entry["name"]),
-            entry["family"],
-            f"{entry['ms']:.3f}",
-            f"{entry['launches']:.0f}",
-        )
-    return view
+    columns = {
+        "name": lambda entry: shortened(entry["name"]),
+        "family": lambda entry: entry["family"],
+        "ms": lambda entry: f"{entry['ms']:.3f}",
+        "launches" if on_device(row) else "calls": lambda entry: f"{entry['launches']:.0f}",
+    }
+    title = f"{row['contestant']}: where most of the time goes"
+    return console_table(title, row["top"][:count], columns, words=2)
 
 
 def shortened(name: str, width: int = NAME_WIDTH) -> str:

@@ -48,7 +48,8 @@ def test_command(tmp_path, capsys, monkeypatch):
     assert "2 of 2 at 5.00%" in capsys.readouterr().out
     # Another seed joins; those that are there stay as they are. Other settings are another run.
     done = []
-    measured = {"seconds_to_target": None, "accuracy": 0.5, "train_s": 1.0, "problems": []}
+    measured = dict.fromkeys(("seconds_to_target", "epochs_to_target"))
+    measured |= {"accuracy": 0.5, "train_s": 1.0, "problems": []}
     shown = {"arch": "", "defects": "", "dataset": "", "contestant": "eager", "target": 0.05}
     monkeypatch.setattr(
         convergence, "measure_run", lambda run, *_: done.append(str(run)) or measured | shown

@@ -1,6 +1,7 @@
 """``scotoma bench step`` end to end on a CPU, and what its rows are made of."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def test_command_leaves_rows_and_tables(tmp_path, capsys):
         times = row["times"]
         assert 0 < times["p10_us"] <= times["median_us"] <= times["p90_us"]
         expected = 4 / times["median_us"] * 1e6
-        assert row["images_per_s"] == pytest.approx(expected, rel=1e-3)
+        assert row["images_per_s"] == pytest.approx(expected, abs=0.06)
     for plain, masked in zip(rows[::2], rows[1::2], strict=True):
         assert plain["mask_overhead_percent"] is None
         ratio = masked["times"]["median_us"] / plain["times"]["median_us"]
@@ -266,6 +267,7 @@ def test_slower_cases_are_listed():
         return {"case": "C", "defects": defects, "contestant": name, "times": times, "problems": []}
 
     rows = [row("eager", 3.0), row("compile", 2.0), row("fused", 4.0), row("fused-graph", None)]
-    assert step.slower_cases(rows) == ["C standard: compile is 2.00x as fast as fused"]
-    assert step.slower_cases([*rows, row("fused-compile", 1.0)]) == []
-    assert step.slower_cases(rows[:2]) == []
+    slower = partial(harness.slower_cases, ours="fused", also="defects")
+    assert slower(rows) == ["C standard: compile is 2.00x as fast as fused"]
+    assert slower([*rows, row("fused-compile", 1.0)]) == []
+    assert slower(rows[:2]) == []
