@@ -71,19 +71,9 @@ _NUMBERS = {
         ("median score", "score_median", "{:.3g}".format),
         ("mean score", "score_mean", "{:.3g}".format),
         ("N", "n", str),
-        (
-            "images by status",
-            "statuses",
-            lambda all: ", ".join(f"{k.replace('_', ' ')} {n}" for k, n in sorted(all.items())),
-        ),
+        ("images by status", "statuses", lambda counts: _listed(counts, " ").replace("_", " ")),
         ("forward passes", "forwards_mean", "{:.1f}".format),
     ),
-}
-# Rates of some transfer cells alone.
-_SOME = {
-    "defence_unrounded": "P1 with fooling judged before the rounding to 8 bit",
-    "same_wrong_class": "share of the images of P1 to which the target gives the source's wrong "
-    "class",
 }
 # Kinds whose images are chosen among those that all targets classify right.
 _RIGHT_FOR_ALL = ("boundary", "noise", "shuffle", "stylized")
@@ -119,6 +109,10 @@ def levels(size: float) -> str:
 
 def grid_text(grid: int) -> str:
     return f"{grid}x{grid}" + (" (control)" if grid == 1 else "")
+
+
+def _listed(pairs: Mapping[str, Any], between: str) -> str:
+    return ", ".join(f"{key}{between}{value}" for key, value in sorted(pairs.items()))
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -286,22 +280,18 @@ def columns(found: DataFrame, kind: str) -> Parts:
     mixed = kind in _RIGHT_FOR_ALL or rows.duplicated(["loose", "target"]).any()
     groups = [group for _, group in rows.groupby("strict" if mixed else "loose")]
     # ``pgd:eps=8/255,steps=10,...`` is ``pgd eps=8/255``, and the settings that differ.
-    attacks = [group.attack.iat[0].partition(":")[::2] for group in groups]
-    options = [
-        dict(item.split("=", 1) for item in text.split(",") if "=" in item) for _, text in attacks
-    ]
-    told = _differing(options, [name for name, _ in attacks], _HEADLINE)
-    shorts = [
-        " ".join(filter(None, (name, ", ".join(f"{k}={v}" for k, v in more.items()))))
-        for (name, _), more in zip(attacks, told, strict=True)
-    ]
+    names, options = zip(*(_parsed(group.attack.iat[0]) for group in groups), strict=True)
     sources = [group.source.iat[0] for group in groups]
     usual = {"clean": "clean accuracy", "stylized": "accuracy"}.get(kind, kind)
-    labels = [
-        " from ".join(filter(None, pair)) or usual for pair in zip(shorts, sources, strict=True)
-    ]
-    told = _differing([flat(group.settings.iat[0]) for group in groups], labels)
-    for i, more in enumerate(told):
+    shorts, labels = [], []
+    for name, more, source in zip(
+        names, _differing(options, names, _HEADLINE), sources, strict=True
+    ):
+        words = ", ".join(f"{key}={value}" for key, value in more.items())
+        shorts.append(f"{name} {words}".strip())
+        labels.append(" from ".join(filter(None, (shorts[-1], source))) or usual)
+    settings = [flat(group.settings.iat[0]) for group in groups]
+    for i, more in enumerate(_differing(settings, tuple(labels))):
         words = [f"{key.rpartition('.')[2]} {value[:24]}" for key, value in more.items()]
         labels[i] += f" ({', '.join(words)})" if words else ""
     made: Parts = {}
@@ -312,6 +302,12 @@ def columns(found: DataFrame, kind: str) -> Parts:
         part = groups[i].drop_duplicates("target", keep="last").set_index("target")
         made[label] = part.assign(short=shorts[i])
     return made
+
+
+def _parsed(attack: str) -> tuple[str, dict[str, str]]:
+    """Name and settings of ``pgd:eps=8/255,steps=10``."""
+    name, _, rest = attack.partition(":")
+    return name, dict(item.split("=", 1) for item in rest.split(",") if "=" in item)
 
 
 def _differing(
@@ -407,8 +403,10 @@ def tables(cells: Iterable[Cell]) -> list[Table]:
     for names, rows in sorted(together, key=lambda pair: (-len(pair[0]), pair[0])):
         title = f"P1 on the images that all of {', '.join(names)} classify correctly"
         add("Transfer", title, picked(columns(rows, "transfer"), "defence_common"), brief=False)
-    for result, title in _SOME.items():
-        add("Transfer", title, picked(transfer, result), brief=False)
+    title = "P1 with fooling judged before the rounding to 8 bit"
+    add("Transfer", title, picked(transfer, "defence_unrounded"), brief=False)
+    title = "share of the images of P1 to which the target gives the source's wrong class"
+    add("Transfer", title, picked(transfer, "same_wrong_class"), brief=False)
     # The same for all targets.
     fooled = {k: v.iat[0] for k, v in picked(transfer, "fooled_source").items() if len(v)}
     if fooled:
@@ -464,15 +462,16 @@ def _chosen(parts: Iterable[DataFrame]) -> str:
 
 def _settings(parts: Parts) -> list[Inline]:
     """What was done in full, one line a column; several values of one setting are joined."""
+    import pandas as pd
+
     lines = []
     for label, part in parts.items():
-        known: dict[str, dict[str, None]] = {}
-        for settings in part.settings:
-            for key, value in flat(settings).items():
-                key = key.removeprefix("set.")
-                if not key.startswith("attack."):  # whose text is there
-                    known.setdefault(key, {})[value] = None
-        told = {key: ", ".join(values) for key, values in known.items()}
+        values = pd.DataFrame([flat(settings) for settings in part.settings])
+        told = {
+            key.removeprefix("set."): ", ".join(values[key].dropna().unique())
+            for key in values
+            if not key.removeprefix("set.").startswith("attack.")  # whose text is there
+        }
         first = part.iloc[0]
         words: list[Inline] = [code(first.attack)] if first.attack else []
         if first.source:
