@@ -19,6 +19,7 @@ from ..budgets import BUDGETS
 from ..judge import LEVEL, NOT_SUPPORTED, SUPPORTED, student
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
     from rich.console import Console
 
@@ -160,7 +161,7 @@ def _result(path: Path, found: Mapping[str, Any]) -> Result:
     if not all(isinstance(each, str) for each in words) or not isinstance(head["settings"], dict):
         raise ValueError("names, title, groups or settings are none")
     asked, answers = head["per_person"], [_answer(each) for each in found["answers"]]
-    if type(asked) is not int or not len(answers) <= asked or asked < 1:
+    if type(asked) is not int or not max(1, len(answers)) <= asked <= 10**6:
         raise ValueError(f"{len(answers)} answers of {asked!r}")
     if len({answer.pair for answer in answers}) < len(answers):
         raise ValueError("two answers to one pair")
@@ -170,8 +171,9 @@ def _result(path: Path, found: Mapping[str, Any]) -> Result:
 def _answer(found: Mapping[str, Any]) -> Answer:
     answer = Answer(**found)
     fits = {answer.a_side, answer.side} <= {"left", "right"} and answer.chosen in ("a", "b")
-    number = type(answer.pair) is int and isinstance(answer.ms, int | float) and answer.ms >= 0
-    if not fits or not number or (answer.chosen == "a") != (answer.side == answer.a_side):
+    numbers = type(answer.pair) is int and isinstance(answer.ms, int | float)
+    numbers = numbers and 0 <= answer.ms <= 2**53
+    if not fits or not numbers or (answer.chosen == "a") != (answer.side == answer.a_side):
         raise ValueError(f"an answer is {dict(found)}")
     return answer
 
@@ -235,103 +237,42 @@ def sign_test(more: int, less: int) -> float:
 
 
 @dataclass(frozen=True)
-class Person:
-    """One person's choices.
-
-    Attributes:
-        name: as given, may be empty. seed: of the pairs. a, b: how often each group was chosen.
-        left: how often the left image. asked: of how many pairs. median_ms: of an answer.
-        counts: whether there are answers enough.
-    """
-
-    name: str
-    seed: str
-    a: int
-    b: int
-    left: int
-    asked: int
-    median_ms: float
-    counts: bool
-
-    @classmethod
-    def of(cls, result: Result, minimum: int) -> Person:
-        """Args: minimum: answers that who stopped early must have given to count."""
-        answers, asked = result.answers, result.head["per_person"]
-        a = sum(answer.chosen == "a" for answer in answers)
-        return cls(
-            name=result.person,
-            seed=result.person_seed,
-            a=a,
-            b=len(answers) - a,
-            left=sum(answer.side == "left" for answer in answers),
-            asked=asked,
-            median_ms=statistics.median([answer.ms for answer in answers] or [0]),
-            counts=len(answers) > 0 and len(answers) >= min(minimum, asked),
-        )
-
-    @property
-    def answers(self) -> int:
-        return self.a + self.b
-
-    @property
-    def complete(self) -> bool:
-        return self.answers == self.asked
-
-    @property
-    def difference(self) -> float:
-        """a - b; of who stopped early, what it would be of all pairs at the same share."""
-        return (self.a - self.b) * (self.asked / self.answers) if self.answers else 0.0
-
-
-class Agreement(NamedTuple):
-    """A pair that several people saw. Attributes: a, b: how many of them chose which."""
-
-    pair: int
-    a: int
-    b: int
-
-    @property
-    def share(self) -> float:
-        """Of those on the side of the majority."""
-        return max(self.a, self.b) / (self.a + self.b)
-
-
-@dataclass(frozen=True)
 class Scores:
     """What the results say.
 
     Attributes:
-        study, head: of all results. people: all, ordered by seed; means are over those that count.
+        study, head: of all results.
+        people: one a row, ordered by seed: ``name`` as given, ``a`` and ``b``, how often each group
+            was chosen, ``left``, how often the left image, ``answers`` of ``asked`` pairs, a - b as
+            ``difference`` (of who stopped early, what it would be of all pairs at the same share),
+            the median ``seconds`` of an answer, and whether the person ``counts``: for means.
         difference: a - b of ``per_person`` pairs. share: a's share of a person's choices, people
             weighing the same whatever they answered. pooled: (choices of a, choices). left: share
             of left images. prefer: how many people chose a more often, b more often, both equally
-            often. sign_p: of the sign test over them. agreement: pairs of at least three people,
-            those first about which most agree. verdict, reason: on :data:`CLAIM`.
-        notes: what is odd about the results.
+            often. sign_p: of the sign test over them.
+        agreement: (pair, who chose a, who chose b) of pairs that three people saw, those first
+            about which the largest share agrees.
+        verdict, reason: on :data:`CLAIM`. notes: what is odd about the results.
     """
 
     study: str
     head: dict[str, Any]
-    people: tuple[Person, ...]
+    people: pd.DataFrame
     difference: Interval
     share: Interval
     pooled: tuple[int, int]
     left: Interval
     prefer: tuple[int, int, int]
     sign_p: float
-    agreement: tuple[Agreement, ...]
+    agreement: list[tuple[int, int, int]]
     verdict: str
     reason: str
     notes: tuple[str, ...]
 
     @property
-    def counted(self) -> list[Person]:
-        return [person for person in self.people if person.counts]
-
-    @property
     def published(self) -> float:
         """The paper's difference, of as many pairs."""
-        return _published(self.head["per_person"])
+        return DIFFERENCE * self.head["per_person"] / PAIRS
 
 
 def score(results: Sequence[Result], minimum: int = MINIMUM) -> Scores:
@@ -343,25 +284,26 @@ def score(results: Sequence[Result], minimum: int = MINIMUM) -> Scores:
     Raises:
         UserError: nobody counts.
     """
+    import pandas as pd
+
     results = sorted(results, key=lambda result: result.person_seed)
     head = results[0].head
     minimum = min(minimum, head["per_person"])
-    people = tuple(Person.of(result, minimum) for result in results)
-    counted = [person for person in people if person.counts]
-    if not counted:
+    people = pd.DataFrame([_person(result, minimum) for result in results])
+    counted = people[people.counts]
+    if counted.empty:
         less = ", or count those who stopped earlier with a smaller --minimum" * (minimum > 1)
         raise UserError(
             f"none of {len(people)} people gave {minimum} answers; ask more people{less}"
         )
-    signs = Counter((p.a > p.b) - (p.a < p.b) for p in counted)
+    more, fewer = int((counted.a > counted.b).sum()), int((counted.a < counted.b).sum())
     votes: dict[int, Counter[str]] = defaultdict(Counter)
-    for result, person in zip(results, people, strict=True):
-        for answer in result.answers if person.counts else ():
+    for result, counts in zip(results, people.counts, strict=True):
+        for answer in result.answers if counts else ():
             votes[answer.pair][answer.chosen] += 1
-    seen = [Agreement(n, v["a"], v["b"]) for n, v in votes.items() if v.total() >= 3]
-    difference = mean_interval([person.difference for person in counted])
-    published = _published(head["per_person"])
-    verdict, reason = judge(difference, signs[1], signs[-1], published)
+    seen = [(pair, v["a"], v["b"]) for pair, v in votes.items() if v.total() >= 3]
+    difference = mean_interval(counted.difference)
+    verdict, reason = judge(difference, more, fewer, DIFFERENCE * head["per_person"] / PAIRS)
     if apart := why_apart(head["settings"]):
         verdict, reason = NOT_DECIDABLE, apart
     return Scores(
@@ -369,16 +311,33 @@ def score(results: Sequence[Result], minimum: int = MINIMUM) -> Scores:
         head=head,
         people=people,
         difference=difference,
-        share=mean_interval([person.a / person.answers for person in counted]),
-        pooled=(sum(p.a for p in counted), sum(p.answers for p in counted)),
-        left=mean_interval([person.left / person.answers for person in counted]),
-        prefer=(signs[1], signs[-1], signs[0]),
-        sign_p=sign_test(signs[1], signs[-1]),
-        agreement=tuple(sorted(seen, key=lambda s: (-s.share, -(s.a + s.b), s.pair))),
+        share=mean_interval(counted.a / counted.answers),
+        pooled=(int(counted.a.sum()), int(counted.answers.sum())),
+        left=mean_interval(counted.left / counted.answers),
+        prefer=(more, fewer, len(counted) - more - fewer),
+        sign_p=sign_test(more, fewer),
+        agreement=sorted(seen, key=lambda s: (-max(s[1:]) / sum(s[1:]), -sum(s[1:]), s[0])),
         verdict=verdict,
         reason=reason,
         notes=tuple(_notes(results, people, minimum)),
     )
+
+
+def _person(result: Result, minimum: int) -> dict[str, Any]:
+    answers, asked = result.answers, result.head["per_person"]
+    a = sum(answer.chosen == "a" for answer in answers)
+    b = len(answers) - a
+    return {
+        "name": result.person,
+        "a": a,
+        "b": b,
+        "left": sum(answer.side == "left" for answer in answers),
+        "answers": len(answers),
+        "asked": asked,
+        "difference": (a - b) * (asked / len(answers)) if answers else 0.0,
+        "seconds": statistics.median([answer.ms for answer in answers] or [0]) / 1000,
+        "counts": len(answers) >= max(1, minimum),
+    }
 
 
 def judge(difference: Interval, more: int, less: int, published: float) -> tuple[str, str]:
@@ -409,11 +368,6 @@ def judge(difference: Interval, more: int, less: int, published: float) -> tuple
     if difference.sign == 0 and signs == 0:
         return NOT_DECIDABLE, "the interval holds zero and is wide; ask more people"
     return NOT_DECIDABLE, "the interval and the sign test do not agree; ask more people"
-
-
-def _published(pairs: int) -> float:
-    """The paper's difference, of so many pairs."""
-    return DIFFERENCE * pairs / PAIRS
 
 
 def why_apart(settings: Mapping[str, Any]) -> str:
@@ -450,15 +404,15 @@ def _word(value: object) -> str:
     return clean(str(value))[:60]
 
 
-def _notes(results: Sequence[Result], people: Sequence[Person], minimum: int) -> Iterable[str]:
+def _notes(results: Sequence[Result], people: pd.DataFrame, minimum: int) -> Iterable[str]:
     yield from (note for result in results for note in result.notes)
     same: dict[tuple, list[str]] = defaultdict(list)
-    for result, person in zip(results, people, strict=True):
+    for result, person in zip(results, people.itertuples(), strict=True):
         told = f"{result.path.name}: {person.answers} of {person.asked} answers"
         if not person.counts:
             yield f"{told}, fewer than {minimum}; does not count"
             continue
-        if not person.complete:
+        if person.answers < person.asked:
             yield f"{told}; the difference is scaled to {person.asked}"
         same[tuple(answer[:3] for answer in result.answers)].append(result.path.name)
     names = Counter(result.person for result in results if result.person)
@@ -492,7 +446,7 @@ def show(scores: Scores, console: Console | None = None) -> None:
     grid = Table(box=SIMPLE_HEAD, show_edge=False)
     for name in ("person", "a", "b", "a - b", "left", "s per pair", ""):
         grid.add_column(name, justify="left" if name in ("person", "") else "right")
-    for number, person in enumerate(scores.people, 1):
+    for number, person in enumerate(scores.people.itertuples(), 1):
         name = clean(person.name) or f"person {number}"
         grid.add_row(*map(Text, (name, *_figures(person))))
     say(console, grid)
@@ -523,12 +477,12 @@ def page_of(scores: Scores, compared: bool, folder: Path = Path()) -> Page:
     page.paragraph(f"The claim that {CLAIM}: ", strong(scores.verdict), f". {reason}.")
     page.bullets(summary(scores))
     alt = (
-        f"Difference between choices of a and of b for each of {len(scores.counted)} people; their "
+        f"Difference between choices of a and of b for each of {scores.difference.n} people; their "
         f"mean is {scores.difference.mean:.1f}, the paper's {scores.published:.3g}"
     )
     page.picture("user-study", draw(scores), alt)
     page.heading("People")
-    people = [[str(n), *_figures(person)] for n, person in enumerate(scores.people, 1)]
+    people = [[str(n), *_figures(p)] for n, p in enumerate(scores.people.itertuples(), 1)]
     names = ["person", "a", "b", "a - b", "left", "median s per pair", "remark"]
     page.table(pd.DataFrame(people, columns=names))
     page.paragraph(
@@ -542,7 +496,10 @@ def page_of(scores: Scores, compared: bool, folder: Path = Path()) -> Page:
             "The files were not compared with the page that people answered (study-score --page)."
         )
     if scores.agreement:
-        rows = [(str(s.pair), str(s.a), str(s.b), _percent(s.share)) for s in scores.agreement[:10]]
+        rows = [
+            (str(pair), str(a), str(b), _percent(max(a, b) / (a + b)))
+            for pair, a, b in scores.agreement[:10]
+        ]
         with page.folded("Pairs about which most people agree"):
             page.table(pd.DataFrame(rows, columns=["pair", "chose a", "chose b", "agree"]))
     with page.folded("Where it comes from"):
@@ -555,7 +512,7 @@ def summary(scores: Scores) -> list[str]:
     """Figures of the whole study."""
     more, less, equal = scores.prefer
     pooled, choices = scores.pooled
-    of_people = f"{more} of {len(scores.counted)}, b {less}, both equally {equal}"
+    of_people = f"{more} of {more + less + equal}, b {less}, both equally {equal}"
     difference = _between(scores.difference, _signed)
     return [
         f"people who chose a more often: {of_people} (paper: {PREFER_A} of {PEOPLE})",
@@ -584,17 +541,16 @@ def _signed(value: float) -> str:
     return f"{round(value, 2) + 0:+.2f}"
 
 
-def _figures(person: Person) -> tuple[str, ...]:
-    """a, b, difference, left, seconds, and what is to be known of a person."""
-    some = person.answers > 0
+def _figures(person) -> tuple[str, ...]:
+    """a, b, difference, left, seconds, and what is to be known of a row of people."""
     difference = f"{person.difference:+.4g}" if person.difference else "0"
-    remark = "" if person.complete else f"{person.answers} of {person.asked} answers"
+    remark = f"{person.answers} of {person.asked} answers" * (person.answers < person.asked)
     return (
         str(person.a),
         str(person.b),
         difference if person.counts else "-",
-        _percent(person.left / person.answers) if some else "-",
-        f"{person.median_ms / 1000:.1f}" if some else "-",
+        _percent(person.left / person.answers) if person.answers else "-",
+        f"{person.seconds:.1f}" if person.answers else "-",
         remark + ("" if person.counts else ", does not count"),
     )
 
@@ -603,7 +559,8 @@ def draw(scores: Scores) -> Figure:
     """A dot for each person that counts: a - b, with mean and interval, zero, the paper's mean."""
     from ....train import plots
 
-    people = sorted(scores.counted, key=lambda person: (person.difference, person.seed))
+    people = scores.people[scores.people.counts].sort_values("difference", kind="stable")
+    people = people.reset_index(drop=True)
     of, published = scores.difference, scores.published
     figure = plots.new((7.0, 1.9 + 0.17 * len(people)))
     axes = figure.subplots()
@@ -613,15 +570,17 @@ def draw(scores: Scores) -> Figure:
     axes.axvline(of.mean, color="#000000", linewidth=2, label=f"mean {of.mean:+.1f}")
     look = {"color": "#b84a00", "linewidth": 2, "linestyle": "--"}
     axes.axvline(published, label=f"paper's mean {published:+.3g}", **look)
-    for complete, label in ((True, "a person"), (False, "a person who stopped early")):
-        places = [i for i, person in enumerate(people) if person.complete == complete]
-        if places:
-            look = {"color": plots.RIGHT, "markerfacecolor": plots.RIGHT if complete else "white"}
-            x = [people[i].difference for i in places]
-            axes.plot(x, places, "o", label=label, **look)
+    complete = people.answers == people.asked
+    for part, label, fill in (
+        (people[complete], "a person", plots.RIGHT),
+        (people[~complete], "a person who stopped early", "white"),
+    ):
+        if len(part):
+            look = {"color": plots.RIGHT, "markerfacecolor": fill}
+            axes.plot(part.difference, part.index, "o", label=label, **look)
     axes.set_yticks([])
     axes.set_ylim(-0.8, len(people) - 0.2)
-    largest = max(published, *(abs(person.difference) for person in people))
+    largest = max(published, people.difference.abs().max())
     axes.set_xlim(-1.12 * largest, 1.12 * largest)
     words = f"chosen from a, less chosen from b, of {scores.head['per_person']} pairs"
     axes.set_xlabel(words, fontsize=9)
