@@ -320,9 +320,9 @@ def as_csv(record: Mapping[str, Any]) -> str:
             return "yes" if value else "no"
         if isinstance(value, list):
             return " ".join(map(repr, value))
-        return (
-            "" if value is None else repr(value) if isinstance(value, float) else clean(f"{value}")
-        )
+        if isinstance(value, float):
+            return repr(value)
+        return "" if value is None else clean(str(value))
 
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
