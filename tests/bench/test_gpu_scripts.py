@@ -3,6 +3,7 @@
 A misspelt option or a missing library would else be found on a GPU only, where time is dear.
 """
 
+import importlib
 import os
 import re
 import shlex
@@ -19,7 +20,9 @@ import report_rows
 import torch
 from PIL import Image
 from scotoma.bench import harness
+from scotoma.bench.cli import BENCHMARKS
 from scotoma.bench.options import UNFINISHED
+from scotoma.train.cli import VERBS
 from scotoma.train.screen import make_console
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,6 +126,22 @@ def check_all(python, commands, folder):
     return collected
 
 
+def test_every_command_is_understood(pretend):
+    """Its options are known; whether it also runs, the slow tests say."""
+    understood = {}
+    for script in SCRIPTS:
+        for words in pretend(script)[1]:
+            if words[1] != CLI or verb(words) in ("paper", "overhead"):  # they parse as they run
+                continue
+            name, rest = verb(words), words[words.index(verb(words)) + 1 :]
+            module = (BENCHMARKS if words[2] == "bench" else VERBS)[name][0]
+            understood[name] = importlib.import_module(module).parse(rest)
+    measured = {"step", "layers", "roofline", "attacks", "profile", "convergence", "report"}
+    assert set(understood) == {*measured, "doctor"}
+    assert understood["step"].resume and understood["step"].time_limit < BUDGET
+
+
+@pytest.mark.slow
 def test_every_command_runs_where_little_is_installed(pretend, bare, tmp_path):
     commands = {}
     for script in SCRIPTS:
@@ -134,14 +153,13 @@ def test_every_command_runs_where_little_is_installed(pretend, bare, tmp_path):
             ("paper", "jsonargparse yaml torchvision"),
             ("convergence", "jsonargparse yaml"),
             ("reference", "torchvision"),
+            ("report", "pandas"),
         ):
             line = f"gpu-bench: {name}: skipped, this Python lacks {missing}\n"
             assert (line in result.stdout) == (script == "gpu_bench.sh")
     asked = {verb(words) for words in commands.values()}
     assert {"pytest", "scotoma.bench.sanitize", "step", "profile"} <= asked
-    assert asked.isdisjoint({"attacks", "paper", "overhead"})
-    rows = [report_rows.step("eager", 1000.0), report_rows.layer("ours", 100.0)]
-    report_rows.written(pretend.results / "rows.jsonl", rows)
+    assert asked.isdisjoint({"attacks", "paper", "overhead", "report"})
     collected = check_all(bare, list(commands.values()), tmp_path / "logs")
     # What is compiled for a GPU, every operator of it.
     for name in ("convolution", "operator", "execution"):
@@ -150,6 +168,7 @@ def test_every_command_runs_where_little_is_installed(pretend, bare, tmp_path):
     assert "tests/train/test_gpu.py::" in collected and "triton-cpu" not in collected
 
 
+@pytest.mark.slow
 def test_every_further_command_runs_where_all_is_installed(pretend, bare, tmp_path):
     for name in ("foolbox", "jsonargparse", "yaml", "torchvision"):
         pytest.importorskip(name, reason=f"{name} is not installed")
@@ -157,42 +176,55 @@ def test_every_further_command_runs_where_all_is_installed(pretend, bare, tmp_pa
     _, with_all = pretend("gpu_bench.sh", COMMIT="another")
     # The last word is a number of seconds.
     further = [words for words in with_all if words[:-1] not in [w[:-1] for w in with_little]]
-    assert {"attacks", "overhead", "paper", "convergence"} <= {verb(words) for words in further}
+    skipped = {"attacks", "overhead", "paper", "convergence", "report"}
+    assert skipped <= {verb(words) for words in further}
+    rows = [report_rows.step("eager", 1000.0), report_rows.layer("ours", 100.0)]
+    report_rows.written(pretend.results / "rows.jsonl", rows)
     check_all(sys.executable, further, tmp_path / "logs")
 
 
-def test_measurements_run_and_verbs_say_what_they_lack(bare, tmp_path):
-    out = ["--out", str(tmp_path / "rows.jsonl")]
-    small = "--cpu --networks resnet18 --width 4 --batch 4 --work train --windows 1"
-    working = {
-        "scotoma.bench.sanitize --cpu": {"TRITON_INTERPRET": "1"},
-        f"{CLI} bench step {small} --window-seconds 0.01 --contestants eager": {},
-        f"{CLI} bench layers --cpu --max-sites 1 --repeats 1 --contestants eager": {},
-        f"{CLI} bench roofline --cpu --max-cases 1 --repeats 1": {},
-        f"{CLI} models": {},
-    }
+def in_a_bare_environment(python, folder, commands):
+    """Run ``python -m ...`` lines, each with further environment; (status, output) of each."""
+    out = ["--out", str(folder / "rows.jsonl")]
+    words = [["-m", *line.split(), *(out if "--cpu --" in line else [])] for line in commands]
+    pairs = list(zip(words, commands.values(), strict=True))
+    return bare_environment.run_all(python, pairs, folder / "logs")
+
+
+def test_a_measurement_runs_and_verbs_say_what_they_lack(bare, tmp_path):
     lacking = {
         f"{CLI} train": "jsonargparse",
         f"{CLI} bench convergence --cpu": "jsonargparse",
         f"{CLI} bench overhead --loop": "jsonargparse",
-        f"{CLI} paper table5 --dry-run": "PyYAML",
+        f"{CLI} paper table5 --dry-run": "jsonargparse",
     }
-    commands = [
-        (["-m", *line.split(), *(out if "--repeats" in line or "--windows" in line else [])], more)
-        for line, more in (working | {line: {} for line in lacking}).items()
-    ]
-    results = bare_environment.run_all(bare, commands, tmp_path / "logs")
-    for (words, _), (status, output) in zip(commands, results[: len(working)], strict=False):
-        assert status == 0, f"{shlex.join(words)}\n{output}"
-    # What compute-sanitizer gets to see of the convolution.
-    forms = product((1, 3), (1, 2), ("train", "eval"))
-    expected = [f"{taps}x{taps} stride {stride} {mode}" for taps, stride, mode in forms]
-    seen = re.findall(r"^conv_bn_mask_add_relu (.*): ", results[0][1], re.MULTILINE)
-    assert sorted(seen) == sorted(expected)
-    for name, (status, output) in zip(lacking.values(), results[len(working) :], strict=True):
+    measurement = f"{CLI} bench layers --cpu --max-sites 1 --repeats 1 --variants eager"
+    commands = {measurement: {}} | {line: {} for line in lacking}
+    (status, output), *others = in_a_bare_environment(bare, tmp_path, commands)
+    assert status == 0, output
+    for name, (status, output) in zip(lacking.values(), others, strict=True):
         (line,) = output.splitlines()
         assert status == 2 and f"error: needs {name}, which is not installed:" in line
         assert line.endswith(f"bin/python -m pip install {name}")
+
+
+@pytest.mark.slow
+def test_all_measurements_run_where_little_is_installed(bare, tmp_path):
+    small = "--cpu --networks resnet18 --width 4 --batch 4 --work train --windows 1"
+    commands = {
+        "scotoma.bench.sanitize --cpu": {"TRITON_INTERPRET": "1"},
+        f"{CLI} bench step {small} --window-seconds 0.01 --variants eager": {},
+        f"{CLI} bench roofline --cpu --max-cases 1 --repeats 1": {},
+        f"{CLI} models": {},
+    }
+    found = in_a_bare_environment(bare, tmp_path, commands)
+    for line, (status, output) in zip(commands, found, strict=True):
+        assert status == 0, f"{line}\n{output}"
+    # What compute-sanitizer gets to see of the convolution.
+    forms = product((1, 3), (1, 2), ("train", "eval"))
+    expected = [f"{taps}x{taps} stride {stride} {mode}" for taps, stride, mode in forms]
+    seen = re.findall(r"^conv_bn_mask_add_relu (.*): ", found[0][1], re.MULTILINE)
+    assert sorted(seen) == sorted(expected)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
