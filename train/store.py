@@ -88,6 +88,30 @@ def writable(out: Path, inside: str = "") -> Path:
         raise UserError(f"--out {out}: cannot be written to ({reason}); give another") from None
 
 
+@contextmanager
+def disk_advice(out: Path, kept: str) -> Iterator[None]:
+    """Errors of writing to ``out`` as UserErrors that say what is left of the work.
+
+    Args:
+        kept: what to say about the work that is done.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if not out.is_dir():
+            text = f"{out} was removed meanwhile, with all it held; the same command begins anew"
+        elif error.errno == errno.ENOENT and str(error.filename).startswith(str(out)):
+            text = f"a folder in {out} was removed meanwhile; {kept}"
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "space" in reason:
+            text = f"{out} cannot be written to ({reason}): free some space; {kept}"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            text = f"{out} cannot be written to ({reason}): make it writable; {kept}"
+        else:
+            raise
+        raise UserError(text) from None
+
+
 class Store:
     """A folder of results, which several processes and machines may use at the same time.
 

@@ -23,19 +23,20 @@ from ...defective.serialization import atomic_path, read_details
 from ...train.config import FREE, TrainConfig
 from ...train.datasets import load_dataset
 from ...train.loop import StopRequest
-from ...train.robustness.attacking import Source, make_set
-from ...train.robustness.images import TestImages
+from ...train.robustness.boundary import evaluate_boundary
+from ...train.robustness.images import TestImages, choose_images, sample_of_all
 from ...train.robustness.models import NamedModel, load_named
-from ...train.robustness.predictions import CleanPredictions, evaluate_clean
-from ...train.robustness.protocols.boundary import evaluate_boundary
-from ...train.robustness.protocols.noise import evaluate_noise
-from ...train.robustness.protocols.shuffle import evaluate_shuffle
-from ...train.robustness.protocols.stylized import evaluate_stylized
-from ...train.robustness.sampling import choose_images
-from ...train.robustness.set_request import told_settings
+from ...train.robustness.protocols import (
+    CleanPredictions,
+    evaluate_clean,
+    evaluate_noise,
+    evaluate_shuffle,
+    evaluate_white_box,
+)
+from ...train.robustness.sets import Source, make_set, told_settings
+from ...train.robustness.stylized import evaluate_stylized
 from ...train.robustness.termination import Terminated
 from ...train.robustness.transfer import evaluate_transfer
-from ...train.robustness.whitebox import evaluate_white_box, sample_of_all
 from ...train.run import run_training
 from ...train.runfolder import CONFIG, STATE, SUMMARY, WEIGHTS
 from ...train.screen import Progress

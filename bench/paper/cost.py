@@ -28,7 +28,7 @@ from ...defective.serialization import atomic_path
 from ...train.config import TrainConfig
 from ...train.distributed import World, device_name
 from ...train.engine import Engine
-from ...train.robustness.arithmetic import full_precision
+from ...train.robustness.models import full_precision
 from ...train.runfolder import SUMMARY
 from ...train.screen import show
 from ...train.setup import resolve

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...defective.errors import UserError
 from ...train import store as keyed
-from ...train.robustness.arithmetic import memory_advice
+from ...train.robustness.models import memory_advice
 
 if TYPE_CHECKING:
     from .artefacts import Context

@@ -36,7 +36,7 @@ from scotoma.bench.doctor.kernels import Trial
 from scotoma.bench import roofline
 from scotoma.bench.operators import Layer, layer_case
 from scotoma.kernels import backends
-from scotoma.train.robustness.arithmetic import full_precision
+from scotoma.train.robustness.models import full_precision
 
 matmul, cuda = torch.backends.cuda.matmul, torch.device("cuda")
 layer, linear = (Layer((2, 3, 1, 1), 4, linear=linear) for linear in (False, True))

@@ -10,9 +10,8 @@ import torch
 from fitted_networks import sample, saved
 from scotoma.defective.attacks import PGD, Attack
 from scotoma.defective.robustness.adversarial_set import tensor_fields
-from scotoma.train.robustness.images import TestImages
+from scotoma.train.robustness.images import TestImages, choose_images
 from scotoma.train.robustness.models import load_named
-from scotoma.train.robustness.sampling import choose_images
 
 CPU = torch.device("cpu")
 RANDOM = PGD(eps=16 / 255, step=8 / 255, steps=2, random_start=True)

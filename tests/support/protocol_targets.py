@@ -7,7 +7,7 @@ from fitted_networks import pixels, sample
 from scotoma.defective import create_model
 from scotoma.train.robustness.images import TestImages
 from scotoma.train.robustness.models import Member, NamedModel
-from scotoma.train.robustness.predictions import CleanPredictions
+from scotoma.train.robustness.protocols import CleanPredictions
 from torch import nn
 
 

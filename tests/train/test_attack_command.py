@@ -14,10 +14,9 @@ from scotoma.defective.errors import UserError
 from scotoma.defective.robustness import load_set
 from scotoma.train import screen
 from scotoma.train.cli import main
-from scotoma.train.commands import attack as command
-from scotoma.train.robustness.attack_plan import plan
-from scotoma.train.robustness.images import TestImages
-from scotoma.train.robustness.sampling import Sample
+from scotoma.train.robustness import attack as command
+from scotoma.train.robustness.attack import plan
+from scotoma.train.robustness.images import Sample, TestImages
 
 FAST = [*DATA, "--samples", "24", "--batch-size", "8"]
 SETS = [*FAST, "--attack", "fgsm:eps=16/255", "--attack", "pgd:eps=0.1,step=0.05,steps=2"]
@@ -143,12 +142,11 @@ def test_images_are_right_for_the_targets_too(here):
 def test_fewer_images_than_asked_for_are_said():
     images = TestImages(sample(), torch.device("cpu"))
     found = Sample(torch.arange(742), 1000, 0, 1000, ())
-    text = "\n".join(plan(found, images, [], "float", "float32", 250))
+    config = command.AttackConfig(attack=["fgsm"])
+    text = "\n".join(plan(found, images, config))
     assert "742 of the 1,000 test images" in text
     assert "1,000 were asked for, but there are only 742: all are taken" in text
-    assert "asked for" not in "".join(
-        plan(replace(found, asked=742), images, [], "float", "float32", 1)
-    )
+    assert "asked for" not in "".join(plan(replace(found, asked=742), images, config))
 
 
 def test_rounding_is_said_and_hinted_at(here, capsys):

@@ -12,8 +12,7 @@ from PIL import Image
 from scotoma.defective.errors import UserError
 from scotoma.train import image_folder as contents
 from scotoma.train.data import DataSet, Split
-from scotoma.train.robustness.images import TestImages
-from scotoma.train.robustness.sampling import choose_images
+from scotoma.train.robustness.images import TestImages, choose_images
 
 models, images = shared.models, shared.images
 

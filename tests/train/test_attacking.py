@@ -12,10 +12,9 @@ from scotoma.defective.attacks import FGSM, PGD, GaussianNoise, Oracle, Status
 from scotoma.defective.errors import UserError
 from scotoma.defective.robustness import load_set
 from scotoma.defective.robustness.adversarial_set import to_uint8
-from scotoma.train.robustness import attacking
-from scotoma.train.robustness.arithmetic import check_precision, full_precision, memory_advice
-from scotoma.train.robustness.attacking import Source, keeps_batch, make_set
-from scotoma.train.robustness.set_request import set_name
+from scotoma.train.robustness import sets
+from scotoma.train.robustness.models import check_precision, full_precision, memory_advice
+from scotoma.train.robustness.sets import Source, keeps_batch, make_set, set_name
 
 models, images, chosen = shared.models, shared.images, shared.chosen
 
@@ -135,7 +134,7 @@ def test_one_oracle_is_kept_and_shrinking_batches_have_none_with_graphs(models):
 def test_warnings_are_said_once_and_kept(models, images, chosen, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        attacking, "sanity_flags", lambda *a: (calls.append(len(a[1])), ["it is odd"])[1]
+        sets, "sanity_flags", lambda *a: (calls.append(len(a[1])), ["it is odd"])[1]
     )
     source, said = Source(models[0]), []
     for name, attack in (("a", FGSM()), ("b", FGSM(eps=0.1))):

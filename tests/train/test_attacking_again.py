@@ -9,8 +9,8 @@ from attacking_fixtures import CPU, RANDOM, assert_equal, interrupt
 from scotoma.defective.attacks import FGSM
 from scotoma.defective.errors import UserError
 from scotoma.defective.robustness import load_set, save_set
-from scotoma.train.robustness.attacking import make_set
 from scotoma.train.robustness.images import TestImages
+from scotoma.train.robustness.sets import make_set
 from scotoma.train.runfolder import alone_in
 
 models, images, chosen = shared.models, shared.images, shared.chosen

@@ -15,10 +15,9 @@ from scotoma.defective.attacks import Attack, AttackResult, Oracle, Status
 from scotoma.defective.attacks.base import parameter
 from scotoma.defective.attacks.boundary import Boundary
 from scotoma.defective.errors import UserError
+from scotoma.train.robustness.boundary import evaluate_boundary, median_interval
 from scotoma.train.robustness.images import TestImages
-from scotoma.train.robustness.predictions import CleanPredictions
-from scotoma.train.robustness.protocols import evaluate_boundary
-from scotoma.train.robustness.protocols.boundary import median_interval
+from scotoma.train.robustness.protocols import CleanPredictions
 from scotoma.train.store import Store
 
 
@@ -165,7 +164,7 @@ def test_stopped_between_the_last_batch_and_the_cell(targets, images, cells, mon
     def fail(*_):
         raise KeyboardInterrupt
 
-    module = "scotoma.train.robustness.protocols.boundary._results"
+    module = "scotoma.train.robustness.boundary._results"
     with monkeypatch.context() as patch:
         patch.setattr(module, fail)
         with pytest.raises(KeyboardInterrupt):

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,30 +26,47 @@ from scotoma.defective.robustness.shuffle import shuffle_patches
 from scotoma.defective.serialization import save_model
 from scotoma.train.cli import main
 from scotoma.train.datasets import load_dataset
-from scotoma.train.robustness import pictures, transfer, whitebox
-from scotoma.train.robustness.asked import Asked
+from scotoma.train.robustness import pictures, protocols, transfer
+from scotoma.train.robustness.evaluate import EvaluateConfig
 from scotoma.train.robustness.images import TestImages
 from scotoma.train.robustness.models import load_named
 from scotoma.train.robustness.pictures import example_samples, shuffled_samples
-from scotoma.train.robustness.predictions import CleanPredictions
+from scotoma.train.robustness.protocols import CleanPredictions
 from scotoma.train.store import Store
 
 PGD = "pgd:eps=8/255,steps=2"
 
 
-@pytest.fixture
-def work(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     """A folder with two networks, and two sets of the sample's own test images in sets/."""
-    monkeypatch.chdir(tmp_path)
-    network_file(tmp_path / "standard.safetensors")
-    network_file(tmp_path / "defective.safetensors", "0.5-Bottom", 1)
-    (source,) = load_named(["standard.safetensors"], None, torch.device("cpu"))
-    images = TestImages(load_dataset("sample"), torch.device("cpu"))
-    (tmp_path / "sets").mkdir()
+    folder = tmp_path_factory.mktemp("made")
+    network_file(folder / "standard.safetensors")
+    network_file(folder / "defective.safetensors", "0.5-Bottom", 1)
+    (folder / "sets").mkdir()
     for name, pixels, first in (("a", "float", 0), ("b", "uint8", 500)):
-        found = hand_made_set(images, source, torch.arange(first, first + 40), pixels)
-        save_set(found, tmp_path / "sets" / f"{name}.safetensors")
+        found = hand_made_set(
+            all_images(), source_in(folder), torch.arange(first, first + 40), pixels
+        )
+        save_set(found, folder / "sets" / f"{name}.safetensors")
+    return folder
+
+
+@pytest.fixture
+def work(made, tmp_path, monkeypatch):
+    """A copy of it, which is the current folder."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@cache
+def all_images():
+    return TestImages(load_dataset("sample"), torch.device("cpu"))
+
+
+def source_in(folder="."):
+    return load_named([str(Path(folder) / "standard.safetensors")], None, torch.device("cpu"))[0]
 
 
 def evaluate(*options):
@@ -117,7 +135,7 @@ def test_everything_at_once(work, capsys, monkeypatch):
 
 def test_pictures_show_what_they_say(work):
     """Labels and predictions belong to the images beside them, also where two pictures share."""
-    images = TestImages(load_dataset("sample"), torch.device("cpu"))
+    images = all_images()
     paths = ["standard.safetensors", "defective.safetensors"]
     source, target = load_named(paths, None, torch.device("cpu"))
     found = hand_made_set(images, source, torch.arange(499, 420, -1))
@@ -148,7 +166,7 @@ def test_an_interrupted_evaluation_goes_on(work, capsys, monkeypatch):
     attacks = ["--attack", PGD, "--attack", "fgsm:eps=8/255", "--samples", "8"]
     assert evaluate(*attacks, "--out", "whole") == 0
     capsys.readouterr()
-    real, calls = whitebox._results, []
+    real, calls = protocols._results, []
 
     def stopping(*arguments):
         calls.append(1)
@@ -156,7 +174,7 @@ def test_an_interrupted_evaluation_goes_on(work, capsys, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(whitebox, "_results", stopping)
+    monkeypatch.setattr(protocols, "_results", stopping)
     assert evaluate(*attacks) == 130
     captured = capsys.readouterr()
     assert "stopped; 4 finished results are kept, and the same command goes on" in captured.out
@@ -234,9 +252,7 @@ def test_a_removed_folder_is_named(work, capsys, monkeypatch):
 
 @pytest.mark.parametrize("name", ["predictions", "clean_predictions", "unrounded_predictions"])
 def test_a_set_with_predictions_of_no_class_is_refused(work, capsys, name):
-    (source,) = load_named(["standard.safetensors"], None, torch.device("cpu"))
-    images = TestImages(load_dataset("sample"), torch.device("cpu"))
-    found = hand_made_set(images, source, torch.arange(10))
+    found = hand_made_set(all_images(), source_in(), torch.arange(10))
     wrong = replace(found, **{name: getattr(found, name) + 99})
     save_set(wrong, work / "wrong.safetensors")
     assert evaluate("--against", "wrong.safetensors") == 2
@@ -257,11 +273,9 @@ def test_a_damaged_result_is_told_of_before_any_work(work, capsys):
 
 
 def test_warnings_are_printed(work, capsys):
-    images = TestImages(load_dataset("sample"), torch.device("cpu"))
-    (source,) = load_named(["standard.safetensors"], None, torch.device("cpu"))
-    harmless = hand_made_set(images, source, torch.arange(10), strength=0.0)
+    harmless = hand_made_set(all_images(), source_in(), torch.arange(10), strength=0.0)
     save_set(harmless, work / "harmless.safetensors")
-    model = load_named(["standard.safetensors"], None, torch.device("cpu"))[0].model
+    model = source_in().model
     with torch.no_grad():
         head = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1]
         head.weight *= 1e5
@@ -307,8 +321,7 @@ def damaged_set(work):
 
 
 def set_of_another_data_set(work):
-    (source,) = load_named(["standard.safetensors"], None, torch.device("cpu"))
-    found = hand_made_set(sample_images(), source, torch.arange(10))
+    found = hand_made_set(sample_images(), source_in(), torch.arange(10))
     found.details["data"] |= {"name": "mnist", "fingerprint": "0"}
     save_set(found, work / "sets" / "c.safetensors")
 
@@ -365,9 +378,9 @@ def test_help_names_the_defaults(capsys):
 
 
 def test_grids_that_do_not_divide_are_left_out_only_where_none_is_asked_for():
-    assert Asked(shuffle=True).grids_for(28) == [2, 4]
-    assert Asked(shuffle=True).grids_for(224) == [2, 4, 8]
-    assert Asked().grids_for(28) == []
-    assert Asked(shuffle=True, grids=(7, 2)).grids_for(28) == [7, 2]
+    assert EvaluateConfig(shuffle=[]).grids_for(28) == [2, 4]
+    assert EvaluateConfig(shuffle=[]).grids_for(224) == [2, 4, 8]
+    assert EvaluateConfig().grids_for(28) == []
+    assert EvaluateConfig(shuffle=[7, 2]).grids_for(28) == [7, 2]
     with pytest.raises(UserError, match="give a divisor"):
-        Asked(shuffle=True).grids_for(27)
+        EvaluateConfig(shuffle=[]).grids_for(27)

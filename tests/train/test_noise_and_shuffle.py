@@ -9,8 +9,12 @@ from scotoma.defective.attacks import GaussianNoise
 from scotoma.defective.errors import UserError
 from scotoma.defective.robustness.rates import proportion
 from scotoma.defective.robustness.shuffle import shuffle_patches
-from scotoma.train.robustness.predictions import CleanPredictions
-from scotoma.train.robustness.protocols import PAPER_EPSILONS, evaluate_noise, evaluate_shuffle
+from scotoma.train.robustness.protocols import (
+    PAPER_EPSILONS,
+    CleanPredictions,
+    evaluate_noise,
+    evaluate_shuffle,
+)
 
 images, targets = shared.images, shared.targets
 indices, cells = shared.indices, shared.cells

@@ -26,7 +26,7 @@ def evaluate(request, targets, images, indices, cells):
 
     def run(**changes):
         told = changes.pop("progress", Told())
-        given = {"targets": targets, "images": images, "indices": indices, "cells": cells}
+        given = {"targets": targets, "images": images, "indices": indices, "store": cells}
         found = function(**given | settings | {"batch_size": 12, "progress": told} | changes)
         told.check()
         return found
@@ -57,7 +57,7 @@ def test_a_target_that_joins_is_evaluated_alone(evaluate, targets):
 
 
 def test_results_do_not_depend_on_the_batches(evaluate, tmp_path):
-    one, other = (evaluate(cells=Store(tmp_path / str(size)), batch_size=size) for size in (30, 11))
+    one, other = (evaluate(store=Store(tmp_path / str(size)), batch_size=size) for size in (30, 11))
     assert [cell["results"] for cell in one] == [cell["results"] for cell in other]
 
 

@@ -10,8 +10,8 @@ from scotoma.defective.errors import UserError
 from scotoma.defective.robustness.rates import proportion
 from scotoma.train.datasets import load_dataset
 from scotoma.train.robustness.images import TestImages
-from scotoma.train.robustness.predictions import CleanPredictions
-from scotoma.train.robustness.protocols import evaluate_stylized
+from scotoma.train.robustness.protocols import CleanPredictions
+from scotoma.train.robustness.stylized import evaluate_stylized
 
 cells = shared.cells
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from evaluated_networks import classes_of, hand_made_set, named, pixels_of, sample_images
 from scotoma.defective.errors import UserError
-from scotoma.train.robustness.predictions import CleanPredictions, evaluate_clean
+from scotoma.train.robustness.protocols import CleanPredictions, evaluate_clean
 from scotoma.train.robustness.transfer import check_set, content_digest, evaluate_transfer
 from scotoma.train.store import Store
 

@@ -5,8 +5,9 @@ import torch
 from evaluated_networks import classes_of, named, pixels_of, sample_images
 from scotoma.defective.attacks import FGSM, PGD
 from scotoma.defective.errors import UserError
-from scotoma.train.robustness.attacking import Source
-from scotoma.train.robustness.whitebox import evaluate_white_box, sample_of_all
+from scotoma.train.robustness.images import sample_of_all
+from scotoma.train.robustness.protocols import evaluate_white_box
+from scotoma.train.robustness.sets import Source
 from scotoma.train.store import Store
 
 

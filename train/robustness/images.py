@@ -1,16 +1,20 @@
-"""Test images of a data set, by their numbers."""
+"""Test images of a data set, by their numbers, and choices of them."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...defective.errors import UserError
+from ..config import check_seed, setting
 from ..data import DataSet, StreamedBatches
 from ..image_folder import files_digest
+from .models import NamedModel, full_precision, load_common_data, load_named
 
 
 class TestImages:
@@ -84,3 +88,138 @@ class TestImages:
                 f"image {int(wrong[0])} is asked for, but {self.data.name} has {len(self):,} test "
                 "images: another data set, or another version of it"
             )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A choice of test images, and how it came about.
+
+    Attributes:
+        indices: int64 [N], numbers in the test split, in the order of the shuffle.
+        asked: how many were wanted. seed: of the shuffle. looked_at: how many images of the
+            shuffle were looked at to find these. correct_for: the models that get them right.
+    """
+
+    indices: Tensor
+    asked: int
+    seed: int
+    looked_at: int
+    correct_for: tuple[NamedModel, ...]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for files."""
+        return {
+            "asked": self.asked,
+            "found": len(self),
+            "seed": self.seed,
+            "looked_at": self.looked_at,
+            "correct_for": [{"name": m.name, "digest": m.digest} for m in self.correct_for],
+        }
+
+
+def sample_of_all(images: TestImages, count: int, seed: int) -> Tensor:
+    """int64 [n]: the first ``count`` (or all) numbers of a seeded shuffle of the test images."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return order[:count]
+
+
+def choose_images(
+    models: Sequence[NamedModel],
+    images: TestImages,
+    count: int,
+    seed: int = 0,
+    batch_size: int = 250,
+    advance: Callable[[int, int], None] | None = None,
+) -> Sample:
+    """The first ``count`` of a seeded shuffle of the test images that all models get right.
+
+    All sources of a comparison share them, so that differences are the attacks', not the images'
+    (the paper draws 5000 test images that its source gets right). Images are classified in the
+    order of the shuffle until there are enough, each once by each model.
+
+    Args:
+        count: how many; fewer are returned if there are not so many.
+        batch_size: images classified at once; the choice does not depend on it.
+        advance: told (images found, ``count``) after every batch.
+
+    Raises:
+        UserError: a count or seed out of range, or no image that all models get right.
+    """
+    if count < 1:
+        raise UserError(f"--samples is {count}; expected at least 1")
+    check_seed("sample-seed", seed)
+    order = sample_of_all(images, len(images), seed)
+    found: list[Tensor] = []
+    total = looked_at = 0
+    with torch.no_grad(), full_precision():
+        for indices, pixels, labels in images.batches(order, batch_size):
+            right = torch.ones_like(labels, dtype=torch.bool)
+            for model in models:
+                right &= model.model(pixels).argmax(1) == labels
+            found.append(indices[right.cpu()])
+            total, looked_at = total + len(found[-1]), looked_at + len(indices)
+            if advance:
+                advance(min(total, count), count)
+            if total >= count:
+                break
+    if not total:
+        names = ", ".join(model.name for model in models)
+        raise UserError(
+            f"none of the {len(images):,} test images of {images.data.name} is classified right "
+            f"by all of {names}: train them first, or leave the weakest out"
+        )
+    chosen = torch.cat(found)
+    if total >= count:  # the batch may have reached further than was needed
+        looked_at = int((order == chosen[count - 1]).nonzero()) + 1
+    return Sample(chosen[:count], count, seed, looked_at, tuple(models))
+
+
+@dataclass
+class ImagesConfig:
+    """What ``scotoma attack`` and ``scotoma evaluate`` are both asked: networks and test images.
+
+    Raises:
+        UserError: a number out of range.
+    """
+
+    runs: Sequence[str] = setting(
+        [], None, "run folders or checkpoints", "RUN", positional=True, nargs="*"
+    )
+    ensemble: Sequence[Sequence[str]] = setting(
+        [],
+        "networks",
+        "two or more networks as one, the mean of their logits; may be repeated",
+        "RUN",
+        nargs="+",
+        action="append",
+    )
+    dataset: str | None = setting(
+        None, "images", "name or image folder; default: the networks' own"
+    )
+    data_root: str | None = setting(None, "images", "where data sets live")
+    download: bool = setting(False, "images", "fetch the data set if need be")
+    workers: int = setting(4, "images", "loader processes, for images over 64 pixels only")
+    sample_seed: int = setting(0, "images", "of the choice of images")
+    batch_size: int = setting(250, "run", "images attacked or classified together")
+    device: str = setting("auto", "run", "auto, cpu, cuda or cuda:N")
+
+    def __post_init__(self) -> None:
+        for name, least in (("samples", 1), ("batch_size", 1), ("workers", 0)):
+            value = getattr(self, name, None)
+            if value is not None and value < least:
+                option = name.replace("_", "-")
+                raise UserError(f"--{option} is {value}; expected {least} or more")
+        check_seed("sample-seed", self.sample_seed)
+
+    def networks(self, device: torch.device) -> list[NamedModel]:
+        """Raises UserError as :func:`load_named` does."""
+        return load_named(list(self.runs), [list(group) for group in self.ensemble], device)
+
+    def images(self, models: list[NamedModel], device: torch.device) -> TestImages:
+        """The test images, which fit all ``models``. Raises UserError as
+        :func:`load_common_data` does."""
+        data = load_common_data(models, self.dataset, self.data_root, self.download)
+        return TestImages(data, device, self.workers)

@@ -1,9 +1,11 @@
-"""Sources and targets: networks that a command line names, and how two of them are related."""
+"""Networks that a command names: how they compute, their data, and how two of them are related."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from ...defective import Ensemble, load_model, mask_sites
 from ...defective.errors import UserError
 from ...defective.serialization import checkpoint_path, read_details
 from ...defective.spec import ModelSpec
+from ...kernels.backends import tf32_allowed
 from ..config import TrainConfig
 from ..data import DataSet
 from ..datasets import DATASETS, load_dataset
@@ -23,6 +26,9 @@ from ..runfolder import CONFIG
 
 RELATIONS = ("white-box", "gray-box", "DIF", "transfer")
 """What an attacker may know of a target, the most first."""
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Names of precisions, and the autocast that each means."""
 
 
 @dataclass(frozen=True)
@@ -239,3 +245,50 @@ def _name(path: Path, depth: int) -> str:
         inside = (path.parent / CONFIG).is_file()
         path, depth = path.with_suffix(""), depth + inside
     return "/".join(path.parts[-depth:])
+
+
+@contextmanager
+def full_precision(benchmark: bool = False) -> Iterator[None]:
+    """Float32 without TF32 for a while: TF32's ten bits flip the signs of small gradients.
+
+    Args:
+        benchmark: let cuDNN try its algorithms on each new shape; of use where shapes stay.
+    """
+    cudnn = torch.backends.cudnn
+    before, cudnn.benchmark = cudnn.benchmark, benchmark
+    try:
+        with tf32_allowed(convolutions=False, products=False):
+            yield
+    finally:
+        cudnn.benchmark = before
+
+
+@contextmanager
+def memory_advice(device: torch.device, batch_size: int, kept: str = "") -> Iterator[None]:
+    """Turn "out of memory" into a UserError that names --batch-size.
+
+    Args:
+        kept: what to say about the work that is done, or "".
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # The CPU's allocator has no exception of its own.
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise UserError(
+            f"{device} is out of memory; try a --batch-size below {batch_size}{kept}"
+        ) from None
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raises UserError if there is no such precision, or the device does not have it."""
+    if precision not in PRECISIONS:
+        raise UserError(f"--precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
+    if precision == "bfloat16" and device.type == "cuda":
+        with torch.cuda.device(device):
+            if not torch.cuda.is_bf16_supported(False):
+                raise UserError(
+                    f"--precision bfloat16: {torch.cuda.get_device_name(device)} does not compute "
+                    "in it; use float32 or float16"
+                )

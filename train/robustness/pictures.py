@@ -14,10 +14,9 @@ from ...defective.robustness import AdversarialSet
 from ...defective.robustness.shuffle import shuffle_patches
 from .. import plots
 from ..config import PictureFormat
-from .arithmetic import full_precision
 from .images import TestImages
-from .models import NamedModel
-from .predictions import CleanPredictions, predicted
+from .models import NamedModel, full_precision
+from .protocols import CleanPredictions, classes_of
 from .tables import DEFINITIONS, columns, flat, frame, series
 
 if TYPE_CHECKING:
@@ -335,7 +334,7 @@ def example_samples(
     with full_precision():
         for target in targets:
             if target.digest != source["digest"]:
-                said = predicted(target.model, adversarial.to(images.device))
+                said = classes_of(target, adversarial.to(images.device))
                 add(f"{heading} {target.name}", adversarial, said)
     labels = [names[c] for c in classes.tolist()]
     return {"indices": part.indices, "clean": originals, "labels": labels, "rows": rows}

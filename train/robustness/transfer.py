@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,15 +19,15 @@ from ...defective.robustness.rates import (
 )
 from ..store import Store
 from .images import TestImages
-from .models import NamedModel, relation
-from .predictions import Advance, CleanPredictions, digest_of, nobody, predict_all, shown_target
+from .models import NamedModel, full_precision, relation
+from .protocols import Advance, CleanPredictions, classes_of, digest_of, nobody, shown_target
 
 
 def evaluate_transfer(
     target: NamedModel,
     found: AdversarialSet,
     images: TestImages,
-    cells: Store,
+    store: Store,
     *,
     batch_size: int,
     clean: CleanPredictions | None = None,
@@ -69,13 +69,15 @@ def evaluate_transfer(
         identity["images_common"] = digest_of(sorted(model.digest for model in common))
 
     def compute() -> dict[str, Any]:
-        batches = _batches(found, batch_size, images.device)
-        adversarial = predict_all(target.model, batches, len(found), advance)
+        adversarial = torch.zeros(len(found), dtype=torch.int64)
+        with full_precision():
+            for start in range(0, len(found), batch_size):
+                part = slice(start, start + batch_size)
+                adversarial[part] = classes_of(target, found.pixels(part).to(images.device))
+                advance(min(part.stop, len(found)), len(found))
         only = clean.right_for_all(common, found.indices) if common else None
-        original = clean.of(target, found.indices)
-        return _rates(found, original, adversarial, only) | {
-            "relation": relation(details["source"], target)
-        }
+        rates = _rates(found, clean.of(target, found.indices), adversarial, only)
+        return rates | {"relation": relation(details["source"], target)}
 
     shown = shown_target(target) | {
         "source": details["source"]["name"],
@@ -83,8 +85,7 @@ def evaluate_transfer(
         "pixels": details["pixels"],
     }
     label = f"{target.name}-{shown['source']}-{details['attack']['attack']}"
-    cell, _ = cells.get("transfer", label, identity, compute, shown=shown)
-    return cell
+    return store.get("transfer", label, identity, compute, shown=shown)[0]
 
 
 def _rates(
@@ -97,7 +98,7 @@ def _rates(
         "target_clean_predictions": original,
         "target_adversarial_predictions": adversarial,
     }
-    results = {
+    results: dict[str, Any] = {
         "defence": success_defence_rate(**stored, **target),
         "defence_all": defence_rate_over_all(
             labels=found.labels, target_adversarial_predictions=adversarial
@@ -110,24 +111,16 @@ def _rates(
     if found.images.dtype == torch.uint8:
         before = source | {"source_adversarial_predictions": found.unrounded_predictions}
         results["defence_unrounded"] = success_defence_rate(**before, **target)
-    return results | {"warnings": _warnings(found, results)}
-
-
-def _warnings(found: AdversarialSet, results: dict[str, Any]) -> list[str]:
-    if results["defence"]["n"]:
-        return []
-    fooled = int(found.fooled.sum())
-    seen = (
-        f"the adversarial set fools its source on none of its {len(found):,} images"
-        if not fooled
-        else f"the target classifies none of the {fooled:,} images right that fool the source"
-    )
-    return [f"no image is left for the success defence rate (P1): {seen}"]
-
-
-def _batches(found: AdversarialSet, size: int, device: torch.device) -> Iterator[Tensor]:
-    for start in range(0, len(found), size):
-        yield found.pixels(slice(start, start + size)).to(device)
+    results["warnings"] = []
+    if not results["defence"]["n"]:
+        fooled = int(found.fooled.sum())
+        seen = (
+            f"the adversarial set fools its source on none of its {len(found):,} images"
+            if not fooled
+            else f"the target classifies none of the {fooled:,} images right that fool the source"
+        )
+        results["warnings"].append(f"no image is left for the success defence rate (P1): {seen}")
+    return results
 
 
 def content_digest(found: AdversarialSet) -> str:
@@ -181,9 +174,10 @@ def check_set(
         spec = target.members[0].spec
         wanted = (spec.in_channels, spec.image_size, spec.image_size)
         if shape != wanted:
+            there, takes = ("x".join(map(str, each)) for each in (shape, wanted))
             raise UserError(
-                f"{where} holds images of {_size(shape)}, but {target.name} takes {_size(wanted)}; "
-                "evaluate it with sets of its own size"
+                f"{where} holds images of {there}, but {target.name} takes {takes}; evaluate it "
+                "with sets of its own size"
             )
         for name in ("labels", "clean_predictions", "predictions", "unrounded_predictions"):
             most = int(getattr(found, name).max()) if len(found) else 0
@@ -192,7 +186,3 @@ def check_set(
                     f"{where} has {name} of class {most}, but {target.name} has "
                     f"{spec.num_classes} classes, 0 to {spec.num_classes - 1}"
                 )
-
-
-def _size(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ....train.robustness.protocols.noise import PAPER_EPSILONS
+from ....train.robustness.protocols import PAPER_EPSILONS
 from ....train.robustness.tables import levels
 from ..artefacts import Result
 from ..experiment import Definition, Experiment, Measure, Place

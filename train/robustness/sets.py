@@ -1,0 +1,376 @@
+"""Adversarial sets: made batch by batch, each batch kept, so that a stopped command goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ... import __version__
+from ...defective.attacks import FGSM, MIFGSM, PGD, Attack, Oracle
+from ...defective.errors import UserError
+from ...defective.robustness import AdversarialSet, load_set, save_set
+from ...defective.robustness.adversarial_set import joined, to_uint8
+from ...defective.robustness.sanity import sanity_flags
+from ...defective.serialization import atomic_path
+from ..distributed import device_name
+from ..runfolder import LOCK, alone_in
+from ..store import slug
+from .images import TestImages
+from .models import PRECISIONS, NamedModel, check_precision, full_precision, memory_advice
+
+Pixels = Literal["float", "uint8"]
+
+REQUEST_FORMAT = 1
+"""Raised when attacks of equal settings make other images than before: old sets are not reused."""
+_REQUEST = "request.json"
+
+
+class Source:
+    """A model to attack, and what is kept of it from batch to batch and from attack to attack.
+
+    Args:
+        model: the network or ensemble. precision: of autocast in attacks; verdicts are without.
+        cuda_graph: on a GPU, launch a gradient at once in attacks that keep a batch together.
+    """
+
+    def __init__(self, model: NamedModel, precision: str = "float32", cuda_graph: bool = False):
+        self.model, self.precision, self.cuda_graph = model, precision, cuda_graph
+        self.warnings: list[str] | None = None
+        self._oracles: dict[bool, Oracle] = {}
+
+    def oracle(self, attack: Attack) -> Oracle:
+        """One for all attacks, but for those whose batches shrink: each size would be captured."""
+        graph = self.cuda_graph and keeps_batch(attack)
+        if graph not in self._oracles:
+            self._oracles[graph] = Oracle(self.model.model, PRECISIONS[self.precision], graph)
+        return self._oracles[graph]
+
+
+def keeps_batch(attack: Attack) -> bool:
+    """Whether all images of a batch stay to the end, so that its shape can be prepared for."""
+    if isinstance(attack, PGD):
+        return not attack.stop_when_fooled and attack.restarts == 1
+    return isinstance(attack, (FGSM, MIFGSM))
+
+
+@dataclass(frozen=True)
+class SetRequest:
+    """One adversarial set, before and while it is made. Arguments as those of :func:`make_set`.
+
+    Until all are there, finished batches are in the folder ``<path>.parts/``: adversarial sets of
+    some of the images each, and request.json, which says what was asked for.
+    """
+
+    model: NamedModel
+    attack: Attack
+    images: TestImages
+    indices: Tensor
+    path: Path
+    pixels: Pixels = "float"
+    precision: str = "float32"
+
+    def __post_init__(self):
+        if self.pixels not in ("float", "uint8"):
+            raise UserError(f"--pixels is {self.pixels!r}; expected float or uint8")
+        check_precision(self.precision, self.images.device)
+        if not len(self.indices):
+            raise UserError("no images to attack")
+        if len(self.indices.unique()) < len(self.indices):
+            raise UserError("indices: an image is asked for twice")
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that determines the set, as plain values: no paths, no display names."""
+        order = hashlib.sha256(self.indices.numpy().tobytes()).hexdigest()[:32]
+        found = {
+            "format": REQUEST_FORMAT,
+            "attack": self.attack.parameters(),
+            "source": self.model.digest,
+            "data": {
+                "name": self.images.data.name,
+                "number of images": len(self.indices),
+                "indices": order,
+                "fingerprint": self.images.fingerprint(self.indices),
+            },
+            "pixels": self.pixels,
+            "precision": self.precision,
+        }
+        return json.loads(json.dumps(found))
+
+    @property
+    def folder(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.parts")
+
+    def finished(self) -> AdversarialSet | None:
+        """The set, if it is there. Raises UserError if the file is of another request."""
+        if not self.path.exists():
+            return None
+        found = load_set(self.path)
+        there = found.details.get("request")
+        if there != self.identity:
+            raise UserError(
+                f"{self.path} is another set ({differing(there, self.identity)}); give another "
+                "--out, or remove the file"
+            )
+        return found
+
+    def check(self) -> None:
+        """Raises UserError if what is at the path, or half made beside it, is of another one."""
+        if self.finished() is None:
+            self._check_parts()
+
+    def _check_parts(self) -> None:
+        if not self.folder.exists():
+            return
+        found = None
+        with suppress(OSError, ValueError, RecursionError):
+            found = json.loads((self.folder / _REQUEST).read_text())
+        if found == self.identity:
+            return
+        if not (self.folder / _REQUEST).exists() and not list(self.folder.glob("part-*")):
+            return  # stopped before it began
+        raise UserError(
+            f"{self.folder} holds batches of another request ({differing(found, self.identity)}); "
+            "finish that one, remove the folder, or give another --out"
+        )
+
+    @contextmanager
+    def begin(self) -> Iterator[None]:
+        """Make the folder of parts, if it is not there, and keep other processes out of it.
+
+        Raises UserError as :meth:`check`, or if an attack is running there; or OSError.
+        """
+        text = json.dumps(self.identity, indent=1) + "\n"
+        self._check_parts()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with alone_in(self.folder, "the same attack"):
+            if not (self.folder / _REQUEST).is_file():
+                with atomic_path(self.folder / _REQUEST) as temporary:
+                    temporary.write_text(text)
+            yield
+
+    def parts(self) -> tuple[list[AdversarialSet], list[Path]]:
+        """The parts without a repeated image, and the damaged files, which are removed."""
+        found: list[AdversarialSet] = []
+        damaged = []
+        seen = torch.zeros(0, dtype=torch.int64)
+        for file in sorted(self.folder.glob("part-*.safetensors")):
+            try:
+                part = load_set(file)
+            except UserError:
+                damaged.append(file)
+                file.unlink()
+                continue
+            part = part.subset(~torch.isin(part.indices, seen))
+            if len(part):
+                seen = torch.cat([seen, part.indices])
+                found.append(part)
+        return found, damaged
+
+    def keep(self, part: AdversarialSet) -> None:
+        """A finished batch. Raises OSError."""
+        save_set(part, self.folder / f"part-{int(part.indices[0]):08}.safetensors")
+
+    def remove_parts(self) -> None:
+        """Remove the folder, and nothing that is not its own."""
+        for pattern in ("part-*.safetensors", ".*.tmp", _REQUEST, LOCK):
+            for file in self.folder.glob(pattern):
+                file.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
+
+
+def make_set(
+    source: NamedModel | Source,
+    attack: Attack,
+    images: TestImages,
+    indices: Tensor,
+    path: Path,
+    *,
+    batch_size: int = 250,
+    pixels: Pixels = "float",
+    precision: str = "float32",
+    sampling: dict[str, Any] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> AdversarialSet:
+    """Attack test images, and leave the result in a file.
+
+    Finished batches are kept in ``<path>.parts/`` until all are there, so that the same call goes
+    on where an earlier one was stopped. A finished file of the same request is returned as it is.
+    An image's key in the attack is its number in the test split: its random numbers, and so its
+    result, depend neither on the batch nor on the choice of the other images.
+
+    Args:
+        source: the model; a :class:`Source` to keep what it holds over several calls (its
+            precision has to be ``precision``).
+        indices: int64 [N], numbers in the test split, each once. path: of the file.
+        pixels: "uint8" rounds to the nearest of 256 levels, and the source is asked again.
+        sampling: how the images were chosen, plain values for the file.
+        say: gets lines for people. advance: gets (finished images, all) after each batch.
+
+    Raises:
+        UserError: bad arguments, a file of another request, a model that cannot be attacked, no
+            memory. What was finished before is kept.
+        OSError: a file cannot be written.
+    """
+    if isinstance(source, NamedModel):
+        source = Source(source, precision)
+    if source.precision != precision:
+        raise UserError(f"precision is {precision!r}; the source is of {source.precision!r}")
+    if batch_size < 1:
+        raise UserError(f"--batch-size is {batch_size}; expected at least 1")
+    request = SetRequest(source.model, attack, images, indices, path, pixels, precision)
+    found = request.finished()
+    if found is not None:
+        version = found.details.get("versions", {}).get("scotoma", "?")
+        say(f"{path} holds this set already (made by scotoma {version}): it is reused")
+        request.remove_parts()  # left over if the end came between the file and this
+        return found
+    with request.begin():
+        _finish_parts(request, source, batch_size, say, advance)
+        parts, _ = request.parts()
+        whole = joined(parts)
+        place = {index: row for row, index in enumerate(whole.indices.tolist())}
+        ordered = whole.subset(torch.tensor([place[index] for index in indices.tolist()]))
+        found = replace(ordered, details=_details(request, parts, sampling or {}))
+        save_set(found, path)
+        request.remove_parts()
+    return found
+
+
+def _finish_parts(request: SetRequest, source: Source, batch_size, say, advance) -> None:
+    """Attack the images that no part has."""
+    finished, damaged = request.parts()
+    for file in damaged:
+        say(f"warning: {file} was damaged; its images are attacked again")
+    total, left = len(request.indices), request.indices
+    if finished:
+        left = left[~torch.isin(left, torch.cat([part.indices for part in finished]))]
+        say(f"going on: {total - len(left):,} of {total:,} images were finished before")
+    del finished
+    kept = "; finished batches are kept, and the same command goes on with the others"
+    steady = keeps_batch(request.attack)
+    with memory_advice(request.images.device, batch_size, kept), full_precision(steady):
+        for indices, pixels, labels in request.images.batches(left, batch_size):
+            if source.warnings is None:
+                source.warnings = sanity_flags(source.model.model, pixels, labels)
+                for warning in source.warnings:
+                    say(f"warning: {source.model.name}: {warning}")
+            request.keep(_attacked(request, source, indices, pixels, labels))
+            left = left[len(indices) :]
+            advance(total - len(left), total)
+
+
+def _attacked(request: SetRequest, source: Source, indices, pixels, labels) -> AdversarialSet:
+    """One batch."""
+    start = time.perf_counter()
+    try:
+        oracle = source.oracle(request.attack)
+        result = request.attack(oracle, pixels, labels, keys=indices)
+    except UserError as error:
+        raise UserError(f"{source.model.name}, {request.attack.name}: {error}") from None
+    found, predictions = result.images.float(), result.predictions
+    if request.pixels == "uint8":
+        found = to_uint8(found)
+        predictions = oracle.verdict(found.float() / 255)
+    tensors = {
+        "images": found,
+        "indices": indices,
+        "labels": labels,
+        "clean_predictions": result.clean_predictions,
+        "predictions": predictions,
+        "unrounded_predictions": result.predictions,
+        "status": result.status,
+        "forwards": result.forwards,
+        "backwards": result.backwards,
+    }
+    on_cpu = {name: tensor.cpu() for name, tensor in tensors.items()}  # waits for the device
+    details = {
+        "seconds": time.perf_counter() - start,
+        "device": device_name(request.images.device),
+        "warnings": source.warnings or [],
+    }
+    return AdversarialSet(**on_cpu, details=details)
+
+
+def _details(request: SetRequest, parts: list[AdversarialSet], sampling: dict) -> dict[str, Any]:
+    made = [part.details for part in parts]
+    data = request.identity["data"]
+    return {
+        "attack": request.attack.parameters(),
+        "attack_text": str(request.attack),
+        "source": request.model.describe(),
+        "data": {
+            "name": data["name"],
+            "split": "test",
+            "fingerprint": data["fingerprint"],
+            "images": len(request.images),
+        },
+        "pixels": request.pixels,
+        "precision": request.precision,
+        "sampling": sampling,
+        "versions": {
+            "scotoma": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "device": " and ".join(dict.fromkeys(m.get("device", "?") for m in made)),
+        "seconds": sum(m.get("seconds", 0.0) for m in made),
+        "warnings": list(dict.fromkeys(w for m in made for w in m.get("warnings", []))),
+        "request": request.identity,
+    }
+
+
+def differing(found: Any, wanted: dict[str, Any]) -> str:
+    """In which values two requests differ, for people."""
+    if not isinstance(found, dict):
+        return "which cannot be read"
+    lines = []
+    for key in wanted:
+        old, new = found.get(key), wanted[key]
+        if isinstance(old, dict) and isinstance(new, dict):
+            names = {f"{key} {each}": (old.get(each), new.get(each)) for each in {**old, **new}}
+        else:
+            names = {key: (old, new)}
+        for name, (there, here) in names.items():
+            if there == here:
+                continue
+            if name in (
+                "source",
+                "data indices",
+                "data fingerprint",
+            ):  # hashes tell nobody anything
+                lines.append(f"another {name}")
+            else:
+                lines.append(f"{name}: {there} there, {here} here")
+    return "; ".join(lines[:3]) or "which has further settings"
+
+
+def told_settings(attack: Attack) -> str:
+    """The settings that are not the defaults, and eps: ``eps=8/255,steps=20``."""
+    written = dict(item.split("=", 1) for item in str(attack).partition(":")[2].split(",") if item)
+    usual = {item.name: item.default for item in fields(attack)}
+    return ",".join(
+        f"{key}={value}"
+        for key, value in written.items()
+        if key == "eps" or getattr(attack, key) != usual[key]
+    )
+
+
+def set_name(model: NamedModel, attack: Attack, pixels: Pixels = "float") -> str:
+    """A file's name: ``standard--pgd-eps=8_255,steps=20.safetensors``."""
+    told = "-".join(filter(None, [attack.name, told_settings(attack)]))
+    rounded = "-uint8" if pixels == "uint8" else ""
+    return f"{slug(model.name)}--{slug(told)}{rounded}.safetensors"

@@ -1,0 +1,209 @@
+"""Accuracy on Stylized-ImageNet, or on any other stylised copies of test images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...defective.errors import UserError
+from ..data import DataSet, Split, StreamedBatches
+from ..datasets import centre_crop
+from ..image_folder import EXTENSIONS, files_in, image_format, open_image
+from ..store import Store
+from .images import TestImages
+from .models import NamedModel
+from .protocols import (
+    CleanPredictions,
+    Progress,
+    cells_of,
+    check_evaluation,
+    count_right,
+    digest_of,
+    stage,
+)
+
+
+@dataclass(frozen=True)
+class StylizedFiles:
+    """Stylised images and their originals.
+
+    Attributes:
+        root: the folder of the class folders. files: N paths.
+        originals: int64 [N], numbers in the test split.
+        without_original: how many more images belong to no test image.
+    """
+
+    root: Path
+    files: tuple[Path, ...]
+    originals: Tensor
+    without_original: int
+
+    def digest(self, done: Callable[[int], None]) -> str:
+        """A hash of the files' names and contents.
+
+        Raises:
+            UserError: a file that is no image, found before anything is evaluated.
+        """
+        digest = hashlib.sha256()
+        for number, file in enumerate(self.files, 1):
+            image_format(file)
+            content = hashlib.sha256(file.read_bytes()).hexdigest()
+            digest.update(f"{file.relative_to(self.root).as_posix()}\n{content}\n".encode())
+            if number % 500 == 0 or number == len(self.files):
+                done(number)
+        return digest.hexdigest()[:32]
+
+
+def find_stylized(folder: Path, data: DataSet) -> StylizedFiles:
+    """Match the images in class folders with test images by class and file name.
+
+    Raises:
+        UserError: no such folder, test images without or with ambiguous names, or no match.
+    """
+    if data.test.files is None:
+        raise UserError(
+            f"{data.name} has no file names, by which stylised images find their originals; use a "
+            "data set of image files, such as imagenet"
+        )
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; expected <class>/<name>.png in it")
+    root = next((folder / n for n in ("val", "test") if _is_split(folder / n, data)), folder)
+    numbers = _numbers(data)
+    files, originals, without = [], [], 0
+    for path in sorted(Path(path) for name, path in files_in(root) if "/" in name):
+        if path.suffix.lower() not in EXTENSIONS:
+            continue
+        number = numbers.get((path.relative_to(root).parts[0], path.stem))
+        if number is None:
+            without += 1
+            continue
+        files.append(path)
+        originals.append(number)
+    if not files:
+        name, stem = next(iter(numbers))
+        there = f"; {without:,} images of other names are there" if without else ""
+        raise UserError(
+            f"{root}: no stylised version of a test image of {data.name}; looked for "
+            f"{name}/{stem}.png (or another extension) and so on{there}"
+        )
+    return StylizedFiles(root, tuple(files), torch.tensor(originals), without)
+
+
+def _is_split(folder: Path, data: DataSet) -> bool:
+    return folder.is_dir() and folder.name not in data.classes
+
+
+def _numbers(data: DataSet) -> dict[tuple[str, str], int]:
+    """{(class, file name without extension): number of the test image}."""
+    found: dict[tuple[str, str], int] = {}
+    pairs = zip(data.test.files, data.test.labels.tolist(), strict=True)
+    for number, (file, label) in enumerate(pairs):
+        first = found.setdefault((data.classes[label], file.stem), number)
+        if first != number:
+            raise UserError(
+                f"{data.test.files[first]} and {file} differ only in folder or extension, so that "
+                "a stylised image could belong to either; rename one"
+            )
+    return found
+
+
+def evaluate_stylized(
+    targets: Sequence[NamedModel],
+    images: TestImages,
+    folder: Path,
+    store: Store,
+    *,
+    clean: CleanPredictions | None = None,
+    batch_size: int,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """A cell for each target: accuracy on stylised images whose originals all targets get right.
+
+    Geirhos et al. (2019) stylise ImageNet's images with paintings, which keeps shapes and replaces
+    textures, and keep classes' folders and files' names. A stylised image belongs to the test
+    image of its class folder and file name, whatever the extension, and is resized and cropped as
+    test images are.
+
+    Args:
+        images: of a data set of image files.
+        folder: ``<class>/<name>.*``, or ``val/<class>/<name>.*`` or ``test/...`` in it.
+        clean: clean predictions to share with other protocols.
+        progress: told (images done, all, text), where an image counts once as a file, for each
+            target once as an original, and once as a stylised image.
+
+    Returns:
+        Cells in the order of the targets, with further results ``stylised`` (images that belong to
+        a test image), ``without_original`` (images that do not) and ``originals_wrong`` (images
+        left out since a target gets their original wrong).
+
+    Raises:
+        UserError: the data set's images have no file names, no image belongs to a test image, an
+            unreadable image, or no original that all targets get right. Finished cells are kept.
+    """
+    every = torch.arange(len(images))
+    check_evaluation(targets, every, batch_size)
+    found = find_stylized(folder, images.data)
+    count = len(found.files)
+    total = (len(targets) + 2) * count
+    content = found.digest(stage(progress, 0, total, "reading stylised images"))
+    right_for = digest_of(sorted(t.digest for t in targets))
+    identity = {
+        "files": content,
+        "images": images.fingerprint(found.originals),
+        # Which originals are left depends on all targets, not only on the cell's own.
+        "images_right_for": right_for,
+    }
+
+    def compute(missing: list[NamedModel]) -> list[dict[str, Any]]:
+        predictions = clean or CleanPredictions(images, batch_size)
+        right = torch.ones(count, dtype=torch.bool)
+        for number, target in enumerate(targets, 1):
+            told = stage(progress, number * count, total, f"originals by {target.name}")
+            classes = predictions.of(target, found.originals, lambda n, _, told=told: told(n))
+            right &= classes == images.labels[found.originals]
+        if not bool(right.any()):
+            names = ", ".join(t.name for t in targets)
+            raise UserError(
+                f"{folder}: of {count:,} stylised images no original is classified right by all "
+                f"of {names}: train them first, or leave the weakest out"
+            )
+        done = stage(progress, total - int(right.sum()), total, "stylised images")
+        files = [file for file, kept in zip(found.files, right.tolist(), strict=True) if kept]
+        labels = images.labels[found.originals[right]]
+        counts = {
+            "stylised": count,
+            "without_original": found.without_original,
+            "originals_wrong": int((~right).sum()),
+        }
+        rates = count_right(missing, _batches(images, files, labels, batch_size), done)
+        return [{"accuracy": rate, **counts} for (rate,) in rates]
+
+    made = cells_of("stylized", targets, folder.resolve().name, identity, store, compute)
+    progress(total, total, "stylised images")
+    return made
+
+
+def _batches(
+    images: TestImages, files: list[Path], labels: Tensor, size: int
+) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """([pixels float32 [n,C,H,W] in [0,1]], labels [n]) on the device, as the test images are."""
+    data = images.data
+    if images.split.images is None:
+        split = Split(labels, files=tuple(files))
+        streamed = StreamedBatches(split, images.device, data.image_size, workers=images.workers)
+        yield from (([pixels], true) for pixels, true in streamed.in_order(size))
+        return
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    crop, mode = centre_crop(data.image_size), "L" if data.in_channels == 1 else "RGB"
+    for start in range(0, len(files), size):
+        part = slice(start, start + size)
+        pixels = [pil_to_tensor(crop(open_image(file, mode))) for file in files[part]]
+        stacked = torch.stack(pixels).to(images.device)
+        yield [stacked.float().div_(255)], labels[part].to(images.device)
