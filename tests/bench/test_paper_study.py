@@ -170,6 +170,34 @@ def test_writing_and_reading_the_page(tmp_path):
             read_page(path)
 
 
+def test_contrast():
+    """WCAG 2.2, AA: 4.5 for words, 3 for the edges of what can be pressed; in both schemes."""
+    style = Path(module.__file__).with_name("page.css").read_text()
+
+    def luminance(colour):
+        parts = (int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4))
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    schemes = [
+        dict(re.findall(r"--([\w-]+): #(\w{6})", part)) for part in style.split("@media")[:2]
+    ]
+    assert [scheme["page"] for scheme in schemes] == ["ffffff", "11151a"]
+    words = [(ink, ground) for ink in ("text", "soft") for ground in ("page", "card")]
+    words += [("text", "press"), ("on-main", "main")]
+    for scheme in schemes:
+        for pairs, least in (
+            (words, 4.5),
+            ([("line", "page"), ("line", "card"), ("main", "page")], 3),
+        ):
+            for one, other in pairs:
+                dark, light = sorted(luminance(scheme[name]) for name in (one, other))
+                assert (light + 0.05) / (dark + 0.05) >= least, (one, other)
+    # Nothing is coloured but by these.
+    assert len(re.findall("#[0-9a-f]{3,8};", style)) == sum(map(len, schemes))
+    assert not re.search(r"\b(rgba?|hsla?)\(", style)
+
+
 # --- Answers.
 
 
