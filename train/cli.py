@@ -22,7 +22,7 @@ VERBS = {
     "masks": ("scotoma.train.inspect:masks", "draw the masks of a network or a checkpoint"),
     "attack": ("scotoma.train.robustness.attack", "make adversarial images from networks"),
     "evaluate": ("scotoma.train.robustness.evaluate", "measure how robust networks are"),
-    "paper": ("scotoma.bench.paper.command", "make the paper's tables and figures"),
+    "paper": ("scotoma.bench.paper.cli", "make the paper's tables and figures"),
     "doctor": ("scotoma.bench.doctor.cli", "say what works here, and how to mend the rest"),
     "profile": ("scotoma.bench.profiling.cli", "show where a step's time goes"),
     "bench": ("scotoma.bench.cli", "measure: layers, whole steps, and more"),

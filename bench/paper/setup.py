@@ -1,18 +1,21 @@
-"""The words that experiments are written in: networks, samples and attacks of a budget."""
+"""The words that tables are written in: networks, samples and attacks of a budget; and options."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import argparse
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ...defective import Defects
-from ...defective.errors import UserError
+from ...defective.errors import UserError, nearest
 from ...train.config import TrainConfig
+from ...train.datasets import DATASETS
 from ...train.settings import read_recipe
 from .artefacts import AdversarialImages, Model, Sample, Training
-from .budgets import Budget
-from .data import Data
+from .budgets import BUDGETS, ROLES, Budget, DataPlan
+from .data import Data, SampleFolder, folder_content, named_content
 
 Key, Value = TypeVar("Key"), TypeVar("Value")
 
@@ -129,11 +132,16 @@ class Setup:
         return AdversarialImages(source, text, sample, most)
 
     def each_seed(
-        self, build: Callable[[int], Mapping[Key, Value]]
-    ) -> dict[Key, tuple[Value, ...]]:
-        """{key: a value for each repetition} from what ``build`` makes for one of them."""
+        self, build: Callable[[int], tuple[Mapping[Key, Value], Mapping[Key, Value]]]
+    ) -> tuple[dict[Key, tuple[Value, ...]], dict[Key, tuple[Value, ...]]]:
+        """The table and the rows beside it that ``build`` makes for one repetition, with a value
+        for each of them."""
         built = [build(seed) for seed in self.seeds]
-        return {key: tuple(one[key] for one in built) for key in built[0]}
+        table, beside = (
+            {key: tuple(one[part][key] for one in built) for key in built[0][part]}
+            for part in (0, 1)
+        )
+        return table, beside
 
 
 def fgsm(level: int) -> str:
@@ -153,3 +161,91 @@ def mifgsm(step: int, steps: int, scale: int) -> str:
 def cw(confidence: float) -> str:
     """Carlini and Wagner's attack with the paper's 30 constants (section A.10)."""
     return f"cw-l2:confidence={confidence:g},search_steps=30"
+
+
+# From options to a setup: budget, data and seeds, checked before any work.
+
+
+def read_setup(arguments: argparse.Namespace, roles: Iterable[str]) -> Setup:
+    """The setup that the options ask for, with the data of ``roles``.
+
+    Raises:
+        UserError: a number out of range, an unknown role, or a folder that is not there.
+    """
+    for name, least in (("seeds", 1), ("first_seed", 0), ("batch_size", 1), ("workers", 0)):
+        value = getattr(arguments, name, least)
+        if value < least:
+            option = name.replace("_", "-")
+            raise UserError(f"--{option} is {value}; expected {least} or more")
+    count = getattr(arguments, "seeds", 1)
+    last = arguments.first_seed + count - 1
+    if last >= MEMBER_SEED:
+        raise UserError(
+            f"--first-seed {arguments.first_seed} and --seeds {count} reach seed {last}; "
+            f"expected seeds below {MEMBER_SEED}: from there on they are of ensembles' members"
+        )
+    budget = BUDGETS[arguments.budget]
+    places = _places(getattr(arguments, "data", []))
+    stylized = _place(getattr(arguments, "stylized", ""))
+    content = folder_content(Path(stylized), "--stylized") if stylized else ""
+    root = _place(getattr(arguments, "data_root", "")) or None
+    data = {
+        role: _data(
+            role, budget.data[role], places.get(role), root, arguments.download, stylized, content
+        )
+        for role in ROLES
+        if role in set(roles)
+    }
+    seeds = tuple(range(arguments.first_seed, last + 1))
+    return Setup(budget, data, seeds, getattr(arguments, "images", "common"))
+
+
+def _place(text: str) -> str:
+    """As all processes understand it, wherever they run; "" stays."""
+    return str(Path(text).expanduser().absolute()) if text else ""
+
+
+def _places(texts: list[str]) -> dict[str, str]:
+    """{role: place} of --data."""
+    found: dict[str, str] = {}
+    for text in texts:
+        role, equals, place = text.partition("=")
+        if not equals or not place:
+            raise UserError(f"--data {text}: expected ROLE=PLACE, such as cifar10=images/cifar10")
+        if role not in ROLES:
+            raise UserError(
+                f"--data {text}: {role!r} is none of the paper's data sets; expected one of "
+                f"{', '.join(ROLES)}.{nearest(role, ROLES)}"
+            )
+        if role in found:
+            raise UserError(f"--data {text}: {role} is given twice")
+        found[role] = place
+    return found
+
+
+def _data(
+    role: str,
+    plan: DataPlan,
+    place: str | None,
+    root: str | None,
+    download: bool,
+    stylized: str,
+    stylized_content: str,
+) -> Data:
+    common = {
+        "role": role,
+        "image_size": plan.image_size,
+        "train_limit": plan.train_limit,
+        "root": root,
+        "download": download,
+    }
+    if role == "imagenet":
+        common |= {"stylized": stylized, "stylized_content": stylized_content}
+    dataset = place or plan.dataset
+    if dataset == "sample-folder":
+        return Data(dataset="", made_by=SampleFolder(1500, 400), **common)
+    if dataset in DATASETS:
+        return Data(dataset=dataset, content=named_content(dataset, root), **common)
+    folder = _place(dataset)
+    content = folder_content(Path(folder), f"--data {role}")
+    return Data(dataset=folder, content=content, **common)

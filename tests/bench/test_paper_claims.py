@@ -9,7 +9,6 @@ import pytest
 from paper_smoke import tiny_setup
 from paper_values import drawn_values, own_values
 from scotoma.bench.paper.claims import claims_of
-from scotoma.bench.paper.experiments import definitions
 from scotoma.bench.paper.judge import (
     NOT_DECIDABLE,
     NOT_SUPPORTED,
@@ -20,6 +19,7 @@ from scotoma.bench.paper.judge import (
     share,
 )
 from scotoma.bench.paper.published import TABLES, published
+from scotoma.bench.paper.tables import definitions
 
 NAMES = (*(f"table{number}" for number in TABLES), "figure4", "figure5")
 SIGN = {SUPPORTED: "+", NOT_SUPPORTED: "-", NOT_DECIDABLE: "?"}

@@ -9,7 +9,7 @@ import pytest
 from paper_smoke import TINY
 from scotoma.bench.paper.artefacts import Training
 from scotoma.bench.paper.budgets import BUDGETS, SMOKE
-from scotoma.bench.paper.experiments import definitions
+from scotoma.bench.paper.tables import definitions
 from scotoma.defective.errors import UserError
 from scotoma.train.cli import main
 from study_pairs import result, saved, study

@@ -14,8 +14,8 @@ from scotoma.bench.paper import data as of_data
 from scotoma.bench.paper.artefacts import Result, Training
 from scotoma.bench.paper.cost import cost_of, finished_speeds, hours, network_of, show_cost, work_of
 from scotoma.bench.paper.data import Data
-from scotoma.bench.paper.experiments import definition
 from scotoma.bench.paper.setup import pgd
+from scotoma.bench.paper.tables import definition
 from scotoma.bench.paper.work import Plan
 from scotoma.defective.models.base import Network
 from scotoma.train import datasets

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from paper_smoke import context, new_store, tiny_setup
 from PIL import Image
-from scotoma.bench.paper import asked
 from scotoma.bench.paper import data as of_data
+from scotoma.bench.paper import setup as of_setup
 from scotoma.bench.paper.artefacts import Model, Result, Training
+from scotoma.bench.paper.cli import make_paper_parser
 from scotoma.bench.paper.data import Data, SampleFolder, folder_content
-from scotoma.bench.paper.options import make_paper_parser
 from scotoma.bench.paper.setup import fgsm
 from scotoma.bench.paper.work import Plan, make_here
 from scotoma.defective.errors import UserError
@@ -123,7 +123,7 @@ def test_an_unreadable_folder_is_refused(tmp_path, monkeypatch):
 
 def read(*options):
     arguments = make_paper_parser().parse_args(["table1", "--budget", "quick", *options])
-    setup = asked.read_setup(arguments, ("cifar10", "mnist", "tiny-imagenet", "imagenet"))
+    setup = of_setup.read_setup(arguments, ("cifar10", "mnist", "tiny-imagenet", "imagenet"))
     return setup.data
 
 
@@ -185,7 +185,7 @@ def test_places_are_absolute(tmp_path, monkeypatch):
     # The command of a study has no --stylized.
     bare = {"budget": "quick", "seeds": 1, "first_seed": 0, "batch_size": 9, "workers": 0}
     namespace = argparse.Namespace(**bare, images="common", download=False)
-    assert asked.read_setup(namespace, ("cifar10",)).data["cifar10"].root is None
+    assert of_setup.read_setup(namespace, ("cifar10",)).data["cifar10"].root is None
 
 
 # Data that an artefact makes.

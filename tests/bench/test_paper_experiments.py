@@ -5,10 +5,10 @@ from paper_transfers import ACCURACIES, ALL, APPENDIX, DEFENCES, TABLES, build, 
 from scotoma.bench.paper.artefacts import AdversarialImages, Training
 from scotoma.bench.paper.budgets import FULL
 from scotoma.bench.paper.data import Data
-from scotoma.bench.paper.experiments import definition
-from scotoma.bench.paper.experiments.ablation import ROWS
 from scotoma.bench.paper.published import figure5, published
 from scotoma.bench.paper.setup import ARCHITECTURES, MEMBER_SEED, SOURCE_SEED, Setup
+from scotoma.bench.paper.tables import definition
+from scotoma.bench.paper.transfer_tables import ROWS
 from scotoma.bench.paper.work import closure
 from scotoma.defective.attacks import parse_attack
 from scotoma.defective.notation import Defects

@@ -7,8 +7,8 @@ from paper_transfers import ALL
 from scotoma.bench.paper.budgets import SMOKE
 from scotoma.bench.paper.data import Data
 from scotoma.bench.paper.experiment import Made, only_rows, read_places, read_values
-from scotoma.bench.paper.experiments import definition
 from scotoma.bench.paper.setup import Setup
+from scotoma.bench.paper.tables import definition
 from scotoma.bench.paper.work import Plan, make_here
 from scotoma.defective.robustness import load_set
 from scotoma.train.plots import encoded

@@ -229,7 +229,7 @@ def test_a_moved_folder_is_the_same_and_a_changed_one_is_not(tmp_path):
 
 _KEYS = """
 from paper_smoke import tiny_setup
-from scotoma.bench.paper.experiments import definition
+from scotoma.bench.paper.tables import definition
 from scotoma.bench.paper.work import closure
 for name in ("table2", "table8", "table15"):
     for artefact in closure(definition(name).build(tiny_setup()).wanted()):

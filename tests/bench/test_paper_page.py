@@ -18,7 +18,6 @@ from report_rows import HOSTILE
 from scotoma.bench.paper.claims import claims_of
 from scotoma.bench.paper.data import Data
 from scotoma.bench.paper.experiment import Experiment
-from scotoma.bench.paper.experiments import definition
 from scotoma.bench.paper.judge import (
     NOT_DECIDABLE,
     NOT_SUPPORTED,
@@ -31,6 +30,7 @@ from scotoma.bench.paper.judge import (
 from scotoma.bench.paper.page import build_page, merged, tally, why_apart, write_page
 from scotoma.bench.paper.provenance import command, duration
 from scotoma.bench.paper.published import figure5, published
+from scotoma.bench.paper.tables import definition
 from scotoma.bench.paper.work import Failure, closure
 from scotoma.defective.errors import UserError
 

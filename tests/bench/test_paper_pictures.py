@@ -15,11 +15,11 @@ from PIL import Image
 from scotoma.bench.paper import pictures
 from scotoma.bench.paper.data import Data
 from scotoma.bench.paper.experiment import Made
-from scotoma.bench.paper.experiments import definition
 from scotoma.bench.paper.judge import Estimate, share
 from scotoma.bench.paper.page import read_grid, title
 from scotoma.bench.paper.pictures import class_names, data_name, fooling_all
 from scotoma.bench.paper.published import published
+from scotoma.bench.paper.tables import definition
 from scotoma.bench.paper.work import Plan, make_here
 from scotoma.defective.errors import UserError
 from scotoma.defective.robustness import AdversarialSet, save_set

@@ -4,10 +4,11 @@ import pytest
 from paper_smoke import TINY, context, new_store, tiny_setup
 from PIL import Image
 from scotoma.bench.paper.artefacts import AdversarialImages, Sample, Training
-from scotoma.bench.paper.asked import SampleFolder
 from scotoma.bench.paper.budgets import BUDGETS, SMOKE
-from scotoma.bench.paper.data import Data, fitting_grids
-from scotoma.bench.paper.experiments import (
+from scotoma.bench.paper.data import Data, SampleFolder, fitting_grids
+from scotoma.bench.paper.published import published
+from scotoma.bench.paper.setup import Setup
+from scotoma.bench.paper.tables import (
     boundary,
     curves,
     examples,
@@ -16,9 +17,7 @@ from scotoma.bench.paper.experiments import (
     shape,
     white_box,
 )
-from scotoma.bench.paper.experiments import definition as find
-from scotoma.bench.paper.published import published
-from scotoma.bench.paper.setup import Setup
+from scotoma.bench.paper.tables import definition as find
 from scotoma.defective.attacks import parse_attack
 from scotoma.defective.errors import UserError
 from scotoma.train.datasets import load_dataset

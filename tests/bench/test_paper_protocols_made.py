@@ -6,12 +6,11 @@ import pytest
 import torch
 from paper_smoke import TINY, context, new_store, tiny_setup
 from paper_transfers import ALL
-from scotoma.bench.paper.asked import SampleFolder
 from scotoma.bench.paper.budgets import ROLES, SMOKE, DataPlan
-from scotoma.bench.paper.data import Data
+from scotoma.bench.paper.data import Data, SampleFolder
 from scotoma.bench.paper.experiment import Made, only_rows, read_values
-from scotoma.bench.paper.experiments import definition, definitions, white_box
 from scotoma.bench.paper.setup import Setup
+from scotoma.bench.paper.tables import definition, definitions, white_box
 from scotoma.bench.paper.work import Plan, make_here
 from scotoma.train.plots import encoded
 

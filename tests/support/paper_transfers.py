@@ -2,8 +2,8 @@
 
 from scotoma.bench.paper.budgets import FULL, ROLES
 from scotoma.bench.paper.data import Data
-from scotoma.bench.paper.experiments import definition
 from scotoma.bench.paper.setup import Setup
+from scotoma.bench.paper.tables import definition
 
 APPENDIX = {
     "table14": "densenet121",

@@ -14,10 +14,10 @@ from scotoma.bench.paper.budgets import BUDGETS
 from scotoma.bench.paper.claims import DEFENCE_RATE, TEST_ACCURACY, claims_of
 from scotoma.bench.paper.data import Data, SampleFolder
 from scotoma.bench.paper.experiment import Made
-from scotoma.bench.paper.experiments import definition
 from scotoma.bench.paper.judge import Elsewhere, Estimate, combined, share
 from scotoma.bench.paper.published import figure5, published
 from scotoma.bench.paper.setup import Setup
+from scotoma.bench.paper.tables import definition
 
 INVENTED = "These numbers are invented: they are of no network."
 IMAGES = 988

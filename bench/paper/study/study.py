@@ -36,11 +36,10 @@ from ....train.screen import Progress
 from ....train.settings import Parser, make_parser
 from .. import reproduce
 from ..artefacts import AdversarialImages, Context
-from ..asked import read_setup
 from ..data import Data
-from ..options import add_run_options, add_setup_options, run_options
 from ..pictures import WORDS, class_names
-from ..setup import Setup, mifgsm
+from ..reproduce import add_run_options, add_setup_options, run_options
+from ..setup import Setup, mifgsm, read_setup
 from ..work import Plan, Store
 from .score import FORMAT, ROLES
 

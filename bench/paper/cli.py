@@ -1,0 +1,155 @@
+"""``scotoma paper``: every table and figure of the paper, each a name."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+
+from rich.console import Console
+
+from ...defective.errors import UserError
+from ...train.distributed import World, choose_device
+from ...train.robustness.termination import run_until_terminated
+from ...train.screen import Progress, make_console, show
+from ...train.settings import Parser, add_picture_format, make_parser
+from .artefacts import Context
+from .experiment import Definition, only_rows
+from .reproduce import add_run_options, add_setup_options, run_options
+from .setup import read_setup
+from .tables import definition, definitions
+from .work import Plan, Store
+
+VERBS = {"study": ".study.study", "study-score": ".study.score"}
+"""Words in the place of a table's name, and the modules that they mean."""
+_TEXT = """\
+Make tables and figures of the paper, from nothing. For example: scotoma paper table4 --budget
+quick. 'scotoma paper list' shows them and what each needs. Whatever is made is kept in --out and
+shared between tables; a command that was stopped goes on where it was."""
+
+
+def make_paper_parser() -> Parser:
+    parser = make_parser("paper", _TEXT)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="table4, figure5, ...; several; or all"
+    )
+    add_setup_options(parser)
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        default=argparse.SUPPRESS,
+        metavar="PATTERN",
+        help="only the rows whose names match, such as '*0.5-Bottom*'; the rest is not made",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be made, and how long it takes"
+    )
+    parser.add_argument(
+        "--measure",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="with --dry-run: time a few steps of each network here; otherwise only count",
+    )
+    add_run_options(parser)
+    add_picture_format(parser, "also write the pictures in this format")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run one command. Returns the exit status.
+
+    Raises:
+        UserError: bad arguments, before any work; or an artefact that could not be made, after all
+            others are.
+    """
+    if argv[:1] == ["list"]:
+        return list_tables(argv[1:])
+    verb = VERBS.get(argv[0]) if argv else None
+    if verb is not None:
+        return importlib.import_module(verb, __package__).main(argv[1:])
+    arguments = make_paper_parser().parse_intermixed_args(argv)
+    return run_until_terminated("paper", lambda: make(arguments))
+
+
+def make(arguments: argparse.Namespace) -> None:
+    """Make tables and figures, and their pages."""
+    chosen = chosen_definitions(arguments.names)
+    options = run_options(arguments)
+    setup = read_setup(arguments, [role for each in chosen for role in each.roles])
+    device = choose_device(arguments.device, World())
+    store = Store(Path(arguments.out))
+    store.prepare()
+    experiments = [each.build(setup) for each in chosen]
+    if hasattr(arguments, "rows"):
+        experiments = [
+            only_rows(experiment, arguments.rows, each.name)
+            for each, experiment in zip(chosen, experiments, strict=True)
+        ]
+    plan = Plan.of([a for each in experiments for a in each.wanted()], store)
+    if arguments.dry_run:
+        from .cost import cost_of, show_cost
+
+        console = make_console()
+        found = cost_of(plan, store, device, console.print, measure=arguments.measure)
+        show_cost(found, console)
+        return
+    from . import reproduce
+
+    with Progress() as screen:
+        context = Context(store, device, screen, arguments.batch_size, arguments.workers)
+        reproduce.introduce([each.name for each in chosen], setup, plan, context, options.ray)
+        failures = reproduce.make_missing(plan, context, options)
+        errors = reproduce.make_pages(
+            chosen, experiments, setup, context, failures, arguments.picture_format
+        )
+    reproduce.fail(failures, plan, errors)
+
+
+def chosen_definitions(names: list[str]) -> list[Definition]:
+    """Tables and figures by their names, or all. Raises UserError if there is no such one."""
+    if not names:
+        raise UserError(
+            "which table or figure? Expected table4, figure5, ... or all; see: scotoma paper list"
+        )
+    if names == ["all"]:
+        return list(definitions().values())
+    return list({each.name: each for each in map(definition, names)}.values())
+
+
+# scotoma paper list
+
+_DATA = {
+    "cifar10": "CIFAR-10",
+    "mnist": "MNIST",
+    "tiny-imagenet": "Tiny-ImageNet",
+    "imagenet": "ImageNet",
+}
+
+
+def data_of(definition: Definition) -> str:
+    """The data sets that a table needs, in words."""
+    names = [_DATA[role] for role in definition.roles]
+    return ", ".join([*names, *(["Stylized-ImageNet"] if definition.stylized else [])])
+
+
+def show_list(console: Console, names: list[str]) -> None:
+    """Print a line for every table and figure, or all that is known of some. Raises UserError."""
+    for each in [definition(name) for name in names]:
+        facts = {"section": each.section, "data": data_of(each), "needs": each.needs}
+        show(console, f"{each.name}  {each.title}")
+        show(console, *(f"  {label:8} {text}" for label, text in facts.items()))
+    if not names:
+        show(console, *(f"{each.name:9} {each.title}" for each in definitions().values()))
+        show(
+            console,
+            "What one needs: scotoma paper list NAME. Make it: scotoma paper NAME --budget "
+            "smoke|quick|full. --dry-run shows the work first.",
+        )
+
+
+def list_tables(argv: list[str]) -> int:
+    """Raises UserError if there is no table or figure of a name."""
+    parser = make_parser("paper list", "Show the tables and figures, and what each needs.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="table4, figure5, ...: say more")
+    show_list(make_console(), parser.parse_args(argv).names)
+    return 0
