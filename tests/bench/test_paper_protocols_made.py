@@ -10,7 +10,7 @@ from scotoma.bench.paper.budgets import ROLES, SMOKE, DataPlan
 from scotoma.bench.paper.data import Data, SampleFolder
 from scotoma.bench.paper.experiment import Made, only_rows, read_values
 from scotoma.bench.paper.setup import Setup
-from scotoma.bench.paper.tables import definition, definitions, white_box
+from scotoma.bench.paper.tables import WHITE_BOX_ROWS, definition, definitions
 from scotoma.bench.paper.work import Plan, make_here
 from scotoma.train.plots import encoded
 
@@ -41,7 +41,7 @@ def made(tmp_path_factory):
     experiments = {
         name: definition(name).build(setup) for name in ("table10", "table12", "figure14")
     }
-    rows = only_rows(experiments["table12"], list(white_box.DEFECTS), "table12")
+    rows = only_rows(experiments["table12"], list(WHITE_BOX_ROWS), "table12")
     experiments["table12"] = rows
     wanted = [artefact for e in experiments.values() for artefact in e.wanted()]
     assert make_here(Plan.of(wanted, store), there) == []
