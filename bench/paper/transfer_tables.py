@@ -172,13 +172,18 @@ def _of_seed(
     }
     first = next(iter(targets.values()))
     # Nothing is evaluated for these shares: they are in results that the table needs anyway.
-    extra = {
+    fooled = {
         (FOOLED, column): Measure(Result.transfer(first, images), "fooled_source")
         for column, images in sets.items()
     }
-    for column, images in sets.items():
-        place = column if len(sources) > 1 or table.accuracy is None else table.accuracy
-        extra[OF_SOURCE, place] = Measure(Result.clean(images.source), "accuracy")
+    accurate = {
+        (OF_SOURCE, column if len(sources) > 1 else table.accuracy): Measure(
+            Result.clean(images.source), "accuracy"
+        )
+        for column, images in sets.items()
+    }
+    is_ablation = len(sources) == 1 and table.judges == "five"
+    extra = accurate | fooled if is_ablation else fooled | accurate
     cells: dict[Place, Measure] = {}
     for row, target in targets.items():
         for column, images in sets.items():
