@@ -11,7 +11,7 @@ from typing import Any
 
 from ...defective.errors import UserError, nearest
 from ...defective.robustness.shuffle import PAPER_GRIDS
-from ...train.robustness.protocols.noise import PAPER_EPSILONS
+from ...train.robustness.protocols import PAPER_EPSILONS
 from ...train.robustness.tables import levels
 from . import pictures
 from .artefacts import Result
