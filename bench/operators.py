@@ -19,7 +19,7 @@ from ..defective import create_model
 from ..kernels import apply_mask, backends, convolution
 from ..kernels.convolution import CONV_TILES
 from ..kernels.reference import Branch, Settings
-from . import layers, operands
+from . import operands
 from .layers import HEADLINE_SHAPES, SMALL_SHAPES, headline_ops
 from .operands import Call, OpShape, minimum_bytes
 
@@ -36,23 +36,23 @@ GRADIENT_SUMS = 4
 STATISTICS_TERMS = 4
 
 
-def norm_flops(site: OpShape) -> dict[str, int]:
+def norm_flops(op: OpShape) -> dict[str, int]:
     """Operations of ``bn_mask_add_relu`` forward and backward."""
-    branches = 2 if site.kind == "projection" else 1
-    masks = branches * site.masked
+    branches = 2 if op.kind == "projection" else 1
+    masks = branches * op.masked
     # (x - mean) * scale + bias, times the mask, the branches or the residual added
-    value = 3 * branches + masks + (site.kind != "none")
-    forward = value + site.relu
+    value = 3 * branches + masks + (op.kind != "none")
+    forward = value + op.relu
     past_relu = 0
-    if site.relu:
+    if op.relu:
         # A saved bit selects, or the value is computed again and compared.
-        past_relu = 1 if site.kind == "residual" else value + 2
+        past_relu = 1 if op.kind == "residual" else value + 2
     backward = past_relu + masks + branches  # the gradient masked and scaled
-    if site.training:
+    if op.training:
         forward += STATISTICS * branches
         backward += STATISTICS_TERMS * branches
         backward += past_relu + masks + GRADIENT_SUMS * branches  # the pass for the sums
-    return {"forward": forward * site.elements, "backward": backward * site.elements}
+    return {"forward": forward * op.elements, "backward": backward * op.elements}
 
 
 @dataclass(frozen=True)
@@ -222,20 +222,19 @@ def computed(run: Callable[..., Tensor], call: Call) -> dict[str, Tensor]:
         return {"out": run(*call.operands)}
 
 
-def norm_case(site: OpShape, dtype: torch.dtype, device: torch.device) -> Case:
+def norm_case(op: OpShape, dtype: torch.dtype, device: torch.device) -> Case:
     """``bn_mask_add_relu`` in training: bound by memory."""
-    moved, flops = minimum_bytes(site, dtype.itemsize), norm_flops(site)
+    moved, flops = minimum_bytes(op, dtype.itemsize), norm_flops(op)
     wanted = ("x", "weight", "bias", "residual", "x2", "weight2", "bias2")
-    names = {"triton": "ours", "eager": "eager"}
     return Case(
         "bn_mask_add_relu",
-        site.shape,
-        (2 + (site.kind != "none")) * site.elements,
+        op.shape,
+        (2 + (op.kind != "none")) * op.elements,
         [Pass(name, moved[name], flops[name], wanted) for name in ("forward", "backward")],
-        [Variant(b, layers.variant(n, site, dtype).run) for b, n in names.items()],
-        partial(operands.draw, site, dtype, device),
-        kind=site.kind,
-        exact=partial(operands.exact_results, site),
+        [Variant(name, operands.operator(op, name)) for name in ("triton", "eager")],
+        partial(operands.draw, op, dtype, device),
+        kind=op.kind,
+        exact=partial(operands.exact_results, op),
     )
 
 
@@ -270,9 +269,9 @@ def fused_case(layer: Layer, kind: str, dtype: torch.dtype, device: torch.device
 
     Its FLOP are those of the convolution and of the one pass after it.
     """
-    site = OpShape(kind, layer.out_shape, mode="evaluation")
+    op = OpShape(kind, layer.out_shape, mode="evaluation")
     elements = layer.elements + (prod(layer.out_shape) if kind == "residual" else 0)
-    flops = layer.flops + norm_flops(site)["forward"]
+    flops = layer.flops + norm_flops(op)["forward"]
     # None is Triton's operator after the convolution, where there is a GPU.
     backend = None if device.type == "cuda" else "eager"
 
@@ -285,7 +284,7 @@ def fused_case(layer: Layer, kind: str, dtype: torch.dtype, device: torch.device
         return Variant("triton", lambda *given: convolution.fused(call(*given), tile), tile.name)
 
     def draw() -> Call:
-        after = operands.draw(site, dtype, device)
+        after = operands.draw(op, dtype, device)
         vectors = after.operands[1:7]  # weight to residual
         return Call(FusedOperands(*_factors(layer, dtype, device), *vectors), after.grad_out)
 
@@ -388,7 +387,7 @@ def cases(operators: Iterable[str], dtype: torch.dtype, device: torch.device) ->
 
     def of(operator: str) -> Iterator[Case]:
         if operator == "bn_mask_add_relu":
-            yield from (norm_case(site, *on) for site in headline_ops(shapes))
+            yield from (norm_case(op, *on) for op in headline_ops(shapes))
         elif operator == "apply_mask":
             yield from (mask_case(shape, *on) for shape in shapes)
         elif operator == "conv_bn_mask_add_relu":

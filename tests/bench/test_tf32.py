@@ -33,7 +33,7 @@ import torch
 from torch.backends import cudnn
 from scotoma.bench import sanitize
 from scotoma.bench.doctor.kernels import Trial
-from scotoma.bench import roofline
+from scotoma.bench import harness, roofline
 from scotoma.bench.operators import Layer, layer_case
 from scotoma.kernels import backends
 from scotoma.train.robustness.models import full_precision
@@ -75,7 +75,8 @@ def check(said, convolutions, products):
     case = next(sanitize.cases(torch.device("cpu"), torch.float32))
     assert not Trial(case, torch.device("cpu"), "eager").problem
     assert read() == before
-    roofline.PRODUCT_SIZE["cpu"], roofline.PRODUCT_REPEATS["cpu"] = 8, 1
+    roofline.PRODUCT_SIZE["cpu"] = 8
+    harness.COPY_BYTES["cpu"] = 8
     roofline.measure_ceilings(torch.device("cpu"), torch.float32)
     assert read() == before
     for allowed in (False, True, False):
