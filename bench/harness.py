@@ -27,7 +27,6 @@ import json
 import os
 import platform
 import re
-import signal
 import statistics
 import subprocess
 import sys
@@ -524,10 +523,7 @@ def measure_all(
     outcome = Outcome(left=list(cases), resumed=resume)
     end, longest = time.monotonic() + time_limit, 0.0
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with (
-        terminated_like_interrupted(),
-        Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar,
-    ):
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
         task = bar.add_task("", total=len(cases))
         for case in cases:
             start = time.monotonic()
@@ -584,21 +580,3 @@ def chosen_device(cpu: bool) -> torch.device:
     if not torch.cuda.is_available():
         raise UserError("no NVIDIA GPU on this machine; --cpu measures small shapes on the CPU")
     return torch.device("cuda", 0)
-
-
-@contextmanager
-def terminated_like_interrupted():
-    """A polite end of the process (as by 'timeout') still prints what was measured."""
-
-    def stop(number, frame):
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

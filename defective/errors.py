@@ -4,6 +4,10 @@ import re
 import sys
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as batch systems send it: a command stops as at Ctrl-C."""
+
+
 class UserError(ValueError):
     """Bad input. The message names what was given, what was expected, and the fix.
 

@@ -12,8 +12,11 @@ import logging
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
-from ..defective.errors import RankError, UserError, lacking, nearest
+from ..defective.errors import RankError, Terminated, UserError, lacking, nearest
 
 VERBS = {
     "train": ("scotoma.train.run", "train a network and leave a run folder"),
@@ -28,7 +31,7 @@ VERBS = {
     "bench": ("scotoma.bench.cli", "measure: layers, whole steps, and more"),
 }
 
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT, INTERRUPTED, TERMINATED = 2, 130, 143
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -105,7 +108,9 @@ def _run(argv: list[str]) -> int:
                 f"{nearest(verb, VERBS)}"
             )
         module, _, function = VERBS[verb][0].partition(":")
-        return getattr(importlib.import_module(module), function or "main")(rest) or 0
+        # Training has handlers of its own, and saves.
+        with nullcontext() if verb == "train" else _termination_as_interrupt():
+            return getattr(importlib.import_module(module), function or "main")(rest) or 0
     except (UserError, OSError, ModuleNotFoundError) as error:
         if isinstance(error, ModuleNotFoundError):
             error = lacking(error)
@@ -113,9 +118,29 @@ def _run(argv: list[str]) -> int:
         if os.environ.get("RANK", "0") == "0" or isinstance(error, RankError):
             print(f"scotoma {verb}: error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except Terminated:
+        print(f"scotoma {verb}: terminated", file=sys.stderr)
+        return TERMINATED
     except KeyboardInterrupt:
         print(f"scotoma {verb}: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Stop at SIGTERM as at Ctrl-C: at once, since what is finished is in files."""
+
+    def stop(_number, _frame) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # others may not set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_text(text: str) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...defective.attacks import parse_attack
-from ...defective.errors import UserError
+from ...defective.errors import Terminated, UserError
 from ...defective.models import ARCHITECTURES
 from ...defective.robustness import load_set
 from ...defective.robustness.rates import check_results
@@ -35,7 +35,6 @@ from ...train.robustness.protocols import (
 )
 from ...train.robustness.sets import Source, make_set, told_settings
 from ...train.robustness.stylized import evaluate_stylized
-from ...train.robustness.termination import Terminated
 from ...train.robustness.transfer import evaluate_transfer
 from ...train.run import run_training
 from ...train.runfolder import CONFIG, STATE, SUMMARY, WEIGHTS

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from ...defective.errors import UserError
 from ...train.distributed import World, choose_device
-from ...train.robustness.termination import run_until_terminated
 from ...train.screen import Progress, make_console, show
 from ...train.settings import Parser, add_picture_format, make_parser
 from .artefacts import Context
@@ -68,7 +67,8 @@ def main(argv: list[str]) -> int:
     if verb is not None:
         return importlib.import_module(verb, __package__).main(argv[1:])
     arguments = make_paper_parser().parse_intermixed_args(argv)
-    return run_until_terminated("paper", lambda: make(arguments))
+    make(arguments)
+    return 0
 
 
 def make(arguments: argparse.Namespace) -> None:

@@ -244,8 +244,7 @@ def main(argv: list[str]) -> int:
         f"{head['machine']['device']}: {head['case']}: {', '.join(names)}", highlight=False
     )
     plan = Plan(case, names, device, options.steps, folder)
-    with harness.terminated_like_interrupted():
-        found = profile_all(plan, head, rows_file, console)
+    found = profile_all(plan, head, rows_file, console)
     rows = [one.row for one in found]
     sound = report.sound(rows)
     if sound:

@@ -12,10 +12,9 @@ from safetensors.torch import load_file
 from scotoma.bench.paper.artefacts import Result, Training
 from scotoma.bench.paper.data import Data
 from scotoma.bench.paper.work import make_one
-from scotoma.defective.errors import UserError
+from scotoma.defective.errors import Terminated, UserError
 from scotoma.train.config import TrainConfig
 from scotoma.train.loop import Trainer
-from scotoma.train.robustness.termination import Terminated
 
 
 def test_a_training_goes_on_only_where_it_began(store, monkeypatch):

@@ -441,7 +441,7 @@ def test_histograms_of_masks_have_one_range_and_a_line_at_p():
         (["masks", "--channel", "3"], "'--channels'"),
         (["masks", "--out", "m.jpg"], "ends in .png, .pdf, .svg"),
         (["masks", "--out", "m.png", "--picture-format", "pdf"], "ends in .pdf"),
-        (["masks", "--picture-format", "jpg"], "'png', 'pdf', 'svg'"),
+        (["masks", "--picture-format", "jpg"], "expected one of png, pdf, svg"),
         (["models", "--defects", "0.3-Bottm"], "position 5"),
         (["models", "extra"], "unexpected argument 'extra': takes options only"),
         (["info", "runs"], "runs holds runs, name one: runs/a, runs/b"),

@@ -27,7 +27,6 @@ from .images import ImagesConfig, Sample, TestImages, choose_images
 from .models import NamedModel, check_precision, load_named, memory_advice
 from .sets import Pixels, SetRequest, Source, make_set, set_name, told_settings
 from .tables import interval
-from .termination import run_until_terminated
 
 AttackPrecision = Literal["float32", "bfloat16", "float16"]
 
@@ -102,8 +101,9 @@ def main(argv: list[str]) -> int:
     asked = vars(parser.parse_intermixed_args(argv))
     if asked.pop("list"):
         print(attack_list())
-        return 0
-    return run_until_terminated("attack", lambda: attack(AttackConfig(**asked)))
+    else:
+        attack(AttackConfig(**asked))
+    return 0
 
 
 def attack(config: AttackConfig) -> list[Path]:

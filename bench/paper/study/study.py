@@ -31,7 +31,6 @@ from ....defective.robustness import AdversarialSet, load_set
 from ....defective.serialization import atomic_path
 from ....train.distributed import World, choose_device
 from ....train.pages import clean
-from ....train.robustness.termination import run_until_terminated
 from ....train.screen import Progress
 from ....train.settings import Parser, make_parser
 from .. import reproduce
@@ -302,17 +301,13 @@ def make_study_parser() -> Parser:
 def main(argv: list[str]) -> int:
     """Make the page. Raises UserError as :func:`make_study`."""
     arguments = make_study_parser().parse_args(argv)
-
-    def work() -> None:
-        path, study = make_study(arguments)
-        print(
-            f"{counted(len(study.pairs), 'pair')}, of which each person judges "
-            f"{study.per_person}: {path}\n"
-            "Open it in a browser, or send it to people; then: scotoma paper study-score FILES "
-            f"--page {path}"
-        )
-
-    return run_until_terminated("paper study", work)
+    path, study = make_study(arguments)
+    print(
+        f"{counted(len(study.pairs), 'pair')}, of which each person judges {study.per_person}: "
+        f"{path}\nOpen it in a browser, or send it to people; then: scotoma paper study-score "
+        f"FILES --page {path}"
+    )
+    return 0
 
 
 Sets = tuple[AdversarialImages, AdversarialImages]
