@@ -1,4 +1,8 @@
-"""Pictures of result rows, each of one device; the same rows always give the same picture."""
+"""Pictures of result rows; the same rows always give the same picture.
+
+Each function takes rows of its benchmark, of one device, and raises ValueError for none, or for
+rows of several devices.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import matplotlib.style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -51,10 +56,6 @@ def colour(name: str, names: Iterable[str] = ()) -> str:
     known = _COLOURS.get(name.removesuffix("-graph"))
     unknown = [n for n in sorted(set(names)) if n.removesuffix("-graph") not in _COLOURS]
     return known or _FURTHER[unknown.index(name) % len(_FURTHER) if name in unknown else 0]
-
-
-def hatch(name: str) -> str:
-    return "////" if name.endswith("-graph") else ""
 
 
 def contestants(rows: Iterable[dict]) -> list[str]:
@@ -124,92 +125,87 @@ def legend_above(figure: Figure, handles: dict[str, object], columns: int) -> No
     )
 
 
+def _label(axes: Axes, x: str, y: str = "", grid: str = "both") -> None:
+    axes.set_xlabel(x, fontsize=8)
+    axes.set_ylabel(y, fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.grid(axis=grid, alpha=0.3)
+    axes.set_axisbelow(True)
+
+
+def _points(axes: Axes, x: float, y: float, **style) -> Line2D:
+    edge = {"markeredgecolor": "#ffffff", "markeredgewidth": 0.5}
+    return axes.plot([x], [y], linestyle="", **edge, **style)[0]
+
+
 # Images per second of whole steps.
 
 
 def draw_steps(rows: Sequence[dict]) -> Figure:
     """Bars for each network and batch size, contestants side by side, whiskers from the 10 % to
-    the 90 % quantile.
-
-    Args:
-        rows: of the step benchmark, of one device.
-
-    Raises:
-        ValueError: no rows, or rows of several devices.
-    """
+    the 90 % quantile."""
     one_device(rows)
     cases: dict[tuple, list[dict]] = {}
     for row in sorted(rows, key=lambda row: (row["arch"], row["defects"] != "standard")):
-        cases.setdefault(_words(row), []).append(row)
+        width = "" if row["width"] is None else f"width {row['width']}"
+        size = f"{row['image_size']} x {row['image_size']} pixels"
+        words = row["arch"], row["defects"], row["work"], width, size
+        cases.setdefault(words, []).append(row)
     usual = Counter(row["dtype"] for row in rows).most_common(1)[0][0]
-    names = {_label(row, usual): row["contestant"] for row in rows}
+
+    def name(row: dict) -> str:
+        """The contestant, with its number format if that is another one than in the title."""
+        return row["contestant"] + ("" if row["dtype"] == usual else f" ({row['dtype']})")
+
+    names = {name(row): row["contestant"] for row in rows}
     names = {label: names[label] for label in sorted(names, key=lambda n: (_place(names[n]), n))}
     # What all panels share stands in the title, what tells them apart above each.
     same = [len(set(words)) == 1 for words in zip(*cases, strict=True)]
     shared = [w for w, s in zip(next(iter(cases)), same, strict=True) if s and w]
-    title = f"images per second: {', '.join([*shared, usual])}"
     handles: dict[str, object] = {}
     # Variants of one network side by side.
     columns = len({row["defects"] for row in rows})
     columns = columns if 1 < columns < 4 else 3
     size = panel_size(len(cases), 10 / columns, 2.5, columns)
-    with canvas(rows, size, title) as figure:
-        for axes, (words, found) in zip(
-            panels(figure, len(cases), columns), cases.items(), strict=True
-        ):
+    with canvas(rows, size, f"images per second: {', '.join([*shared, usual])}") as figure:
+        grid = panels(figure, len(cases), columns)
+        for axes, (words, found) in zip(grid, cases.items(), strict=True):
             own = ", ".join(w for w, s in zip(words, same, strict=True) if not s and w)
             axes.set_title(plain(own), fontsize=9)
-            bars = [(_label(row, usual), row) for row in found]
-            _bars(axes, bars, names, handles)
+            _bars(axes, [(name(row), row) for row in found], names, handles)
         legend_above(figure, {n: handles[n] for n in names if n in handles}, 5)
     return figure
-
-
-def _words(row: dict) -> tuple[str, ...]:
-    width = "" if row["width"] is None else f"width {row['width']}"
-    size = f"{row['image_size']} x {row['image_size']} pixels"
-    return row["arch"], row["defects"], row["work"], width, size
-
-
-def _label(row: dict, usual: str) -> str:
-    """The contestant, with its number format if that is another one than in the title."""
-    return row["contestant"] + ("" if row["dtype"] == usual else f" ({row['dtype']})")
 
 
 def _place(name: str) -> int:
     return STEP_ORDER.index(name) if name in STEP_ORDER else len(STEP_ORDER)
 
 
-def _bars(axes, bars: list[tuple[str, dict]], names: dict[str, str], handles: dict) -> None:
+def _bars(axes: Axes, bars: list[tuple[str, dict]], names: dict[str, str], handles: dict) -> None:
     batches = sorted({row["batch_size"] for _, row in bars})
     labels = {label for label, _ in bars}
     present = [label for label in names if label in labels]
     breadth = 0.84 / len(present)
     for name, row in bars:
-        height = rate(row)
+        height, low, high = (rate(row, q) for q in ("median_us", "p90_us", "p10_us"))
         if height is None:
             continue
         offset = (present.index(name) - (len(present) - 1) / 2) * breadth
-        low, high = rate(row, "p90_us"), rate(row, "p10_us")
         handles[name] = axes.bar(
             batches.index(row["batch_size"]) + offset,
             height,
             breadth,
             yerr=[[max(0, height - low)], [max(0, high - height)]],
             color=colour(row["contestant"], names.values()),
-            hatch=hatch(row["contestant"]),
+            hatch="////" if row["contestant"].endswith("-graph") else "",
             edgecolor="#ffffff",
             linewidth=0.4,
             error_kw={"elinewidth": 0.8, "capsize": 1.5, "ecolor": "#222222"},
         )
+    _label(axes, "batch size (images)", "images/s", "y")
     axes.set_xticks(range(len(batches)), [f"{batch}" for batch in batches], fontsize=8)
-    axes.tick_params(axis="y", labelsize=8)
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.set_xlabel("batch size (images)", fontsize=8)
-    axes.set_ylabel("images/s", fontsize=8)
     axes.set_ylim(bottom=0)
-    axes.grid(axis="y", alpha=0.3)
-    axes.set_axisbelow(True)
 
 
 # The operator at every site, held against the copy bandwidth.
@@ -218,57 +214,33 @@ def _bars(axes, bars: list[tuple[str, dict]], names: dict[str, str], handles: di
 def draw_layers(rows: Sequence[dict]) -> Figure:
     """Percent of the copy bandwidth reached at each site, forward and backward, with cold caches.
 
-    Lines go from the 10 % to the 90 % quantile of the times.
-
-    Args:
-        rows: of the layer benchmark, of one device.
-
-    Raises:
-        ValueError: no rows, or rows of several devices.
-    """
+    Lines go from the 10 % to the 90 % quantile of the times."""
     one_device(rows)
     sites, names, clock = list(by_site(rows)), contestants(rows), layer_clock(rows)
     title = f"bytes that must move over time taken, cold caches, {clock} times"
     handles: dict[str, object] = {}
-    size = 11, 0.3 * len(sites) + 2.0
-    with canvas(rows, size, title) as figure:
+    with canvas(rows, (11, 0.3 * len(sites) + 2.0), title) as figure:
         pair = figure.subplots(1, 2, sharey=True)
         for axes, step in zip(pair, PASSES[:2], strict=True):
             for row in rows:
-                _dot(axes, row, (clock, step), sites, names, handles)
+                time = layer_time(row, "cold", clock, step)
+                if not time:
+                    continue
+                name, share = row["contestant"], time["copy_percent"]
+                number, tint = names.index(name), colour(name, names)
+                place = sites.index(row["site"]["name"]) + 0.5 * ((number + 0.5) / len(names) - 0.5)
+                ends = [share * time["median_us"] / time[q] for q in ("p90_us", "p10_us")]
+                axes.plot(ends, [place, place], color=tint, linewidth=1, alpha=0.7)
+                style = {"marker": marker(number), "markersize": 5, "color": tint}
+                handles[name] = _points(axes, share, place, **style)
             axes.axvline(100, color="#222222", linestyle=":", linewidth=1)
             axes.set_title(step, fontsize=9)
-            axes.set_xlabel("% of the bandwidth of a large copy", fontsize=8)
-            axes.tick_params(axis="x", labelsize=8)
+            _label(axes, "% of the bandwidth of a large copy")
             axes.set_xlim(left=0)
-            axes.grid(alpha=0.3)
         pair[0].set_yticks(range(len(sites)), [plain(s) for s in sites], fontsize=8)
         pair[0].set_ylim(len(sites) - 0.4, -0.6)
         legend_above(figure, {n: handles[n] for n in names if n in handles}, 6)
     return figure
-
-
-def _dot(axes, row: dict, how: tuple[str, str], sites, names, handles: dict) -> None:
-    clock, step = how
-    time = layer_time(row, "cold", clock, step)
-    if not time:
-        return
-    name, share = row["contestant"], time["copy_percent"]
-    number = names.index(name)
-    place = sites.index(row["site"]["name"]) + 0.5 * ((number + 0.5) / len(names) - 0.5)
-    low, high = (share * time["median_us"] / time[q] for q in ("p90_us", "p10_us"))
-    tint = colour(name, names)
-    axes.plot([low, high], [place, place], color=tint, linewidth=1, alpha=0.7)
-    (handles[name],) = axes.plot(
-        [share],
-        [place],
-        linestyle="",
-        marker=marker(number),
-        markersize=5,
-        color=tint,
-        markeredgecolor="#ffffff",
-        markeredgewidth=0.5,
-    )
 
 
 # Operators against the two roofs.
@@ -282,14 +254,7 @@ _ROOFS = ("-", "--", "-.", ":")
 def draw_roofline(rows: Sequence[dict]) -> Figure:
     """Log-log: operations per byte against operations per second, with the measured ceilings.
 
-    Ceilings are those of the newest row. Operators differ in colour, backends in marker.
-
-    Args:
-        rows: of the roofline benchmark, of one device.
-
-    Raises:
-        ValueError: no rows, or rows of several devices.
-    """
+    Ceilings are those of the newest row. Operators differ in colour, backends in marker."""
     one_device(rows)
     points = [row for row in rows if row["times"] and row["flops"] > 0 and row["bytes"] > 0]
     operators = sorted({row["operator"] for row in points})
@@ -304,69 +269,39 @@ def draw_roofline(rows: Sequence[dict]) -> Figure:
         ridge = max([*matmul.values(), bandwidth]) / bandwidth
         left, right = min([*xs, 0.5]) / 2, max([*xs, ridge]) * 4
         slope_end = max(left, max(matmul.values()) / bandwidth) if matmul else right
-        axes.plot(
-            [left, slope_end],
-            [factor * bandwidth * left, factor * bandwidth * slope_end],
-            color="#222222",
-            lw=1.4,
-        )
-        roofs = {f"copy, {ceilings['copy_gb_per_s']:,.0f} GB/s": Line2D([], [], color="#222222")}
+        ends, dark, pale = [left, slope_end], {"color": "#222222"}, {"color": "#777777"}
+        axes.plot(ends, [factor * bandwidth * x for x in ends], lw=1.4, **dark)
+        entries = {f"copy, {ceilings['copy_gb_per_s']:,.0f} GB/s": Line2D([], [], **dark)}
         for number, (dtype, ceiling) in enumerate(matmul.items()):
-            line = _ROOFS[number % len(_ROOFS)]
-            axes.plot(
-                [ceiling / bandwidth, right], [factor * ceiling] * 2, line, color="#777777", lw=1.4
-            )
-            roofs[f"matrix multiplication, {dtype}, {factor * ceiling:,.1f} {unit}"] = Line2D(
-                [], [], color="#777777", linestyle=line
-            )
+            look = {"linestyle": _ROOFS[number % len(_ROOFS)], **pale}
+            axes.plot([ceiling / bandwidth, right], [factor * ceiling] * 2, lw=1.4, **look)
+            words = f"matrix multiplication, {dtype}, {factor * ceiling:,.1f} {unit}"
+            entries[words] = Line2D([], [], **look)
+        tints = {name: _TINTS[n % len(_TINTS)] for n, name in enumerate(operators)}
         for row, x in zip(points, xs, strict=True):
-            axes.plot(
-                [x],
-                [factor * row["flops"] / row["times"]["median_us"] / 1e6],
-                linestyle="",
-                marker=marker(backends.index(row["backend"])),
-                color=_TINTS[operators.index(row["operator"]) % len(_TINTS)],
-                markersize=6,
-                alpha=0.85,
-                markeredgecolor="#ffffff",
-                markeredgewidth=0.5,
-            )
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlim(left, right)
+            shape, tint = marker(backends.index(row["backend"])), tints[row["operator"]]
+            y = factor * row["flops"] / row["times"]["median_us"] / 1e6
+            _points(axes, x, y, marker=shape, color=tint, markersize=6, alpha=0.85)
+        axes.set(xscale="log", yscale="log", xlim=(left, right))
         axes.set_xlabel("operations per byte that must move (FLOP/B)", fontsize=9)
         axes.set_ylabel(unit, fontsize=9)
         axes.grid(which="major", alpha=0.3)
-        _legend(axes, roofs, operators, backends)
+        for name, tint in tints.items():
+            entries[name] = Line2D([], [], linestyle="", marker="s", color=tint)
+        for number, name in enumerate(backends):
+            look = {"linestyle": "", "marker": marker(number), "color": "#444444"}
+            entries[f"backend {name}"] = Line2D([], [], **look)
+        axes.legend(entries.values(), [plain(name) for name in entries], fontsize=7.5, loc="best")
     return figure
-
-
-def _legend(axes, roofs: dict, operators: list[str], backends: list[str]) -> None:
-    entries: dict[str, object] = dict(roofs)
-    for number, name in enumerate(operators):
-        tint = _TINTS[number % len(_TINTS)]
-        entries[name] = Line2D([], [], linestyle="", marker="s", color=tint)
-    for number, name in enumerate(backends):
-        shape = marker(number)
-        entries[f"backend {name}"] = Line2D([], [], linestyle="", marker=shape, color="#444444")
-    axes.legend(entries.values(), [plain(name) for name in entries], fontsize=7.5, loc="best")
 
 
 # Families of kernels.
 
-_UNKNOWN = "#bbbbbb"
-"""Families that another version may have had."""
+_UNKNOWN = "#bbbbbb"  # families that another version may have had
 
 
 def draw_families(rows: Sequence[dict]) -> Figure:
-    """A stacked bar for each network and contestant, in milliseconds of a step.
-
-    Args:
-        rows: of the profile benchmark, of one device.
-
-    Raises:
-        ValueError: no rows, or rows of several devices.
-    """
+    """A stacked bar for each network and contestant, in milliseconds of a step."""
     one_device(rows)
     rows = sorted(rows, key=_family_order)
     families = list(dict.fromkeys(name for row in rows for name in row["families"]))
@@ -393,15 +328,12 @@ def draw_families(rows: Sequence[dict]) -> Figure:
             busy = row["busy_percent"]
             words = f" {end:.2f} ms" + ("" if busy is None else f", busy {busy:.0f} %")
             axes.text(end, place, words, va="center", fontsize=7.5)
+        # On a CPU, which the profiler slows down, families add up to a profiled step.
+        step = "profiled step" if rows[0]["machine"]["kind"] == "cpu" else "step"
+        _label(axes, f"ms per {step}", grid="x")
         axes.set_yticks(range(len(rows)), [plain(_family_label(row)) for row in rows], fontsize=8)
         axes.invert_yaxis()
         axes.set_xlim(0, 1.28 * max([*bottoms, 1e-9]))
-        # On a CPU, which the profiler slows down, families add up to a profiled step.
-        step = "profiled step" if rows[0]["machine"]["kind"] == "cpu" else "step"
-        axes.set_xlabel(f"ms per {step}", fontsize=8)
-        axes.tick_params(axis="x", labelsize=8)
-        axes.grid(axis="x", alpha=0.3)
-        axes.set_axisbelow(True)
         legend_above(figure, handles, 5)
     return figure
 
@@ -423,14 +355,7 @@ def _family_label(row: dict) -> str:
 
 
 def draw_convergence(rows: Sequence[dict]) -> Figure:
-    """A curve for each seed, a panel for each network and data set, the target as a line.
-
-    Args:
-        rows: of the convergence benchmark, of one device.
-
-    Raises:
-        ValueError: no rows, or rows of several devices.
-    """
+    """A curve for each seed, a panel for each network and data set, the target as a line."""
     one_device(rows)
     cases = {
         case: [row for runs in found.values() for row in runs]
@@ -463,12 +388,9 @@ def draw_convergence(rows: Sequence[dict]) -> Figure:
                     clip_on=False,
                 )
             axes.axhline(100 * target, color="#222222", linestyle=":", linewidth=1)
-            axes.set_xlabel("training time (s)", fontsize=8)
-            axes.set_ylabel("test accuracy (%)", fontsize=8)
-            axes.tick_params(labelsize=8)
+            _label(axes, "training time (s)", "test accuracy (%)")
             axes.set_xlim(left=0)
             axes.set_ylim(top=min(100, axes.get_ylim()[1]))
-            axes.grid(alpha=0.3)
         legend_above(fig, handles, 6)
     return fig
 

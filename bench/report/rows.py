@@ -53,11 +53,18 @@ def _time(value) -> bool:
 
 # What a row must hold: a check, fields, {str: of every value}, [of every item] or (alternatives).
 _some = (None, number)
-_spread = {"median_us": positive, "p10_us": positive, "p90_us": positive}
+_spread = dict.fromkeys(("median_us", "p10_us", "p90_us"), positive)
 _times = ({}, _spread)
-_network = {
-    **{"arch": text, "defects": text, "contestant": text, "dtype": text},
-    **{"width": _some, "image_size": number, "batch_size": positive},
+
+
+def _all(check, names: str) -> dict[str, Any]:
+    return dict.fromkeys(names.split(), check)
+
+
+_network = _all(text, "arch defects contestant dtype") | {
+    "width": _some,
+    "image_size": number,
+    "batch_size": positive,
 }
 _HEAD = {
     "time": _time,
@@ -66,42 +73,30 @@ _HEAD = {
     "problems": [text],
     "clocks": (None, {str: (None, text)}),
 }
+_found = _all(_some, "median_l2 forwards backwards equal_pixels equal_predictions")
 FIELDS: dict[str, dict[str, Any]] = {
-    "layers": {
-        **{"contestant": text, "dtype": text, "site": {"name": text, "users": text}},
-        **{"copy_gb_per_s": positive, "bytes": dict.fromkeys(PASSES, positive)},
-        "times": {str: {str: {str: _spread | {"copy_percent": number}}}},
-        **{"saved_bytes": _some, "peak_bytes": _some},
-    },
+    "layers": _all(text, "contestant dtype")
+    | {"site": _all(text, "name users"), "bytes": _all(positive, "forward backward both")}
+    | {"times": {str: {str: {str: _spread | {"copy_percent": number}}}}}
+    | {"copy_gb_per_s": positive, "saved_bytes": _some, "peak_bytes": _some},
     "step": _network
     | {"work": text, "times": _times, "in_turns": (None, lambda value: isinstance(value, bool))}
-    | {"images_per_s": _some, "peak_bytes": _some, "prepare_s": _some}
-    | {"mask_overhead_percent": _some},
+    | _all(_some, "images_per_s peak_bytes prepare_s mask_overhead_percent"),
     "attacks": _network
-    | {"attack": text, "peer": text, "dataset": text, "times": _times, "images_per_s": _some}
-    | {
-        "results": (
-            {},
-            {"success": number, "median_l2": _some, "forwards": _some, "backwards": _some}
-            | {"equal_pixels": _some, "equal_predictions": _some},
-        ),
-        "times_faster": _some,
-    },
-    "convergence": {
-        **{"arch": text, "defects": text, "dataset": text, "contestant": text},
-        **{"seed": number, "target": number, "accuracy": _some, "prepare_s": _some},
-        **{"seconds_to_target": _some, "epochs_to_target": _some, "epochs": _some},
-        **{"train_s": _some, "history": [{"epoch": number, "seconds": number, "accuracy": number}]},
-    },
-    "roofline": {
-        **{"operator": text, "kind": text, "pass": text, "backend": text, "dtype": text},
-        **{"shape": [number], "detail": (None, text), "bytes": number, "flops": number},
-        **{"times": _times, "gb_per_s": _some, "tflop_per_s": _some, "attained_percent": _some},
-        "ceilings": {"copy_gb_per_s": positive, "matmul_tflop_per_s": {str: positive}},
-    },
+    | _all(text, "attack peer dataset")
+    | {"times": _times, "results": ({}, {"success": number} | _found)}
+    | _all(_some, "images_per_s times_faster"),
+    "convergence": _all(text, "arch defects dataset contestant")
+    | _all(number, "seed target")
+    | _all(_some, "accuracy prepare_s train_s seconds_to_target epochs_to_target epochs")
+    | {"history": [_all(number, "epoch seconds accuracy")]},
+    "roofline": _all(text, "operator kind pass backend dtype")
+    | {"shape": [number], "detail": (None, text), "bytes": number, "flops": number}
+    | {"times": _times, "gb_per_s": _some, "tflop_per_s": _some, "attained_percent": _some}
+    | {"ceilings": {"copy_gb_per_s": positive, "matmul_tflop_per_s": {str: positive}}},
     "profile": _network
     | {"work": (None, text), "step_ms": _some, "busy_percent": _some, "trace": (None, text)}
-    | {"families": {str: {"ms": number, "percent": number, "launches": number}}},
+    | {"families": {str: _all(number, "ms percent launches")}},
 }
 _NETWORK_KEYS = ("arch", "defects", "width", "image_size", "batch_size", "contestant", "dtype")
 KEYS = {
