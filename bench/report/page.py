@@ -122,11 +122,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = make_parser("bench report", description)
     add = parser.add_argument
     add("files", nargs="*", type=Path, metavar="FILE", help=f"files or folders ({RESULTS})")
-    add("--out", type=Path, default=OUT, help="Markdown file, or folder for one")
+    add("--out", type=Path, default=OUT, help=f"Markdown file, or folder for one ({OUT})")
     add("--html", type=Path, metavar="FILE", help="a page in one file as well")
     add("--check", action="store_true", help="write nothing; fail if the page is not up to date")
     add("--cpu", action="store_true", help="with figures of CPUs, in a part of their own")
-    add_picture_format(parser, "also write the pictures in this format")
+    add_picture_format(parser, "also write the pictures in this format (png)")
     return parser.parse_args(argv)
 
 
