@@ -22,7 +22,7 @@ import html
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -50,6 +50,7 @@ class Markup(str):
 
 
 Inline = str | Markup | tuple["Inline", ...]
+Lines = tuple[Sequence[str], Iterable[Sequence[Inline | None]]]
 BREAK = Markup("<br>")
 """A new line within a cell or an item."""
 
@@ -152,22 +153,25 @@ class Page:
         lines = [f"- {_start(item)}" for item in items]
         self.blocks += ["\n".join(lines)] if lines else []
 
-    def table(self, frame: pd.DataFrame, words: int = 1, missing: str = "-") -> None:
-        """A table, whose index is its first columns if it has a name.
+    def table(self, frame: pd.DataFrame | Lines, words: int = 1, missing: str = "-") -> None:
+        """A table; of a frame the index is the first columns if it has a name.
 
         Args:
-            frame: of words or markup. words: how many first columns hold words, and stand left;
-                where it is one, it stays in sight while the others scroll.
+            frame: of words or markup; or (names of columns, lines of cells), without pandas.
+            words: how many first columns hold words, and stand left; where it is one, it stays in
+                sight while the others scroll.
             missing: what stands for None and NaN.
         """
-        if any(name is not None for name in frame.index.names):
-            frame = frame.reset_index()
-        lines = [[inline(str(name)) for name in frame.columns]]
-        lines.append(["---" if i < words else "---:" for i in range(len(frame.columns))])
-        for cells in frame.itertuples(index=False, name=None):
-            there = (missing if c is None or c != c else c for c in cells)
+        if not isinstance(frame, tuple):
+            named = any(name is not None for name in frame.index.names)
+            frame = frame.reset_index() if named else frame
+            frame = frame.columns, frame.itertuples(index=False, name=None)
+        names, cells = [inline(str(name)) for name in frame[0]], frame[1]
+        lines = [names, ["---" if i < words else "---:" for i in range(len(names))]]
+        for line in cells:
+            there = (missing if c is None or c != c else c for c in line)
             lines.append([inline(cell) for cell in there])
-        self.blocks.append("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
+        self.blocks.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
     def picture(
         self, name: str, figure: Figure | Callable[[], Figure], alt: str, wide: bool = False

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-import pandas as pd
 
 from ...defective.errors import UserError
 from ...train.config import PictureFormat
@@ -201,7 +200,7 @@ def build(loaded: Loaded, cpu: bool = False, out: Path = OUT) -> Page:
         _cpu(page, loaded)
     page.heading("What the words mean")
     lines = [(code(word), meaning) for word, meaning in GLOSSARY]
-    page.table(pd.DataFrame(lines, columns=["word", "meaning"]), words=2)
+    page.table((["word", "meaning"], lines), words=2)
     page.heading("Sources")
     _sources(page, loaded, cpu)
     return page
@@ -209,7 +208,7 @@ def build(loaded: Loaded, cpu: bool = False, out: Path = OUT) -> Page:
 
 def _device(page: Page, loaded: Loaded, kind: str, device: str) -> None:
     rows = loaded.rows(kind, device)
-    environment(page, rows, loaded.superseded(kind, device))
+    environment(page, rows, sum(len(each) - 1 for each in loaded.of(kind, device)))
     if kind == GPU:
         verdicts.targets(page, rows)
     verdicts.slower_cases(page, rows)
@@ -226,7 +225,7 @@ def _nothing_yet(page: Page) -> None:
     words = strong("No figure exists yet: there are no results of a GPU.")
     page.paragraph(words, " On a machine with an NVIDIA GPU these commands make them:")
     lines = [(what, code(command)) for what, command in TO_MEASURE]
-    page.table(pd.DataFrame(lines, columns=["what is measured", "command"]), words=2)
+    page.table((["what is measured", "command"], lines), words=2)
     verdicts.targets(page, [])
 
 
@@ -294,15 +293,17 @@ def _days(rows: Sequence[dict]) -> str:
 
 def _clock(rows: Sequence[dict], name: str) -> str:
     """The least and the greatest of what nvidia-smi said, which may be "[N/A]"."""
-    said = pd.Series([(row["clocks"] or {}).get(name) for row in rows], dtype=object)
-    values = pd.to_numeric(said, errors="coerce")
-    values = values[values.abs() < 1e9]
-    ends = [] if values.empty else [whole(values.min()), whole(values.max())]
+    values = []
+    for row in rows:
+        with suppress(TypeError, ValueError):
+            values.append(float((row["clocks"] or {}).get(name)))
+    values = [value for value in values if abs(value) < 1e9]
+    ends = [whole(min(values)), whole(max(values))] if values else []
     return " to ".join(dict.fromkeys(ends)) or NONE
 
 
 def _sources(page: Page, loaded: Loaded, cpu: bool) -> None:
-    unused = loaded.frame.case[loaded.frame.kind == CPU].nunique()
+    unused = sum(case[0] == CPU for case in loaded.cases)
     if unused and not cpu:
         page.paragraph(
             f"{unused:,} cases measured on a CPU are left out; the option --cpu shows them."

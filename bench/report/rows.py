@@ -8,13 +8,10 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from ...defective.errors import UserError
 
@@ -132,47 +129,45 @@ class Loaded:
     Attributes:
         files: those that were read, with the number of rows used and of damaged lines.
         unknown: rows of benchmarks that the page does not know, by benchmark.
-        frame: a line for each row: case (a number), kind, device, commit, time, row (a dict).
+        cases: (kind, device, ...): all rows of the case, in the order of the files.
     """
 
-    files: dict[Path, tuple[int, int]]
-    unknown: Counter
-    frame: pd.DataFrame
+    files: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    unknown: Counter = field(default_factory=Counter)
+    cases: dict[tuple, list[dict]] = field(default_factory=dict)
 
     def devices(self, kind: str) -> list[str]:
-        return sorted(set(self.frame.device[self.frame.kind == kind]))
+        return sorted({case[1] for case in self.cases if case[0] == kind})
 
-    @cached_property
-    def _latest(self) -> pd.DataFrame:
-        """Of each case, the newest row of each of the two commits that measured it last.
-
-        Of rows of the same second, the one that was read last counts as the newer.
-        """
-        ordered = self.frame.sort_values("time", kind="stable")
-        return ordered.drop_duplicates(["case", "commit"], keep="last").groupby("case").tail(2)
-
-    def _of(self, kind: str, device: str) -> Iterator[list[dict]]:
-        found = self._latest[(self._latest.kind == kind) & (self._latest.device == device)]
-        for _, group in found.groupby("case"):
-            yield list(group.row)
+    def of(self, kind: str, device: str) -> list[list[dict]]:
+        """The rows of each case of a device."""
+        return [rows for case, rows in self.cases.items() if case[:2] == (kind, device)]
 
     def rows(self, kind: str, device: str) -> list[dict]:
         """The newest row of every case of a device, in the order of the files."""
-        return [rows[-1] for rows in self._of(kind, device)]
+        return [_latest(rows)[-1] for rows in self.of(kind, device)]
 
     def pairs(self, kind: str, device: str) -> list[tuple[dict, dict]]:
         """(row at the commit before, newest row) of the cases that two commits measured."""
-        return [(rows[0], rows[1]) for rows in self._of(kind, device) if len(rows) == 2]
-
-    def superseded(self, kind: str, device: str) -> int:
-        """How many rows are not the newest of their case."""
-        of = self.frame[(self.frame.kind == kind) & (self.frame.device == device)]
-        return len(of) - of.case.nunique()
+        found = map(_latest, self.of(kind, device))
+        return [(rows[-2], rows[-1]) for rows in found if len(rows) > 1]
 
     def digest(self) -> str:
-        """Of all rows that the page shows, whatever folder they are in."""
-        bare = [{k: v for k, v in row.items() if k != "folder"} for row in self._latest.row]
-        return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
+        """Of all rows that a page may show, whatever folder they are in."""
+        shown = [row | {"folder": ""} for rows in self.cases.values() for row in _latest(rows)[-2:]]
+        return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
+
+
+def _latest(rows: Sequence[dict]) -> list[dict]:
+    """The newest row of each commit, the commit measured last at the end.
+
+    Of rows of the same second, the one that was read last counts as the newer.
+    """
+    found: dict[str, dict] = {}
+    for row in sorted(rows, key=lambda row: moment(row["time"])):
+        found.pop(commit(row), None)
+        found[commit(row)] = row
+    return list(found.values())
 
 
 def load(paths: Iterable[Path]) -> Loaded:
@@ -185,7 +180,7 @@ def load(paths: Iterable[Path]) -> Loaded:
         UserError: a path does not exist, a folder or file has no results, a file is no JSON lines,
             a row lacks a field of its benchmark.
     """
-    files, unknown, cases, lines = {}, Counter(), {}, []
+    loaded = Loaded()
     for path in _result_files(paths):
         used = objects = damaged = 0
         for place, row in _objects(path):
@@ -196,7 +191,7 @@ def load(paths: Iterable[Path]) -> Loaded:
             name = row.get("benchmark")
             name = name if isinstance(name, str) else "(none named)"
             if name not in FIELDS:
-                unknown[name] += 1
+                loaded.unknown[name] += 1
                 continue
             fault = wrong(row, _HEAD | FIELDS[name])
             if fault:
@@ -206,18 +201,15 @@ def load(paths: Iterable[Path]) -> Loaded:
                 )
             used += 1
             row = dict.fromkeys(_HEAD | FIELDS[name]) | row | {"folder": str(path.parent)}
-            kind, device = row["machine"]["kind"], row["machine"]["device"]
-            case = cases.setdefault(_case(row), len(cases))
-            lines.append((case, kind, device, commit(row), moment(row["time"]), row))
+            loaded.cases.setdefault(_case(row), []).append(row)
         if not objects:
             what = "is no file of JSON lines" if damaged else "is empty"
             raise UserError(
                 f"{path} {what}; give a file that 'scotoma bench layers' or another measurement "
                 "wrote"
             )
-        files[path] = used, damaged
-    columns = ["case", "kind", "device", "commit", "time", "row"]
-    return Loaded(files, unknown, pd.DataFrame(lines, columns=columns, dtype=object))
+        loaded.files[path] = used, damaged
+    return loaded
 
 
 def _result_files(paths: Iterable[Path]) -> list[Path]:

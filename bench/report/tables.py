@@ -11,10 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-import pandas as pd
-
 from ...train.config import PictureFormat
-from ...train.pages import Inline, Page, code, strong
+from ...train.pages import Inline, Lines, Page, code, strong
 from . import plots
 from .rows import (
     FLOAT16_RIVAL,
@@ -82,11 +80,11 @@ def listed(values: Iterable) -> str:
 Columns = dict[str, Callable[[Any], Any]]
 
 
-def frame(things: Iterable, columns: Columns | list[tuple[str, Callable]]) -> pd.DataFrame:
+def frame(things: Iterable, columns: Columns | list[tuple[str, Callable]]) -> Lines:
     """A line for each thing. Pairs, where two columns share a heading."""
     pairs = list(columns.items() if isinstance(columns, dict) else columns)
     lines = [[show(thing) for _, show in pairs] for thing in things]
-    return pd.DataFrame(lines, columns=[name for name, _ in pairs], dtype=object)
+    return [name for name, _ in pairs], lines
 
 
 def picture(page: Page, draw: Callable, rows: Sequence[dict], alt: str, *words: str) -> None:
@@ -139,7 +137,7 @@ _CASE: Columns = {
 }
 
 
-def _fastest_steps(cases: dict[tuple, dict[str, dict]]) -> pd.DataFrame:
+def _fastest_steps(cases: dict[tuple, dict[str, dict]]) -> Lines:
     """Lines are (case, contestant -> row, our best row)."""
 
     def ours(show: Callable[[dict, dict], Any]):
@@ -164,7 +162,7 @@ def _fastest_steps(cases: dict[tuple, dict[str, dict]]) -> pd.DataFrame:
     return frame([(case, found, best(found)) for case, found in cases.items()], columns)
 
 
-def _steps_side_by_side(cases: dict[tuple, dict[str, dict]]) -> pd.DataFrame:
+def _steps_side_by_side(cases: dict[tuple, dict[str, dict]]) -> Lines:
     columns = dict(_CASE)
 
     def speed(line: tuple, name: str):
@@ -177,7 +175,7 @@ def _steps_side_by_side(cases: dict[tuple, dict[str, dict]]) -> pd.DataFrame:
     return frame(cases.items(), columns)
 
 
-def _every_step(cases: dict[tuple, dict[str, dict]]) -> pd.DataFrame:
+def _every_step(cases: dict[tuple, dict[str, dict]]) -> Lines:
     """Lines are (case, contestant -> row, row)."""
     columns = _CASE | {
         "contestant": lambda line: code(line[2]["contestant"]),
@@ -307,7 +305,7 @@ def profile(page: Page, rows: Sequence[dict]) -> None:
             page.paragraph(page.link("Timeline of a step", path))
 
 
-def _families(page: Page, rows: Sequence[dict], on_cpu: bool) -> pd.DataFrame:
+def _families(page: Page, rows: Sequence[dict], on_cpu: bool) -> Lines:
     """A line for each family, three columns for each contestant; below, totals and traces."""
     table: dict[str, list] = {}
     for family in dict.fromkeys(family for row in rows for family in row["families"]):
@@ -331,7 +329,7 @@ def _families(page: Page, rows: Sequence[dict], on_cpu: bool) -> pd.DataFrame:
     units = "(ms)", "(%)", "calls" if on_cpu else "launches"
     names = [f"{row['contestant']} {unit}" for row in rows for unit in units]
     lines = [[name, *cells] for name, cells in table.items()]
-    return pd.DataFrame(lines, columns=["family", *names], dtype=object)
+    return ["family", *names], lines
 
 
 def _family(part: dict | None) -> list[str]:
@@ -449,7 +447,7 @@ def layers(page: Page, rows: Sequence[dict]) -> None:
             page.table(frame(lines, columns), words=2)
 
 
-def _site_times(sites: dict[str, dict[str, dict]], names, leader: str, clock: str) -> pd.DataFrame:
+def _site_times(sites: dict[str, dict[str, dict]], names, leader: str, clock: str) -> Lines:
     """The leader's times and how many times longer the others take."""
 
     def time(line: tuple, name: str, step: str) -> dict:

@@ -9,8 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-
-import pandas as pd
+from typing import NamedTuple
 
 from ...defective.models import ARCHITECTURES
 from ...train.pages import Page, code, strong
@@ -37,7 +36,7 @@ from .rows import (
     step_cases,
     step_groups,
 )
-from .tables import NONE, Columns, fixed, frame, general, ratio, signed
+from .tables import NONE, Columns, fixed, frame, ratio, signed
 
 # The speeds aimed at.
 
@@ -257,35 +256,45 @@ def _shape(row: dict) -> str:
 MOST = 10
 
 
-def gaps(rows: Sequence[dict]) -> pd.DataFrame:
-    """Forward and backward of every site of ours that was measured without problems.
+class Gap(NamedTuple):
+    """One pass of the operator at one site, in microseconds of a call.
 
-    ``floor``: the bytes that must move at copy bandwidth; ``all``: what a step of the network with
-    most uses of the site would gain if every use took the floor's time, in microseconds. The
-    largest come first.
+    network: that uses the site most often, and ``uses`` how often; None where not known.
+    floor: the bytes that must move at copy bandwidth.
     """
-    rows, lines = of(rows, "layers"), []
+
+    site: str
+    dtype: str
+    step: str
+    network: str | None
+    uses: int
+    time: float
+    floor: float
+
+    @property
+    def all_uses(self) -> float:
+        """What a step of the network would gain if every use took the floor's time."""
+        return self.uses * (self.time - self.floor)
+
+
+def gaps(rows: Sequence[dict]) -> list[Gap]:
+    """Forward and backward of every site of ours without problems, the largest first."""
+    rows, found = of(rows, "layers"), []
     clock = layer_clock(rows)
-    for row in rows:
-        if row["contestant"] != OURS or row["problems"]:
-            continue
+    for row in (row for row in rows if row["contestant"] == OURS and not row["problems"]):
         network, uses = most_uses(row["site"]["users"])
         for step in PASSES[:2]:
             time = layer_time(row, "cold", clock, step).get("median_us")
             if time is not None:
                 floor = row["bytes"][step] / row["copy_gb_per_s"] / 1e3
-                gap = time - floor
-                line = row["site"]["name"], row["dtype"], step, network, uses, time, floor, gap
-                lines.append((*line, uses * gap))
-    names = ["site", "dtype", "pass", "network", "uses", "time", "floor", "gap", "all"]
-    found = pd.DataFrame(lines, columns=names)
-    order = {"by": ["all", "site", "pass"], "ascending": [False, True, True]}
-    return found.sort_values(**order, kind="stable")
+                site = row["site"]["name"], row["dtype"]
+                found.append(Gap(*site, step, network, uses, time, floor))
+    return sorted(found, key=lambda gap: (-gap.all_uses, gap.site, gap.step))
 
 
 def headroom(page: Page, rows: Sequence[dict]) -> None:
     found = gaps(rows)
-    if found.empty:
+    if not found:
         return
     page.heading("Where the time goes next", 3)
     page.paragraph(
@@ -293,15 +302,18 @@ def headroom(page: Page, rows: Sequence[dict]) -> None:
         "the bytes that must move over the copy bandwidth, times the uses in the network that has "
         f"most of them. The {min(MOST, len(found))} largest of {len(found):,}."
     )
-    shown = found.head(MOST).astype(object)
-    shown["uses"] = shown.uses.where(shown.network.notna(), None).map(general, na_action="ignore")
-    shown["network"] = shown.network.fillna("not known")
-    numbers = {name: f"{said} (µs)" for name, said in _SAID.items()}
-    shown[list(numbers)] = shown[list(numbers)].map(fixed)
-    page.table(shown.rename(columns=numbers), words=4)
-
-
-_SAID = {"time": "measured", "floor": "floor", "gap": "gap", "all": "gap of all uses"}
+    columns: Columns = {
+        "site": lambda gap: gap.site,
+        "dtype": lambda gap: gap.dtype,
+        "pass": lambda gap: gap.step,
+        "network": lambda gap: gap.network or "not known",
+        "uses": lambda gap: f"{gap.uses}" if gap.network else NONE,
+        "measured (µs)": lambda gap: fixed(gap.time),
+        "floor (µs)": lambda gap: fixed(gap.floor),
+        "gap (µs)": lambda gap: fixed(gap.time - gap.floor),
+        "gap of all uses (µs)": lambda gap: fixed(gap.all_uses),
+    }
+    page.table(frame(found[:MOST], columns), words=4)
 
 
 def most_uses(users: str) -> tuple[str | None, int]:
