@@ -21,8 +21,8 @@ from rich.table import Table
 from ...defective.errors import UserError, counted, nearest
 from ...defective.serialization import atomic_path
 from ...train.screen import make_console, show
-from ...train.settings import make_parser
 from ..harness import compiling_process
+from ..options import make_parser
 
 if TYPE_CHECKING:  # these import Triton, whose absence or interpreter is dealt with first
     from .budget import Budget
