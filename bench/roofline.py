@@ -296,6 +296,7 @@ def main(argv: list[str]) -> int:
     torch.backends.cudnn.benchmark = device.type == "cuda"
     console = make_console()
     path = options.out or harness.default_path(harness.device_name(device), "roofline")
+    harness.check_writable(path)
     roofs = measure_ceilings(device, dtype)
     settings = {
         "repeats": options.repeats,

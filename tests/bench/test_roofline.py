@@ -143,6 +143,13 @@ def test_what_raises_is_a_problem_of_its_row():
     assert roofline.by_distance(rows) == []
 
 
+def test_a_file_that_cannot_be_written_is_said_first(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(roofline, "measure_ceilings", lambda *_: pytest.fail("work was begun"))
+    with pytest.raises(UserError, match="cannot be written"):
+        roofline.main(options(tmp_path / "file" / "rows.jsonl", "--operators", "apply_mask"))
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
