@@ -47,9 +47,9 @@ def trained(config, at_once, device):
     [
         ("resnet18", {"precision": "bfloat16", "defects": "0.5-Bottom", "clip_norm": 1.0}),
         ("resnet18", {"precision": "float16", "ema": 0.9}),
-        ("densenet121", {"precision": "bfloat16"}),
+        pytest.param("densenet121", {"precision": "bfloat16"}, marks=pytest.mark.slow),
         ("senet18", {"precision": "float16", "adversarial_eps": 0.03, "adversarial_steps": 1}),
-        ("vgg19", {"precision": "bfloat16"}),
+        pytest.param("vgg19", {"precision": "bfloat16"}, marks=pytest.mark.slow),
     ],
     ids=lambda value: value if isinstance(value, str) else value["precision"],
 )

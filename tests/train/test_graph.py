@@ -58,13 +58,19 @@ def final_weights(config):
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
-        {"ema": 0.9, "clip_norm": 1.0, "nesterov": True, "label_smoothing": 0.1},
-        {"regularizer": "dropblock"},
-        {"adversarial_eps": 0.03, "adversarial_steps": 2, "train_limit": 200},
+        {"ema": 0.9, "clip_norm": 1.0, "nesterov": True, "label_smoothing": 0.1}
+        | {"regularizer": "dropblock", "schedule": "step", "milestones": [1]},
         {"adversarial_eps": 0.03, "adversarial_steps": 1, "logit_pairing": 0.5, "thermometer": 4}
         | {"train_limit": 200},
-        {"schedule": "step", "milestones": [1], "defects": "0.5-Bottom"},
+        *(
+            pytest.param(changes, marks=pytest.mark.slow)
+            for changes in (
+                {},
+                {"regularizer": "dropblock"},
+                {"adversarial_eps": 0.03, "adversarial_steps": 2, "train_limit": 200},
+                {"schedule": "step", "milestones": [1], "defects": "0.5-Bottom"},
+            )
+        ),
     ],
     ids=lambda changes: "-".join(changes) or "plain",
 )
@@ -135,8 +141,19 @@ def interrupt_after(epochs):
     return finish
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("changes", [{}, {"adversarial_eps": 0.03, "clip_norm": 1.0}], ids=str)
+@pytest.mark.parametrize(
+    ("precision", "changes"),
+    [
+        ("bfloat16", {}),
+        ("float16", {"adversarial_eps": 0.03, "clip_norm": 1.0}),
+        *(
+            pytest.param(precision, changes, marks=pytest.mark.slow)
+            for precision in ("float32", "bfloat16", "float16")
+            for changes in ({}, {"adversarial_eps": 0.03, "clip_norm": 1.0})
+        ),
+    ],
+    ids=str,
+)
 def test_nothing_of_a_step_is_decided_by_the_host(tiny, precision, changes):
     """No value is looked at, which would be an error during a capture."""
     config = resolve(tiny(precision=precision, **changes), CPU)

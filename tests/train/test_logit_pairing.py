@@ -196,6 +196,7 @@ def test_the_gradient_scaler_goes_with_it(tiny):
     assert 0 < history(folder)[0]["train/loss"] < 100
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_loss_curve_of_one(tiny, tmp_path):
     """With thermometer encoding too, whose random start each process draws for itself."""
     shape = {"width": 4, "train_limit": 290, "test_limit": 101, "batch_size": 64, "epochs": 2}

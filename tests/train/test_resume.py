@@ -23,20 +23,28 @@ from scotoma.train.loop import StopRequest, Trainer
 from scotoma.train.run import main, run_training
 from scotoma.train.runfolder import RunFolder
 
+AVERAGED = {"ema": 0.9, "schedule": "step", "milestones": [1]}
+DROPPED = {"regularizer": "dropblock", "defects": "standard"}
+ATTACKED = {"adversarial_eps": 0.03, "adversarial_steps": 1}
+PAIRED = ATTACKED | {"logit_pairing": 0.5, "thermometer": 4}
+CHOSEN = {"evaluate_on": "validation", "validation_fraction": 0.05}
+
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "stop"),
     [
-        {"augment": "crop-flip"},
-        {"ema": 0.9, "schedule": "step", "milestones": [1]},
-        {"regularizer": "dropblock", "defects": "standard"},
-        {"adversarial_eps": 0.03, "adversarial_steps": 1},
-        {"adversarial_eps": 0.03, "adversarial_steps": 1, "logit_pairing": 0.5, "thermometer": 4},
-        {"evaluate_on": "validation", "validation_fraction": 0.05},
+        ({"augment": "crop-flip"}, 3),
+        ({"augment": "crop-flip"}, 7),
+        (AVERAGED | DROPPED | CHOSEN, 7),
+        (PAIRED, 3),
+        *(
+            pytest.param(changes, stop, marks=pytest.mark.slow)
+            for changes in (AVERAGED, DROPPED, ATTACKED, PAIRED, CHOSEN)
+            for stop in (3, 7)
+        ),
     ],
-    ids=["plain", "ema", "dropblock", "adversarial", "pairing", "validation"],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
-@pytest.mark.parametrize("stop", [3, 7])
 def test_ctrl_c_then_resume_is_bit_equal(tiny, monkeypatch, changes, stop):
     """5 steps an epoch: step 3 is in the first epoch, step 7 in the second."""
     compare_cut_and_whole(tiny, monkeypatch, changes, stop)
@@ -51,7 +59,7 @@ def test_the_gradient_scaler_resumes_too(tiny, monkeypatch):
 @pytest.mark.parametrize(
     ("size", "changes"),
     [
-        ((20, 20), {"augment": "crop-flip"}),
+        pytest.param((20, 20), {"augment": "crop-flip"}, marks=pytest.mark.slow),
         ((90, 80), {"augment": "imagenet", "image_size": 72, "workers": 1}),
     ],
     ids=["in memory", "streamed"],
@@ -84,7 +92,14 @@ def compare_cut_and_whole(tiny, monkeypatch, changes, stop):
     assert first == second
 
 
-@pytest.mark.parametrize("moment", ["in the first epoch", "between epochs", "while saving"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "while saving",
+        pytest.param("in the first epoch", marks=pytest.mark.slow),
+        pytest.param("between epochs", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_process_resumes_bit_equal(tiny, moment, tmp_path):
     """SIGKILL at a chosen moment, in a process of its own."""
     config = tiny(name="whole")
