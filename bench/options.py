@@ -13,7 +13,7 @@ from typing import get_args
 
 from ..defective.errors import UserError, nearest
 from ..train.config import PictureFormat
-from ..train.screen import wrapped
+from ..train.screen import paragraphs
 
 UNFINISHED = 75
 """Exit status as long as --resume has left cases."""
@@ -39,13 +39,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Fills paragraphs, and keeps lines that are indented apart."""
 
     def _fill_text(self, text, width, indent):
-        blocks = []
-        for block in re.split(r"\n\s*\n", text.strip("\n")):
-            lines = block.splitlines()
-            whole = not any(line.startswith(" ") for line in lines)
-            filled = [" ".join(lines)] if whole else lines
-            blocks.append("\n".join(wrapped(line, width, 0 if whole else None) for line in filled))
-        return "\n\n".join(blocks)
+        return paragraphs(text, width)
 
 
 class Parser(argparse.ArgumentParser):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -39,6 +39,37 @@ def setting(default: Any, group: str | None, help: str, metavar: str | None = No
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+_POSITIVE = (lambda v: v > 0, "a positive number")
+_NOT_NEGATIVE = (lambda v: v >= 0, "0 or more")
+_VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "milestones": (lambda v: min(v, default=1) >= 1, "numbers of epochs, each 1 or more"),
+    "epochs": (lambda v: v >= 1, "at least 1"),
+    "batch_size": (lambda v: v >= 2, "at least 2 (batch norm)"),
+    "adversarial_steps": (lambda v: v >= 1, "1 or more"),
+    "adversarial_step": (lambda v: 0 < v <= 1, "0 to 1, in units of pixels in [0,1]"),
+    "lr": _POSITIVE,
+    "momentum": (lambda v: 0 <= v < 1, "0 <= momentum < 1"),
+    "weight_decay": _NOT_NEGATIVE,
+    "warmup": (lambda v: 0 <= v < 1, "0 <= warmup < 1"),
+    "label_smoothing": (lambda v: 0 <= v < 1, "0 <= eps < 1"),
+    "validation_fraction": (lambda v: 0 < v < 1, "a share between 0 and 1"),
+    "adversarial_eps": (
+        lambda v: 0 <= v <= 1,
+        "0 to 1, in units of pixels in [0,1] (eight levels of 255 are 0.0314)",
+    ),
+    "logit_pairing": (lambda v: 0 <= v < math.inf, "a finite number, 0 or more"),
+    "thermometer": (lambda v: v == 0 or v >= 2, "0 for none, or 2 levels or more"),
+    "ema": (lambda v: 0 < v < 1, "0 < decay < 1"),
+}
+_VALID |= dict.fromkeys(
+    ("clip_norm", "train_limit", "test_limit", "image_size", "width"), _POSITIVE
+)
+_VALID |= dict.fromkeys(
+    ("save_seconds", "mask_seed", "workers", "adversarial_test_images"), _NOT_NEGATIVE
+)
+"""Of settings that are not None: what they have to be, and how that is said."""
 
 
 @dataclass
@@ -188,61 +219,12 @@ class TrainConfig:
             if isinstance(value, float):
                 _check(abs(value) <= FLOAT32_MAX, name, value, "a finite number of float32")
         check_seed("seed", self.seed)
-        for epoch in self.milestones:
-            _check(epoch >= 1, "milestones", self.milestones, "numbers of epochs, each 1 or more")
-        _check(self.epochs >= 1, "epochs", self.epochs, "at least 1")
-        _check(self.batch_size >= 2, "batch-size", self.batch_size, "at least 2 (batch norm)")
-        _check(
-            self.adversarial_steps >= 1, "adversarial-steps", self.adversarial_steps, "1 or more"
-        )
-        _check(
-            0 < self.adversarial_step <= 1,
-            "adversarial-step",
-            self.adversarial_step,
-            "0 to 1, in units of pixels in [0,1]",
-        )
-        _check(self.lr > 0, "lr", self.lr, "a positive number")
-        _check(0 <= self.momentum < 1, "momentum", self.momentum, "0 <= momentum < 1")
-        _check(self.weight_decay >= 0, "weight-decay", self.weight_decay, "0 or more")
-        _check(0 <= self.warmup < 1, "warmup", self.warmup, "0 <= warmup < 1")
-        _check(
-            0 <= self.label_smoothing < 1, "label-smoothing", self.label_smoothing, "0 <= eps < 1"
-        )
-        _check(
-            0 < self.validation_fraction < 1,
-            "validation-fraction",
-            self.validation_fraction,
-            "a share between 0 and 1",
-        )
-        _check(
-            0 <= self.adversarial_eps <= 1,
-            "adversarial-eps",
-            self.adversarial_eps,
-            "0 to 1, in units of pixels in [0,1] (eight levels of 255 are 0.0314)",
-        )
-        _check(
-            0 <= self.logit_pairing < math.inf,
-            "logit-pairing",
-            self.logit_pairing,
-            "a finite number, 0 or more",
-        )
-        _check(
-            self.thermometer == 0 or self.thermometer >= 2,
-            "thermometer",
-            self.thermometer,
-            "0 for none, or 2 levels or more",
-        )
+        for item, (valid, expected) in _VALID.items():
+            value = getattr(self, item)
+            _check(value is None or valid(value), item.replace("_", "-"), value, expected)
         _check(
             not self.nesterov or self.momentum > 0, "nesterov", True, "a momentum above 0 with it"
         )
-        for name in ("clip_norm", "train_limit", "test_limit", "image_size", "width"):
-            value = getattr(self, name)
-            _check(value is None or value > 0, name.replace("_", "-"), value, "a positive number")
-        _check(self.save_seconds >= 0, "save-seconds", self.save_seconds, "0 or more")
-        _check(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "0 < decay < 1")
-        for name in ("mask_seed", "workers", "adversarial_test_images"):
-            value = getattr(self, name)
-            _check(value is None or value >= 0, name.replace("_", "-"), value, "0 or more")
 
     def check_together(self) -> None:
         """Refuse settings that need each other.

@@ -48,6 +48,17 @@ def wrapped(text: str, width: int, indent: int | None = None) -> str:
     return wrapper.fill(text[len(label) :])
 
 
+def paragraphs(text: str, width: int) -> str:
+    """Text filled to a width; lines of a paragraph of which one is indented stay apart."""
+    blocks = []
+    for block in re.split(r"\n\s*\n", text.strip("\n")):
+        lines = block.splitlines()
+        whole = not any(line.startswith(" ") for line in lines)
+        filled = [" ".join(lines)] if whole else lines
+        blocks.append("\n".join(wrapped(line, width, 0 if whole else None) for line in filled))
+    return "\n\n".join(blocks)
+
+
 def make_console(**settings) -> Console:
     """For what people read. Text in brackets is text."""
     return Console(highlight=False, markup=False, emoji=False, **settings)

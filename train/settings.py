@@ -20,7 +20,7 @@ import jsonargparse
 
 from ..defective.errors import UserError, nearest
 from .config import PictureFormat, TrainConfig
-from .screen import wrapped
+from .screen import paragraphs
 
 _KINDS = {"int": "a whole number", "float": "a finite number", "str": "text", "list": "a list"}
 RECIPES = Path(__file__).parent / "recipes"
@@ -103,21 +103,11 @@ def tidy(message: str, parser: argparse.ArgumentParser) -> str:
     return f"{option} is {value!r}; expected {expected}"
 
 
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Fills paragraphs, and keeps lines that are indented apart."""
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, jsonargparse.DefaultHelpFormatter):
+    """Fills paragraphs, and says what each option is without being given, but no Python types."""
 
     def _fill_text(self, text, width, indent):
-        blocks = []
-        for block in re.split(r"\n\s*\n", text.strip("\n")):
-            lines = block.splitlines()
-            whole = not any(line.startswith(" ") for line in lines)
-            filled = [" ".join(lines)] if whole else lines
-            blocks.append("\n".join(wrapped(line, width, 0 if whole else None) for line in filled))
-        return "\n\n".join(blocks)
-
-
-class _DefaultsFormatter(HelpFormatter, jsonargparse.DefaultHelpFormatter):
-    """And says what each option is without being given, but no Python types."""
+        return paragraphs(text, width)
 
     def _get_help_string(self, action):
         text = (action.help or "").replace("%%", "%")  # which jsonargparse does not do
@@ -136,9 +126,6 @@ class Parser(jsonargparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, **keywords):
         return super().parse_args(self._arguments_first(args), **keywords)
-
-    def parse_intermixed_args(self, args: Sequence[str] | None = None):
-        return self.parse_args(args)
 
     def _arguments_first(self, words: Sequence[str] | None) -> list[str]:
         """Options and their values behind all else, where argparse understands them."""
@@ -171,7 +158,7 @@ def make_parser(verb: str, description: str, usage: str | None = None) -> Parser
         prog=f"scotoma {verb}",
         usage=usage,
         description=description,
-        formatter_class=_DefaultsFormatter,
+        formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
 

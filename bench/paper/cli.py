@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
     verb = VERBS.get(argv[0]) if argv else None
     if verb is not None:
         return importlib.import_module(verb, __package__).main(argv[1:])
-    arguments = make_paper_parser().parse_intermixed_args(argv)
+    arguments = make_paper_parser().parse_args(argv)
     make(arguments)
     return 0
 

@@ -98,7 +98,7 @@ def main(argv: list[str]) -> int:
     parser = make_parser("attack", _DESCRIPTION)
     add_settings(parser, AttackConfig)
     parser.add_argument("--list", action="store_true", help="list attacks and settings, and stop")
-    asked = vars(parser.parse_intermixed_args(argv))
+    asked = vars(parser.parse_args(argv))
     if asked.pop("list"):
         print(attack_list())
     else:

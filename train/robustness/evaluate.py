@@ -200,7 +200,7 @@ def _grid(given: str | int) -> int:
 def main(argv: list[str]) -> int:
     parser = make_parser("evaluate", _DESCRIPTION)
     add_settings(parser, EvaluateConfig)
-    asked = vars(parser.parse_intermixed_args(argv))
+    asked = vars(parser.parse_args(argv))
     evaluate(EvaluateConfig(**asked))
     return 0
 
