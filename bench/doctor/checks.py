@@ -109,28 +109,14 @@ def brief(error: BaseException) -> str:
 
 # Python, scotoma and the libraries it stands on.
 
-# Lower bounds, as in pyproject.toml.
-MINIMUM = {
-    "Python": "3.11",
-    "torch": "2.11",
-    "torchvision": "0.26",
-    "triton": "3.6",
-    "einops": "0.7",
-    "filelock": "4.2",
-    "numpy": "1.26",
-    "pillow": "10",
-    "safetensors": "0.4.3",
-    "jsonargparse": "4.53",
-    "PyYAML": "6",
-    "rich": "13",
-    "matplotlib": "3.8",
-    "tensorboard": "2.15",
-    "pandas": "2.2",
-    "tabulate": "0.9",
-    "jinja2": "3.1",
-    "markdown-it-py": "3",
-    "scipy": "1.11",
-}
+_BOUNDS = (
+    "Python>=3.11 torch>=2.11 torchvision>=0.26 triton>=3.6 einops>=0.7 filelock>=4.2 "
+    "numpy>=1.26 pillow>=10 safetensors>=0.4.3 jsonargparse>=4.53 PyYAML>=6 rich>=13 "
+    "matplotlib>=3.8 tensorboard>=2.15 pandas>=2.2 tabulate>=0.9 jinja2>=3.1 "
+    "markdown-it-py>=3 scipy>=1.11"
+)
+MINIMUM = dict(bound.split(">=") for bound in _BOUNDS.split())
+"""Lower bounds, as in pyproject.toml."""
 _OWN_LINES = ("Python", "torch", "torchvision", "triton")
 _WITH_TORCH = ("torch", "torchvision")  # these two only fit together
 

@@ -43,11 +43,11 @@ class Gpu:
 
     index: int
     name: str
-    capability: tuple[int, int]
-    total: int
-    free: int
+    capability: str
+    total_bytes: int
+    free_bytes: int
     multiprocessors: int
-    l2: int
+    l2_bytes: int
     driver: str | None = None
     mig: str | None = None
     refusal: str | None = None
@@ -86,7 +86,7 @@ def inspect(index: int) -> Gpu:
     return Gpu(
         index,
         properties.name,
-        (properties.major, properties.minor),
+        f"{properties.major}.{properties.minor}",
         total,
         free,
         properties.multi_processor_count,
@@ -108,24 +108,16 @@ def lines(gpu: Gpu) -> Iterator[CheckResult]:
 
 
 def _identity(gpu: Gpu) -> CheckResult:
-    capability = ".".join(map(str, gpu.capability))
     words = [
         gpu.name,
-        f"compute capability {capability}",
-        f"{gpu.free / GIB:.1f} of {gpu.total / GIB:.1f} GiB free",
+        f"compute capability {gpu.capability}",
+        f"{gpu.free_bytes / GIB:.1f} of {gpu.total_bytes / GIB:.1f} GiB free",
         f"{gpu.multiprocessors} multiprocessors",
-        f"L2 {gpu.l2 / 2**20:.0f} MiB",
+        f"L2 {gpu.l2_bytes / 2**20:.0f} MiB",
         f"driver {gpu.driver or 'unknown'}",
     ]
-    values = {
-        "name": gpu.name,
-        "capability": capability,
-        "free_bytes": gpu.free,
-        "total_bytes": gpu.total,
-        "multiprocessors": gpu.multiprocessors,
-        "l2_bytes": gpu.l2,
-        "driver": gpu.driver,
-    }
+    names = "name capability free_bytes total_bytes multiprocessors l2_bytes driver"
+    values = {name: getattr(gpu, name) for name in names.split()}
     if gpu.refusal is None:
         return CheckResult(f"GPU {gpu.index}", OK, ", ".join(words), values=values)
     words.append(f"runs the eager definition only: {gpu.refusal}")
