@@ -36,6 +36,7 @@ from . import harness, operands
 from .operands import Call
 from .operators import OPERATORS, Case, Pass, Variant, cases, computed, dtype_name
 from .options import DTYPES, add_picture_format, add_run_options, check_names, make_parser, positive
+from .report.rows import flop_unit
 
 BACKENDS = {
     "triton": "the fused kernels",
@@ -221,11 +222,6 @@ def by_distance(rows: Iterable[dict]) -> list[dict]:
     """Rows that were timed, those farthest below their roof first."""
     timed = [row for row in rows if row["attained_percent"] is not None]
     return sorted(timed, key=lambda row: row["attained_percent"])
-
-
-def flop_unit(row: dict) -> tuple[str, float]:
-    """The unit in which rates of a row's machine read well, and how many there are in a TFLOP/s."""
-    return ("GFLOP/s", 1e3) if row["machine"]["kind"] == "cpu" else ("TFLOP/s", 1.0)
 
 
 def roof_of(row: dict) -> str:
