@@ -96,10 +96,7 @@ def test_the_same_command_again_makes_nothing(here, capsys, monkeypatch):
     assert main([*argv, "--samples", "20", "--out", "elsewhere"]) == 0
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"]
-)
-def test_a_signal_stops_it_and_the_same_command_goes_on(here, capsys, monkeypatch, number, status):
+def test_a_signal_stops_it_and_the_same_command_goes_on(here, capsys, monkeypatch):
     argv = ["attack", "standard.safetensors", *SETS]
     assert main([*argv, "--out", "whole"]) == 0
     original, calls = Attack.__call__, [0]
@@ -107,17 +104,17 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(here, capsys, monkeypatc
     def call(self, *args, **options):
         calls[0] += 1
         if calls[0] == 5:  # the second batch of the second set
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGTERM)
         return original(self, *args, **options)
 
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         patch.setattr(Attack, "__call__", call)
-        assert main(argv) == status
+        assert main(argv) == 143
     assert signal.getsignal(signal.SIGTERM) is before
     captured = capsys.readouterr()
     assert "the same command goes on" in captured.out
-    assert (captured.err == "scotoma attack: terminated\n") == (number == signal.SIGTERM)
+    assert captured.err == "scotoma attack: terminated\n"
     assert len(list((here / "adversarial").glob("*.parts/part-*"))) == 1
     assert main(argv) == 0
     assert "going on: 8 of 24" in capsys.readouterr().out

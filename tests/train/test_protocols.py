@@ -1,14 +1,23 @@
-"""What noise and shuffled patches have in common: resuming, sharing of passes, and refusals."""
+"""Noise and shuffled patches: resuming, shared passes, refusals, and rates counted by hand."""
 
 from dataclasses import replace
 
 import protocol_fixtures as shared
 import pytest
 import torch
+from fitted_networks import fitted, pixels, sample
 from protocol_targets import Shallow, Told, named, sample_images
+from scotoma.defective.attacks import GaussianNoise
 from scotoma.defective.errors import UserError
+from scotoma.defective.robustness.rates import proportion
+from scotoma.defective.robustness.shuffle import shuffle_patches
 from scotoma.train.robustness.images import TestImages
-from scotoma.train.robustness.protocols import evaluate_noise, evaluate_shuffle
+from scotoma.train.robustness.protocols import (
+    PAPER_EPSILONS,
+    CleanPredictions,
+    evaluate_noise,
+    evaluate_shuffle,
+)
 from scotoma.train.store import Store
 
 images, targets = shared.images, shared.targets
@@ -153,3 +162,146 @@ def test_a_target_in_training_mode_is_refused(evaluate, targets):
     with pytest.raises(UserError, match=r"second: .* training mode"):
         evaluate()
     assert not targets[0].model.seen
+
+
+# Rates as counted by hand, on images that all see alike
+
+
+def clean_images(indices):
+    """(pixels in [0,1], labels) of test images of the sample."""
+    test = sample().test
+    return pixels(test.images[indices]), test.labels[indices]
+
+
+def correct(target, batch, labels):
+    """Counted by hand."""
+    with torch.no_grad():
+        return int((target.model(batch).argmax(1) == labels).sum())
+
+
+def test_accuracy_under_noise_is_what_a_loop_counts(targets, images, indices, cells):
+    epsilons = [16 / 255, 64 / 255]
+    found = evaluate_noise(
+        targets, images, indices, cells, epsilons=epsilons, draws=3, seed=5, batch_size=7,
+        progress=Told(),
+    )  # fmt: skip
+    assert len(found) == 4
+    clean, labels = clean_images(indices)
+    wrong = 0
+    for number, cell in enumerate(found):
+        epsilon, target = epsilons[number // 2], targets[number % 2]
+        counts = []
+        for seed in (5, 6, 7):
+            noise = GaussianNoise(sigma=epsilon / 2, limit=2, tails="clip", seed=seed)
+            noisy = (noise.noisy(clean, indices) * 255).round() / 255
+            counts.append(correct(target, noisy, labels))
+        results = cell["results"]
+        assert results["per_draw"] == [proportion(k, 30) for k in counts]
+        assert results["accuracy"] == proportion(sum(counts) / 3, 30)  # N is that of the images
+        assert results["shown"]["right_for"] == [each.name for each in targets]
+        assert results["epsilon"] == pytest.approx(epsilon, abs=0)
+        assert results["shown"]["target"] == target.name
+        assert cell["identity"]["sigma"] == epsilon / 2
+        wrong += 90 - sum(counts)
+    assert wrong  # or the noise did nothing
+
+
+def test_defective_networks_under_noise_and_shuffled(images, cells):
+    """The real thing once: two small ResNets, rates as :func:`correct` counts them."""
+    targets = [named(fitted(each, images=200), each) for each in ("standard", "0.3-Bottom")]
+    some = torch.arange(40)
+    right = CleanPredictions(images, 40).right_for_all(targets, some)
+    indices = some[right]
+    assert len(indices) > 3
+    clean, labels = clean_images(indices)
+    arguments = {"batch_size": 40, "progress": Told()}
+    noise = evaluate_noise(targets, images, indices, cells, epsilons=[64 / 255], **arguments)
+    arguments["progress"] = Told()
+    shuffled = evaluate_shuffle(targets, images, indices, cells, grids=[4], **arguments)
+    for number, target in enumerate(targets):
+        noisy = GaussianNoise(sigma=32 / 255, seed=2).noisy(clean, indices)
+        last = correct(target, (noisy * 255).round() / 255, labels)
+        assert noise[number]["results"]["per_draw"][2]["k"] == last
+        count = correct(target, shuffle_patches(clean, 4, 0, indices), labels)
+        assert shuffled[number]["results"]["accuracy"]["k"] == count
+        assert shuffled[number]["results"]["shown"]["target_defects"] == target.name
+
+
+def test_all_targets_see_the_same_noise_and_each_draw_has_its_own(targets, images, indices, cells):
+    arguments = {"epsilons": [32 / 255], "batch_size": 30, "progress": Told()}
+    evaluate_noise(targets, images, indices, cells, **arguments)
+    first, second = (target.model.images() for target in targets)
+    assert torch.equal(first, second)
+    draws = first.split(30)
+    assert len(draws) == 3
+    clean, _ = clean_images(indices)
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert not torch.equal(draws[one], draws[other])
+    for draw in draws:
+        delta = draw - clean
+        assert 0.9 * 32 / 255 < delta.abs().max() <= 32 / 255 + 0.51 / 255  # clipped at 2 sigma
+        inside = (clean > 0.2) & (clean < 0.8)  # where [0,1] clips nothing
+        assert float(delta[inside].std()) == pytest.approx(16 / 255 * 0.9205**0.5, rel=0.05)
+        levels = draw * 255
+        assert torch.allclose(levels, levels.round(), atol=1e-4)
+
+
+def test_noise_without_rounding_is_between_the_levels(targets, images, indices, cells):
+    arguments = {"epsilons": [32 / 255], "batch_size": 30, "progress": Told()}
+    rounded = evaluate_noise(targets[:1], images, indices, cells, **arguments)
+    targets[0].model.seen.clear()
+    free = evaluate_noise(targets[:1], images, indices, cells, pixels="float", **arguments)
+    levels = targets[0].model.images() * 255
+    assert not torch.allclose(levels, levels.round(), atol=1e-2)
+    assert rounded[0]["identity"] != free[0]["identity"]
+
+
+def test_the_papers_epsilons():
+    assert [round(255 * e) for e in PAPER_EPSILONS] == [2, 4, 8, 16, 24, 32, 40, 48, 56, 64]
+
+
+def test_accuracy_on_shuffled_patches_is_what_a_loop_counts(targets, images, indices, cells):
+    found = evaluate_shuffle(
+        targets, images, indices, cells, grids=[1, 2, 4], seed=3, batch_size=7, progress=Told()
+    )
+    clean, labels = clean_images(indices)
+    assert [cell["results"]["grid"] for cell in found] == [1, 1, 2, 2, 4, 4]
+    for number, cell in enumerate(found):
+        grid, target = (1, 2, 4)[number // 2], targets[number % 2]
+        count = correct(target, shuffle_patches(clean, grid, 3, indices), labels)
+        assert cell["results"]["accuracy"] == proportion(count, 30)
+        assert cell["results"]["shown"]["target"] == target.name
+        assert grid > 1 or count == 30  # the control
+    assert found[4]["results"]["accuracy"]["rate"] < 1
+
+
+def test_confidence_keeps_images_of_which_every_target_is_sure(targets, images, indices, cells):
+    clean, labels = clean_images(indices)
+    sure = torch.ones(30)
+    for target in targets:
+        with torch.no_grad():
+            shares = target.model.model(clean).softmax(1)
+        sure = sure.minimum(shares[torch.arange(30), labels])
+    level = float(sure.sort().values[18])
+    kept = sure >= level
+    assert int(kept.sum()) == 12
+    arguments = {"grids": [1, 2], "batch_size": 7}
+    found = evaluate_shuffle(
+        targets, images, indices, cells, confidence=level, progress=Told(), **arguments
+    )
+    shuffled = shuffle_patches(clean[kept], 2, 0, indices[kept])
+    assert found[0]["results"]["accuracy"] == proportion(12, 12)
+    for target, cell in zip(targets, found[2:], strict=True):
+        expected = correct(target, shuffled, labels[kept])
+        assert cell["results"]["accuracy"] == proportion(expected, 12)
+    # With another rival the images are others, and so is the cell; without confidence again.
+    alone = evaluate_shuffle(
+        targets[:1], images, indices, cells, confidence=level, progress=Told(), **arguments
+    )
+    every = evaluate_shuffle(targets[:1], images, indices, cells, progress=Told(), **arguments)
+    counts = [each[0]["results"]["accuracy"]["n"] for each in (found, alone, every)]
+    assert counts[0] == 12 < counts[1] <= counts[2] == 30
+    with pytest.raises(UserError, match=r"confidence is 0\.999999999; none of 30 images"):
+        evaluate_shuffle(
+            targets, images, indices, cells, confidence=0.999999999, progress=Told(), **arguments
+        )

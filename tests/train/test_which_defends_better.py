@@ -56,8 +56,9 @@ def check(out: Path, printed: str) -> dict:
     return {key: results["defence"] for key, results in transfer.items()}
 
 
+@pytest.mark.slow
 def test_small(tmp_path):
-    """In seconds: smaller networks, fewer images."""
+    """Smaller networks, fewer images."""
     small = {"WIDTH": 6, "EPOCHS": 4, "SAMPLES": 60, "TRAIN": "--train-limit 1000"}
     check(tmp_path / "out", run(WHICH, tmp_path / "out", 300, **small))
 
