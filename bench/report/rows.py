@@ -348,6 +348,17 @@ def speedup(row: dict | None, rival: dict | None) -> float | None:
     return other / own if own and other and same_run(row, rival) else None
 
 
+def attack_speed(row: dict, rows: Sequence[dict]) -> float | None:
+    """How many times faster than its peer in the same run; None where either has no time."""
+    names = "attack", "arch", "defects", "width", "image_size", "batch_size", "dataset"
+    for other in rows:
+        alike = all(row[name] == other[name] for name in names) and same_run(row, other)
+        if alike and other["contestant"] == row["peer"]:
+            own, theirs = median(row), median(other)
+            return theirs / own if own and theirs else None
+    return None
+
+
 def best(found: dict[str, dict], ours: bool = True, fit=sound) -> dict | None:
     """The fastest of our contestants' rows (or of the others') that are fit for it."""
     rows = [row for name, row in found.items() if is_ours(name) == ours and fit(row)]
@@ -456,3 +467,18 @@ def standard_error(rows: Sequence[dict]) -> float | None:
 def flop_unit(row: dict) -> tuple[str, float]:
     """The unit in which rates of a row's machine read well, and how many there are in a TFLOP/s."""
     return ("GFLOP/s", 1e3) if row["machine"]["kind"] == "cpu" else ("TFLOP/s", 1.0)
+
+
+def beside(row: dict, name: str) -> Path | None:
+    """A file of a profile: beside the results, or in the folder of its case."""
+    case = f"{row['arch']}-{row['defects']}-b{row['batch_size']}-{row['work'] or 'train'}"
+    for parts in ((name,), ("profile", case, name)):
+        # Only plain names: a row must not point anywhere else on this machine.
+        if all(part and Path(part).name == part and not set(part) & set("\\\0") for part in parts):
+            path = Path(row["folder"], *parts)
+            try:
+                if path.is_file():
+                    return path
+            except (OSError, ValueError):  # such as a name that is too long
+                continue
+    return None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, get_args
 
 from ...train.config import PictureFormat
@@ -19,6 +18,8 @@ from .rows import (
     OURS,
     PASSES,
     STEP_ORDER,
+    attack_speed,
+    beside,
     best,
     by_contestant,
     by_site,
@@ -34,7 +35,6 @@ from .rows import (
     ordered,
     rate,
     roofline_cases,
-    same_run,
     seconds,
     speedup,
     standard_error,
@@ -241,16 +241,6 @@ def attacks(page: Page, rows: Sequence[dict]) -> None:
         page.table(frame([row for row in rows if row["times"]], first | quantiles), words=3)
 
 
-def attack_speed(row: dict, rows: Sequence[dict]) -> float | None:
-    """How many times faster than its peer in the same run; None where either has no time."""
-    names = "attack", "arch", "defects", "width", "image_size", "batch_size", "dataset"
-    for other in rows:
-        alike = all(row[name] == other[name] for name in names) and same_run(row, other)
-        if alike and other["contestant"] == row["peer"]:
-            return share(median(other), median(row))
-    return None
-
-
 def _faster(row: dict, rows: Sequence[dict]) -> str:
     faster = None if row["contestant"] == row["peer"] else attack_speed(row, rows)
     return NONE if faster is None else f"{ratio(faster)} {row['peer']}"
@@ -300,7 +290,7 @@ def profile(page: Page, rows: Sequence[dict]) -> None:
         page.heading(words, 4)
         found = by_contestant(cases[case])
         page.table(_families(page, [found[name] for name in ordered(found)], on_cpu))
-        paths = (_beside(row, name) for row in found.values() for name in TIMELINES)
+        paths = (beside(row, name) for row in found.values() for name in TIMELINES)
         for path in dict.fromkeys(filter(None, paths)):
             page.paragraph(page.link("Timeline of a step", path))
 
@@ -322,7 +312,7 @@ def _families(page: Page, rows: Sequence[dict], on_cpu: bool) -> Lines:
         }
     for name, show in totals.items():
         table[strong(name)] = [cell for row in rows for cell in (show(row), "", "")]
-    traces = [_beside(row, row["trace"] or "") for row in rows]
+    traces = [beside(row, row["trace"] or "") for row in rows]
     if any(traces):
         links = (page.link("file", path) if path else NONE for path in traces)
         table["trace"] = [cell for link in links for cell in (link, "", "")]
@@ -336,21 +326,6 @@ def _family(part: dict | None) -> list[str]:
     if part is None:
         return [NONE] * 3
     return [fixed(part["ms"], 3), fixed(part["percent"]), f"{part['launches']:g}"]
-
-
-def _beside(row: dict, name: str) -> Path | None:
-    """A file of a profile: beside the results, or in the folder of its case."""
-    case = f"{row['arch']}-{row['defects']}-b{row['batch_size']}-{row['work'] or 'train'}"
-    for parts in ((name,), ("profile", case, name)):
-        # Only plain names: a row must not point anywhere else on this machine.
-        if all(part and Path(part).name == part and not set(part) & set("\\\0") for part in parts):
-            path = Path(row["folder"], *parts)
-            try:
-                if path.is_file():
-                    return path
-            except (OSError, ValueError):  # such as a name that is too long
-                continue
-    return None
 
 
 # Seconds until a network reaches an accuracy.
