@@ -163,20 +163,16 @@ def save_as(figure: Figure, stem: Path, format: PictureFormat) -> Path:
     return path
 
 
-def encoded(figure: Figure, format: PictureFormat = "png", source: str | None = None) -> bytes:
-    """A picture as a file; the same figure always gives the same bytes.
-
-    Args:
-        source: what it was made from, said in the file's metadata.
-    """
+def encoded(figure: Figure, format: PictureFormat = "png") -> bytes:
+    """A picture as a file; the same figure always gives the same bytes."""
     from matplotlib import style
 
     file = io.BytesIO()
     # Without names, versions and dates files depend on nothing but what is drawn.
     metadata = {
-        "png": {"Software": None, "Source": source},
-        "pdf": {"Creator": None, "Producer": None, "CreationDate": None, "Subject": source},
-        "svg": {"Creator": None, "Date": None, "Source": source},
+        "png": {"Software": None},
+        "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+        "svg": {"Creator": None, "Date": None},
     }[format]
     # TrueType: many journals refuse Type 3 fonts, matplotlib's default in a PDF.
     looks = {"pdf.fonttype": 42, "svg.hashsalt": "scotoma"}
