@@ -323,7 +323,8 @@ def test_command_on_a_cpu(tmp_path, capsys, monkeypatch):
     )
     for name in (CONV, NORM, PRODUCT, LOSS, SGDS, DATA):
         assert found[name]["ms"] > 0, name
-    assert found[OTHER]["percent"] < 5
+    # By calls, as the time of any of them is long once the process is interrupted in it.
+    assert found[OTHER]["launches"] < 0.05 * sum(entry["launches"] for entry in found.values())
     # 20 convolutions and batch norms, masks on the bottom half's, forward and backward.
     calls = {entry["name"]: entry["launches"] for entry in row["top"]}
     assert calls["aten::native_batch_norm"] == 20
