@@ -37,6 +37,19 @@ def lacking(error: ModuleNotFoundError) -> UserError:
     return UserError(f"needs {package}, which is not installed: {fix}")
 
 
+def check_installed(*modules: str) -> None:
+    """For work that needs libraries only when hours have passed.
+
+    Raises:
+        UserError: one of the modules is not there.
+    """
+    from importlib.util import find_spec
+
+    for module in modules:
+        if find_spec(module) is None:
+            raise lacking(ModuleNotFoundError(name=module))
+
+
 def _extra_of(package: str) -> str | None:
     """The extra of scotoma that brings a package, if one does."""
     from importlib import metadata

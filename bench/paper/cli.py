@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ...defective.errors import UserError
+from ...defective.errors import UserError, check_installed
 from ...train.distributed import World, choose_device
 from ...train.screen import Progress, make_console, show
 from ...train.settings import Parser, add_picture_format, make_parser
@@ -95,6 +95,7 @@ def make(arguments: argparse.Namespace) -> None:
         return
     from . import reproduce
 
+    check_installed("jinja2", "markdown_it", "scipy")  # for the page, which comes last
     with Progress() as screen:
         context = Context(store, device, screen, arguments.batch_size, arguments.workers)
         reproduce.introduce([each.name for each in chosen], setup, plan, context, options.ray)

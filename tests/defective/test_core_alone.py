@@ -37,6 +37,21 @@ print(equal, out.shape == images.shape, len(mask_sites(again)) > 0)
     assert out.split() == ["True"] * 3
 
 
+def test_a_table_of_the_paper_is_not_begun_without_what_its_page_needs(tmp_path):
+    out = run(
+        ("markdown_it",),
+        f"""
+import contextlib, io
+from scotoma.train.cli import main
+with contextlib.redirect_stderr(io.StringIO()) as said:
+    main(["paper", "table10", "--budget", "smoke", "--out", {str(tmp_path)!r}])
+print(said.getvalue())
+""",
+    )
+    assert "needs markdown-it-py, which is not installed: it comes with the extra 'bench'" in out
+    assert "making" not in out
+
+
 def test_a_verb_without_its_libraries_names_the_extra_that_brings_them(tmp_path):
     verbs = [
         ["train", "--epochs", "1"],
