@@ -25,6 +25,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 
 import torch
 from rich.console import Console
@@ -38,7 +40,7 @@ from ..defective.models import ARCHITECTURES, model_names
 from ..kernels import backends
 from ..train.screen import make_console, show
 from . import harness, operands
-from .harness import Outcome
+from .harness import Outcome, figure
 from .operands import CPU_CALLS, KINDS, MODES, PASSES, Call, OpShape, Sweep
 from .options import DTYPES, add_run_options, add_variants, check_names, make_parser, positive
 
@@ -450,10 +452,12 @@ def by_site(rows: Iterable[dict]) -> dict[str, dict[str, dict]]:
     return found
 
 
-def median(row: dict | None, cache: str, clock: str, step: str) -> float | None:
-    """Microseconds of a call; None where it was not measured."""
+def median(
+    row: dict | None, cache: str, clock: str, step: str, name: str = "median_us"
+) -> float | None:
+    """Microseconds of a call, or another figure of it; None where it was not measured."""
     try:
-        return row["times"][cache][clock][step]["median_us"]
+        return row["times"][cache][clock][step][name]
     except (KeyError, TypeError):
         return None
 
@@ -464,30 +468,29 @@ def table(rows: Sequence[dict]) -> Table:
     Ours leads; where it was not measured (on a CPU), the first variant does. Times are those of
     cold caches, under graph replay where there is one.
     """
-    sites = by_site(rows)
     names = list(dict.fromkeys(row["contestant"] for row in rows))
     leader = OURS if OURS in names else names[0]
     clock = "graph" if any("graph" in r.get("times", {}).get("cold", {}) for r in rows) else "wall"
-    view = Table(title=f"cold caches, {clock} times of {leader}; others in multiples of it")
-    view.add_column("site")
+
+    def time(site: tuple, step: str) -> str:
+        return figure(median(site[1].get(leader), "cold", clock, step), ".1f")
+
+    def copy_percent(site: tuple, step: str) -> str:
+        return figure(median(site[1].get(leader), "cold", clock, step, "copy_percent"), ".0f")
+
+    def ratios(site: tuple, name: str) -> str:
+        found = (_ratio(site[1], name, leader, "cold", clock, step) for step in PASSES)
+        return " ".join(figure(ratio, ".2f") for ratio in found)
+
+    columns = {"site": lambda site: site[0]}
     for step in PASSES[:2]:
-        view.add_column(f"{step}\nus", justify="right")
-        view.add_column(f"{step}\n% of copy", justify="right")
-    others = [name for name in names if name != leader]
-    for name in others:
-        view.add_column(f"{name}\nfwd, bwd, both", justify="right")
-    for site, found in sites.items():
-        cells = []
-        for step in PASSES[:2]:
-            own = median(found.get(leader), "cold", clock, step)
-            cells.append("-" if own is None else f"{own:.1f}")
-            share = None if own is None else found[leader]["times"]["cold"][clock][step]
-            cells.append("-" if share is None else f"{share['copy_percent']:.0f}")
-        for name in others:
-            ratios = [_ratio(found, name, leader, "cold", clock, step) for step in PASSES]
-            cells.append(" ".join("-" if r is None else f"{r:.2f}" for r in ratios))
-        view.add_row(site, *cells)
-    return view
+        columns[f"{step}\nus"] = partial(time, step=step)
+        columns[f"{step}\n% of copy"] = partial(copy_percent, step=step)
+    for name in names:
+        if name != leader:
+            columns[f"{name}\nfwd, bwd, both"] = partial(ratios, name=name)
+    title = f"cold caches, {clock} times of {leader}; others in multiples of it"
+    return harness.console_table(title, by_site(rows).items(), columns, words=1)
 
 
 def _ratio(found, name: str, base: str, cache: str, clock: str, step: str) -> float | None:
@@ -502,12 +505,10 @@ def slower_cases(rows: Iterable[dict]) -> list[str]:
     for site, found in by_site(rows).items():
         for name in found:
             cases = []
-            for cache in ("cold", "hot"):
-                for clock in ("graph", "wall"):
-                    for step in PASSES:
-                        ratio = _ratio(found, name, OURS, cache, clock, step)
-                        if name != OURS and ratio is not None and ratio < 1:
-                            cases.append(f"{cache} {clock} {step} {1 / ratio:.2f}x")
+            for how in product(("cold", "hot"), ("graph", "wall"), PASSES):
+                ratio = _ratio(found, name, OURS, *how)
+                if name != OURS and ratio is not None and ratio < 1:
+                    cases.append(f"{' '.join(how)} {1 / ratio:.2f}x")
             if cases:
                 lines.append(f"{site}: slower than {name}: {', '.join(cases)}")
     return lines

@@ -5,9 +5,12 @@ import re
 
 import pytest
 import torch
+from launches import launches
 from scotoma.bench import harness, model, step
-from scotoma.bench.variants import VARIANTS, Case, network
+from scotoma.bench.profiling import cli
+from scotoma.bench.variants import VARIANTS, Case, NetworkRun, network, random_images
 from scotoma.defective import UserError, create_model
+from scotoma.kernels import backends
 from torch import nn
 
 CPU = torch.device("cpu")
@@ -165,3 +168,30 @@ def test_only_fused_variants_get_the_fused_network():
     one = Case("m", ("standard",), 2, "train", "float32", 16, None, chosen(f"{__name__}:Network"))
     assert isinstance(network("compile", one, "standard"), Network)
     assert not isinstance(network("fused-compile", one, "standard"), Network)
+
+
+@pytest.mark.skipif(not backends.interpreting(), reason="needs TRITON_INTERPRET=1")
+def test_its_fused_variant_computes_what_eager_does():
+    own = chosen(f"{__name__}:Network")
+    one = Case("m", ("standard",), 4, "train", "float32", 16, None, own)
+    data = random_images(one, CPU)
+    found, counts = {}, {}
+    for name in ("eager", "fused"):
+        with launches() as launched:
+            found[name] = NetworkRun(name, one, "standard", data, CPU).warm_up(2)
+        counts[name] = launched.count("apply_backward")
+    assert found["fused"] == pytest.approx(found["eager"], rel=1e-4)
+    assert counts == {"eager": 0, "fused": 8}  # two steps, and one for each ReLU
+
+
+def test_a_profile_of_it_is_made(tmp_path, capsys):
+    name = f"{__name__}:Network"
+    options = ["--cpu", "--model", name, "--image-size", "16", "--batch", "2", "--steps", "2"]
+    assert cli.main([*options, "--work", "evaluate", "--out", str(tmp_path)]) == 0
+    (row,) = harness.read_rows(tmp_path / "profile.jsonl")
+    assert row["arch"] == name and row["contestant"] == "eager" and not row["problems"]
+    assert row["families"] and (tmp_path / row["trace"]).is_file()
+    assert "fused: 5 of 6 batch norms" in " ".join(capsys.readouterr().out.split())
+    for words, refused in (([], "which network"), (["resnet18", *options], "arch is for scotoma")):
+        with pytest.raises(UserError, match=refused):
+            cli.main(words)

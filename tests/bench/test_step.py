@@ -86,13 +86,13 @@ def test_a_backend_from_outside_is_refused(monkeypatch):
     """It would make eager and fused the same."""
     monkeypatch.setenv(backends.VARIABLE, "eager")
     with pytest.raises(UserError, match="unset it"):
-        step.main(["--cpu"])
+        step.main(["--cpu", "--networks", "resnet18"])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_no_gpu_is_said():
     with pytest.raises(UserError, match="--cpu"):
-        step.main([])
+        step.main(["--networks", "resnet18"])
 
 
 def test_variants_run_what_they_say():
@@ -183,6 +183,7 @@ def test_images_of_the_reference_come_from_workers():
     assert loss > 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not backends.interpreting(), reason="needs TRITON_INTERPRET=1")
 def test_fused_variants_compute_what_eager_ones_do():
     one = Case("resnet18", ("0.5-Bottom",), 2, "train", "float32", width=2)
