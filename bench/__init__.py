@@ -1,1 +1,1 @@
-"""Measurements: of speed so far; the paper's tables are to come."""
+"""Measurements: of speed, and the tables of the paper."""
