@@ -46,7 +46,9 @@ measure() {
 }
 
 advice doctor 60 "${scotoma[@]}" doctor
-tests tests 240 -m "gpu and not slow" -rs tests/train tests/bench
+if needs tests jsonargparse yaml pandas; then
+    tests tests 240 -m "gpu and not slow" -rs tests/train tests/bench
+fi
 # ResNet-18 first: what the kernels and the graph gain, without the slow search for tiles.
 quick=(eager compile fused eager-graph compile-graph fused-graph fused-compile fused-compile-graph)
 measure step step --networks resnet18 --work train --batch 512 128 \
