@@ -102,8 +102,6 @@ measure works step --networks resnet18 --work evaluate pgd --batch 512 128 \
     --contestants eager compile fused fused-conv fused-graph compile-graph --out "$out/step.jsonl"
 measure tuned layers --sites headline --mode both --out "$out/layers.jsonl"
 # From what there is.
-if needs report pandas jinja2 markdown_it; then
-    marks= stage report 60 "${scotoma[@]}" bench report "$out" --out "$out/report.md" \
-        --html "$out/report.html"
-fi
+marks= stage report 60 "${scotoma[@]}" bench report "$out" --out "$out/report.md" \
+    --html "$out/report.html"
 finish
