@@ -4,6 +4,7 @@ evaluations that tables take their numbers from."""
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections import OrderedDict
 from collections.abc import Callable
@@ -72,7 +73,6 @@ class Context:
     ):
         self.store, self.device, self.screen = store, device, screen
         self.batch_size, self.workers = batch_size, workers
-        self.cells = Cells(store.folder / "cells")
         self._networks: OrderedDict[Any, NamedModel] = OrderedDict()
         self._images: OrderedDict[Any, tuple[TestImages, CleanPredictions]] = OrderedDict()
 
@@ -511,12 +511,15 @@ class Result(Artefact):
         return self.target.share if self.protocol == "white-box" else super().share
 
     def make(self, context: Context) -> None:
-        write_record(self.path(context.store), {"key": self.key, "cells": self.compute(context)})
+        path = self.path(context.store)
+        parts = Cells(path.with_name(f".{path.stem}.parts"))  # what a stopped sweep goes on with
+        write_record(path, {"key": self.key, "cells": self.compute(context, parts)})
+        shutil.rmtree(parts.folder, ignore_errors=True)
 
-    def compute(self, context: Context) -> list[dict[str, Any]]:
-        """The cells."""
+    def compute(self, context: Context, cells: Cells) -> list[dict[str, Any]]:
+        """The cells, each kept among ``cells`` as soon as it is there."""
         targets = [target.load(context) for target in self.targets]
-        images, cells, options = context.images(self.data), context.cells, dict(self.options)
+        images, options = context.images(self.data), dict(self.options)
         size, progress = context.batch_size, context.progress
         clean = context.clean(self.data)
         if isinstance(self.on, Sample):

@@ -247,7 +247,7 @@ def add_run_options(parser: Parser) -> None:
         metavar="ADDRESS",
         default=absent,
         help="run on a Ray cluster: its address, or 'local' for one on this machine; --out has to "
-        "be a folder that all its machines see (docs/cluster.md)",
+        "be a folder that all its machines see (docs/paper.md)",
     )
     parser.add_argument(
         "--per-gpu",

@@ -217,7 +217,7 @@ def test_images_that_are_gone_are_made_again(tmp_path):
     results = [Result.clean(network), Result.stylized((network,))]
     assert make_here(Plan.of(results, store), context(store)) == []
     before = [result.read(store) for result in results]
-    for gone in ("data", "result", "cells"):
+    for gone in ("data", "result"):
         shutil.rmtree(store.folder / gone)
     plan = Plan.of(results, store)
     assert [a.kind for a in plan.to_make()] == ["data", "result", "result"]

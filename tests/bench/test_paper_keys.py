@@ -1,8 +1,5 @@
 """Keys of artefacts: what determines a thing names it."""
 
-import os
-import subprocess
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -225,29 +222,3 @@ def test_a_moved_folder_is_the_same_and_a_changed_one_is_not(tmp_path):
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(UserError, match=str(empty)):
             folder_content(empty)
-
-
-_KEYS = """
-from paper_smoke import tiny_setup
-from scotoma.bench.paper.tables import definition
-from scotoma.bench.paper.work import closure
-for name in ("table2", "table8", "table15"):
-    for artefact in closure(definition(name).build(tiny_setup()).wanted()):
-        print(artefact.key, artefact.label)
-"""
-
-
-def test_keys_and_order_are_the_same_in_every_process():
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", _KEYS],
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for seed in ("1", "2")
-    ]
-    first, second = (process.communicate(timeout=300)[0] for process in running)
-    assert [process.returncode for process in running] == [0, 0]
-    assert first == second and len(first.splitlines()) > 300
