@@ -9,7 +9,7 @@ from scotoma.bench.paper.budgets import ROLES, SMOKE, DataPlan
 from scotoma.bench.paper.data import Data, SampleFolder
 from scotoma.bench.paper.experiment import Made, only_rows, read_places, read_values
 from scotoma.bench.paper.setup import Setup
-from scotoma.bench.paper.tables import WHITE_BOX_ROWS, definition, definitions
+from scotoma.bench.paper.tables import definition, definitions
 from scotoma.bench.paper.work import Plan, make_here
 from scotoma.defective.robustness import load_set
 from scotoma.train.plots import encoded
@@ -51,6 +51,7 @@ def store(tmp_path_factory):
     return new_store(tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.mark.slow
 def test_two_rows_of_table_15(store):
     """From a network of its own to numbers; the images are those that the source gets right."""
     setup = learning_setup(images="source")
@@ -142,31 +143,27 @@ LEARNING = replace(
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Tables 10 and 12, the latter without adversarial training, and Figure 14."""
-    store = new_store(tmp_path_factory.mktemp("store"))
-    setup, there = Setup(LEARNING, tiny_setup().data), context(store)
-    experiments = {
-        name: definition(name).build(setup) for name in ("table10", "table12", "figure14")
-    }
-    rows = only_rows(experiments["table12"], list(WHITE_BOX_ROWS), "table12")
-    experiments["table12"] = rows
-    wanted = [artefact for e in experiments.values() for artefact in e.wanted()]
-    assert make_here(Plan.of(wanted, store), there) == []
-    return setup, there, experiments
+    """(context, Table 10)"""
+    setup, there = (
+        Setup(LEARNING, tiny_setup().data),
+        context(new_store(tmp_path_factory.mktemp("store"))),
+    )
+    table = definition("table10").build(setup)
+    assert make_here(Plan.of(table.wanted(), there.store), there) == []
+    return there, table
 
 
-@pytest.mark.parametrize("name", ["table10", "table12"])
-def test_every_cell_is_measured(made, name):
-    _, there, experiments = made
-    values = read_values(experiments[name], there.store)
-    assert set(values) == set(experiments[name].cells)
+def test_every_cell_is_measured(made):
+    there, table = made
+    values = read_values(table, there.store)
+    assert set(values) == set(table.cells)
     for value in values.values():
         assert 0 <= value.low <= value.value <= value.high <= 1 and value.n
 
 
 def test_relations_of_table_10_are_recognised(made):
-    _, there, experiments = made
-    for (row, column), (measure,) in experiments["table10"].cells.items():
+    there, table = made
+    for (row, column), (measure,) in table.cells.items():
         relation = measure.result.read(there.store)[0]["relation"]
         same = row.removesuffix("DIF") == column
         assert relation == (("DIF" if row.endswith("DIF") else "gray-box") if same else "transfer")
@@ -174,9 +171,9 @@ def test_relations_of_table_10_are_recognised(made):
 
 def test_masks_of_table_10(made):
     """Equal, drawn apart, or nested, as the notes say."""
-    _, there, experiments = made
+    there, table = made
     masks = {}
-    for (row, column), (measure,) in experiments["table10"].cells.items():
+    for (row, column), (measure,) in table.cells.items():
         for name, model in ((row, measure.result.target), (column, measure.result.images.source)):
             kind = "target" if model is measure.result.target else "source"
             state = model.load(there).model.state_dict()
@@ -187,17 +184,8 @@ def test_masks_of_table_10(made):
     for name, mask in (("0.5-BottomDIF", half), ("0.3-BottomDIF", third)):
         assert 0 < (masks["target", name] != mask).float().mean() < 0.9
     assert bool(half[third].all()) and not bool(half[masks["target", "0.3-BottomDIF"]].all())
-    notes = " ".join(experiments["table10"].notes)
+    notes = " ".join(table.notes)
     assert "nested" in notes
-
-
-def test_curves_are_drawn_of_real_trainings(made):
-    setup, there, experiments = made
-    plan = definition("figure14")
-    (picture,) = plan.draw(Made(plan, setup, experiments["figure14"], {}, there))
-    assert picture.name == "figure14" and encoded(picture.figure).startswith(b"\x89PNG")
-    for training in experiments["figure14"].attached.values():
-        assert (training.path(there.store) / "metrics.jsonl").is_file()
 
 
 @pytest.fixture(scope="module")
