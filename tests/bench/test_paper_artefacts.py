@@ -14,12 +14,11 @@ from scotoma.bench.paper.artefacts import AdversarialImages, Result, Sample, Tra
 from scotoma.bench.paper.data import SIDE, Data, SampleFolder, stylized
 from scotoma.bench.paper.setup import pgd
 from scotoma.bench.paper.work import closure, make_one
-from scotoma.defective.errors import UserError
+from scotoma.defective.errors import Terminated, UserError
 from scotoma.defective.robustness import load_set
 from scotoma.train.config import TrainConfig
 from scotoma.train.datasets import load_dataset
 from scotoma.train.loop import Trainer
-from scotoma.train.robustness.termination import Terminated
 
 DATA = Data("cifar10", "sample", train_limit=800)
 
