@@ -404,7 +404,7 @@ CPU_CALLS = 2
 
 
 class Sweep:
-    """One contestant's forward and backward over a number of calls.
+    """One variant's forward and backward over a number of calls.
 
     Cold, every call has operands of its own and its results stay alive until it is made again, so
     that inputs and outputs alike come from and go to device memory; in ``both``, all forwards go
@@ -424,7 +424,7 @@ class Sweep:
         training: bool = True,
     ):
         self.run, self.training = run, training
-        # A backward refuses running statistics that another contestant has updated in between.
+        # A backward refuses running statistics that another variant has updated in between.
         self.sets = [call.with_own_statistics() for call in (sets[:1] if hot else sets)]
         rounds = math.ceil(COLD_CALLS / len(self.sets))
         self.calls = calls or (HOT_CALLS if hot else rounds * len(self.sets))
