@@ -20,6 +20,7 @@ from evaluated_networks import (
     sample_images,
 )
 from scotoma.defective import create_model
+from scotoma.defective.attacks import FGSM
 from scotoma.defective.errors import UserError
 from scotoma.defective.robustness import save_set
 from scotoma.defective.robustness.shuffle import shuffle_patches
@@ -28,6 +29,7 @@ from scotoma.train.cli import main
 from scotoma.train.datasets import load_dataset
 from scotoma.train.robustness import models, pictures, protocols, transfer
 from scotoma.train.robustness.evaluate import EvaluateConfig
+from scotoma.train.robustness.evaluate import evaluate as measure
 from scotoma.train.robustness.images import TestImages
 from scotoma.train.robustness.models import load_named
 from scotoma.train.robustness.pictures import example_samples, shuffled_samples
@@ -386,6 +388,17 @@ def test_bad_input_is_refused_before_any_work(work, capsys, options, prepare, me
     assert captured.err.count("\n") == 1 and captured.err.startswith("scotoma evaluate: error: ")
     assert re.search(message, captured.err) and captured.out == ""
     assert not list(work.glob("evaluation/cells/*"))
+
+
+def test_from_python(work):
+    config = EvaluateConfig(
+        runs=["standard.safetensors"], dataset="sample", attack=[FGSM()], shuffle=[2], samples=4
+    )
+    cells = measure(config)
+    assert [cell["kind"] for cell in cells] == ["clean", "white-box", "shuffle"]
+    assert cells[1]["results"]["robust_accuracy"]["n"] == 4
+    with pytest.raises(UserError, match="--noise 8: expected 0 < eps <= 1"):
+        EvaluateConfig(noise=[8])
 
 
 def test_no_networks(work, capsys):

@@ -188,3 +188,15 @@ def test_names_of_files_are_harmless(tmp_path):
     assert len(file.name) < 150 and cell["label"] == label
     assert cells.get("noise", label, IDENTITY, never)[1]
     assert json.loads(file.read_text())["results"] == {"n": 1}
+
+
+def test_one_at_a_time_makes_a_thing(tmp_path):
+    one, other = Store(tmp_path), Store(tmp_path)
+    with (
+        one.alone("key") as first,
+        other.alone("key", wait=False) as second,
+        other.alone("another", wait=False) as third,
+    ):
+        assert (first, second, third) == (True, False, True)
+    with other.alone("key", wait=False) as now:
+        assert now
