@@ -130,6 +130,7 @@ class _Command:
         # be given another GPU, which a process that has used one cannot see.
         self.worker = ray.remote(max_calls=1)(work) if self.unit == "GPU" else ray.remote(work)
         self.sent: dict[Any, float] = {}
+        self.seen: set[str] = set()
         self.deaths = 0
 
     def share(self, artefact: Artefact) -> float:
@@ -213,8 +214,12 @@ class _Command:
                 self.queue.fails(artefact, message)
                 self.line(f"{head}: failed: {message}")
             elif artefact.is_done(self.store):
+                note = self.order.noted(artefact, "done")
+                if note is None and artefact.key not in self.seen:
+                    self.seen.add(artefact.key)  # its worker writes that in a moment, if it is ours
+                    continue
                 self.queue.finished(artefact)
-                self.line(f"{head} done{self.order.noted(artefact, 'done') or ''}")
+                self.line(f"{head} done{note or ' elsewhere'}")
 
     def _stop(self) -> None:
         """Let workers save what they have; a second Ctrl-C, or the end of patience, ends them."""
