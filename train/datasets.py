@@ -335,10 +335,10 @@ def fetch(urls: list[str], path: Path, md5: str, progress: bool = True) -> None:
     Raises:
         UserError: no address worked, the checksum is wrong, or the folder cannot be written to.
     """
-    if _is_whole(path, md5):
+    if _has_md5(path, md5):
         return
     with alone(path):
-        if not _is_whole(path, md5):
+        if not _has_md5(path, md5):
             _fetch(urls, path, md5, progress)
 
 
@@ -379,7 +379,7 @@ def _is_at(file: int, path: Path) -> bool:
         return False
 
 
-def _is_whole(path: Path, md5: str) -> bool:
+def _has_md5(path: Path, md5: str) -> bool:
     return path.is_file() and _md5(path) == md5
 
 

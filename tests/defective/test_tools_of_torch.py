@@ -23,9 +23,8 @@ def layer_of(kind):
     torch.manual_seed(0)
     if kind is layers.BNMaskReLU:
         return masked(kind(3), (3, 8, 8))
-    return masked(
-        kind(3, 4, **{} if kind is layers.ProjectionShortcut else {"kernel_size": 1}), (4, 8, 8)
-    )
+    pointwise = kind in (layers.PointwiseConv2d, layers.ProjectionShortcut)
+    return masked(kind(3, 4, **{} if pointwise else {"kernel_size": 1}), (4, 8, 8))
 
 
 def run(model, images):

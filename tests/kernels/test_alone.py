@@ -80,6 +80,22 @@ def test_kernels_need_only_torch():
             assert inside or module.split(".")[0] in allowed, f"{path.name} imports {module}"
 
 
+@pytest.mark.parametrize("floor", FLOORS)
+def test_no_name_is_defined_twice(floor):
+    """The second would be everybody's; it happens where two files become one."""
+    for path in source_files(floor):
+        tree = ast.parse(path.read_text())
+        for body in [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]:
+            names = [
+                node.name
+                for node in body.body
+                if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+                and not any(isinstance(each, ast.Attribute) for each in node.decorator_list)
+            ]
+            twice = {name for name in names if names.count(name) > 1 and name != "_"}
+            assert not twice, f"{path.relative_to(ROOT)}: {twice}"
+
+
 def test_every_package_is_listed():
     """A folder with an ``__init__.py`` that is missing in the list is missing in the wheel."""
     found = set()

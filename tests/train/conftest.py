@@ -1,5 +1,6 @@
 """A tiny configuration and image folders, so that whole runs take a second or two."""
 
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -29,6 +30,15 @@ def tiny(tmp_path):
         return replace(config, **small | changes)
 
     return make
+
+
+@pytest.fixture
+def unwatched_children():
+    """Nothing is raised when a process ends: another test's loader may have left torch's handler,
+    which raises in the middle of whatever runs then."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -311,10 +311,10 @@ SLOW = ("torch", "torchvision", "matplotlib", "tensorboard", "triton", "jsonargp
         (["--help"], set()),
         (["--version"], set()),
         (["trian"], set()),
-        (["info", "nowhere"], {"torch"}),
+        (["info", "nowhere"], {"torch", "jsonargparse"}),
         (["train", "--help"], {"torch", "jsonargparse"}),
         (["bench", "--help"], set()),
-        (["paper", "list"], {"torch"}),
+        (["paper", "list"], {"torch", "jsonargparse"}),
     ],
     ids=lambda value: " ".join(value if isinstance(value, list) else sorted(value)),
 )

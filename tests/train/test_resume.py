@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -201,11 +200,9 @@ def test_sigterm_to_the_process_group_finds_workers_that_ignore_it(tiny, image_f
     assert not (metrics.parent / ".lock").exists()
 
 
-def test_a_killed_worker_loses_no_step(tiny, image_folder, monkeypatch, request):
+@pytest.mark.usefixtures("unwatched_children")
+def test_a_killed_worker_loses_no_step(tiny, image_folder, monkeypatch):
     """As the kernel kills when memory runs out. torch looks every five seconds."""
-    # A loader of another test's may have left torch's own handler, which raises in mid-step.
-    request.addfinalizer(partial(signal.signal, signal.SIGCHLD, signal.getsignal(signal.SIGCHLD)))
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     root = image_folder(size=(80, 80), train=20, test=2)
     config = tiny(dataset=str(root), epochs=1, **STREAMED | {"workers": 1})
     _, whole = run_training(replace(config, name="whole"))

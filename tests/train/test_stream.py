@@ -103,6 +103,7 @@ def test_a_corrupt_file_is_named(photos, workers):
     ],
 )
 @pytest.mark.parametrize("killed", [True, False])
+@pytest.mark.usefixtures("unwatched_children")
 def test_a_killed_worker_is_named_whatever_is_left_unread(photos, monkeypatch, said, killed):
     def fail(_self):
         raise said
