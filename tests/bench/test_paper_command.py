@@ -139,6 +139,7 @@ def test_the_list_has_everything_of_the_paper(paper):
     assert status == 0 and "5 sources and 15 targets" in out
 
 
+@pytest.mark.slow
 def test_a_study_is_made(paper, tmp_path, monkeypatch):
     # Networks have to be good enough that there is something to fool.
     monkeypatch.setitem(BUDGETS, "smoke", replace(TINY, data=SMOKE.data))

@@ -83,6 +83,7 @@ def test_two_rows_of_table_15(store):
         assert (value.n, value.value) == (len(held), float(held.double().mean()))
 
 
+@pytest.mark.slow
 def test_three_rows_of_table_2(store):
     setup = learning_setup()
     rows = ["Standard CNN", "Defective CNN*"]
@@ -100,6 +101,7 @@ def test_three_rows_of_table_2(store):
             assert value.value == float(right.double().mean())
 
 
+@pytest.mark.slow
 def test_a_picture_for_figure_5(store):
     """Of the rows that are there; none where there is no row."""
     setup = learning_setup(images="source")

@@ -209,7 +209,7 @@ def test_strided_vectors(target, training):
 
 
 @everywhere
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(data=st.data())
 def test_every_subset_of_gradients(target, data):
     """A gradient does not depend on which others are asked for, bit for bit."""

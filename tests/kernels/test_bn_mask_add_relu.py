@@ -16,7 +16,7 @@ def test_eager(case):
 
 
 @on_triton
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_formula(target, data):
     check(data.draw(cases(target)))

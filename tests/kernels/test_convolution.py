@@ -146,7 +146,7 @@ def test_evaluation(case):
     assert ((out - expected).abs() <= bound).all(), ((out - expected).abs() / bound).max()
 
 
-@EXAMPLES
+@settings(max_examples=15)
 @given(cases(training=True))
 def test_training_equals_the_separate_way(case):
     """Forward, running statistics and every gradient, against the eager definition in float64."""

@@ -76,7 +76,7 @@ def run(call, reshape=lambda t, first: t):
 
 
 @everywhere
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(data=st.data())
 def test_equal_to_the_call_on_images(target, data):
     """Bit for bit, with shape, dtype and memory order of the input."""

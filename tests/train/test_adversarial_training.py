@@ -56,6 +56,7 @@ def test_with_validation_the_test_set_is_attacked_once_at_the_end(tiny):
     assert 0 <= outcome.summary["test/robust_acc1"] <= 1
 
 
+@pytest.mark.slow
 def test_the_attack_makes_training_more_robust(tiny):
     """Trained against eps 0.1 for a moment, and not: the first resists that attack better."""
     changes = {"epochs": 3, "width": 6, "train_limit": 700, "test_limit": 200}

@@ -117,6 +117,7 @@ def test_two_processes_have_the_loss_curve_of_one(tiny, tmp_path, changed):
     assert len(list((tmp_path / "two" / "tensorboard").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_local_statistics_are_another_training(tiny, tmp_path, changed):
     """With --no-sync-stats each process normalises by its half of the batch; NCCL takes it all."""
     _, alone = run_training(tiny(**SETTINGS))

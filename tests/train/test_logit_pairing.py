@@ -155,6 +155,7 @@ def test_without_pairing_the_step_is_plain_adversarial_training(tiny):
     assert abs(float(other) - float(loss)) > 1e-4
 
 
+@pytest.mark.slow
 def test_pairing_draws_the_logits_together(tiny):
     """Trained with more weight, an attack moves logits less, measured by how images differ."""
     changes = ATTACK | {"train_limit": 1000, "lr": 0.05, "defects": "standard"}
