@@ -86,7 +86,7 @@ class Data:
 
 def folder_content(folder: Path, option: str = "--data") -> str:
     """A hash of a folder's files: their names below it, which a move leaves as they are, sizes,
-    and contents where sizes tell too little (:func:`scotoma.train.contents.files_digest`).
+    and contents where sizes tell too little (:func:`scotoma.train.image_folder.files_digest`).
 
     Args:
         option: that named the folder, for messages.

@@ -57,5 +57,5 @@ def test_links_and_paths_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
         if "://" not in target:
             assert (page.parent / target).exists(), target
-    for path in re.findall(r"`((?:kernels|defective|train|bench|tests)/[\w/-]+\.(?:py|sh))`", text):
+    for path in re.findall(r"\b(?:kernels|defective|train|bench|tests)/[\w/-]+\.(?:py|sh)\b", text):
         assert (ROOT / path).exists(), path

@@ -39,7 +39,7 @@ def draw_all(
     The same pictures in another format, of an earlier call, are removed.
 
     Args:
-        cells: as :meth:`scotoma.train.robustness.cells.Cells.all` gives them, in any order.
+        cells: as :meth:`scotoma.train.store.Store.all` gives them, in any order.
         folder: made if need be.
         samples: images for the examples and the shuffled ones, as :func:`example_samples` and
             :func:`shuffled_samples` give them; any key may be missing. "set": which of how many
