@@ -676,12 +676,11 @@ def main(argv: list[str]) -> int:
     outcome = harness.measure_all(
         chosen_cases(options, [(t.name, str(t.eager.spec.defects)) for t in targets.values()]),
         lambda case: measure_case(case, targets[case.network], plan),
-        head=head,
-        path=path,
-        time_limit=options.time_limit,
-        console=console,
-        brief=brief,
-        resume=options.resume,
+        head,
+        path,
+        options,
+        console,
+        brief,
     )
     for case, found in by_case(outcome.rows).items():
         show(console, table(case, found))

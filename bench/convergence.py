@@ -227,12 +227,11 @@ def main(argv: list[str]) -> int:
         outcome = harness.measure_all(
             runs,
             lambda run: [measure_run(run, config, data, device, options.target, status.update)],
-            head=head,
-            path=path,
-            time_limit=options.time_limit,
-            console=console,
-            brief=brief,
-            resume=options.resume,
+            head,
+            path,
+            options,
+            console,
+            brief,
         )
     if outcome.rows:
         show(console, table(outcome.rows))

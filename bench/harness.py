@@ -4,9 +4,9 @@ A verb of ``scotoma bench`` parses its options (:mod:`.options`), chooses cases,
 :func:`measure_all`, which keeps every row as soon as it is there::
 
     options.add_run_options(parser, "layers", 3600)    # --time-limit --out --resume --cpu --list
-    device = chosen_device(options.cpu)
+    device = chosen_device(parsed.cpu)
     head = row_head("layers", device, settings)        # what was measured, when, on what, and how
-    outcome = measure_all(cases, measure, head=head, path=path, ...)
+    outcome = measure_all(cases, measure, head, path, parsed, console, brief)
     return outcome.status(failures(outcome.rows, label))
 
 ``measure(case)`` gives a row for each **variant**, one of several ways to compute the same thing,
@@ -22,6 +22,7 @@ Groups below: rows (:func:`default_path`, :func:`row_head`, :func:`append_rows`,
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -497,31 +498,30 @@ class Outcome:
 def measure_all(
     cases: Sequence[Any],
     measure: Callable[[Any], list[dict]],
-    *,
     head: dict,
     path: Path,
-    time_limit: float,
+    options: argparse.Namespace,
     console: Console,
     brief: Callable[[list[dict]], str],
-    resume: bool = False,
 ) -> Outcome:
     """Measure cases until all are done or the time is up.
 
     Args:
         cases: their ``str`` is for people. measure: a case's rows.
         head: what every row begins with. path: JSON lines file to append to.
-        time_limit: no case is started that would end later, if it took as long as the longest.
+        options: time_limit: no case is started that would end later, in seconds, if it took as long
+            as the longest; resume: leave out cases that the file has from the same machine, commit
+            and settings.
         brief: a case's rows in one line.
-        resume: leave out cases that the file has from the same machine, commit and settings.
 
     Raises:
         UserError: the file cannot be written; before anything is measured.
     """
     check_writable(path)
-    known = {row.get("case") for row in measured_rows(path, head)} if resume else set()
+    known = {row.get("case") for row in measured_rows(path, head)} if options.resume else set()
     cases = [case for case in cases if str(case) not in known]
-    outcome = Outcome(left=list(cases), resumed=resume)
-    end, longest = time.monotonic() + time_limit, 0.0
+    outcome = Outcome(left=list(cases), resumed=options.resume)
+    end, longest = time.monotonic() + options.time_limit, 0.0
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
         task = bar.add_task("", total=len(cases))

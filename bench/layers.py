@@ -43,6 +43,7 @@ from . import harness, operands
 from .harness import Outcome, figure
 from .operands import CPU_CALLS, KINDS, MODES, PASSES, Call, OpShape, Sweep
 from .options import DTYPES, add_run_options, add_variants, check_names, make_parser, positive
+from .report.rows import by_site
 
 OURS = "ours"
 VARIANTS = {
@@ -96,12 +97,11 @@ def run(options, names, ops: list[OpShape], device: torch.device, console: Conso
         return harness.measure_all(
             ops,
             lambda op: measure(op, plan),
-            head=head,
-            path=path,
-            time_limit=options.time_limit,
-            console=console,
-            brief=brief,
-            resume=options.resume,
+            head,
+            path,
+            options,
+            console,
+            brief,
         )
 
 
@@ -442,14 +442,6 @@ def _rate(found: dict, least: int, copy_bytes_per_second: float) -> None:
     rate = least / (found["median_us"] * 1e-6)
     found["gb_per_s"] = round(rate / 1e9, 1)
     found["copy_percent"] = round(100 * rate / copy_bytes_per_second, 1)
-
-
-def by_site(rows: Iterable[dict]) -> dict[str, dict[str, dict]]:
-    """Site -> variant -> row, in the order of the rows."""
-    found: dict[str, dict[str, dict]] = {}
-    for row in rows:
-        found.setdefault(row["site"]["name"], {})[row["contestant"]] = row
-    return found
 
 
 def median(

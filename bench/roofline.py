@@ -314,12 +314,11 @@ def main(argv: list[str]) -> int:
     outcome = harness.measure_all(
         chosen,
         lambda case: measure_case(case, plan),
-        head=head,
-        path=path,
-        time_limit=options.time_limit,
-        console=console,
-        brief=brief,
-        resume=options.resume,
+        head,
+        path,
+        options,
+        console,
+        brief,
     )
     failures, timed = harness.failures(outcome.rows, label), by_distance(outcome.rows)
     if timed:

@@ -117,12 +117,11 @@ def run(options, cases: list[Case], names: tuple[str, ...], device, console: Con
     return harness.measure_all(
         cases,
         lambda case: measure(case, plan),
-        head=head,
-        path=path,
-        time_limit=options.time_limit,
-        console=console,
-        brief=brief,
-        resume=options.resume,
+        head,
+        path,
+        options,
+        console,
+        brief,
     )
 
 

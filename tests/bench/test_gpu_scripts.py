@@ -3,6 +3,7 @@
 A misspelt option or a missing library would else be found on a GPU only, where time is dear.
 """
 
+import argparse
 import importlib
 import os
 import re
@@ -351,12 +352,11 @@ def test_a_measurement_goes_on_with_what_is_left(tmp_path):
         return harness.measure_all(
             ["a", "b"],
             lambda case: [{"value": case}],
-            head=head,
-            path=path,
-            time_limit=budget,
-            console=console,
-            brief=str,
-            resume=resume,
+            head,
+            path,
+            argparse.Namespace(time_limit=budget, resume=resume),
+            console,
+            str,
         )
 
     outcome = measure(resume=True)
