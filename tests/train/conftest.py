@@ -35,10 +35,9 @@ def tiny(tmp_path):
 @pytest.fixture
 def unwatched_children():
     """Nothing is raised when a process ends: another test's loader may have left torch's handler,
-    which raises in the middle of whatever runs then."""
-    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+    which raises in the middle of whatever runs then. It is not put back: the signal of a process
+    that a test killed may come after the test, and would end the whole suite."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 @pytest.fixture
