@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from itertools import takewhile
-from typing import Any
+from typing import Any, Self
 
 import rich.progress
 from rich.console import Console, Group, RenderableType
@@ -126,30 +126,36 @@ PLAIN_SECONDS = 30.0
 """Least time between two lines of progress where there is no terminal for a bar."""
 
 
-class Progress:
-    """Lines for people, and a bar on a terminal; a pipe gets a line of progress now and then."""
+class _Live:
+    """A bar on a terminal, for as long as one is inside."""
 
-    def __init__(self):
-        self.console = make_console()
-        self.live = self.console.is_terminal
+    def __init__(self, console: Console, *columns: rich.progress.ProgressColumn):
+        self.console, self.live = console, console.is_terminal and not console.quiet
         self._bar = rich.progress.Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("images  {task.fields[speed]}"),
+            *columns,
             TimeRemainingColumn(),
-            console=self.console,
+            console=console,
             disable=not self.live,
             transient=True,
         )
-        self._task = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
     def __exit__(self, *_) -> None:
         self._bar.stop()
+
+
+class Progress(_Live):
+    """Lines for people, and a bar on a terminal; a pipe gets a line of progress now and then."""
+
+    def __init__(self):
+        of_images = TextColumn("images  {task.fields[speed]}")
+        super().__init__(make_console(), MofNCompleteColumn(), of_images)
+        self._task, self._text = None, ""
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -167,12 +173,14 @@ class Progress:
         """The bar starts again, for something else."""
         if self._task is not None:
             self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(text, total=None, speed="")
+        self._task, self._text = self._bar.add_task(text, total=None, speed=""), text
         self._start = self._told = time.monotonic()
         self._first: int | None = None
 
-    def advance(self, done: int, total: int) -> None:
-        """``done`` of ``total`` images."""
+    def advance(self, done: int, total: int, text: str = "") -> None:
+        """``done`` of ``total`` images; another text than before begins anew."""
+        if text and text != self._text:
+            self.begin(text)
         now = time.monotonic()
         if self._first is None:  # how many were there before is not known until now
             self._first, self._start = done, now
@@ -184,34 +192,18 @@ class Progress:
             self.line(f"  {done:,} of {total:,} images  {speed}")
 
 
-class Report:
-    """Prints on rank 0 and is silent on the others.
+class Report(_Live):
+    """Of a training: prints on rank 0 and is silent on the others.
 
     The bar shows images/s, the loss and the time left, and only on a terminal; a pipe or a log
     file gets the header and one plain line an epoch.
     """
 
     def __init__(self, total_epochs: int, total_steps: int, enabled: bool = True):
-        self.console = make_console(quiet=not enabled)
+        super().__init__(make_console(quiet=not enabled), TextColumn("{task.fields[status]}"))
         self.total_epochs = total_epochs
-        self._bar = rich.progress.Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not (enabled and self.console.is_terminal),
-            transient=True,
-        )
         self._task = self._bar.add_task("", total=total_steps, status="")
-        self._columns: list[str] = []
-
-    def __enter__(self) -> Report:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._bar.stop()
+        self._widths: list[int] = []
 
     def line(self, text: str) -> None:
         self.console.print(text, soft_wrap=True)
@@ -234,18 +226,15 @@ class Report:
             "train %": f"{100 * record['train/acc1']:.2f}",
             f"{evaluated} loss": f"{record[f'{evaluated}/loss']:.4f}",
             f"{evaluated} %": f"{100 * record[f'{evaluated}/acc1']:.2f}",
-            **self._robust(record, evaluated),
-            **({"skipped": f"{record['skipped_steps']}"} if "skipped_steps" in record else {}),
-            "img/s": f"{record['img_per_s']:.0f}",
-            "sec": f"{record['epoch_s']:.1f}",
         }
-        if not self._columns:
-            self._columns = [f"{name:>{max(len(name), len(cell))}}" for name, cell in cells.items()]
-            self.line("  ".join(self._columns))
-        widths = map(len, self._columns)
-        self.line("  ".join(f"{c:>{w}}" for c, w in zip(cells.values(), widths, strict=True)))
-
-    def _robust(self, record: Mapping[str, Any], evaluated: str) -> dict[str, str]:
-        """The column of adversarial training."""
-        accuracy = record.get(f"{evaluated}/robust_acc1")
-        return {} if accuracy is None else {"robust %": f"{100 * accuracy:.2f}"}
+        if (accuracy := record.get(f"{evaluated}/robust_acc1")) is not None:
+            cells["robust %"] = f"{100 * accuracy:.2f}"
+        if "skipped_steps" in record:
+            cells["skipped"] = f"{record['skipped_steps']}"
+        cells |= {"img/s": f"{record['img_per_s']:.0f}", "sec": f"{record['epoch_s']:.1f}"}
+        rows = [cells.values()]
+        if not self._widths:
+            self._widths = [max(len(name), len(cell)) for name, cell in cells.items()]
+            rows.insert(0, cells.keys())
+        for row in rows:
+            self.line("  ".join(f"{c:>{w}}" for c, w in zip(row, self._widths, strict=True)))

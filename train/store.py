@@ -10,7 +10,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from ..defective.serialization import atomic_path, check_seal, seal
 FORMAT = 1
 """Raised when equal settings come to mean another result: then nothing old is reused."""
 
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 _AGAIN = "remove it, and it is made again"
 
 
@@ -45,9 +44,7 @@ def slug(text: str, most: int = 90) -> str:
 
 def write_record(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     """Write plain values to a JSON file, whole or not at all, and return them with their digest.
-
-    The file's folder is made if it is not there. Raises OSError.
-    """
+    Raises OSError."""
     sealed = seal(record)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
@@ -90,26 +87,31 @@ def writable(out: Path, inside: str = "") -> Path:
 
 @contextmanager
 def disk_advice(out: Path, kept: str) -> Iterator[None]:
-    """Errors of writing to ``out`` as UserErrors that say what is left of the work.
-
-    Args:
-        kept: what to say about the work that is done.
-    """
+    """Errors of writing to ``out`` as UserErrors that say what is left of the work: ``kept``."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "space" in reason
         if not out.is_dir():
             text = f"{out} was removed meanwhile, with all it held; the same command begins anew"
         elif error.errno == errno.ENOENT and str(error.filename).startswith(str(out)):
             text = f"a folder in {out} was removed meanwhile; {kept}"
-        elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "space" in reason:
-            text = f"{out} cannot be written to ({reason}): free some space; {kept}"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            text = f"{out} cannot be written to ({reason}): make it writable; {kept}"
+        elif full or error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            fix = "free some space" if full else "make it writable"
+            text = f"{out} cannot be written to ({reason}): {fix}; {kept}"
         else:
             raise
         raise UserError(text) from None
+
+
+def versions() -> dict[str, str]:
+    """With what a result was made."""
+    return {
+        "scotoma": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
 class Store:
@@ -140,27 +142,24 @@ class Store:
         """
         path = self.folder / "locks" / key
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, timeout=-1 if wait else 0)
-        try:
-            lock.acquire()
-        except Timeout:
-            yield False
-            return
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-        try:
+        with ExitStack() as held:
+            try:
+                held.enter_context(FileLock(path, timeout=-1 if wait else 0))
+            except Timeout:
+                yield False
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                    raise
             yield True
-        finally:
-            lock.release()
 
     def path(self, kind: str, label: str, identity: Mapping[str, Any]) -> Path:
         """The file of a cell, whether it is there or not. The label is for people: a cell that
         was made under another one is found all the same."""
         key = key_of(kind, identity)
-        there = sorted(self.folder.glob(f"{kind}-*-{key}.json"))
         short = re.sub(r"[^A-Za-z0-9.,+-]+", "-", label).strip("-")[:80]
-        return there[0] if there else self.folder / f"{kind}-{short}-{key}.json"
+        usual = self.folder / f"{kind}-{short}-{key}.json"
+        return min(self.folder.glob(f"{kind}-*-{key}.json"), default=usual)
 
     def get(
         self,
@@ -174,7 +173,7 @@ class Store:
         """(cell, whether it was there already); computed and written if it was not.
 
         Args:
-            kind: of the cell. label: for people, goes into the file's name and into the cell.
+            label: for people, goes into the file's name and into the cell.
             identity: plain values. compute: returns ``results``, plain values.
             shown: names for people, as ``results["shown"]``. Of a cell that was there these are
                 the names of today, whatever things were called when it was made.
@@ -199,14 +198,10 @@ class Store:
         results = compute()
         if shown is not None:
             results = {**results, "shown": shown}
-        made = {
-            "seconds": round(time.perf_counter() - start, 3),
-            "scotoma": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        }
+        seconds = round(time.perf_counter() - start, 3)
         cell = {"format": FORMAT, "kind": kind, "label": label, "identity": identity}
-        cell = write_record(path, {**cell, "results": results, "made": made})
+        cell |= {"results": results, "made": {"seconds": seconds, **versions()}}
+        cell = write_record(path, cell)
         self.computed += 1
         return cell, False
 
@@ -221,14 +216,11 @@ class Store:
 
     def read(self, path: Path) -> dict[str, Any]:
         """A cell whose numbers can be. Raises UserError if the file is none."""
-        keys = ("format", "kind", "label", "identity", "results")
-        cell = read_record(path, "result of an evaluation", *keys)
+        keys, what = ("format", "kind", "label", "identity", "results"), "result of an evaluation"
+        cell = read_record(path, what, *keys)
         results = cell["results"]
         if not isinstance(results, dict) or not isinstance(cell["identity"], dict):
-            raise UserError(
-                f"{path}: no result of an evaluation (identity or results are no "
-                "mapping); remove it"
-            )
+            raise UserError(f"{path}: no {what} (identity or results are no mapping); remove it")
         try:
             check_results(results)
             if cell["kind"] == "noise" and "per_draw" in results:

@@ -527,7 +527,7 @@ class Result(Artefact):
         attack = parse_attack(self.attack) if self.attack else None
         match self.protocol:
             case "clean":
-                found = evaluate_clean(targets[0], images, cells, clean=clean, advance=progress)
+                found = evaluate_clean(targets[0], images, cells, clean=clean, progress=progress)
                 return [found]
             case "transfer":
                 found = evaluate_transfer(
@@ -537,12 +537,12 @@ class Result(Artefact):
                     cells,
                     batch_size=size,
                     clean=clean,
-                    advance=progress,
+                    progress=progress,
                 )
                 return [found]
             case "white-box":
                 found = evaluate_white_box(
-                    targets[0], attack, images, indices, cells, batch_size=size, advance=progress
+                    targets[0], attack, images, indices, cells, batch_size=size, progress=progress
                 )
                 return [found]
             case "stylized":

@@ -5,19 +5,14 @@ from dataclasses import replace
 import protocol_fixtures as shared
 import pytest
 import torch
-from fitted_networks import fitted, pixels, sample
+from fitted_networks import pixels, sample
 from protocol_targets import Shallow, Told, named, sample_images
 from scotoma.defective.attacks import GaussianNoise
 from scotoma.defective.errors import UserError
 from scotoma.defective.robustness.rates import proportion
 from scotoma.defective.robustness.shuffle import shuffle_patches
 from scotoma.train.robustness.images import TestImages
-from scotoma.train.robustness.protocols import (
-    PAPER_EPSILONS,
-    CleanPredictions,
-    evaluate_noise,
-    evaluate_shuffle,
-)
+from scotoma.train.robustness.protocols import evaluate_noise, evaluate_shuffle
 from scotoma.train.store import Store
 
 images, targets = shared.images, shared.targets
@@ -142,10 +137,8 @@ def test_bad_arguments_are_refused_before_any_work(evaluate, targets, changes, m
         (evaluate_noise, {"epsilons": [8 / 255, 8]}, "epsilons is 8; .* 8/255"),
         (evaluate_noise, {"epsilons": [float("nan")]}, "epsilons is nan"),
         (evaluate_noise, {"draws": 2}, "draws is 2; .* at least 3"),
-        (evaluate_noise, {"pixels": "int"}, "pixels is 'int'; expected one of float, uint8"),
         (evaluate_shuffle, {"grids": []}, "grids is empty"),
         (evaluate_shuffle, {"grids": [2, 8]}, "grid is 8; .* side 28 .* 1, 2, 4, 7, 14, 28"),
-        (evaluate_shuffle, {"grids": [2], "confidence": 99}, "confidence is 99"),
     ],
 )
 def test_bad_settings_are_refused_before_any_work(
@@ -206,27 +199,6 @@ def test_accuracy_under_noise_is_what_a_loop_counts(targets, images, indices, ce
     assert wrong  # or the noise did nothing
 
 
-def test_defective_networks_under_noise_and_shuffled(images, cells):
-    """The real thing once: two small ResNets, rates as :func:`correct` counts them."""
-    targets = [named(fitted(each, images=200), each) for each in ("standard", "0.3-Bottom")]
-    some = torch.arange(40)
-    right = CleanPredictions(images, 40).right_for_all(targets, some)
-    indices = some[right]
-    assert len(indices) > 3
-    clean, labels = clean_images(indices)
-    arguments = {"batch_size": 40, "progress": Told()}
-    noise = evaluate_noise(targets, images, indices, cells, epsilons=[64 / 255], **arguments)
-    arguments["progress"] = Told()
-    shuffled = evaluate_shuffle(targets, images, indices, cells, grids=[4], **arguments)
-    for number, target in enumerate(targets):
-        noisy = GaussianNoise(sigma=32 / 255, seed=2).noisy(clean, indices)
-        last = correct(target, (noisy * 255).round() / 255, labels)
-        assert noise[number]["results"]["per_draw"][2]["k"] == last
-        count = correct(target, shuffle_patches(clean, 4, 0, indices), labels)
-        assert shuffled[number]["results"]["accuracy"]["k"] == count
-        assert shuffled[number]["results"]["shown"]["target_defects"] == target.name
-
-
 def test_all_targets_see_the_same_noise_and_each_draw_has_its_own(targets, images, indices, cells):
     arguments = {"epsilons": [32 / 255], "batch_size": 30, "progress": Told()}
     evaluate_noise(targets, images, indices, cells, **arguments)
@@ -246,20 +218,6 @@ def test_all_targets_see_the_same_noise_and_each_draw_has_its_own(targets, image
         assert torch.allclose(levels, levels.round(), atol=1e-4)
 
 
-def test_noise_without_rounding_is_between_the_levels(targets, images, indices, cells):
-    arguments = {"epsilons": [32 / 255], "batch_size": 30, "progress": Told()}
-    rounded = evaluate_noise(targets[:1], images, indices, cells, **arguments)
-    targets[0].model.seen.clear()
-    free = evaluate_noise(targets[:1], images, indices, cells, pixels="float", **arguments)
-    levels = targets[0].model.images() * 255
-    assert not torch.allclose(levels, levels.round(), atol=1e-2)
-    assert rounded[0]["identity"] != free[0]["identity"]
-
-
-def test_the_papers_epsilons():
-    assert [round(255 * e) for e in PAPER_EPSILONS] == [2, 4, 8, 16, 24, 32, 40, 48, 56, 64]
-
-
 def test_accuracy_on_shuffled_patches_is_what_a_loop_counts(targets, images, indices, cells):
     found = evaluate_shuffle(
         targets, images, indices, cells, grids=[1, 2, 4], seed=3, batch_size=7, progress=Told()
@@ -273,35 +231,3 @@ def test_accuracy_on_shuffled_patches_is_what_a_loop_counts(targets, images, ind
         assert cell["results"]["shown"]["target"] == target.name
         assert grid > 1 or count == 30  # the control
     assert found[4]["results"]["accuracy"]["rate"] < 1
-
-
-def test_confidence_keeps_images_of_which_every_target_is_sure(targets, images, indices, cells):
-    clean, labels = clean_images(indices)
-    sure = torch.ones(30)
-    for target in targets:
-        with torch.no_grad():
-            shares = target.model.model(clean).softmax(1)
-        sure = sure.minimum(shares[torch.arange(30), labels])
-    level = float(sure.sort().values[18])
-    kept = sure >= level
-    assert int(kept.sum()) == 12
-    arguments = {"grids": [1, 2], "batch_size": 7}
-    found = evaluate_shuffle(
-        targets, images, indices, cells, confidence=level, progress=Told(), **arguments
-    )
-    shuffled = shuffle_patches(clean[kept], 2, 0, indices[kept])
-    assert found[0]["results"]["accuracy"] == proportion(12, 12)
-    for target, cell in zip(targets, found[2:], strict=True):
-        expected = correct(target, shuffled, labels[kept])
-        assert cell["results"]["accuracy"] == proportion(expected, 12)
-    # With another rival the images are others, and so is the cell; without confidence again.
-    alone = evaluate_shuffle(
-        targets[:1], images, indices, cells, confidence=level, progress=Told(), **arguments
-    )
-    every = evaluate_shuffle(targets[:1], images, indices, cells, progress=Told(), **arguments)
-    counts = [each[0]["results"]["accuracy"]["n"] for each in (found, alone, every)]
-    assert counts[0] == 12 < counts[1] <= counts[2] == 30
-    with pytest.raises(UserError, match=r"confidence is 0\.999999999; none of 30 images"):
-        evaluate_shuffle(
-            targets, images, indices, cells, confidence=0.999999999, progress=Told(), **arguments
-        )

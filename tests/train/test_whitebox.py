@@ -95,7 +95,7 @@ def test_progress_counts_images(tmp_path, images, target):
         sample_of_all(images, 10, 0),
         Store(tmp_path),
         batch_size=4,
-        advance=lambda done, total: told.append((done, total)),
+        progress=lambda done, total, text: told.append((done, total)),
     )
     assert told == [(4, 10), (8, 10), (10, 10)]
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from ...defective.attacks import Attack, Status, attack_class, attack_names, parse_attack
+from ...defective.attacks import Attack, attack_class, attack_names, parse_attack
 from ...defective.errors import UserError, counted
 from ...defective.robustness import AdversarialSet
 from ...defective.robustness.rates import fooled_source
@@ -24,7 +24,8 @@ from ..screen import Progress, make_console, show, wrapped
 from ..settings import add_settings, make_parser
 from ..store import disk_advice, writable
 from .images import ImagesConfig, Sample, TestImages, choose_images
-from .models import NamedModel, check_precision, load_named, memory_advice
+from .models import check_precision, load_named, memory_advice
+from .protocols import count_statuses
 from .sets import Pixels, SetRequest, Source, make_set, set_name, told_settings
 from .tables import interval
 
@@ -84,12 +85,10 @@ class AttackConfig(ImagesConfig):
                 "no --attack is given; expected for example --attack "
                 "pgd:eps=16/255,step=1/255,steps=20 (see: scotoma attack --list)"
             )
-        attacks: list[Attack] = []
-        for given in self.attack:
-            attack = parse_attack(given) if isinstance(given, str) else given
-            if attack in attacks:
-                raise UserError(f"--attack {given}: the same attack is given twice")
-            attacks.append(attack)
+        attacks = [parse_attack(a) if isinstance(a, str) else a for a in self.attack]
+        for number, attack in enumerate(attacks):
+            if attack in attacks[:number]:
+                raise UserError(f"--attack {attack}: the same attack is given twice")
         self.attack = attacks
         super().__post_init__()
 
@@ -121,6 +120,8 @@ def attack(config: AttackConfig) -> list[Path]:
     models = [*sources, *(judge for judge in judges if judge.digest not in known)]
     images = config.images(models, device)
     out, size = writable(Path(config.out)), config.batch_size
+    made: list[tuple[Path, list[str]]] = []
+    failed: list[str] = []  # which ends no long run
     with Progress() as screen:
         screen.begin("choosing images")
         with memory_advice(device, size):
@@ -129,9 +130,35 @@ def attack(config: AttackConfig) -> list[Path]:
             )
         for line in plan(sample, images, config):
             screen.line(line)
-        requests = _requests(sources, images, sample, out, config)
+        requests: dict[Path, SetRequest] = {}
+        for model in sources:
+            for each in config.attack:
+                path = out / set_name(model, each, config.pixels)
+                if path in requests:  # names that differ in signs which files' names cannot have
+                    path = path.with_name(f"{model.digest[:8]}-{path.name}")
+                which = (sample.indices, path, config.pixels, config.precision)
+                requests[path] = SetRequest(model, each, images, *which)
+        for request in requests.values():
+            request.check()
+        source: Source | None = None
         with disk_advice(out, _KEPT):
-            made, failed = _make(requests, sample, config, screen)
+            for number, request in enumerate(requests.values(), 1):
+                if source is None or source.model is not request.model:
+                    source = Source(request.model, config.precision, config.cuda_graph)
+                screen.line(f"[{number}/{len(requests)}] {request.model.name}, {request.attack}")
+                screen.begin(f"[{number}/{len(requests)}] {request.attack.name}")
+                try:
+                    made.append((request.path, _made(request, source, sample, config, screen)))
+                except UserError as error:
+                    failed.append(str(error))
+                    if len(requests) > 1:
+                        screen.line(f"  failed: {error}")
+                except KeyboardInterrupt:
+                    screen.line(
+                        f"  stopped; finished batches are kept in {request.folder}, and the same "
+                        "command goes on with the others"
+                    )
+                    raise
     if made:
         _show_sets(made)
     if failed:
@@ -143,63 +170,46 @@ def attack(config: AttackConfig) -> list[Path]:
     return [path for path, _ in made]
 
 
-def _requests(
-    sources: list[NamedModel], images: TestImages, sample: Sample, out: Path, config: AttackConfig
-) -> list[SetRequest]:
-    """Raises UserError if a set's file, or what is half made of it, is of another request."""
-    requests: dict[Path, SetRequest] = {}
-    for source in sources:
-        for each in config.attack:
-            path = out / set_name(source, each, config.pixels)
-            if path in requests:  # names that differ in signs which files' names cannot have
-                path = path.with_name(f"{source.digest[:8]}-{path.name}")
-            requests[path] = SetRequest(
-                source, each, images, sample.indices, path, config.pixels, config.precision
-            )
-    for request in requests.values():
-        request.check()
-    return list(requests.values())
-
-
-def _make(
-    requests: list[SetRequest], sample: Sample, config: AttackConfig, screen: Progress
-) -> tuple[list[tuple[Path, list[str]]], list[str]]:
-    """(files and their rows of the table, messages of sets that failed, which end no long run)."""
-    made: list[tuple[Path, list[str]]] = []
-    failed: list[str] = []
-    source: Source | None = None
-    for number, request in enumerate(requests, 1):
-        if source is None or source.model is not request.model:
-            source = Source(request.model, request.precision, config.cuda_graph)
-        screen.line(f"[{number}/{len(requests)}] {request.model.name}, {request.attack}")
-        screen.begin(f"[{number}/{len(requests)}] {request.attack.name}")
-        try:
-            found = make_set(
-                source,
-                request.attack,
-                request.images,
-                request.indices,
-                request.path,
-                batch_size=config.batch_size,
-                pixels=request.pixels,
-                precision=request.precision,
-                sampling=sample.describe(),
-                say=lambda text: screen.line(f"  {text}"),
-                advance=screen.advance,
-            )
-            row = _row(request.attack, found, request.images, config.batch_size)
-            made.append((request.path, row))
-        except UserError as error:
-            failed.append(str(error))
-            if len(requests) > 1:
-                screen.line(f"  failed: {error}")
-        except KeyboardInterrupt:
-            screen.line(
-                f"  stopped; finished batches are kept in {request.folder}, and the same "
-                "command goes on with the others"
-            )
-            raise
-    return made, failed
+def _made(
+    request: SetRequest, source: Source, sample: Sample, config: AttackConfig, screen: Progress
+) -> list[str]:
+    """Make a set. Returns its row of the table at the end."""
+    found = make_set(
+        source,
+        request.attack,
+        request.images,
+        request.indices,
+        request.path,
+        batch_size=config.batch_size,
+        pixels=config.pixels,
+        precision=config.precision,
+        sampling=sample.describe(),
+        say=lambda text: screen.line(f"  {text}"),
+        advance=screen.advance,
+    )
+    rate = fooled_source(
+        labels=found.labels,
+        source_clean_predictions=found.clean_predictions,
+        source_adversarial_predictions=found.predictions,
+    )
+    fooled = "no image left N 0"
+    if rate["n"]:
+        fooled = f"{100 * rate['rate']:.2f}\n{interval(rate)}\nN {rate['n']:,}"
+    sizes = ["-", "-"]
+    if bool(found.fooled.any()):
+        turned = found.subset(found.fooled)
+        euclidean, largest = _distances(turned, request.images, config.batch_size)
+        sizes = [f"{float(euclidean.median()):.4f}", f"{255 * float(largest.median()):.2f}"]
+    passes = [f"{float(t.double().mean()):,.1f}" for t in (found.forwards, found.backwards)]
+    return [
+        found.details["source"]["name"],
+        "\n".join([request.attack.name, *told_settings(request.attack).split(",")]).strip(),
+        fooled,
+        "\n".join(f"{name} {n:,}" for name, n in count_statuses(found.status).items()),
+        *sizes,
+        " + ".join(passes),
+        f"{found.details['seconds']:,.1f}",
+    ]
 
 
 def plan(sample: Sample, images: TestImages, config: AttackConfig) -> list[str]:
@@ -214,23 +224,23 @@ def plan(sample: Sample, images: TestImages, config: AttackConfig) -> list[str]:
         lines.append(
             f"  {sample.asked:,} were asked for, but there are only {len(sample):,}: all are taken"
         )
-    rounded, precision = config.pixels == "uint8", config.precision
+    pixels, precision = "float, not rounded", "float32 without TF32"
+    if config.pixels == "uint8":
+        pixels = "rounded to the nearest of 256 levels; the source is asked again after it"
+    if config.precision != "float32":
+        precision = f"{config.precision} autocast in attacks; verdicts are in {precision}"
     lines += [
-        "  pixels    rounded to the nearest of 256 levels; the source is asked again after it"
-        if rounded
-        else "  pixels    float, not rounded",
-        "  precision float32 without TF32"
-        if precision == "float32"
-        else f"  precision {precision} autocast in attacks; verdicts are in float32 without TF32",
+        f"  pixels    {pixels}",
+        f"  precision {precision}",
         f"  device    {device_name(images.device)}, batches of {config.batch_size}",
+        *(f"  attack    {attack}" for attack in config.attack),
     ]
-    lines += [f"  attack    {attack}" for attack in config.attack]
-    near = [a.name for a in config.attack if a.name in ("cw-l2", "boundary")]
-    if rounded and near:
+    near = dict.fromkeys(a.name for a in config.attack if a.name in ("cw-l2", "boundary"))
+    if config.pixels == "uint8" and near:
         lines.append(
-            f"  hint      {' and '.join(dict.fromkeys(near))} may end just past the boundary, and "
-            "rounding may carry images back: compare fooled with the statuses, which are before "
-            "rounding; --pixels float keeps them, for cw-l2 a confidence does too"
+            f"  hint      {' and '.join(near)} may end just past the boundary, and rounding may "
+            "carry images back: compare fooled with the statuses, which are before rounding; "
+            "--pixels float keeps them, for cw-l2 a confidence does too"
         )
     paths: dict[str, set[str]] = {}
     for member in (member for model in sample.correct_for for member in model.members):
@@ -270,36 +280,8 @@ def _distances(found: AdversarialSet, images: TestImages, size: int) -> tuple[Te
     return torch.cat(euclidean), torch.cat(largest)
 
 
-def _row(attack: Attack, found: AdversarialSet, images: TestImages, size: int) -> list[str]:
-    """A set's row of the table at the end; ``size`` images at once are compared."""
-    rate = fooled_source(
-        labels=found.labels,
-        source_clean_predictions=found.clean_predictions,
-        source_adversarial_predictions=found.predictions,
-    )
-    fooled = "no image left N 0"
-    if rate["n"]:
-        fooled = f"{100 * rate['rate']:.2f}\n{interval(rate)}\nN {rate['n']:,}"
-    counts = torch.bincount(found.status.long(), minlength=len(Status)).tolist()
-    told = [f"{Status(i).name.lower()} {n:,}" for i, n in enumerate(counts) if n]
-    sizes = ["-", "-"]
-    if bool(found.fooled.any()):
-        euclidean, largest = _distances(found.subset(found.fooled), images, size)
-        sizes = [f"{float(euclidean.median()):.4f}", f"{255 * float(largest.median()):.2f}"]
-    passes = [f"{float(t.double().mean()):,.1f}" for t in (found.forwards, found.backwards)]
-    return [
-        found.details["source"]["name"],
-        "\n".join([attack.name, *told_settings(attack).split(",")]).strip(),
-        fooled,
-        "\n".join(told),
-        *sizes,
-        f"{passes[0]} + {passes[1]}",
-        f"{found.details['seconds']:,.1f}",
-    ]
-
-
 def _show_sets(made: Sequence[tuple[Path, list[str]]]) -> None:
-    """The table of files and their :func:`_row`; long names are folded, files whole below."""
+    """The table of files and their rows; long names are folded, files whole below."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("set")
     table.add_column("source", max_width=24)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,13 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...defective.attacks import Attack, Oracle, Status
+from ...defective.attacks import Attack, Status
 from ...defective.errors import UserError
 from ...defective.robustness.rates import check_results
 from ..store import Store, key_of, read_record, write_record
 from .images import TestImages
 from .models import NamedModel, full_precision
-from .protocols import Progress, check_evaluation, digest_of, right_for, shown_target, stage
+from .protocols import (
+    PRECISION,
+    Progress,
+    check_evaluation,
+    count_statuses,
+    shown_targets,
+    stage,
+    which,
+)
+from .sets import Source
 
 Outcomes = dict[int, tuple[Status, float, int]]
 """By an image's number: status, squared L2 / (C*H*W), and forward passes."""
@@ -45,7 +53,7 @@ def evaluate_boundary(
         indices: int64 [N], numbers of test images that all targets classify right.
         attack: usually :class:`scotoma.defective.attacks.boundary.Boundary`; any will do that
             looks for small distances.
-        progress: told (images done, all, text), where an image counts once for each target.
+        progress: an image counts once for each target.
 
     Returns:
         Cells in the order of the targets. Their scores are None where no image counts, and
@@ -59,8 +67,7 @@ def evaluate_boundary(
     check_evaluation(targets, indices, batch_size)
     if not isinstance(attack, Attack):
         raise UserError(f"attack is {attack!r}; expected an attack, such as boundary")
-    chosen = {"images": images.fingerprint(indices), "indices": digest_of(indices)}
-    count, found = len(indices), []
+    count, found, chosen = len(indices), [], which(images, indices)
     for number, target in enumerate(targets):
         text = f"{attack.name} on {target.name}"
         done = stage(progress, number * count, len(targets) * count, text)
@@ -68,7 +75,7 @@ def evaluate_boundary(
         # Names of models, which may change from one command to the next, are no part of its name.
         file = store.folder / f"boundary-{key_of('boundary', identity)}.parts"
         compute = partial(_scores, target, attack, images, indices, batch_size, file, done)
-        shown = shown_target(target) | right_for(targets) | {"attack": str(attack)}
+        shown = shown_targets(target, targets) | {"attack": str(attack)}
         label = f"{target.name}-{attack.name}"
         found.append(store.get("boundary", label, identity, compute, shown=shown)[0])
         file.unlink(missing_ok=True)
@@ -89,17 +96,14 @@ def _scores(
     outcomes = _read_outcomes(file)
     left = indices[torch.tensor([index not in outcomes for index in indices.tolist()])]
     done(len(outcomes))
-    oracle = Oracle(target.model)
+    source = Source(target, PRECISION)
     with full_precision():
         for part, clean, labels in images.batches(left, batch_size):
-            try:
-                result = attack(oracle, clean, labels, keys=part)
-            except UserError as error:
-                raise UserError(f"{target.name}, {attack.name}: {error}") from None
+            result = source.attacked(attack, clean, labels, part)
             scores = (result.images.double() - clean.double()).flatten(1).square().mean(1)
-            columns = (result.status, scores, result.forwards)
-            rows = zip(part.tolist(), *(column.tolist() for column in columns), strict=True)
-            outcomes |= {index: (Status(s), score, n) for index, s, score, n in rows}
+            columns = (part, result.status, scores, result.forwards)
+            for index, status, *rest in zip(*(c.tolist() for c in columns), strict=True):
+                outcomes[index] = (Status(status), *rest)
             write_record(file, {str(i): [int(s), *rest] for i, (s, *rest) in outcomes.items()})
             done(len(outcomes))
     return _results(outcomes)
@@ -122,15 +126,15 @@ def _read_outcomes(file: Path) -> Outcomes:
 
 
 def _results(outcomes: Outcomes) -> dict[str, Any]:
-    counts = Counter(status for status, _, _ in outcomes.values())
-    counted = [(score, n) for status, score, n in outcomes.values() if status == Status.FOOLED]
-    scores, forwards = zip(*counted, strict=True) if counted else ((), ())
+    statuses, scores, forwards = zip(*outcomes.values(), strict=True)
+    turned = [i for i, status in enumerate(statuses) if status == Status.FOOLED]
+    scores, forwards = [scores[i] for i in turned], [forwards[i] for i in turned]
     return {
         "score_median": median(scores) if scores else None,
         "score_median_interval": median_interval(scores),
         "score_mean": fmean(scores) if scores else None,
         "n": len(scores),
-        "statuses": {status.name.lower(): counts[status] for status in Status if counts[status]},
+        "statuses": count_statuses(torch.tensor(statuses)),
         "forwards_mean": fmean(forwards) if scores else None,
     }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from ...defective.attacks import Attack, parse_attack
 from ...defective.attacks.registry import read_number
 from ...defective.errors import UserError, counted
-from ...defective.robustness import AdversarialSet, load_set
+from ...defective.robustness import load_set
 from ...defective.robustness.sanity import sanity_flags
 from ...defective.robustness.shuffle import PAPER_GRIDS
 from ..config import PictureFormat, setting
@@ -24,12 +23,7 @@ from ..screen import Progress, make_console, show
 from ..settings import add_settings, make_parser
 from ..store import Store, disk_advice, writable
 from .boundary import evaluate_boundary
-from .images import (
-    ImagesConfig,
-    TestImages,
-    choose_images,
-    sample_of_all,
-)
+from .images import ImagesConfig, choose_images, sample_of_all
 from .models import NamedModel, full_precision, memory_advice
 from .protocols import (
     PAPER_EPSILONS,
@@ -125,7 +119,8 @@ class EvaluateConfig(ImagesConfig):
                 f"--stylized {self.stylized}: no such folder; expected FOLDER/<class>/*"
             )
         self.against = _set_files(self.against)
-        self.attack = list(dict.fromkeys(_attack(each) for each in self.attack))
+        attacks = (parse_attack(a) if isinstance(a, str) else a for a in self.attack)
+        self.attack = list(dict.fromkeys(attacks))
         if isinstance(self.boundary, str):
             self.boundary = parse_attack(f"boundary:{self.boundary}")
         if self.noise is not None:
@@ -136,8 +131,7 @@ class EvaluateConfig(ImagesConfig):
     def grids_for(self, side: int) -> list[int]:
         """Patches along a side of images of ``side`` pixels: what was asked for, or the paper's.
 
-        Raises:
-            UserError: a number that was asked for does not divide it, or none of the paper's does.
+        Raises UserError if a number that was asked for does not divide it, or none of the paper's.
         """
         for k in self.shuffle or ():
             if side % k:
@@ -147,11 +141,10 @@ class EvaluateConfig(ImagesConfig):
                 )
         if self.shuffle or self.shuffle is None:
             return list(self.shuffle or ())
-        found = [k for k in PAPER_GRIDS if side % k == 0]
-        if not found:
-            usual = ", ".join(map(str, PAPER_GRIDS))
-            raise UserError(f"--shuffle: none of {usual} divides {side} pixels; give a divisor")
-        return found
+        if found := [k for k in PAPER_GRIDS if side % k == 0]:
+            return found
+        usual = ", ".join(map(str, PAPER_GRIDS))
+        raise UserError(f"--shuffle: none of {usual} divides {side} pixels; give a divisor")
 
 
 def _set_files(given: Sequence[str | Path]) -> list[Path]:
@@ -172,10 +165,6 @@ def _set_files(given: Sequence[str | Path]) -> list[Path]:
                 raise UserError(f"--against {file}: no such set; make it with: scotoma attack")
             found.setdefault(file.resolve(), file)
     return list(found.values())
-
-
-def _attack(given: str | Attack) -> Attack:
-    return parse_attack(given) if isinstance(given, str) else given
 
 
 def _epsilon(given: str | float) -> float:
@@ -200,8 +189,7 @@ def _grid(given: str | int) -> int:
 def main(argv: list[str]) -> int:
     parser = make_parser("evaluate", _DESCRIPTION)
     add_settings(parser, EvaluateConfig)
-    asked = vars(parser.parse_args(argv))
-    evaluate(EvaluateConfig(**asked))
+    evaluate(EvaluateConfig(**vars(parser.parse_args(argv))))
     return 0
 
 
@@ -212,29 +200,13 @@ def evaluate(config: EvaluateConfig) -> list[dict[str, Any]]:
         UserError: bad settings, before any work; or a result that could not be made, after all
             others are.
     """
-    device = choose_device(config.device, World())
-    loaded = config.networks(device)
-    distinct: dict[str, NamedModel] = {}
-    for target in loaded:
-        distinct.setdefault(target.digest, target)
-    targets = list(distinct.values())
-    images = config.images(targets, device)
-    grids = config.grids_for(images.data.image_size)
-    if config.stylized is not None:
-        find_stylized(Path(config.stylized), images.data)
-    # Only one set is in memory at once.
-    sets = [_set_line(path, load_set(path), images, targets) for path in config.against]
-    out = writable(Path(config.out), "cells")
-    store = Store(out / "cells")
-    store.all()  # a damaged one is told of before any work
-    evaluation = Evaluation(config, targets, images, grids, store)
+    evaluation = Evaluation(config)
+    out, store = evaluation.out, evaluation.store
     with (
         evaluation.screen as screen,
-        memory_advice(device, config.batch_size, f"; {_KEPT}"),
+        memory_advice(evaluation.images.device, config.batch_size, f"; {_KEPT}"),
         disk_advice(out, _KEPT),
     ):
-        for line in _plan(config, images, loaded, targets, sets, grids):
-            screen.line(line)
         try:
             evaluation.prepare()
             evaluation.run()
@@ -243,7 +215,7 @@ def evaluate(config: EvaluateConfig) -> list[dict[str, Any]]:
             screen.line(f"stopped; {done} {_KEPT}" if done else "stopped before the first result")
             raise
     with disk_advice(out, _KEPT):
-        _show(evaluation, out)
+        evaluation.show()
     if failures := evaluation.failures:
         raise UserError(
             failures[0]
@@ -253,88 +225,76 @@ def evaluate(config: EvaluateConfig) -> list[dict[str, Any]]:
     return evaluation.results
 
 
-def _set_line(
-    path: Path, found: AdversarialSet, images: TestImages, targets: list[NamedModel]
-) -> str:
-    """What a set is, once it is known to fit. Raises UserError."""
-    check_set(found, images, targets, str(path))
-    details = found.details
-    return (
-        f"  set       {path}: {details['attack_text']} from {details['source']['name']}, "
-        f"{counted(len(found), 'image')}, {details['pixels']}, {details['precision']}"
-    )
-
-
-def _plan(
-    config: EvaluateConfig,
-    images: TestImages,
-    loaded: list[NamedModel],
-    targets: list[NamedModel],
-    sets: list[str],
-    grids: list[int],
-) -> list[str]:
-    """Everything that the numbers depend on, so that no default stays unseen."""
-    data = images.data
-    lines = [
-        f"evaluating {', '.join(target.name for target in targets)}",
-        f"  data      {data.name}: {counted(len(images), 'test image')}{data.test_note}",
-        f"  device    {device_name(images.device)}, float32 without TF32, batches of "
-        f"{config.batch_size}",
-    ]
-    known = {target.digest: target.name for target in targets}
-    lines += [
-        f"warning: {model.name} is the same network as {known[model.digest]}: it is left out"
-        for model in loaded
-        if known[model.digest] != model.name
-    ]
-    lines += sets
-    lines += [f"  white-box {attack}" for attack in config.attack]
-    if config.boundary:
-        lines.append(f"  score     {config.boundary}")
-    if config.noise:
-        lines.append(f"  noise     eps {', '.join(map(levels, config.noise))} of 255")
-    if grids:
-        lines.append(f"  shuffle   {', '.join(map(grid_text, grids))} patches")
-    if config.stylized is not None:
-        lines.append(f"  stylised  {config.stylized}")
-    return lines
-
-
 class Evaluation:
     """All that is asked for, one after the other, each result kept as a cell.
 
-    Args:
-        targets: distinct networks. grids: patches along a side, to be shuffled.
-
     Attributes:
+        targets: distinct networks. grids: patches along a side, to be shuffled.
         results: the cells, in the order in which they were made.
         failures: messages of results that could not be made; they end no long run.
-        screen: gets lines and progress for people.
+        plan: lines on everything that the numbers depend on, so that no default stays unseen.
     """
 
-    def __init__(
-        self,
-        config: EvaluateConfig,
-        targets: list[NamedModel],
-        images: TestImages,
-        grids: list[int],
-        store: Store,
-    ):
-        self.config, self.targets, self.images = config, targets, images
-        self.grids, self.store, self.screen = grids, store, Progress()
-        self.clean = CleanPredictions(images, config.batch_size)
+    def __init__(self, config: EvaluateConfig):
+        """Raises UserError for whatever does not fit together, before any work."""
+        device = choose_device(config.device, World())
+        loaded = config.networks(device)
+        distinct: dict[str, NamedModel] = {}
+        for target in loaded:
+            distinct.setdefault(target.digest, target)
+        self.config, self.targets = config, list(distinct.values())
+        self.images = config.images(self.targets, device)
+        data = self.images.data
+        self.grids = config.grids_for(data.image_size)
+        if config.stylized is not None:
+            find_stylized(Path(config.stylized), data)
+        self.plan = [
+            f"evaluating {', '.join(target.name for target in self.targets)}",
+            f"  data      {data.name}: {counted(len(self.images), 'test image')}{data.test_note}",
+            f"  device    {device_name(device)}, float32 without TF32, batches of "
+            f"{config.batch_size}",
+        ]
+        self.plan += [
+            f"warning: {model.name} is the same network as {distinct[model.digest].name}: it is "
+            "left out"
+            for model in loaded
+            if model is not distinct[model.digest]
+        ]
+        self.plan += map(self._set_line, config.against)
+        self.plan += [f"  white-box {attack}" for attack in config.attack]
+        if config.boundary:
+            self.plan.append(f"  score     {config.boundary}")
+        if config.noise:
+            self.plan.append(f"  noise     eps {', '.join(map(levels, config.noise))} of 255")
+        if self.grids:
+            self.plan.append(f"  shuffle   {', '.join(map(grid_text, self.grids))} patches")
+        if config.stylized is not None:
+            self.plan.append(f"  stylised  {config.stylized}")
+        self.out = writable(Path(config.out), "cells")
+        self.store, self.screen = Store(self.out / "cells"), Progress()
+        self.store.all()  # a damaged one is told of before any work
+        self.clean = CleanPredictions(self.images, config.batch_size)
         self.results: list[dict[str, Any]] = []
         self.failures: list[str] = []
         self._right = torch.zeros(0, dtype=torch.int64)
-        self._told = ""
+
+    def _set_line(self, path: Path) -> str:
+        """What a set is, once it is known to fit. Only one is in memory at once."""
+        found = load_set(path)
+        check_set(found, self.images, self.targets, str(path))
+        details = found.details
+        return (
+            f"  set       {path}: {details['attack_text']} from {details['source']['name']}, "
+            f"{counted(len(found), 'image')}, {details['pixels']}, {details['precision']}"
+        )
 
     def prepare(self) -> None:
         """Warn of targets that attacks cannot get hold of, and choose images.
 
-        Raises:
-            UserError: no test image is classified right by all targets, and some protocol needs
-                one.
+        Raises UserError if none is classified right by all targets, and some protocol needs one.
         """
+        for line in self.plan:
+            self.screen.line(line)
         config, seed = self.config, self.config.sample_seed
         few = sample_of_all(self.images, SANITY_IMAGES, seed)
         with full_precision():
@@ -364,64 +324,47 @@ class Evaluation:
     def run(self) -> None:
         """Every protocol that is asked for. Finished cells are read, not made again."""
         config, images, store = self.config, self.images, self.store
-        one = {"batch_size": config.batch_size, "advance": self.screen.advance}
-        several = {"batch_size": config.batch_size, "progress": self._progress}
+        clean, size = {"clean": self.clean}, {"batch_size": config.batch_size}
         every = images.fingerprint(torch.arange(len(images)))
         for target in self.targets:
-            self._make(
-                f"{target.name}, clean images",
-                partial(evaluate_clean, target, images, store, clean=self.clean, fingerprint=every),
-                advance=self.screen.advance,
-            )
+            about = f"{target.name}, clean images"
+            self._make(about, evaluate_clean, target, images, store, fingerprint=every, **clean)
+        common = self.targets if len(self.targets) > 1 else ()
         for path in config.against:
-            self._transfer(path, one)
+            found = load_set(path)
+            more = {"common": common, "content": content_digest(found), **clean, **size}
+            for target in self.targets:
+                about = f"{target.name} against {path.name}"
+                cells = self._make(about, evaluate_transfer, target, found, images, store, **more)
+                for warning in cells[0]["results"].get("warnings", ()) if cells else ():
+                    self.screen.line(f"warning: {about}: {warning}")
         indices = sample_of_all(images, config.samples or SAMPLES, config.sample_seed)
         for target in self.targets if config.attack else ():
             source = Source(target, PRECISION, cuda_graph=True)
             for attack in config.attack:
-                self._make(
-                    f"{target.name}, white-box {attack.name}",
-                    partial(evaluate_white_box, source, attack, images, indices, store),
-                    **one,
-                )
+                about = f"{target.name}, white-box {attack.name}"
+                on = source, attack, images, indices, store
+                self._make(about, evaluate_white_box, *on, **size)
         right = self.targets, images, self._right, store
         if config.noise:
-            self._make("noise", partial(evaluate_noise, *right, epsilons=config.noise), **several)
+            self._make("noise", evaluate_noise, *right, epsilons=config.noise, **size)
         if self.grids:
-            shuffle = partial(evaluate_shuffle, *right, grids=self.grids, seed=config.sample_seed)
-            self._make("shuffled patches", shuffle, **several)
+            more = {"grids": self.grids, "seed": config.sample_seed, **size}
+            self._make("shuffled patches", evaluate_shuffle, *right, **more)
         if config.stylized is not None:
-            folder = Path(config.stylized)
-            stylized = partial(evaluate_stylized, self.targets, images, folder, store)
-            self._make("stylised images", stylized, clean=self.clean, **several)
+            on = self.targets, images, Path(config.stylized), store
+            self._make("stylised images", evaluate_stylized, *on, **clean, **size)
         if config.boundary:
-            few = self._right[: config.samples or BOUNDARY_SAMPLES]
-            boundary = partial(evaluate_boundary, self.targets, images, few, store)
-            self._make("decision-based score", boundary, attack=config.boundary, **several)
+            on = self.targets, images, self._right[: config.samples or BOUNDARY_SAMPLES], store
+            more = {"attack": config.boundary, **size}
+            self._make("decision-based score", evaluate_boundary, *on, **more)
 
-    def _transfer(self, path: Path, options: dict[str, Any]) -> None:
-        found = load_set(path)
-        content = content_digest(found)
-        common = self.targets if len(self.targets) > 1 else ()
-        for target in self.targets:
-            about = f"{target.name} against {path.name}"
-            cells = self._make(
-                about,
-                partial(evaluate_transfer, target, found, self.images, self.store),
-                clean=self.clean,
-                common=common,
-                content=content,
-                **options,
-            )
-            for warning in cells[0]["results"].get("warnings", ()) if cells else ():
-                self.screen.line(f"warning: {about}: {warning}")
-
-    def _make(self, text: str, evaluate: Callable[..., Any], **options: Any) -> list[dict]:
+    def _make(self, text: str, evaluate: Callable[..., Any], *on: Any, **options: Any) -> list:
         """The cell or cells; none if they could not be made."""
         self.screen.begin(text)
         try:
             with memory_advice(self.images.device, self.config.batch_size, f"; {_KEPT}"):
-                made = evaluate(**options)
+                made = evaluate(*on, progress=self.screen.advance, **options)
         except UserError as error:
             self.failures.append(str(error))
             self.screen.line(f"failed: {text}: {error}")
@@ -430,19 +373,8 @@ class Evaluation:
         self.results += made
         return made
 
-    def _progress(self, done: int, total: int, text: str) -> None:
-        """As protocols of several targets tell it."""
-        if text != self._told:
-            self._told = text
-            self.screen.begin(text)
-        self.screen.advance(done, total)
-
     def everything(self) -> list[dict[str, Any]]:
-        """The cells of the folder, those of earlier commands too, under the names of today.
-
-        Raises:
-            UserError: a file that is no cell.
-        """
+        """The cells of the folder, those of earlier commands too, under the names of today."""
 
         def key(cell: dict[str, Any]) -> str:
             return json.dumps([cell["kind"], cell["identity"]], sort_keys=True)
@@ -451,12 +383,10 @@ class Evaluation:
         names = {target.digest: shown_target(target) for target in self.targets}
         found = self.store.all()
         for cell in found:
-            shown = cell["results"].get("shown", {})
-            shown |= names.get(cell["identity"].get("target"), {})
+            cell["results"].get("shown", {}).update(names.get(cell["identity"].get("target"), {}))
         return [today.get(key(cell), cell) for cell in found]
 
     def picture_samples(self) -> dict[str, Any]:
-        """What :func:`scotoma.train.robustness.pictures.draw_all` takes as samples."""
         from .pictures import example_samples, shuffled_samples
 
         samples: dict[str, Any] = {}
@@ -472,25 +402,24 @@ class Evaluation:
             samples |= shuffled_samples(self.images, indices, self.grids, self.config.sample_seed)
         return samples
 
+    def show(self) -> None:
+        """Tables on the screen and in a file, pictures, and where they are."""
+        # Here, since matplotlib takes a second that an error in the arguments need not cost.
+        from .pictures import draw_all
+        from .tables import console_tables, write_tables
 
-def _show(evaluation: Evaluation, out: Path) -> None:
-    """Tables on the screen and in a file, pictures, and where they are."""
-    # Here, since matplotlib takes a second that an error in the arguments need not cost.
-    from .pictures import draw_all
-    from .tables import console_tables, write_tables
-
-    console, store = make_console(), evaluation.store
-    console.print()
-    show(console, *console_tables(evaluation.results))
-    everything, samples = evaluation.everything(), evaluation.picture_samples()
-    write_tables(everything, out)
-    format = evaluation.config.picture_format
-    pictures = draw_all(everything, out, samples=samples, format=format)
-    files = ", ".join(["table.md", *(path.name for path in pictures)])
-    show(console, f"results in {out}: {files}, cells/*.json")
-    if older := len(everything) - len(evaluation.results):
-        older = counted(older, "result")
-        console.print(f"table and pictures also show {older} of earlier commands")
-    if store.reused:
-        total = counted(store.reused + store.computed, "result")
-        console.print(f"{store.reused} of {total} {'was' if store.reused == 1 else 'were'} there")
+        console, out, reused = make_console(), self.out, self.store.reused
+        console.print()
+        show(console, *console_tables(self.results))
+        everything, samples = self.everything(), self.picture_samples()
+        write_tables(everything, out)
+        format = self.config.picture_format
+        pictures = draw_all(everything, out, samples=samples, format=format)
+        files = ", ".join(["table.md", *(path.name for path in pictures)])
+        show(console, f"results in {out}: {files}, cells/*.json")
+        if older := len(everything) - len(self.results):
+            older = counted(older, "result")
+            console.print(f"table and pictures also show {older} of earlier commands")
+        if reused:
+            total = counted(reused + self.store.computed, "result")
+            console.print(f"{reused} of {total} {'was' if reused == 1 else 'were'} there")

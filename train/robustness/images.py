@@ -21,8 +21,7 @@ class TestImages:
     """The test split, for attacks and evaluations: always in order, never augmented.
 
     Args:
-        data: the data set. device: where batches go. workers: loader processes, for images that
-            are read from files.
+        device: where batches go. workers: loader processes, for images that are read from files.
     """
 
     __test__ = False  # not a test case, whatever its name begins with
@@ -68,17 +67,15 @@ class TestImages:
         if self.split.images is None:
             key = indices.numpy().tobytes()
             if key not in self._prints:  # many evaluations are of the same images
-                self._prints[key] = self._of_files(indices)
+                paths = [self.split.files[index] for index in indices.tolist()]
+                about = self.labels[indices].numpy().tobytes() + b"%d\n" % self.data.image_size
+                named = [(f"{path.parent.name}/{path.name}", path) for path in paths]
+                self._prints[key] = files_digest(named, about)
             return self._prints[key]
         digest = hashlib.sha256(self.labels[indices].numpy().tobytes())
         for part in indices.split(4096):
             digest.update(self.split.images[part].contiguous().numpy().tobytes())
         return digest.hexdigest()[:32]
-
-    def _of_files(self, indices: Tensor) -> str:
-        paths = [self.split.files[index] for index in indices.tolist()]
-        about = self.labels[indices].numpy().tobytes() + b"%d\n" % self.data.image_size
-        return files_digest([(f"{path.parent.name}/{path.name}", path) for path in paths], about)
 
     def _check(self, indices: Tensor) -> None:
         """A negative index would be another image without a word."""
@@ -132,7 +129,7 @@ def choose_images(
     count: int,
     seed: int = 0,
     batch_size: int = 250,
-    advance: Callable[[int, int], None] | None = None,
+    advance: Callable[[int, int], None] = lambda found, count: None,
 ) -> Sample:
     """The first ``count`` of a seeded shuffle of the test images that all models get right.
 
@@ -142,8 +139,7 @@ def choose_images(
 
     Args:
         count: how many; fewer are returned if there are not so many.
-        batch_size: images classified at once; the choice does not depend on it.
-        advance: told (images found, ``count``) after every batch.
+        batch_size: classified at once; changes nothing. advance: told (found, ``count``).
 
     Raises:
         UserError: a count or seed out of range, or no image that all models get right.
@@ -161,8 +157,7 @@ def choose_images(
                 right &= model.model(pixels).argmax(1) == labels
             found.append(indices[right.cpu()])
             total, looked_at = total + len(found[-1]), looked_at + len(indices)
-            if advance:
-                advance(min(total, count), count)
+            advance(min(total, count), count)
             if total >= count:
                 break
     if not total:
@@ -180,10 +175,7 @@ def choose_images(
 @dataclass
 class ImagesConfig:
     """What ``scotoma attack`` and ``scotoma evaluate`` are both asked: networks and test images.
-
-    Raises:
-        UserError: a number out of range.
-    """
+    Raises UserError for a number out of range."""
 
     runs: Sequence[str] = setting(
         [], None, "run folders or checkpoints", "RUN", positional=True, nargs="*"
@@ -215,11 +207,9 @@ class ImagesConfig:
         check_seed("sample-seed", self.sample_seed)
 
     def networks(self, device: torch.device) -> list[NamedModel]:
-        """Raises UserError as :func:`load_named` does."""
         return load_named(list(self.runs), [list(group) for group in self.ensemble], device)
 
     def images(self, models: list[NamedModel], device: torch.device) -> TestImages:
-        """The test images, which fit all ``models``. Raises UserError as
-        :func:`load_common_data` does."""
+        """The test images, which fit all ``models``."""
         data = load_common_data(models, self.dataset, self.data_root, self.download)
         return TestImages(data, device, self.workers)

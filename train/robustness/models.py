@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from ...defective.errors import UserError
 from ...defective.serialization import checkpoint_path, read_details
 from ...defective.spec import ModelSpec
 from ...kernels.backends import tf32_allowed
-from ..config import TrainConfig
 from ..data import DataSet
 from ..datasets import DATASETS, load_dataset
 from ..image_folder import TEST_SHARE
@@ -79,28 +79,21 @@ def load_named(
         UserError: no models, one given twice, a file that is no checkpoint, an ensemble of fewer
             than two, or members that do not fit together.
     """
-    ensembles = ensembles or []
-    if not paths and not ensembles:
+    groups = [[path] for path in paths] + (ensembles or [])
+    if not groups:
         raise UserError("no models; give run folders or checkpoints")
-    for group in ensembles:
+    for group in groups[len(paths) :]:
         if len(group) < 2:
             raise UserError(f"an ensemble of {', '.join(group) or 'nothing'}; expected two or more")
-    groups = [[path] for path in paths] + ensembles
-    names = _unique_names(groups)
-    cache: dict[Path, tuple[nn.Module, Member]] = {}
-    found = []
+    names, found = _unique_names(groups), []
+    load = cache(partial(_load, device=device))
     for name, group in zip(names, groups, strict=True):
-        loaded = []
         for given in group:
-            path = checkpoint_path(given)
             if not Path(given).exists():
                 raise UserError(f"{given}: no such run folder or checkpoint")
-            if path not in cache:
-                cache[path] = _load(path, device)
-            loaded.append(cache[path])
-        models = [model for model, _ in loaded]
-        model = models[0] if len(models) == 1 else Ensemble(models)
-        found.append(NamedModel(name, model, tuple(member for _, member in loaded)))
+        models, members = zip(*(load(checkpoint_path(given)) for given in group), strict=True)
+        model = models[0] if len(models) == 1 else Ensemble(list(models))
+        found.append(NamedModel(name, model, members))
     return found
 
 
@@ -112,27 +105,22 @@ def load_common_data(
 ) -> DataSet:
     """The data set that the models were trained on, or the one that is asked for.
 
-    Of a model in a run folder, the folder's settings say where the data are. Of an image folder
-    without test images the ones are taken that none of the models was trained on.
+    Of an image folder without test images the ones are taken that none of them was trained on.
 
     Raises:
         UserError: unknown or differing data sets, or one that does not fit a model, be it by the
             names of its classes.
     """
-    if dataset is None:
-        wanted: dict[str, tuple[str, str | None, str]] = {}
-        for model in models:
-            for member in model.members:
-                name, root = _data_of(Path(member.path))
-                wanted.setdefault(name, (name, root, member.path))
-        if len(wanted) > 1:
-            (first, _, a), (second, _, b) = list(wanted.values())[:2]
-            raise UserError(
-                f"{a} was trained on {first} and {b} on {second}; name one with --dataset"
-            )
-        dataset, root, _ = next(iter(wanted.values()))
-        data_root = data_root or root
     members = [member for model in models for member in model.members]
+    if dataset is None:
+        dataset, root = _data_of(Path(members[0].path))
+        data_root = data_root or root
+        for member in members[1:]:
+            if (name := _data_of(Path(member.path))[0]) != dataset:
+                raise UserError(
+                    f"{members[0].path} was trained on {dataset} and {member.path} on {name}; name "
+                    "one with --dataset"
+                )
     details = [read_details(Path(member.path))[1] for member in members]
     # What a network was tested on: the smallest share is a part of all others.
     shares = [s for s in (d.get("test_share") for d in details) if isinstance(s, float) and s > 0]
@@ -140,16 +128,16 @@ def load_common_data(
     size = members[0].spec.image_size
     data = load_dataset(dataset, data_root, download, size, share)
     for member, detail in zip(members, details, strict=True):
-        spec = member.spec
         for field, of_data in (
             ("num_classes", len(data.classes)),
             ("in_channels", data.in_channels),
             ("image_size", data.image_size),
         ):
-            if getattr(spec, field) != of_data:
+            own = getattr(member.spec, field)
+            if own != of_data:
                 raise UserError(
-                    f"{member.path} has {field} = {getattr(spec, field)}, but {data.name} has "
-                    f"{of_data}; name the data set that it was trained on with --dataset"
+                    f"{member.path} has {field} = {own}, but {data.name} has {of_data}; name the "
+                    "data set that it was trained on with --dataset"
                 )
         data.check_names(detail.get("classes"), member.path)
     return data
@@ -168,9 +156,8 @@ def relation(source: dict[str, Any] | NamedModel, target: dict[str, Any] | Named
     pair = [m.describe() if isinstance(m, NamedModel) else m for m in (source, target)]
     try:
         ours, theirs = (model["members"] for model in pair)
-        found = {_relation(a, b) for a in ours for b in theirs}
-        return next(kind for kind in RELATIONS if kind in found)
-    except (KeyError, TypeError, ValueError, AttributeError, StopIteration):
+        return min((_relation(a, b) for a in ours for b in theirs), key=RELATIONS.index)
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(
             "the description of a source is damaged; make its adversarial set again with: "
             "scotoma attack"
@@ -178,7 +165,6 @@ def relation(source: dict[str, Any] | NamedModel, target: dict[str, Any] | Named
 
 
 def _relation(a: dict[str, Any], b: dict[str, Any]) -> str:
-    """Of two members."""
     if a["digest"] == b["digest"]:
         return "white-box"
     one, other = ({k: v for k, v in m["spec"].items() if k != "mask_seed"} for m in (a, b))
@@ -206,11 +192,10 @@ def _load(path: Path, device: torch.device) -> tuple[nn.Module, Member]:
 
 def _data_of(path: Path) -> tuple[str, str | None]:
     """(data set, data root) that a checkpoint was trained on."""
-    config = path.parent / CONFIG
-    if config.is_file():
+    if (config := path.parent / CONFIG).is_file():
         from ..settings import load_resolved  # imports jsonargparse
 
-        settings: TrainConfig = load_resolved(config)
+        settings = load_resolved(config)
         return settings.dataset, settings.data_root
     _, details = read_details(path)
     name = details.get("dataset")
@@ -227,12 +212,8 @@ def _unique_names(groups: list[list[str]]) -> list[str]:
     for group, own in zip(groups, files, strict=True):
         if files.count(own) > 1 or len(set(own)) < len(own):
             raise UserError(f"{' '.join(group)}: a model is given twice")
-
-    def named(depth: int) -> list[str]:
-        return ["+".join(_name(Path(p), depth) for p in group) for group in groups]
-
     for depth in range(1, 20):
-        names = named(depth)
+        names = ["+".join(_name(Path(p), depth) for p in group) for group in groups]
         if len(set(names)) == len(names):
             return names
     raise UserError(f"models cannot be told apart by their paths: {', '.join(names)}")
@@ -251,8 +232,7 @@ def _name(path: Path, depth: int) -> str:
 def full_precision(benchmark: bool = False) -> Iterator[None]:
     """Float32 without TF32 for a while: TF32's ten bits flip the signs of small gradients.
 
-    Args:
-        benchmark: let cuDNN try its algorithms on each new shape; of use where shapes stay.
+    ``benchmark`` lets cuDNN try its algorithms on each new shape; of use where shapes stay.
     """
     cudnn = torch.backends.cudnn
     before, cudnn.benchmark = cudnn.benchmark, benchmark
@@ -265,11 +245,7 @@ def full_precision(benchmark: bool = False) -> Iterator[None]:
 
 @contextmanager
 def memory_advice(device: torch.device, batch_size: int, kept: str = "") -> Iterator[None]:
-    """Turn "out of memory" into a UserError that names --batch-size.
-
-    Args:
-        kept: what to say about the work that is done, or "".
-    """
+    """Turn "out of memory" into a UserError that names --batch-size and what is ``kept``."""
     try:
         yield
     except RuntimeError as error:
@@ -288,7 +264,7 @@ def check_precision(precision: str, device: torch.device) -> None:
     if precision == "bfloat16" and device.type == "cuda":
         with torch.cuda.device(device):
             if not torch.cuda.is_bf16_supported(False):
+                name = torch.cuda.get_device_name(device)
                 raise UserError(
-                    f"--precision bfloat16: {torch.cuda.get_device_name(device)} does not compute "
-                    "in it; use float32 or float16"
+                    f"--precision bfloat16: {name} does not compute in it; use float32 or float16"
                 )

@@ -4,9 +4,9 @@ noise, and shuffled patches. Beside them are the larger ones: transfer, boundary
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,23 +16,16 @@ from ...defective.attacks.base import check_count, check_size
 from ...defective.attacks.oracle import check_evaluation_mode
 from ...defective.errors import UserError
 from ...defective.robustness.adversarial_set import to_uint8
-from ...defective.robustness.rates import (
-    Rate,
-    mean_over_draws,
-    proportion,
-    share_of,
-)
+from ...defective.robustness.rates import Rate, mean_over_draws, proportion, share_of
 from ...defective.robustness.shuffle import PAPER_GRIDS, check_grid, shuffle_patches
 from ..store import Store
 from .images import TestImages
 from .models import NamedModel, full_precision
-from .sets import Pixels, Source, keeps_batch
+from .sets import Source, keeps_batch
 from .tables import levels
 
-Advance = Callable[[int, int], None]
-"""Told (images done, all) after every batch."""
 Progress = Callable[[int, int, str], None]
-"""Told (done, all, what is done) as an evaluation of several targets goes on."""
+"""Told (images done, all, what is done, or "" for as before) as an evaluation goes on."""
 
 PRECISION = "float32"
 """Of attacks on targets, without TF32: its ten bits turn the signs of small gradients."""
@@ -42,8 +35,8 @@ LEAST_DRAWS = 3
 """One draw, as in the paper, leaves the draw's share of a difference unseen."""
 
 
-def nobody(done: int, total: int) -> None:
-    """For an :data:`Advance` that nobody listens to."""
+def nobody(done: int, total: int, text: str) -> None:
+    """A :data:`Progress` that nobody listens to."""
 
 
 def stage(progress: Progress, before: int, total: int, text: str) -> Callable[[int], None]:
@@ -55,34 +48,25 @@ def stage(progress: Progress, before: int, total: int, text: str) -> Callable[[i
 
 
 @torch.no_grad()
-def logits_of(target: NamedModel, pixels: Tensor) -> Tensor:
-    """[n,K] of images [n,C,H,W] in [0,1]. Raises UserError where they are not finite: the largest
-    would be a class without a word."""
+def classes_of(target: NamedModel, pixels: Tensor) -> Tensor:
+    """int64 [n] on the CPU: classes of images [n,C,H,W] in [0,1]. Raises UserError where logits are
+    not finite: the largest would be a class without a word."""
     logits = target.model(pixels)
     if not bool(logits.isfinite().all()):
         raise UserError(
             f"{target.name}: its logits are not finite: its weights diverged; leave it out"
         )
-    return logits
-
-
-def classes_of(target: NamedModel, pixels: Tensor) -> Tensor:
-    """int64 [n] on the CPU: classes of images [n,C,H,W]. Raises UserError as :func:`logits_of`."""
-    return logits_of(target, pixels).argmax(1).cpu()
+    return logits.argmax(1).cpu()
 
 
 class CleanPredictions:
-    """Classes of test images, by their numbers in the data set; computed when they are needed.
-
-    Args:
-        images: the test split. batch_size: images classified at once.
-    """
+    """Classes of test images, by their numbers in the data set; computed when they are needed."""
 
     def __init__(self, images: TestImages, batch_size: int):
         self.images, self.batch_size = images, batch_size
         self._known: dict[str, Tensor] = {}
 
-    def of(self, target: NamedModel, indices: Tensor, advance: Advance = nobody) -> Tensor:
+    def of(self, target: NamedModel, indices: Tensor, progress: Progress = nobody) -> Tensor:
         """int64 [n] on the CPU: the classes that ``target`` gives images ``indices`` [n]."""
         known = self._known.setdefault(
             target.digest, torch.full((len(self.images),), -1, dtype=torch.int64)
@@ -93,7 +77,7 @@ class CleanPredictions:
             for part, pixels, _ in self.images.batches(missing, self.batch_size):
                 known[part] = classes_of(target, pixels)
                 done += len(part)
-                advance(done, len(missing))
+                progress(done, len(missing), "")
         return known[indices]
 
     def right_for_all(self, targets: Iterable[NamedModel], indices: Tensor) -> Tensor:
@@ -115,35 +99,30 @@ def count_right(
         batches: (versions of the same images [n,C,H,W] each, labels [n]) on the targets' device.
         done: told how many versions of images all targets have seen.
     """
-    right: list[list[int]] = [[] for _ in targets]
-    total = seen = 0
+    found, total, seen = [], 0, 0  # of each batch [targets, versions]
     with full_precision():
         for versions, labels in batches:
-            for target, counts in zip(targets, right, strict=True):
-                counts += [0] * (len(versions) - len(counts))
-                for number, pixels in enumerate(versions):
-                    counts[number] += int((classes_of(target, pixels) == labels.cpu()).sum())
-            total += len(labels)
-            seen += len(labels) * len(versions)
+            true = labels.cpu()
+            right = [[classes_of(t, v) == true for v in versions] for t in targets]
+            found.append([[int(each.sum()) for each in row] for row in right])
+            total, seen = total + len(labels), seen + len(labels) * len(versions)
             done(seen)
-    return [[proportion(k, total) for k in counts] for counts in right]
+    return [[proportion(k, total) for k in row] for row in torch.tensor(found).sum(0).tolist()]
 
 
 def shown_target(target: NamedModel) -> dict[str, Any]:
     """Names of a target for people: as a cell's ``results["shown"]`` begins."""
     specs = [member.spec for member in target.members]
-    archs = dict.fromkeys(spec.name for spec in specs)
-    defects = dict.fromkeys(str(spec.defects) for spec in specs)
     return {
         "target": target.name,
-        "target_arch": "+".join(archs),
-        "target_defects": "+".join(defects),
+        "target_arch": "+".join(dict.fromkeys(spec.name for spec in specs)),
+        "target_defects": "+".join(dict.fromkeys(str(spec.defects) for spec in specs)),
     }
 
 
-def right_for(targets: Sequence[NamedModel]) -> dict[str, list[str]]:
-    """For a cell's ``shown``: whom its images are right for, and so which images they are."""
-    return {"right_for": [target.name for target in targets]}
+def shown_targets(target: NamedModel, targets: Sequence[NamedModel]) -> dict[str, Any]:
+    """With whom the images are right for, and so which images they are."""
+    return shown_target(target) | {"right_for": [each.name for each in targets]}
 
 
 def digest_of(values: Sequence[str] | Tensor) -> str:
@@ -155,6 +134,11 @@ def digest_of(values: Sequence[str] | Tensor) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
 
 
+def which(images: TestImages, indices: Tensor) -> dict[str, str]:
+    """The part of an identity that says which images a cell is about."""
+    return {"images": images.fingerprint(indices), "indices": digest_of(indices)}
+
+
 def cells_of(
     kind: str,
     targets: Sequence[NamedModel],
@@ -163,29 +147,24 @@ def cells_of(
     store: Store,
     compute: Callable[[list[NamedModel]], list[dict[str, Any]]],
 ) -> list[dict[str, Any]]:
-    """A cell for each target, in their order; what is missing is computed in one pass.
-
-    The pass counts in the first computed cell's seconds.
+    """A cell for each target, in their order; what is missing is computed in one pass, which
+    counts in the first computed cell's seconds.
 
     Args:
         label: of what is done to the targets. identity: what determines the results beside them.
         compute: gets the targets whose cells are missing, and returns their results.
     """
+    abouts = [(kind, f"{t.name}-{label}", {"target": t.digest, **identity}) for t in targets]
+    pairs = list(zip(targets, abouts, strict=True))
+    missing = [target for target, about in pairs if not store.path(*about).is_file()]
 
-    def about(target: NamedModel) -> tuple[str, str, dict[str, Any]]:
-        return kind, f"{target.name}-{label}", {"target": target.digest, **identity}
-
-    missing = [target for target in targets if not store.path(*about(target)).is_file()]
-    results: list[dict[str, Any]] = []
-
-    def of(target: NamedModel) -> dict[str, Any]:
-        if not results:
-            results.extend(compute(missing))
-        return results[missing.index(target)]
+    @cache
+    def computed() -> dict[str, dict[str, Any]]:
+        return dict(zip([t.digest for t in missing], compute(missing), strict=True))
 
     return [
-        store.get(*about(t), partial(of, t), shown=shown_target(t) | right_for(targets))[0]
-        for t in targets
+        store.get(*about, lambda t=t: computed()[t.digest], shown=shown_targets(t, targets))[0]
+        for t, about in pairs
     ]
 
 
@@ -225,12 +204,11 @@ def evaluate_clean(
     *,
     clean: CleanPredictions,
     fingerprint: str | None = None,
-    advance: Advance = nobody,
+    progress: Progress = nobody,
 ) -> dict[str, Any]:
     """The cell of a target's accuracy on the whole test split.
 
-    Args:
-        fingerprint: of the whole split, where it is known already.
+    ``fingerprint`` is of the whole split, where it is known already.
     """
     every = torch.arange(len(images))
     identity = {
@@ -240,7 +218,7 @@ def evaluate_clean(
     }
 
     def compute() -> dict[str, Any]:
-        return {"accuracy": share_of(clean.of(target, every, advance) == images.labels)}
+        return {"accuracy": share_of(clean.of(target, every, progress) == images.labels)}
 
     return store.get("clean", target.name, identity, compute, shown=shown_target(target))[0]
 
@@ -256,7 +234,7 @@ def evaluate_white_box(
     store: Store,
     *,
     batch_size: int,
-    advance: Advance = nobody,
+    progress: Progress = nobody,
 ) -> dict[str, Any]:
     """The cell of one attack on one target; an image's key in the attack is its index.
 
@@ -283,8 +261,7 @@ def evaluate_white_box(
     identity = {
         "target": model.digest,
         "attack": attack.parameters(),
-        "images": images.fingerprint(indices),
-        "indices": digest_of(indices),
+        **which(images, indices),
         "precision": PRECISION,
     }
 
@@ -293,13 +270,9 @@ def evaluate_white_box(
         done = 0
         with full_precision(keeps_batch(attack)):
             for part, pixels, labels in images.batches(indices, batch_size):
-                try:
-                    result = attack(source.oracle(attack), pixels, labels, keys=part)
-                except UserError as error:
-                    raise UserError(f"{model.name}, {attack}: {error}") from None
-                results.append(_of_batch(result, pixels))
+                results.append(_of_batch(source.attacked(attack, pixels, labels, part), pixels))
                 done += len(part)
-                advance(done, len(indices))
+                progress(done, len(indices), "")
         return _results(results, images.labels[indices])
 
     shown = shown_target(model) | {"attack": str(attack)}
@@ -323,7 +296,6 @@ def _results(results: list[dict[str, Tensor]], labels: Tensor) -> dict[str, Any]
     before = every["clean_predictions"] == labels
     turned = every["distances"][before & ~after]
     medians = turned.double().quantile(0.5, dim=0).tolist() if len(turned) else (None, None)
-    counts = torch.bincount(every["status"].long(), minlength=len(Status)).tolist()
     return {
         "robust_accuracy": share_of(after & before),
         "defence": share_of(after, among=before),
@@ -331,8 +303,14 @@ def _results(results: list[dict[str, Tensor]], labels: Tensor) -> dict[str, Any]
         "backwards_mean": float(every["backwards"].double().mean()),
         "median_l2": medians[0],
         "median_linf": medians[1],
-        "statuses": {Status(i).name.lower(): n for i, n in enumerate(counts) if n},
+        "statuses": count_statuses(every["status"]),
     }
+
+
+def count_statuses(statuses: Tensor) -> dict[str, int]:
+    """{name: number of images} of those that there are."""
+    counts = torch.bincount(statuses.long(), minlength=len(Status)).tolist()
+    return {Status(i).name.lower(): n for i, n in enumerate(counts) if n}
 
 
 # Gaussian noise: the paper's Figure 4
@@ -347,7 +325,6 @@ def evaluate_noise(
     epsilons: Sequence[float] = PAPER_EPSILONS,
     draws: int = LEAST_DRAWS,
     seed: int = 0,
-    pixels: Pixels = "uint8",
     batch_size: int,
     progress: Progress,
 ) -> list[dict[str, Any]]:
@@ -355,8 +332,8 @@ def evaluate_noise(
 
     The noise is clipped at 2 sigma and added, with the same sigma in every channel (the release
     scales it by the smallest channel's standard deviation, and makes the others' up to 1.5 %
-    stronger). All targets see the same noisy images. An image's noise depends on its number and on
-    the draw's seed, and is the same pattern at each epsilon.
+    stronger); then images are rounded to 256 levels. All targets see the same images. An image's
+    noise depends on its number and on the draw's seed, and is the same pattern at each epsilon.
 
     ``accuracy`` counts each image once, with the mean of its draws
     (:func:`scotoma.defective.robustness.rates.mean_over_draws`); ``per_draw`` has a rate a draw.
@@ -365,8 +342,7 @@ def evaluate_noise(
         indices: int64 [N], numbers of test images that all targets classify right.
         epsilons: pixels in [0,1]. draws: noisy copies of each image, at least 3.
         seed: of the first draw; the others' are the numbers after it.
-        pixels: "uint8" rounds the noisy images to 256 levels, "float" leaves them.
-        progress: told (images done, all, text), where an image counts once for each draw.
+        progress: an image counts once for each draw.
 
     Returns:
         Cells in the order of epsilons, then of targets.
@@ -381,10 +357,24 @@ def evaluate_noise(
         check_size("epsilons", epsilon)
     check_count("draws", draws, LEAST_DRAWS)
     check_count("seed", seed, 0)
-    if pixels not in get_args(Pixels):
-        raise UserError(f"pixels is {pixels!r}; expected one of {', '.join(get_args(Pixels))}")
-    each, found = draws * len(indices), []
-    chosen = {"images": images.fingerprint(indices), "indices": digest_of(indices)}
+    each, found, chosen = draws * len(indices), [], which(images, indices)
+
+    def noisy(noises: list[GaussianNoise]):
+        for part, clean, labels in images.batches(indices, batch_size):
+            copies = (noise.noisy(clean, part.to(clean.device)) for noise in noises)
+            yield [to_uint8(copy).float() / 255 for copy in copies], labels
+
+    def compute(
+        epsilon: float,
+        noises: list[GaussianNoise],
+        done: Callable[[int], None],
+        missing: list[NamedModel],
+    ) -> list[dict[str, Any]]:
+        return [
+            {"accuracy": mean_over_draws(rates), "per_draw": rates, "epsilon": epsilon}
+            for rates in count_right(missing, noisy(noises), done)
+        ]
+
     for number, epsilon in enumerate(epsilons):
         noises = [GaussianNoise(sigma=epsilon / 2, seed=s) for s in range(seed, seed + draws)]
         text = f"noise of {levels(epsilon)}/255"
@@ -394,37 +384,13 @@ def evaluate_noise(
             "limit": noises[0].limit,
             "tails": noises[0].tails,
             "seeds": [noise.seed for noise in noises],
-            "pixels": pixels,
+            "pixels": "uint8",
             **chosen,
         }
-
-        def compute(
-            missing: list[NamedModel], noises=noises, done=done, epsilon=epsilon
-        ) -> list[dict[str, Any]]:
-            batches = _noisy(images, indices, noises, pixels, batch_size)
-            return [
-                {"accuracy": mean_over_draws(rates), "per_draw": rates, "epsilon": epsilon}
-                for rates in count_right(missing, batches, done)
-            ]
-
-        found += cells_of("noise", targets, levels(epsilon), identity, store, compute)
+        made = partial(compute, epsilon, noises, done)
+        found += cells_of("noise", targets, levels(epsilon), identity, store, made)
         done(each)
     return found
-
-
-def _noisy(
-    images: TestImages,
-    indices: Tensor,
-    noises: Sequence[GaussianNoise],
-    pixels: Pixels,
-    batch_size: int,
-) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """(a noisy copy [n,C,H,W] for each noise, labels [n]); originals are loaded once."""
-    for part, clean, labels in images.batches(indices, batch_size):
-        copies = [noise.noisy(clean, part.to(clean.device)) for noise in noises]
-        if pixels == "uint8":
-            copies = [to_uint8(copy).float() / 255 for copy in copies]
-        yield copies, labels
 
 
 # Shuffled patches: the paper's Tables 1 and 13
@@ -438,7 +404,6 @@ def evaluate_shuffle(
     *,
     grids: Sequence[int] = PAPER_GRIDS,
     seed: int = 0,
-    confidence: float | None = None,
     batch_size: int,
     progress: Progress,
 ) -> list[dict[str, Any]]:
@@ -451,16 +416,14 @@ def evaluate_shuffle(
     Args:
         indices: int64 [N], numbers of test images that all targets classify right.
         grids: patches along a side; 1 is the control, and has to give what clean images give.
-        seed: of the orders. confidence: if given, only images count to whose class every target's
-            softmax gives at least this (the release: 0.99).
-        progress: told (images done, all, text), where an image counts once for each grid.
+        progress: an image counts once for each grid.
 
     Returns:
         Cells in the order of grids, then of targets.
 
     Raises:
-        UserError: a grid that does not divide the images' side, a setting out of range, or no
-            image of this confidence. What was finished before is kept.
+        UserError: a grid that does not divide the images' side, or a setting out of range. What
+            was finished before is kept.
     """
     check_evaluation(targets, indices, batch_size)
     if not len(grids):
@@ -468,62 +431,21 @@ def evaluate_shuffle(
     for grid in grids:
         check_grid(grid, images.data.image_size)
     check_count("seed", seed, 0)
-    if confidence is not None and not 0 < confidence < 1:
-        raise UserError(f"confidence is {confidence}; expected a probability between 0 and 1")
-    identity = {
-        "seed": seed,
-        "images": images.fingerprint(indices),
-        "indices": digest_of(indices),
-    }
-    if confidence is not None:
-        identity["confidence"] = confidence
-        # Which images are left depends on all targets, not only on the cell's own.
-        identity["images_confident_for"] = digest_of(sorted(t.digest for t in targets))
 
-    @cache
-    def chosen() -> Tensor:
-        if confidence is None:
-            return indices
-        return _confident(targets, images, indices, confidence, batch_size)
+    def compute(
+        grid: int, done: Callable[[int], None], missing: list[NamedModel]
+    ) -> list[dict[str, Any]]:
+        batches = (
+            ([shuffle_patches(clean, grid, seed, part)], labels)
+            for part, clean, labels in images.batches(indices, batch_size)
+        )
+        return [{"accuracy": r, "grid": grid} for (r,) in count_right(missing, batches, done)]
 
-    found, count = [], len(indices)
+    found, count, chosen = [], len(indices), which(images, indices)
     for number, grid in enumerate(grids):
         done = stage(progress, number * count, len(grids) * count, f"patches {grid}x{grid}")
-
-        def compute(missing: list[NamedModel], grid=grid, done=done) -> list[dict[str, Any]]:
-            batches = (
-                ([shuffle_patches(clean, grid, seed, part)], labels)
-                for part, clean, labels in images.batches(chosen(), batch_size)
-            )
-            rates = count_right(missing, batches, done)
-            return [{"accuracy": rate, "grid": grid} for (rate,) in rates]
-
-        found += cells_of("shuffle", targets, str(grid), {"grid": grid, **identity}, store, compute)
+        identity = {"grid": grid, "seed": seed, **chosen}
+        made = partial(compute, grid, done)
+        found += cells_of("shuffle", targets, str(grid), identity, store, made)
         done(count)
     return found
-
-
-def _confident(
-    targets: Sequence[NamedModel],
-    images: TestImages,
-    indices: Tensor,
-    confidence: float,
-    batch_size: int,
-) -> Tensor:
-    """Those of the indices to whose class each target's softmax gives at least ``confidence``."""
-    found = []
-    with full_precision():
-        for part, clean, labels in images.batches(indices, batch_size):
-            sure = torch.ones_like(labels, dtype=torch.bool)
-            for target in targets:
-                shares = logits_of(target, clean).float().softmax(1)
-                sure &= shares.gather(1, labels[:, None])[:, 0] >= confidence
-            found.append(part[sure.cpu()])
-    kept = torch.cat(found)
-    if not len(kept):
-        names = ", ".join(target.name for target in targets)
-        raise UserError(
-            f"confidence is {confidence}; none of {len(indices):,} images is recognised so surely "
-            f"by all of {names}: lower it"
-        )
-    return kept

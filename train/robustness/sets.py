@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from ... import __version__
-from ...defective.attacks import FGSM, MIFGSM, PGD, Attack, Oracle
+from ...defective.attacks import FGSM, MIFGSM, PGD, Attack, AttackResult, Oracle
 from ...defective.errors import UserError
 from ...defective.robustness import AdversarialSet, load_set, save_set
 from ...defective.robustness.adversarial_set import joined, to_uint8
@@ -25,7 +23,7 @@ from ...defective.robustness.sanity import sanity_flags
 from ...defective.serialization import atomic_path
 from ..distributed import device_name
 from ..runfolder import LOCK, alone_in
-from ..store import slug
+from ..store import slug, versions
 from .images import TestImages
 from .models import PRECISIONS, NamedModel, check_precision, full_precision, memory_advice
 
@@ -56,6 +54,15 @@ class Source:
             self._oracles[graph] = Oracle(self.model.model, PRECISIONS[self.precision], graph)
         return self._oracles[graph]
 
+    def attacked(
+        self, attack: Attack, pixels: Tensor, labels: Tensor, keys: Tensor
+    ) -> AttackResult:
+        """A batch. Raises UserError that names model and attack."""
+        try:
+            return attack(self.oracle(attack), pixels, labels, keys=keys)
+        except UserError as error:
+            raise UserError(f"{self.model.name}, {attack.name}: {error}") from None
+
 
 def keeps_batch(attack: Attack) -> bool:
     """Whether all images of a batch stay to the end, so that its shape can be prepared for."""
@@ -66,7 +73,7 @@ def keeps_batch(attack: Attack) -> bool:
 
 @dataclass(frozen=True)
 class SetRequest:
-    """One adversarial set, before and while it is made. Arguments as those of :func:`make_set`.
+    """One adversarial set, before and while it is made.
 
     Until all are there, finished batches are in the folder ``<path>.parts/``: adversarial sets of
     some of the images each, and request.json, which says what was asked for.
@@ -81,7 +88,7 @@ class SetRequest:
     precision: str = "float32"
 
     def __post_init__(self):
-        if self.pixels not in ("float", "uint8"):
+        if self.pixels not in get_args(Pixels):
             raise UserError(f"--pixels is {self.pixels!r}; expected float or uint8")
         check_precision(self.precision, self.images.device)
         if not len(self.indices):
@@ -92,7 +99,6 @@ class SetRequest:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that determines the set, as plain values: no paths, no display names."""
-        order = hashlib.sha256(self.indices.numpy().tobytes()).hexdigest()[:32]
         found = {
             "format": REQUEST_FORMAT,
             "attack": self.attack.parameters(),
@@ -100,7 +106,7 @@ class SetRequest:
             "data": {
                 "name": self.images.data.name,
                 "number of images": len(self.indices),
-                "indices": order,
+                "indices": hashlib.sha256(self.indices.numpy().tobytes()).hexdigest()[:32],
                 "fingerprint": self.images.fingerprint(self.indices),
             },
             "pixels": self.pixels,
@@ -127,23 +133,18 @@ class SetRequest:
 
     def check(self) -> None:
         """Raises UserError if what is at the path, or half made beside it, is of another one."""
-        if self.finished() is None:
-            self._check_parts()
-
-    def _check_parts(self) -> None:
-        if not self.folder.exists():
+        file = self.folder / _REQUEST
+        if self.finished() is not None or not (file.exists() or list(self.folder.glob("part-*"))):
             return
-        found = None
+        there = None
         with suppress(OSError, ValueError, RecursionError):
-            found = json.loads((self.folder / _REQUEST).read_text())
-        if found == self.identity:
-            return
-        if not (self.folder / _REQUEST).exists() and not list(self.folder.glob("part-*")):
-            return  # stopped before it began
-        raise UserError(
-            f"{self.folder} holds batches of another request ({differing(found, self.identity)}); "
-            "finish that one, remove the folder, or give another --out"
-        )
+            there = json.loads(file.read_text())
+        if there != self.identity:
+            raise UserError(
+                f"{self.folder} holds batches of another request "
+                f"({differing(there, self.identity)}); finish that one, remove the folder, or give "
+                "another --out"
+            )
 
     @contextmanager
     def begin(self) -> Iterator[None]:
@@ -152,7 +153,7 @@ class SetRequest:
         Raises UserError as :meth:`check`, or if an attack is running there; or OSError.
         """
         text = json.dumps(self.identity, indent=1) + "\n"
-        self._check_parts()
+        self.check()
         self.folder.mkdir(parents=True, exist_ok=True)
         with alone_in(self.folder, "the same attack"):
             if not (self.folder / _REQUEST).is_file():
@@ -160,27 +161,22 @@ class SetRequest:
                     temporary.write_text(text)
             yield
 
-    def parts(self) -> tuple[list[AdversarialSet], list[Path]]:
-        """The parts without a repeated image, and the damaged files, which are removed."""
+    def parts(self, say: Callable[[str], None]) -> list[AdversarialSet]:
+        """The parts without a repeated image. Damaged files are told of and removed."""
         found: list[AdversarialSet] = []
-        damaged = []
         seen = torch.zeros(0, dtype=torch.int64)
         for file in sorted(self.folder.glob("part-*.safetensors")):
             try:
                 part = load_set(file)
             except UserError:
-                damaged.append(file)
+                say(f"warning: {file} was damaged; its images are attacked again")
                 file.unlink()
                 continue
             part = part.subset(~torch.isin(part.indices, seen))
             if len(part):
                 seen = torch.cat([seen, part.indices])
                 found.append(part)
-        return found, damaged
-
-    def keep(self, part: AdversarialSet) -> None:
-        """A finished batch. Raises OSError."""
-        save_set(part, self.folder / f"part-{int(part.indices[0]):08}.safetensors")
+        return found
 
     def remove_parts(self) -> None:
         """Remove the folder, and nothing that is not its own."""
@@ -207,10 +203,10 @@ def make_set(
 ) -> AdversarialSet:
     """Attack test images, and leave the result in a file.
 
-    Finished batches are kept in ``<path>.parts/`` until all are there, so that the same call goes
-    on where an earlier one was stopped. A finished file of the same request is returned as it is.
-    An image's key in the attack is its number in the test split: its random numbers, and so its
-    result, depend neither on the batch nor on the choice of the other images.
+    The same call goes on where an earlier one was stopped (see :class:`SetRequest`), and returns a
+    finished file of the same request as it is. An image's key in the attack is its number in the
+    test split: its random numbers, and so its result, depend neither on the batch nor on the choice
+    of the other images.
 
     Args:
         source: the model; a :class:`Source` to keep what it holds over several calls (its
@@ -240,7 +236,7 @@ def make_set(
         return found
     with request.begin():
         _finish_parts(request, source, batch_size, say, advance)
-        parts, _ = request.parts()
+        parts = request.parts(say)
         whole = joined(parts)
         place = {index: row for row, index in enumerate(whole.indices.tolist())}
         ordered = whole.subset(torch.tensor([place[index] for index in indices.tolist()]))
@@ -252,14 +248,10 @@ def make_set(
 
 def _finish_parts(request: SetRequest, source: Source, batch_size, say, advance) -> None:
     """Attack the images that no part has."""
-    finished, damaged = request.parts()
-    for file in damaged:
-        say(f"warning: {file} was damaged; its images are attacked again")
     total, left = len(request.indices), request.indices
-    if finished:
-        left = left[~torch.isin(left, torch.cat([part.indices for part in finished]))]
+    if finished := [part.indices for part in request.parts(say)]:
+        left = left[~torch.isin(left, torch.cat(finished))]
         say(f"going on: {total - len(left):,} of {total:,} images were finished before")
-    del finished
     kept = "; finished batches are kept, and the same command goes on with the others"
     steady = keeps_batch(request.attack)
     with memory_advice(request.images.device, batch_size, kept), full_precision(steady):
@@ -268,7 +260,8 @@ def _finish_parts(request: SetRequest, source: Source, batch_size, say, advance)
                 source.warnings = sanity_flags(source.model.model, pixels, labels)
                 for warning in source.warnings:
                     say(f"warning: {source.model.name}: {warning}")
-            request.keep(_attacked(request, source, indices, pixels, labels))
+            part = _attacked(request, source, indices, pixels, labels)
+            save_set(part, request.folder / f"part-{int(indices[0]):08}.safetensors")
             left = left[len(indices) :]
             advance(total - len(left), total)
 
@@ -276,15 +269,11 @@ def _finish_parts(request: SetRequest, source: Source, batch_size, say, advance)
 def _attacked(request: SetRequest, source: Source, indices, pixels, labels) -> AdversarialSet:
     """One batch."""
     start = time.perf_counter()
-    try:
-        oracle = source.oracle(request.attack)
-        result = request.attack(oracle, pixels, labels, keys=indices)
-    except UserError as error:
-        raise UserError(f"{source.model.name}, {request.attack.name}: {error}") from None
+    result = source.attacked(request.attack, pixels, labels, indices)
     found, predictions = result.images.float(), result.predictions
     if request.pixels == "uint8":
         found = to_uint8(found)
-        predictions = oracle.verdict(found.float() / 255)
+        predictions = source.oracle(request.attack).verdict(found.float() / 255)
     tensors = {
         "images": found,
         "indices": indices,
@@ -321,11 +310,7 @@ def _details(request: SetRequest, parts: list[AdversarialSet], sampling: dict) -
         "pixels": request.pixels,
         "precision": request.precision,
         "sampling": sampling,
-        "versions": {
-            "scotoma": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
         "device": " and ".join(dict.fromkeys(m.get("device", "?") for m in made)),
         "seconds": sum(m.get("seconds", 0.0) for m in made),
         "warnings": list(dict.fromkeys(w for m in made for w in m.get("warnings", []))),
@@ -338,35 +323,28 @@ def differing(found: Any, wanted: dict[str, Any]) -> str:
     if not isinstance(found, dict):
         return "which cannot be read"
     lines = []
-    for key in wanted:
-        old, new = found.get(key), wanted[key]
+    for key, new in wanted.items():
+        old, names = found.get(key), {key: (found.get(key), new)}
         if isinstance(old, dict) and isinstance(new, dict):
             names = {f"{key} {each}": (old.get(each), new.get(each)) for each in {**old, **new}}
-        else:
-            names = {key: (old, new)}
         for name, (there, here) in names.items():
             if there == here:
                 continue
-            if name in (
-                "source",
-                "data indices",
-                "data fingerprint",
-            ):  # hashes tell nobody anything
-                lines.append(f"another {name}")
-            else:
-                lines.append(f"{name}: {there} there, {here} here")
+            hashes = ("source", "data indices", "data fingerprint")  # which tell nobody anything
+            told = f"another {name}" if name in hashes else f"{name}: {there} there, {here} here"
+            lines.append(told)
     return "; ".join(lines[:3]) or "which has further settings"
 
 
 def told_settings(attack: Attack) -> str:
     """The settings that are not the defaults, and eps: ``eps=8/255,steps=20``."""
-    written = dict(item.split("=", 1) for item in str(attack).partition(":")[2].split(",") if item)
     usual = {item.name: item.default for item in fields(attack)}
-    return ",".join(
-        f"{key}={value}"
-        for key, value in written.items()
-        if key == "eps" or getattr(attack, key) != usual[key]
-    )
+    told = []
+    for item in filter(None, str(attack).partition(":")[2].split(",")):
+        key = item.partition("=")[0]
+        if key == "eps" or getattr(attack, key) != usual[key]:
+            told.append(item)
+    return ",".join(told)
 
 
 def set_name(model: NamedModel, attack: Attack, pixels: Pixels = "float") -> str:

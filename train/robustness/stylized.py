@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,27 +28,17 @@ from .protocols import (
 )
 
 
-@dataclass(frozen=True)
-class StylizedFiles:
-    """Stylised images and their originals.
-
-    Attributes:
-        root: the folder of the class folders. files: N paths.
-        originals: int64 [N], numbers in the test split.
-        without_original: how many more images belong to no test image.
-    """
+class StylizedFiles(NamedTuple):
+    """Stylised images below ``root``, the test images that they belong to (int64 [N]), and how many
+    more images belong to none."""
 
     root: Path
-    files: tuple[Path, ...]
+    files: list[Path]
     originals: Tensor
     without_original: int
 
     def digest(self, done: Callable[[int], None]) -> str:
-        """A hash of the files' names and contents.
-
-        Raises:
-            UserError: a file that is no image, found before anything is evaluated.
-        """
+        """A hash of the files' names and contents. Raises UserError for a file that is no image."""
         digest = hashlib.sha256()
         for number, file in enumerate(self.files, 1):
             image_format(file)
@@ -73,7 +62,8 @@ def find_stylized(folder: Path, data: DataSet) -> StylizedFiles:
         )
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected <class>/<name>.png in it")
-    root = next((folder / n for n in ("val", "test") if _is_split(folder / n, data)), folder)
+    splits = (folder / name for name in ("val", "test") if name not in data.classes)
+    root = next((split for split in splits if split.is_dir()), folder)
     numbers = _numbers(data)
     files, originals, without = [], [], 0
     for path in sorted(Path(path) for name, path in files_in(root) if "/" in name):
@@ -92,11 +82,7 @@ def find_stylized(folder: Path, data: DataSet) -> StylizedFiles:
             f"{root}: no stylised version of a test image of {data.name}; looked for "
             f"{name}/{stem}.png (or another extension) and so on{there}"
         )
-    return StylizedFiles(root, tuple(files), torch.tensor(originals), without)
-
-
-def _is_split(folder: Path, data: DataSet) -> bool:
-    return folder.is_dir() and folder.name not in data.classes
+    return StylizedFiles(root, files, torch.tensor(originals), without)
 
 
 def _numbers(data: DataSet) -> dict[tuple[str, str], int]:
@@ -134,8 +120,8 @@ def evaluate_stylized(
         images: of a data set of image files.
         folder: ``<class>/<name>.*``, or ``val/<class>/<name>.*`` or ``test/...`` in it.
         clean: clean predictions to share with other protocols.
-        progress: told (images done, all, text), where an image counts once as a file, for each
-            target once as an original, and once as a stylised image.
+        progress: an image counts once as a file, for each target once as an original, and once as
+            a stylised image.
 
     Returns:
         Cells in the order of the targets, with further results ``stylised`` (images that belong to
@@ -146,18 +132,15 @@ def evaluate_stylized(
         UserError: the data set's images have no file names, no image belongs to a test image, an
             unreadable image, or no original that all targets get right. Finished cells are kept.
     """
-    every = torch.arange(len(images))
-    check_evaluation(targets, every, batch_size)
+    check_evaluation(targets, torch.arange(len(images)), batch_size)
     found = find_stylized(folder, images.data)
     count = len(found.files)
     total = (len(targets) + 2) * count
-    content = found.digest(stage(progress, 0, total, "reading stylised images"))
-    right_for = digest_of(sorted(t.digest for t in targets))
     identity = {
-        "files": content,
+        "files": found.digest(stage(progress, 0, total, "reading stylised images")),
         "images": images.fingerprint(found.originals),
         # Which originals are left depends on all targets, not only on the cell's own.
-        "images_right_for": right_for,
+        "images_right_for": digest_of(sorted(t.digest for t in targets)),
     }
 
     def compute(missing: list[NamedModel]) -> list[dict[str, Any]]:
@@ -165,7 +148,7 @@ def evaluate_stylized(
         right = torch.ones(count, dtype=torch.bool)
         for number, target in enumerate(targets, 1):
             told = stage(progress, number * count, total, f"originals by {target.name}")
-            classes = predictions.of(target, found.originals, lambda n, _, told=told: told(n))
+            classes = predictions.of(target, found.originals, lambda n, *_, told=told: told(n))
             right &= classes == images.labels[found.originals]
         if not bool(right.any()):
             names = ", ".join(t.name for t in targets)
@@ -176,12 +159,12 @@ def evaluate_stylized(
         done = stage(progress, total - int(right.sum()), total, "stylised images")
         files = [file for file, kept in zip(found.files, right.tolist(), strict=True) if kept]
         labels = images.labels[found.originals[right]]
+        rates = count_right(missing, _batches(images, files, labels, batch_size), done)
         counts = {
             "stylised": count,
             "without_original": found.without_original,
             "originals_wrong": int((~right).sum()),
         }
-        rates = count_right(missing, _batches(images, files, labels, batch_size), done)
         return [{"accuracy": rate, **counts} for (rate,) in rates]
 
     made = cells_of("stylized", targets, folder.resolve().name, identity, store, compute)

@@ -20,7 +20,9 @@ from ...defective.robustness.rates import (
 from ..store import Store
 from .images import TestImages
 from .models import NamedModel, full_precision, relation
-from .protocols import Advance, CleanPredictions, classes_of, digest_of, nobody, shown_target
+from .protocols import CleanPredictions, Progress, classes_of, digest_of, nobody, shown_target
+
+_PREDICTIONS = ("clean_predictions", "predictions", "unrounded_predictions")
 
 
 def evaluate_transfer(
@@ -33,7 +35,7 @@ def evaluate_transfer(
     clean: CleanPredictions | None = None,
     common: Sequence[NamedModel] = (),
     content: str | None = None,
-    advance: Advance = nobody,
+    progress: Progress = nobody,
 ) -> dict[str, Any]:
     """The cell of one target on one adversarial set; images are matched by data set index.
 
@@ -74,7 +76,7 @@ def evaluate_transfer(
             for start in range(0, len(found), batch_size):
                 part = slice(start, start + batch_size)
                 adversarial[part] = classes_of(target, found.pixels(part).to(images.device))
-                advance(min(part.stop, len(found)), len(found))
+                progress(min(part.stop, len(found)), len(found), "")
         only = clean.right_for_all(common, found.indices) if common else None
         rates = _rates(found, clean.of(target, found.indices), adversarial, only)
         return rates | {"relation": relation(details["source"], target)}
@@ -105,28 +107,25 @@ def _rates(
         ),
         "same_wrong_class": same_wrong_class(**stored, **target),
         "fooled_source": fooled_source(**stored),
+        "warnings": [],
     }
     if only is not None:
         results["defence_common"] = success_defence_rate(**stored, **target, only=only)
     if found.images.dtype == torch.uint8:
         before = source | {"source_adversarial_predictions": found.unrounded_predictions}
         results["defence_unrounded"] = success_defence_rate(**before, **target)
-    results["warnings"] = []
     if not results["defence"]["n"]:
-        fooled = int(found.fooled.sum())
-        seen = (
-            f"the adversarial set fools its source on none of its {len(found):,} images"
-            if not fooled
-            else f"the target classifies none of the {fooled:,} images right that fool the source"
-        )
-        results["warnings"].append(f"no image is left for the success defence rate (P1): {seen}")
+        seen = f"the adversarial set fools its source on none of its {len(found):,} images"
+        if fooled := int(found.fooled.sum()):
+            seen = f"the target classifies none of the {fooled:,} images right that fool the source"
+        results["warnings"] = [f"no image is left for the success defence rate (P1): {seen}"]
     return results
 
 
 def content_digest(found: AdversarialSet) -> str:
     """A hash of what the set's rates depend on: images made again elsewhere differ a little."""
     digest = hashlib.sha256()
-    for name in ("indices", "clean_predictions", "predictions", "unrounded_predictions", "images"):
+    for name in ("indices", *_PREDICTIONS, "images"):
         digest.update(getattr(found, name).contiguous().numpy())
     return digest.hexdigest()[:32]
 
@@ -134,21 +133,18 @@ def content_digest(found: AdversarialSet) -> str:
 def check_set(
     found: AdversarialSet, images: TestImages, targets: Sequence[NamedModel], where: str = "the set"
 ) -> None:
-    """Whether a set is of these test images and for networks like these.
-
-    Args:
-        where: the set's file, for messages.
+    """Whether a set, in the file ``where``, is of these test images and for networks like these.
 
     Raises:
         UserError: it is not; the message names both data sets or both shapes.
     """
     details = found.details
     try:
-        name, fingerprint = details["data"]["name"], details["data"]["fingerprint"]
-        texts = details["source"]["name"], details["source"]["digest"], details["attack_text"]
-        texts += details["pixels"], details["precision"], details["attack"]["attack"]
-        known = all(isinstance(text, str) for text in (name, fingerprint, *texts))
-        known = known and isinstance(details["source"]["members"], list)
+        source, name = details["source"], details["data"]["name"]
+        texts = name, details["data"]["fingerprint"], source["name"], source["digest"]
+        texts += details["attack_text"], details["pixels"], details["precision"]
+        known = all(isinstance(text, str) for text in (*texts, details["attack"]["attack"]))
+        known = known and isinstance(source["members"], list)
     except (KeyError, TypeError):
         known = False
     if not known:
@@ -156,21 +152,19 @@ def check_set(
             f"{where} does not say what it was made of; make it again with: scotoma attack"
         )
     here = images.data
-    inside = not len(found) or int(found.indices.max()) < len(images)
-    same = inside and images.fingerprint(found.indices) == fingerprint
+    same = not len(found) or int(found.indices.max()) < len(images)
+    same = same and images.fingerprint(found.indices) == details["data"]["fingerprint"]
     if not same or not torch.equal(images.labels[found.indices], found.labels):
-        fix = (
-            f"give --dataset and --data-root of the set's images of {name}"
-            if name != here.name
-            else "take the same --data-root and test images, or make the set again"
-        )
+        fix = "take the same --data-root and test images, or make the set again"
+        if name != here.name:
+            fix = f"give --dataset and --data-root of the set's images of {name}"
         raise UserError(
             f"{where} holds adversarial images of {name}, which are not the test images of "
             f"{here.name} ({len(images):,}) that are evaluated here; {fix}"
         )
     shape = tuple(found.images.shape[1:])
     for target in targets:
-        relation(details["source"], target)
+        relation(source, target)  # refuses a damaged description
         spec = target.members[0].spec
         wanted = (spec.in_channels, spec.image_size, spec.image_size)
         if shape != wanted:
@@ -179,7 +173,7 @@ def check_set(
                 f"{where} holds images of {there}, but {target.name} takes {takes}; evaluate it "
                 "with sets of its own size"
             )
-        for name in ("labels", "clean_predictions", "predictions", "unrounded_predictions"):
+        for name in ("labels", *_PREDICTIONS):
             most = int(getattr(found, name).max()) if len(found) else 0
             if most >= spec.num_classes:
                 raise UserError(
