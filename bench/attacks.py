@@ -48,7 +48,7 @@ from ..train.config import TrainConfig
 from ..train.data import DataSet, ResidentBatches
 from ..train.distributed import World
 from ..train.engine import Engine
-from ..train.screen import make_console, show
+from ..train.screen import show
 from ..train.setup import build_model, load_data, make_batches, resolve
 from . import harness
 from .convergence import train_epoch
@@ -576,10 +576,9 @@ def measure_case(case: Case, target: Target, plan: Plan) -> list[dict]:
     for row in rows.values():
         if base and row["times"]:
             row["times_faster"] = round(base / row["times"]["median_us"], 3)
-    now = harness.clocks(plan.device)
     runs.clear()
     gc.collect()
-    return [row | {"clocks": now} for row in rows.values()]
+    return list(rows.values())
 
 
 def _empty_row(case: Case, name: str, target: Target, parameters: dict) -> dict:
@@ -650,8 +649,6 @@ def main(argv: list[str]) -> int:
     names = variants(options, device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    console = make_console()
-    path = options.out or harness.default_path(harness.device_name(device), "attacks")
     plan = Plan(names, device, budgets(options), options.windows, options.window_seconds)
     settings = {
         "windows": options.windows,
@@ -663,31 +660,25 @@ def main(argv: list[str]) -> int:
         "torchattacks": harness.version("torchattacks"),
         "cudnn_tf32": backends.convolutions_may_use_tf32(),
     }
-    head = harness.row_head("attacks", device, settings)
-    console.print(f"{head['machine']['device']}: {', '.join(names)} -> {path}")
-    harness.check_writable(path)
+    run = harness.Run("attacks", options, device, settings)
+    run.announce(", ".join(names))
     targets = {}
-    for target in chosen_targets(options, device, console):
+    for target in chosen_targets(options, device, run.console):
         targets[target.name] = target
-        console.print(
-            f"{target.name}: {target.accuracy:.2%} of the test images of {target.dataset}",
-            highlight=False,
+        run.console.print(
+            f"{target.name}: {target.accuracy:.2%} of the test images of {target.dataset}"
         )
-    outcome = harness.measure_all(
+    rows = run.measure(
         chosen_cases(options, [(t.name, str(t.eager.spec.defects)) for t in targets.values()]),
         lambda case: measure_case(case, targets[case.network], plan),
-        head,
-        path,
-        options,
-        console,
         brief,
     )
-    for case, found in by_case(outcome.rows).items():
-        show(console, table(case, found))
-    failures = harness.failures(outcome.rows, lambda row: f"{row['case']}: {row['contestant']}")
-    slower = harness.slower_cases(outcome.rows, "scotoma")
-    outcome.print_lists(console, {"failures": failures, "slower than a library": slower})
-    return outcome.status(failures)
+    for case, found in by_case(rows).items():
+        show(run.console, table(case, found))
+    slower = harness.slower_cases(rows, "scotoma")
+    return run.finish(
+        lambda row: f"{row['case']}: {row['contestant']}", slower, "slower than a library"
+    )
 
 
 def network_name(defects: str, width: int | None) -> str:

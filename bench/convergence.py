@@ -38,7 +38,7 @@ from ..train.config import TrainConfig, check_graph, learning_rate
 from ..train.data import DataSet, steps_per_epoch
 from ..train.distributed import World
 from ..train.engine import Engine
-from ..train.screen import make_console, show
+from ..train.screen import show
 from ..train.setup import build_model, load_data, make_batches, resolve
 from . import harness
 from .options import add_resume, add_time_limit, add_variants, check_names, make_parser, positive
@@ -124,7 +124,6 @@ def measure_run(
         "epochs": config.epochs,
         "accuracy": history[-1]["accuracy"],
         "history": history,
-        "clocks": harness.clocks(device),
         "problems": [] if math.isfinite(loss) else ["training diverged"],
     }
 
@@ -212,32 +211,24 @@ def main(argv: list[str]) -> int:
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         backends.allow_tf32(convolutions=config.tf32, products=config.tf32)
-    console = make_console()
-    path = options.out or harness.default_path(harness.device_name(device), "convergence")
     settings = asdict(config)
     for name in (*RUN_SETTINGS, *VARIANT_SETTINGS):
         settings.pop(name)
     settings["target"] = options.target
-    head = harness.row_head("convergence", device, settings)
-    console.print(
-        f"{head['machine']['device']}: {config.arch} {config.defects} on {data.name}, "
-        f"{counted(config.epochs, 'epoch')}, target {options.target:.2%} -> {path}"
+    run = harness.Run("convergence", options, device, settings)
+    run.announce(
+        f"{config.arch} {config.defects} on {data.name}, {counted(config.epochs, 'epoch')}, "
+        f"target {options.target:.2%}"
     )
-    with console.status("") as status:
-        outcome = harness.measure_all(
+    with run.console.status("") as status:
+        rows = run.measure(
             runs,
             lambda run: [measure_run(run, config, data, device, options.target, status.update)],
-            head,
-            path,
-            options,
-            console,
             brief,
         )
-    if outcome.rows:
-        show(console, table(outcome.rows))
-    failures = harness.failures(outcome.rows, lambda row: row["case"])
-    outcome.print_lists(console, {"failures": failures})
-    return outcome.status(failures)
+    if rows:
+        show(run.console, table(rows))
+    return run.finish(lambda row: row["case"])
 
 
 def brief(rows: list[dict]) -> str:

@@ -1,23 +1,18 @@
-"""What all measurements share: rows of results, the machine, clocks, the loop.
+"""What all measurements share: rows of results, the machine, clocks, checks, the loop.
 
-A verb of ``scotoma bench`` parses its options (:mod:`.options`), chooses cases, and hands both to
-:func:`measure_all`, which keeps every row as soon as it is there::
+A verb of ``scotoma bench`` parses its options (:mod:`.options`), chooses cases, and hands them to a
+:class:`Run`, which keeps every row as soon as it is there::
 
     options.add_run_options(parser, "layers", 3600)    # --time-limit --out --resume --cpu --list
-    device = chosen_device(parsed.cpu)
-    head = row_head("layers", device, settings)        # what was measured, when, on what, and how
-    outcome = measure_all(cases, measure, head, path, parsed, console, brief)
-    return outcome.status(failures(outcome.rows, label))
+    run = Run("layers", options, chosen_device(options.cpu), settings)
+    run.measure(cases, measure, brief)
+    return run.finish(label)
 
 ``measure(case)`` gives a row for each **variant**, one of several ways to compute the same thing,
 and every row has a list ``problems``. First each variant's result is checked (:func:`noting`,
 :func:`compare`), since a time of a wrong result is worth nothing; then those without problems are
 timed in turns (:func:`interleaved`, :func:`time_in_turns`) and :func:`spread` makes figures of the
 seconds.
-
-Groups below: rows (:func:`default_path`, :func:`row_head`, :func:`append_rows`,
-:func:`read_rows`, :func:`measured_rows`, :func:`check_writable`), the machine
-(:func:`describe_machine`, :func:`clocks`, :func:`commit`), clocks, checks, the loop.
 """
 
 from __future__ import annotations
@@ -34,30 +29,30 @@ import sys
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ..defective.errors import UserError
-from ..train.screen import show
+from ..train.screen import make_console, show
 from .options import UNFINISHED
 
 INTERRUPTED = 130
-INTERPRETER = "TRITON_INTERPRET"
 
 Key = TypeVar("Key", bound=Hashable)
 Work, Reading = TypeVar("Work"), TypeVar("Reading")
 
 
 # Rows: JSON lines, appended whole, so that a file is good at any moment.
+
+
 def default_path(device_name: str, benchmark: str) -> Path:
     """Where results of a device go: devices are never mixed in one file."""
     folder = re.sub(r"[^a-z0-9]+", "-", device_name.lower()).strip("-")
@@ -82,11 +77,13 @@ def append_rows(path: Path, rows: Iterable[dict]) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
     with _opened(path) as file:
-        if file.tell() and not _ends_a_line(file):
-            text = "\n" + text
-        file.write(text.encode())
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                text = b"\n" + text
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
 
@@ -116,18 +113,6 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         ) from error
 
 
-def measured_rows(path: Path, head: dict) -> list[dict]:
-    """The rows that a file has from the machine, the versions and the settings of ``head``."""
-    keys = ("benchmark", "machine", "settings")
-    rows = read_rows(path) if path.is_file() else ()
-    return [row for row in rows if all(row.get(key) == head[key] for key in keys)]
-
-
-def _ends_a_line(file) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"
-
-
 def read_rows(path: Path) -> Iterator[dict]:
     """The rows of a file, half-written lines left out."""
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -138,7 +123,6 @@ def read_rows(path: Path) -> Iterator[dict]:
 
 
 # The machine: device, driver, versions, commit, clocks.
-CLOCKS = ("clocks.sm", "clocks.mem", "clocks.max.sm", "power.draw", "temperature.gpu")
 
 
 def describe_machine(device: torch.device) -> dict:
@@ -177,7 +161,8 @@ def l2_bytes(device: torch.device) -> int | None:
 
 def clocks(device: torch.device) -> dict | None:
     """Clocks (MHz), power (W) and temperature (degrees C) now; None on a CPU."""
-    return nvidia_smi(device, CLOCKS) if device.type == "cuda" else None
+    fields = "clocks.sm", "clocks.mem", "clocks.max.sm", "power.draw", "temperature.gpu"
+    return nvidia_smi(device, fields) if device.type == "cuda" else None
 
 
 def nvidia_smi(device: torch.device, fields: tuple[str, ...]) -> dict:
@@ -185,13 +170,8 @@ def nvidia_smi(device: torch.device, fields: tuple[str, ...]) -> dict:
     # torch may number devices in another order than nvidia-smi; the UUID is the same for both.
     uuid = getattr(properties(device), "uuid", None)
     number = device.index or 0 if uuid is None else f"GPU-{str(uuid).removeprefix('GPU-')}"
-    command = [
-        "nvidia-smi",
-        f"--id={number}",
-        f"--query-gpu={','.join(fields)}",
-        "--format=csv,noheader,nounits",
-    ]
-    values = output_of(command)
+    query = [f"--id={number}", f"--query-gpu={','.join(fields)}"]
+    values = output_of(["nvidia-smi", *query, "--format=csv,noheader,nounits"])
     if values is None:
         return {}
     return dict(zip(fields, (v.strip() for v in values.split(",")), strict=False))
@@ -226,6 +206,36 @@ def output_of(command: list[str]) -> str | None:
     return result.stdout.strip() or None
 
 
+def chosen_device(cpu: bool) -> torch.device:
+    """The first GPU, or the CPU if asked for. Raises UserError if there is no GPU."""
+    if cpu:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError("no NVIDIA GPU on this machine; --cpu measures small shapes on the CPU")
+    return torch.device("cuda", 0)
+
+
+def compiling_process(verb: str, argv: list[str]) -> int | None:
+    """Run ``scotoma bench VERB`` in a process in which Triton compiles: its exit status, or None if
+    this one will do.
+
+    Under the interpreter @triton.jit makes functions that cannot be compiled, from the moment that
+    Triton is imported.
+
+    Raises:
+        UserError: Triton is not installed.
+    """
+    if importlib.util.find_spec("triton") is None:
+        raise UserError(
+            "Triton is not installed, and this compiles its kernels; on Linux: pip install triton"
+        )
+    environment = dict(os.environ)
+    if environment.pop("TRITON_INTERPRET", None) is None:
+        return None
+    command = [sys.executable, "-m", "scotoma.train.cli", "bench", verb, *argv]
+    return subprocess.run(command, env=environment).returncode
+
+
 # Clocks: the host's, the GPU's, the GPU's under graph replay; variants in turns; quantiles.
 
 # GPU cycles to wait before a timed stretch, so that the host has queued all of it in the meantime.
@@ -233,7 +243,7 @@ HEAD_START = 500_000
 COPY_BYTES = {"cuda": 2**30, "cpu": 2**26}
 
 
-def wall_seconds(work: Callable[[], None], device: torch.device) -> float:
+def wall_seconds(work: Callable[[], object], device: torch.device) -> float:
     """By the host's clock, until the device has finished."""
     _wait(device)
     start = time.perf_counter()
@@ -242,8 +252,16 @@ def wall_seconds(work: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def device_seconds(work: Callable[[], None]) -> float:
-    """By the GPU's clock, without the time that the host takes to queue the work."""
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def device_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """By the GPU's clock, without the time that the host takes to queue the work; by the host's
+    where there is no GPU."""
+    if device.type != "cuda":
+        return wall_seconds(work, device)
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda._sleep(HEAD_START)
     start.record()
@@ -251,14 +269,6 @@ def device_seconds(work: Callable[[], None]) -> float:
     end.record()
     end.synchronize()
     return start.elapsed_time(end) / 1e3
-
-
-def captured(work: Callable[[], None]) -> torch.cuda.CUDAGraph:
-    """A CUDA graph of ``work``, on the current stream, which must not be the default one."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
-        work()
-    return graph
 
 
 def interleaved(
@@ -276,18 +286,10 @@ def interleaved(
     return samples
 
 
-def spread(seconds: list[float], calls: int) -> dict[str, float]:
-    """Median and the 10 % and 90 % quantiles of one call, in microseconds."""
-    ordered = sorted(1e6 * s / calls for s in seconds)
-
-    def quantile(part: float) -> float:
-        return ordered[round(part * (len(ordered) - 1))]
-
-    return {
-        "median_us": round(statistics.median(ordered), 3),
-        "p10_us": round(quantile(0.1), 3),
-        "p90_us": round(quantile(0.9), 3),
-    }
+def median_seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """The median by the device's clock, after one call to warm up."""
+    seconds = interleaved({"": work}, partial(device_seconds, device=device), repeats)
+    return statistics.median(seconds[""])
 
 
 def copy_bandwidth(device: torch.device, repeats: int = 20) -> float:
@@ -295,28 +297,35 @@ def copy_bandwidth(device: torch.device, repeats: int = 20) -> float:
     count = COPY_BYTES[device.type] // 2
     source = torch.empty(count, dtype=torch.bfloat16, device=device).normal_()
     target = torch.empty_like(source)
+    return 2 * source.nbytes / median_seconds(lambda: target.copy_(source), device, repeats)
 
-    def copy() -> None:
-        target.copy_(source)
 
-    if device.type == "cuda":
-        seconds = interleaved({"copy": copy}, device_seconds, repeats)
-    else:
-        seconds = interleaved({"copy": copy}, lambda work: wall_seconds(work, device), repeats)
-    return 2 * source.nbytes / statistics.median(seconds["copy"])
+def spread(seconds: list[float], calls: int) -> dict[str, float]:
+    """Median and the 10 % and 90 % quantiles of one call, in microseconds."""
+    ordered = sorted(1e6 * s / calls for s in seconds)
+    low, high = (ordered[round(part * (len(ordered) - 1))] for part in (0.1, 0.9))
+    figures = {"median_us": statistics.median(ordered), "p10_us": low, "p90_us": high}
+    return {name: round(value, 3) for name, value in figures.items()}
 
 
 def graph_replays(
     works: dict[Key, Callable[[], None]], rows: dict[Key, dict], what: str = ""
 ) -> dict[Key, Callable[[], None]]:
-    """Replays of captured works; a work that cannot be captured is a problem of its row."""
+    """Replays of CUDA graphs of works; a work that cannot be captured is a problem of its row.
+
+    The current stream must not be the default one (:func:`use_capturing_stream`).
+    """
     replays = {}
     for name, work in works.items():
         try:
-            replays[name] = captured(work).replay
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+                work()
         except Exception as error:
             of = f" of {what}" if what else ""
             rows[name]["problems"].append(f"no CUDA graph{of}: {named(error)}")
+        else:
+            replays[name] = graph.replay
     return replays
 
 
@@ -325,14 +334,11 @@ def time_in_turns(
 ) -> dict[Key, list[float]]:
     """Seconds of ``windows`` stretches of each run, so many calls long, by the host's clock."""
 
-    def window(key: Key) -> Callable[[], None]:
-        def work() -> None:
-            for _ in range(calls[key]):
-                runs[key]()
+    def window(key: Key) -> None:
+        for _ in range(calls[key]):
+            runs[key]()
 
-        return work
-
-    works = {key: window(key) for key in runs}
+    works = {key: partial(window, key) for key in runs}
     return interleaved(works, lambda work: wall_seconds(work, device), windows)
 
 
@@ -357,20 +363,12 @@ def use_capturing_stream(device: torch.device) -> None:
         torch.cuda.set_stream(torch.cuda.Stream(device))
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 # Checks
-
-WORST = 500
-"""Letters of a problem."""
 
 
 def named(error: Exception) -> str:
     """An error as a row's problem."""
-    return f"{type(error).__name__}: {error}"[:WORST]
+    return f"{type(error).__name__}: {error}"[:500]
 
 
 @contextmanager
@@ -391,11 +389,11 @@ def noting(*rows: dict, but: type[Exception] | tuple = ()) -> Iterator[None]:
 def compare(row: dict, errors: dict[str, float]) -> None:
     """Note relative errors by a tensor's name; one above ``row["tolerance"]`` is a problem."""
     row["errors"] = {name: value if isfinite(value) else None for name, value in errors.items()}
-    for name, value in errors.items():
-        if value > row["tolerance"]:
-            row["problems"].append(
-                f"{name} is wrong: relative error {value:.2g}, allowed {row['tolerance']:.2g}"
-            )
+    row["problems"] += [
+        f"{name} is wrong: relative error {value:.2g}, allowed {row['tolerance']:.2g}"
+        for name, value in errors.items()
+        if value > row["tolerance"]
+    ]
 
 
 def failures(rows: Iterable[dict], label: Callable[[dict], str]) -> list[str]:
@@ -427,11 +425,12 @@ def figure(value: float | None, form: str, factor: float = 1.0) -> str:
     return "-" if value is None else format(factor * value, form)
 
 
-def by_case(rows: Iterable[dict]) -> dict[str, list[dict]]:
-    """Rows of each case together, in their order."""
+def by_case(rows: Iterable[dict], also: str | None = None) -> dict[str, list[dict]]:
+    """Rows of each case together, in their order. also: a column that parts a case."""
     found: dict[str, list[dict]] = {}
     for row in rows:
-        found.setdefault(row["case"], []).append(row)
+        name = row["case"] if also is None else f"{row['case']} {row[also]}"
+        found.setdefault(name, []).append(row)
     return found
 
 
@@ -440,143 +439,117 @@ def slower_cases(rows: Iterable[dict], ours: str, also: str | None = None) -> li
 
     ours: what the names of our variants begin with. also: a column that parts a case.
     """
-    cases: dict[str, list[dict]] = {}
-    for row in rows:
-        name = row["case"] if also is None else f"{row['case']} {row[also]}"
-        if row["times"]:
-            cases.setdefault(name, []).append(row)
     lines = []
-    for name, timed in cases.items():
-        own = [row for row in timed if row["contestant"].startswith(ours)]
-        rivals = [row for row in timed if not row["contestant"].startswith(ours)]
-        if not own or not rivals:
-            continue
-        best, rival = (min(g, key=lambda row: row["times"]["median_us"]) for g in (own, rivals))
-        ratio = best["times"]["median_us"] / rival["times"]["median_us"]
-        if ratio > 1:
-            words = f"{rival['contestant']} is {ratio:.2f}x as fast as {best['contestant']}"
-            lines.append(f"{name}: {words}")
+    for case, found in by_case(rows, also).items():
+        best: dict[bool, tuple[float, str]] = {}
+        for row in found:
+            name, time = row["contestant"], row["times"].get("median_us")
+            if time is not None:
+                own = name.startswith(ours)
+                best[own] = min(best.get(own, (time, name)), (time, name))
+        if len(best) == 2 and best[True][0] > best[False][0]:
+            (own, name), (other, rival) = best[True], best[False]
+            lines.append(f"{case}: {rival} is {own / other:.2f}x as fast as {name}")
     return lines
 
 
-# The loop
-
-
-@dataclass
-class Outcome:
-    """What was measured, and what was not.
-
-    Attributes:
-        rows: in the order of the cases.
-        left: cases that were not measured, for lack of time or by interruption.
-        interrupted: by Ctrl-C or a polite end of the process.
-        resumed: the next call of the same command goes on, so that what is left is no loss.
-    """
-
-    rows: list[dict] = field(default_factory=list)
-    left: list[Any] = field(default_factory=list)
-    interrupted: bool = False
-    resumed: bool = False
-
-    def status(self, failures: Sequence[str]) -> int:
-        """The command's exit status."""
-        if self.interrupted:
-            return INTERRUPTED
-        if failures:
-            return 1
-        return UNFINISHED if self.resumed and self.left else 0
-
-    def print_lists(self, console: Console, lists: dict[str, Sequence[str]]) -> None:
-        """Titles with a line for each of their items, empty ones left out; at last what is left."""
-        for title, lines in (lists | {"not measured": list(map(str, self.left))}).items():
-            if lines:
-                console.print(f"{title}:")
-                for line in lines:
-                    show(console, f"  {line}")
-
-
-def measure_all(
-    cases: Sequence[Any],
-    measure: Callable[[Any], list[dict]],
-    head: dict,
-    path: Path,
-    options: argparse.Namespace,
-    console: Console,
-    brief: Callable[[list[dict]], str],
-) -> Outcome:
-    """Measure cases until all are done or the time is up.
+class Run:
+    """One call of a verb: what its rows begin with, where they go, and what came of it.
 
     Args:
-        cases: their ``str`` is for people. measure: a case's rows.
-        head: what every row begins with. path: JSON lines file to append to.
-        options: time_limit: no case is started that would end later, in seconds, if it took as long
-            as the longest; resume: leave out cases that the file has from the same machine, commit
-            and settings.
-        brief: a case's rows in one line.
+        options: out: JSON lines file to append to; None for the device's own. resume, time_limit:
+            see :meth:`measure`.
+        settings: how is measured.
+
+    Attributes:
+        head: what every row begins with. path: the file. console: for people.
+        rows: of this call, in the order of the cases.
+        left: cases that were not measured, for lack of time or by interruption.
 
     Raises:
-        UserError: the file cannot be written; before anything is measured.
+        UserError: the file cannot be written.
     """
-    check_writable(path)
-    known = {row.get("case") for row in measured_rows(path, head)} if options.resume else set()
-    cases = [case for case in cases if str(case) not in known]
-    outcome = Outcome(left=list(cases), resumed=options.resume)
-    end, longest = time.monotonic() + options.time_limit, 0.0
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("", total=len(cases))
-        for case in cases:
-            start = time.monotonic()
-            if outcome.rows and start + longest > end:
-                break
-            bar.update(task, description=str(case))
-            try:
-                new = [head | {"case": str(case)} | row for row in measure(case)]
-            except KeyboardInterrupt:
-                outcome.interrupted = True
-                break
-            append_rows(path, new)
-            outcome.rows += new
-            outcome.left.pop(0)
-            bar.advance(task)
-            seconds = time.monotonic() - start
-            longest = max(longest, seconds)
-            show(console, f"{case}: {brief(new)} ({seconds:.0f} s)")
-    return outcome
 
+    def __init__(
+        self, benchmark: str, options: argparse.Namespace, device: torch.device, settings: dict
+    ):
+        self.options, self.device, self.console = options, device, make_console()
+        self.path = options.out or default_path(device_name(device), benchmark)
+        check_writable(self.path)
+        self.head = row_head(benchmark, device, settings)
+        self.rows: list[dict] = []
+        self.left: list[Any] = []
+        self.interrupted = False
 
-# Where and how a measurement runs
+    def announce(self, text: str) -> None:
+        """Say what is measured, and where."""
+        device = self.head["machine"]["device"]
+        self.console.print(f"{device}: {text} -> {self.path}", soft_wrap=True)
 
+    def kept(self) -> list[dict]:
+        """The rows that the file has from the same machine, versions and settings."""
+        keys = ("benchmark", "machine", "settings")
+        rows = read_rows(self.path) if self.path.is_file() else ()
+        return [row for row in rows if all(row.get(key) == self.head[key] for key in keys)]
 
-def compiling_process(verb: str, argv: list[str]) -> int | None:
-    """Run ``scotoma bench VERB`` in a process in which Triton compiles: its exit status, or None if
-    this one will do.
+    def measure(
+        self,
+        cases: Sequence[Any],
+        measure: Callable[[Any], list[dict]],
+        brief: Callable[[list[dict]], str],
+    ) -> list[dict]:
+        """Measure cases until all are done or the time is up: their rows.
 
-    Under the interpreter @triton.jit makes functions that cannot be compiled, from the moment that
-    Triton is imported.
+        No case is started that would end after ``time_limit`` seconds if it took as long as the
+        longest; with ``resume`` those are left out that are :meth:`kept`.
 
-    Raises:
-        UserError: Triton is not installed.
-    """
-    if importlib.util.find_spec("triton") is None:
-        raise UserError(
-            "Triton is not installed, and this compiles its kernels; on Linux: pip install triton"
-        )
-    if INTERPRETER not in os.environ:
-        return None
-    environment = {k: v for k, v in os.environ.items() if k != INTERPRETER}
-    command = [sys.executable, "-m", "scotoma.train.cli", "bench", verb, *argv]
-    return subprocess.run(command, env=environment).returncode
+        Args:
+            cases: their ``str`` is for people. measure: a case's rows. brief: these in one line.
+        """
+        known = {row.get("case") for row in self.kept()} if self.options.resume else ()
+        self.left = [case for case in cases if str(case) not in known]
+        end, longest = time.monotonic() + self.options.time_limit, 0.0
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+        with Progress(*columns, TimeElapsedColumn(), console=self.console, transient=True) as bar:
+            task = bar.add_task("", total=len(self.left))
+            while self.left:
+                case, start = self.left[0], time.monotonic()
+                if self.rows and start + longest > end:
+                    break
+                bar.update(task, description=str(case))
+                try:
+                    found = measure(case)
+                except KeyboardInterrupt:
+                    self.interrupted = True
+                    break
+                head = self.head | {"case": str(case), "clocks": clocks(self.device)}
+                new = [head | row for row in found]
+                append_rows(self.path, new)
+                self.rows += new
+                self.left.pop(0)
+                bar.advance(task)
+                seconds = time.monotonic() - start
+                longest = max(longest, seconds)
+                show(self.console, f"{case}: {brief(new)} ({seconds:.0f} s)")
+        return self.rows
 
+    def finish(
+        self,
+        label: Callable[[dict], str],
+        slower: Sequence[str] = (),
+        title: str = "slower cases",
+    ) -> int:
+        """Say what failed, where we are slower, and what was not measured.
 
-def chosen_device(cpu: bool) -> torch.device:
-    """The first GPU, or the CPU if asked for.
-
-    Raises:
-        UserError: there is no GPU.
-    """
-    if cpu:
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise UserError("no NVIDIA GPU on this machine; --cpu measures small shapes on the CPU")
-    return torch.device("cuda", 0)
+        label: a row's case and variant, in words. Returns the command's exit status.
+        """
+        failed = failures(self.rows, label)
+        lists = {"failures": failed, title: slower, "not measured": self.left}
+        for heading, lines in lists.items():
+            if lines:
+                self.console.print(f"{heading}:")
+                for line in lines:
+                    show(self.console, f"  {line}")
+        if self.interrupted:
+            return INTERRUPTED
+        return 1 if failed else UNFINISHED if self.left and self.options.resume else 0

@@ -23,13 +23,14 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
+from math import prod
+from typing import NamedTuple
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -37,11 +38,10 @@ from ..defective import create_model
 from ..defective.errors import UserError
 from ..defective.layers import BNMaskReLU
 from ..defective.models import ARCHITECTURES, model_names
-from ..kernels import backends
-from ..train.screen import make_console, show
+from ..train.screen import show
 from . import harness, operands
-from .harness import Outcome, figure
-from .operands import CPU_CALLS, KINDS, MODES, PASSES, Call, OpShape, Sweep
+from .harness import figure
+from .operands import KINDS, MODES, PASSES, Call, OpShape, Sweep, dtype_name
 from .options import DTYPES, add_run_options, add_variants, check_names, make_parser, positive
 from .report.rows import by_site
 
@@ -63,109 +63,34 @@ SMALL_SHAPES = ((4, 16, 8, 8), (2, 12, 7, 7))
 
 def main(argv: list[str]) -> int:
     """Measure, print, and return the exit status. Raises UserError for bad options."""
+    from torch._functorch import config as compiler_config
+
     options = parse(argv)
+    ops = chosen_ops(options)
     if options.list:
-        for op in chosen_ops(options):
+        for op in ops:
             print(f"{op}  ({op.users})")
         return 0
     device = harness.chosen_device(options.cpu)
     names = chosen_variants(options, device)
-    ops = chosen_ops(options)
     harness.use_capturing_stream(device)
-    console = make_console()
-    outcome = run(options, names, ops, device, console)
-    failures = harness.failures(
-        outcome.rows, lambda row: f"{row['site']['name']}: {row['contestant']}"
-    )
-    report(outcome, failures, console)
-    return outcome.status(failures)
-
-
-def run(options, names, ops: list[OpShape], device: torch.device, console: Console) -> Outcome:
-    """Measure the operators, keeping every row."""
-    from torch._functorch import config as compiler_config
-
-    path = options.out or harness.default_path(harness.device_name(device), "layers")
-    copy = harness.copy_bandwidth(device)
     settings = {"repeats": options.repeats, "cold_l2_sizes": operands.COLD_L2_SIZES}
     settings |= {"dtype": options.dtype, "contestants": list(names)}
-    head = harness.row_head("layers", device, settings) | {"copy_gb_per_s": round(copy / 1e9, 1)}
+    run = harness.Run("layers", options, device, settings)
+    copy = harness.copy_bandwidth(device)
+    run.head["copy_gb_per_s"] = round(copy / 1e9, 1)
+    run.announce(f"copies at {run.head['copy_gb_per_s']} GB/s")
     plan = Plan(names, getattr(torch, options.dtype), device, options.repeats, copy)
-    console.print(f"{head['machine']['device']}, copies at {head['copy_gb_per_s']} GB/s -> {path}")
     # A backward is timed many times over one forward, which donated buffers forbid.
     with compiler_config.patch(donated_buffer=False):
-        return harness.measure_all(
-            ops,
-            lambda op: measure(op, plan),
-            head,
-            path,
-            options,
-            console,
-            brief,
-        )
-
-
-def brief(rows: list[dict]) -> str:
-    """Forward and backward of each variant, cold, in microseconds."""
-    parts = []
-    for row in rows:
-        clock = "graph" if "graph" in row["times"].get("cold", {}) else "wall"
-        times = [median(row, "cold", clock, step) for step in ("forward", "backward")]
-        text = "failed" if None in times else f"{times[0]:.1f}+{times[1]:.1f}"
-        parts.append(f"{row['contestant']} {text}")
-    return ", ".join(parts)
-
-
-def report(outcome: Outcome, failures: list[str], console: Console) -> None:
-    rows = outcome.rows
+        rows = run.measure(ops, partial(measure, plan=plan), brief)
     if rows:
-        show(console, table(rows))
+        show(run.console, table(rows))
     slower = slower_cases(rows)
-    outcome.print_lists(console, {"failures": failures, "slower cases": slower})
+    status = run.finish(lambda row: f"{row['site']['name']}: {row['contestant']}", slower)
     if not slower and any(row["contestant"] == OURS and row["times"] for row in rows):
-        console.print("no slower case")
-
-
-def chosen_ops(options) -> list[OpShape]:
-    """Each form once, in the first group that has it; all in training before any in evaluation."""
-    groups = SITES[1:] if options.sites == "all" else (options.sites,)
-    found: dict[tuple, OpShape] = {}
-    for group in groups:
-        for op in _group(group, options):
-            found.setdefault(op.form, op)
-    ops = list(found.values())[: options.max_sites]
-    modes = MODES if options.mode == "both" else (options.mode,)
-    return [replace(op, mode=mode) for mode in modes for op in ops]
-
-
-def _group(name: str, options) -> list[OpShape]:
-    if name == "shape":
-        return headline_ops(options.shape, "--shape")
-    if name == "headline":
-        return headline_ops(SMALL_SHAPES if options.cpu else HEADLINE_SHAPES)
-    if name == "networks":
-        return network_ops(options.networks, options.batch or BATCH, options.image_size)
-    return network_ops(options.networks, options.batch or IMAGENET_BATCH, IMAGENET_SIZE)
-
-
-def chosen_variants(options, device: torch.device) -> tuple[str, ...]:
-    """The names asked for, or the usual ones that can run here."""
-    names = options.variants
-    can_run = device.type == "cuda" or backends.interpreting()
-    if names is None:
-        names = ["eager", "compile"]
-        if device.type == "cuda":
-            names = list(VARIANTS)
-            if options.dtype == "float16":
-                names.remove("eager-fp16")  # which eager is already
-            if options.dtype == "float32":
-                names.remove("released")  # which is eager, with nothing to cast
-    if "ours" in names and not can_run:
-        raise UserError(
-            "variants has 'ours', whose kernels run on a GPU; leave it out with --cpu, or set "
-            "TRITON_INTERPRET=1 (which times the interpreter, not the kernels)"
-        )
-    return tuple(dict.fromkeys(names))
+        run.console.print("no slower case")
+    return status
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -175,14 +100,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--shape", action="append", metavar="NxCxHxW", help="this one instead; may be repeated")
     add("--mode", choices=(*MODES, "both"), default="training", help="default: training")
     add("--networks", nargs="+", metavar="NAME", default=model_names(), help="default: all six")
-    add(
-        "--batch",
-        type=positive,
-        help=f"of the networks' sites ({BATCH}; {IMAGENET_BATCH} imagenet)",
-    )
-    add(
-        "--image-size", type=positive, default=32, help="of the networks' images, not imagenet (32)"
-    )
+    batches = f"of the networks' sites ({BATCH}; {IMAGENET_BATCH} imagenet)"
+    add("--batch", type=positive, help=batches)
+    sizes = "of the networks' images, not imagenet (32)"
+    add("--image-size", type=positive, default=32, help=sizes)
     add("--max-sites", type=positive, help="measure the first so many alone, in each mode")
     dtypes = "of activations (bfloat16; float32 with --cpu)"
     add("--dtype", choices=DTYPES, help=dtypes)
@@ -204,14 +125,49 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def parse_shape(text: str) -> tuple[int, int, int, int]:
     """A shape from the command line. Raises UserError."""
-    found = re.fullmatch(r"(\d+)x(\d+)x(\d+)x(\d+)", text)
-    shape = tuple(map(int, found.groups())) if found else ()
-    if not shape or 0 in shape:
+    if not re.fullmatch(r"0*[1-9]\d*(x0*[1-9]\d*){3}", text):
         raise UserError(
             f"shape is {text!r}; expected batch, channels, height and width, each at least 1, such "
             "as 64x256x56x56"
         )
-    return shape
+    return tuple(map(int, text.split("x")))
+
+
+def chosen_variants(options, device: torch.device) -> tuple[str, ...]:
+    """The names asked for, or the usual ones that can run here."""
+    names = options.variants or ("eager", "compile")
+    if not options.variants and device.type == "cuda":
+        # Which eager is already: in float32 there is nothing to cast.
+        same = {"float16": "eager-fp16", "float32": "released"}.get(options.dtype)
+        names = [name for name in VARIANTS if name != same]
+    if OURS in names:
+        operands.check_kernels_run("variants", OURS, device)
+    return tuple(dict.fromkeys(names))
+
+
+# Sites
+
+
+def chosen_ops(options) -> list[OpShape]:
+    """Each form once, in the first group that has it; all in training before any in evaluation."""
+    groups = SITES[1:] if options.sites == "all" else (options.sites,)
+    found: dict[tuple, OpShape] = {}
+    for group in groups:
+        for op in _group(group, options):
+            found.setdefault(op.form, op)
+    ops = list(found.values())[: options.max_sites]
+    modes = MODES if options.mode == "both" else (options.mode,)
+    return [replace(op, mode=mode) for mode in modes for op in ops]
+
+
+def _group(name: str, options) -> list[OpShape]:
+    if name == "shape":
+        return headline_ops(options.shape, "--shape")
+    if name == "headline":
+        return headline_ops(SMALL_SHAPES if options.cpu else HEADLINE_SHAPES)
+    large = name == "imagenet"
+    batch, size = (IMAGENET_BATCH, IMAGENET_SIZE) if large else (BATCH, options.image_size)
+    return network_ops(options.networks, options.batch or batch, size)
 
 
 def headline_ops(shapes=HEADLINE_SHAPES, users: str = "headline") -> list[OpShape]:
@@ -227,39 +183,29 @@ def network_ops(networks, batch: int, image_size: int) -> list[OpShape]:
     """
     counts: dict[tuple, Counter] = {}
     masked: set[tuple] = set()
-
     for name in networks:
-        for regularizer, at_all in (
-            ("none", True),
-            # SpatialDropout parts batch norm from its ReLU.
-            ("spatial-dropout", bool(ARCHITECTURES[name].regularized_blocks)),
-        ):
-            if not at_all:
-                continue
-            for form, maskable in _forms(name, regularizer, image_size):
-                # Regularised, a network has its other sites once more.
-                if regularizer == "none" or not form[1]:
-                    counts.setdefault(form, Counter())[name] += 1
-                if maskable:
-                    masked.add(form)
-
-    def activations(form) -> int:
-        return -sum(counts[form].values()) * form[2] * form[3] * form[4]
-
+        calls = _calls(name, "none", image_size)
+        if ARCHITECTURES[name].regularized_blocks:
+            # SpatialDropout parts batch norm from its ReLU; the other sites are there once more.
+            calls += [c for c in _calls(name, "spatial-dropout", image_size) if not c[0][1]]
+        for form, maskable in calls:
+            counts.setdefault(form, Counter())[name] += 1
+            masked |= {form} if maskable else set()
+    largest = sorted(counts, key=lambda form: -counts[form].total() * prod(form[2]))
     return [
         OpShape(
             kind=form[0],
             relu=form[1],
+            shape=(batch, *form[2]),
             masked=form in masked,
-            shape=(batch, *form[2:]),
-            users=", ".join(f"{name} x{count}" for name, count in counts[form].items()),
+            users=operands.users_text(counts[form]),
         )
-        for form in sorted(counts, key=activations)
+        for form in largest
     ]
 
 
-def _forms(name: str, regularizer: str, image_size: int) -> list[tuple[tuple, bool]]:
-    """(kind, relu, C, H, W) of every call in a network, and whether a placement can mask it."""
+def _calls(name: str, regularizer: str, image_size: int) -> list[tuple]:
+    """((kind, relu, (C, H, W)), whether a placement can mask it) of every call in a network."""
     found = []
 
     def look(module: BNMaskReLU, args, kwargs, out) -> None:
@@ -270,7 +216,7 @@ def _forms(name: str, regularizer: str, image_size: int) -> list[tuple[tuple, bo
         elif given.get("projection") is not None:
             kind = "projection"
             maskable = maskable or given["projection"][1].block is not None
-        found.append(((kind, given.get("relu", True), *out.shape[1:]), maskable))
+        found.append(((kind, given.get("relu", True), tuple(out.shape[1:])), maskable))
 
     with torch.device("meta"):
         model = create_model(name, image_size=image_size, regularizer=regularizer)
@@ -281,8 +227,10 @@ def _forms(name: str, regularizer: str, image_size: int) -> list[tuple[tuple, bo
     return found
 
 
-@dataclass
-class Variant:
+# Measuring
+
+
+class Variant(NamedTuple):
     """One way to compute the operator.
 
     Attributes:
@@ -296,11 +244,6 @@ class Variant:
     dtype: torch.dtype
     adapt: Callable[[Call], Call] | None = None
 
-    @property
-    def data(self) -> Hashable:
-        """Equal for variants that can be called on the same operands."""
-        return self.dtype, self.adapt
-
     def own(self, call: Call) -> Call:
         """The values of a call in memory of its own, in the dtypes that this variant gets."""
         copied = call.copy(self.dtype)
@@ -311,27 +254,14 @@ def variant(name: str, op: OpShape, dtype: torch.dtype) -> Variant:
     """One of ``VARIANTS`` of an operator."""
     if name == "released":
         return Variant(name, operands.released(op), dtype, operands.as_released(op))
-    run = operands.operator(op, "triton" if name == "ours" else "eager")
+    run = operands.operator(op, "triton" if name == OURS else "eager")
     modes = {"compile": None, "max-autotune": "max-autotune-no-cudagraphs"}
     if name in modes:
         run = torch.compile(run, fullgraph=True, dynamic=False, mode=modes[name])
     return Variant(name, run, torch.float16 if name == "eager-fp16" else dtype)
 
 
-def batch_norm_library(call: Call, training: bool) -> str:
-    """Whose batch norm torch takes for these operands: "native" or "cudnn"."""
-    o = call.operands
-    running = (None, None) if training else (o.running_mean, o.running_var)
-    enabled = torch.backends.cudnn.enabled
-    with torch.no_grad():
-        index = torch._batch_norm_impl_index(
-            o.x[:2], o.weight, o.bias, *running, training, 0.0, 1e-5, enabled
-        )[4]
-    return {0: "native", 1: "cudnn", 2: "miopen"}.get(int(index), "unknown")
-
-
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """How every operator of a run is measured."""
 
     names: tuple[str, ...]
@@ -345,35 +275,28 @@ def measure(op: OpShape, plan: Plan) -> list[dict]:
     """Rows of all variants. One that fails or computes something else gets no times."""
     torch.compiler.reset()
     variants = [variant(name, op, plan.dtype) for name in plan.names]
-    rows = {one.name: _empty_row(op, one) for one in variants}
+    site = {"name": str(op), "kind": op.kind, "relu": op.relu, "masked": op.masked}
+    site |= {"shape": list(op.shape), "users": op.users}
+    rows = {
+        one.name: {
+            "site": site,
+            "mode": op.mode,
+            "contestant": one.name,
+            "dtype": dtype_name(one.dtype),
+            "bytes": operands.minimum_bytes(op, one.dtype.itemsize),
+            "tolerance": operands.tolerance(one.dtype),
+            "problems": [],
+            "times": {},
+        }
+        for one in variants
+    }
     with harness.noting(*rows.values()):  # the next one may fit into memory
         _fill(op, plan, variants, rows)
     harness.release(plan.device)
-    now = harness.clocks(plan.device)
-    return [row | {"clocks": now} for row in rows.values()]
+    return list(rows.values())
 
 
-def _empty_row(op: OpShape, one: Variant) -> dict:
-    return {
-        "site": {
-            "name": str(op),
-            "kind": op.kind,
-            "relu": op.relu,
-            "masked": op.masked,
-            "shape": list(op.shape),
-            "users": op.users,
-        },
-        "mode": op.mode,
-        "contestant": one.name,
-        "dtype": str(one.dtype).removeprefix("torch."),
-        "bytes": operands.minimum_bytes(op, one.dtype.itemsize),
-        "tolerance": operands.tolerance(one.dtype),
-        "problems": [],
-        "times": {},
-    }
-
-
-def _fill(op: OpShape, plan: Plan, variants: list[Variant], rows: dict) -> None:
+def _fill(op: OpShape, plan: Plan, variants: list[Variant], rows: dict[str, dict]) -> None:
     first = operands.draw(op, plan.dtype, plan.device)
     expected = operands.exact_results(op, first)
     for one in variants:
@@ -401,47 +324,44 @@ def _check(one: Variant, op: OpShape, first: Call, expected: dict, row: dict) ->
     harness.compare(row, operands.errors(found, expected))
 
 
+def batch_norm_library(call: Call, training: bool) -> str:
+    """Whose batch norm torch takes for these operands: "native" or "cudnn"."""
+    o = call.operands
+    running = (None, None) if training else (o.running_mean, o.running_var)
+    enabled = torch.backends.cudnn.enabled
+    with torch.no_grad():
+        index = torch._batch_norm_impl_index(
+            o.x[:2], o.weight, o.bias, *running, training, 0.0, 1e-5, enabled
+        )[4]
+    return {0: "native", 1: "cudnn", 2: "miopen"}.get(int(index), "unknown")
+
+
 def _time(op: OpShape, plan: Plan, variants, first: Call, rows: dict, cache: str) -> None:
     hot = cache == "hot"
-    on_gpu = plan.device.type == "cuda"
-    sets = {}
-    for one in {v.data: v for v in variants}.values():
-        # The residual or second branch is read, the output written.
-        tensors = 2 + (op.kind != "none")
-        touched = tensors * op.elements * one.dtype.itemsize
-        count = 1 if hot else operands.cold_sets(touched, harness.l2_bytes(plan.device))
-        sets[one.data] = [one.own(first) for _ in range(count)]
-    options = {"hot": hot, "calls": None if on_gpu else CPU_CALLS, "training": op.training}
-    sweeps = {one.name: Sweep(one.run, sets[one.data], **options) for one in variants}
-    clocks = {"wall": lambda work: harness.wall_seconds(work, plan.device)}
-    if on_gpu:
-        clocks["graph"] = harness.device_seconds
+    sets, sweeps = {}, {}
+    for one in variants:
+        data = one.dtype, one.adapt  # variants of equal ones are called on the same operands
+        if data not in sets:
+            # The residual or second branch is read, the output written.
+            touched = (2 + (op.kind != "none")) * op.elements * one.dtype.itemsize
+            count = 1 if hot else operands.cold_sets(touched, harness.l2_bytes(plan.device))
+            sets[data] = [one.own(first) for _ in range(count)]
+        sweeps[one.name] = Sweep(one.run, sets[data], hot=hot, training=op.training)
+    clocks = ("wall", "graph") if plan.device.type == "cuda" else ("wall",)
     for step in PASSES:
-        for sweep in sweeps.values():
-            if step == "backward":
-                sweep.prepare()
-            getattr(sweep, step)()  # whatever is done once, such as choosing a kernel
-        for clock, seconds_of in clocks.items():
-            works = {name: getattr(sweep, step) for name, sweep in sweeps.items()}
-            if clock == "graph":
-                works = harness.graph_replays(works, rows, f"{cache} {step}")
-            samples = harness.interleaved(works, seconds_of, plan.repeats)
-            for name, seconds in samples.items():
-                row = rows[name]
-                found = harness.spread(seconds, sweeps[name].calls)
-                _rate(found, row["bytes"][step], plan.copy_bytes_per_second)
-                row["times"].setdefault(cache, {}).setdefault(clock, {})[step] = found
-            del works
-        for sweep in sweeps.values():
-            sweep.forget()
+        for clock, name, found in operands.timings(
+            sweeps, step, clocks, plan.device, plan.repeats, rows, f"{cache} {step}"
+        ):
+            rate = rows[name]["bytes"][step] / (found["median_us"] * 1e-6)
+            found["gb_per_s"] = round(rate / 1e9, 1)
+            found["copy_percent"] = round(100 * rate / plan.copy_bytes_per_second, 1)
+            times = rows[name]["times"].setdefault(cache, {})
+            times.setdefault(clock, {})[step] = found
     for name, sweep in sweeps.items():
         rows[name].setdefault("calls", {})[cache] = [len(sweep.sets), sweep.calls]
 
 
-def _rate(found: dict, least: int, copy_bytes_per_second: float) -> None:
-    rate = least / (found["median_us"] * 1e-6)
-    found["gb_per_s"] = round(rate / 1e9, 1)
-    found["copy_percent"] = round(100 * rate / copy_bytes_per_second, 1)
+# What is shown
 
 
 def median(
@@ -454,52 +374,62 @@ def median(
         return None
 
 
+def _ratio(row: dict | None, base: dict | None, *how: str) -> float | None:
+    other, own = median(row, *how), median(base, *how)
+    return None if other is None or own is None else other / own
+
+
+def _clock(rows: Iterable[dict]) -> str:
+    """What is shown: graph replay, where there is one."""
+    return "graph" if any("graph" in row["times"].get("cold", {}) for row in rows) else "wall"
+
+
+def brief(rows: list[dict]) -> str:
+    """Forward and backward of each variant, cold, in microseconds."""
+    parts = []
+    for row in rows:
+        times = [median(row, "cold", _clock([row]), step) for step in PASSES[:2]]
+        text = "failed" if None in times else f"{times[0]:.1f}+{times[1]:.1f}"
+        parts.append(f"{row['contestant']} {text}")
+    return ", ".join(parts)
+
+
 def table(rows: Sequence[dict]) -> Table:
     """One line a site: the leader's times and how many times longer the others take.
 
-    Ours leads; where it was not measured (on a CPU), the first variant does. Times are those of
-    cold caches, under graph replay where there is one.
+    Ours leads; where it was not measured (on a CPU), the first variant does.
     """
     names = list(dict.fromkeys(row["contestant"] for row in rows))
     leader = OURS if OURS in names else names[0]
-    clock = "graph" if any("graph" in r.get("times", {}).get("cold", {}) for r in rows) else "wall"
+    cold = "cold", _clock(rows)
 
-    def time(site: tuple, step: str) -> str:
-        return figure(median(site[1].get(leader), "cold", clock, step), ".1f")
-
-    def copy_percent(site: tuple, step: str) -> str:
-        return figure(median(site[1].get(leader), "cold", clock, step, "copy_percent"), ".0f")
+    def own(site: tuple, step: str, name: str, form: str) -> str:
+        return figure(median(site[1].get(leader), *cold, step, name), form)
 
     def ratios(site: tuple, name: str) -> str:
-        found = (_ratio(site[1], name, leader, "cold", clock, step) for step in PASSES)
+        found = (_ratio(site[1].get(name), site[1].get(leader), *cold, step) for step in PASSES)
         return " ".join(figure(ratio, ".2f") for ratio in found)
 
     columns = {"site": lambda site: site[0]}
     for step in PASSES[:2]:
-        columns[f"{step}\nus"] = partial(time, step=step)
-        columns[f"{step}\n% of copy"] = partial(copy_percent, step=step)
+        columns[f"{step}\nus"] = partial(own, step=step, name="median_us", form=".1f")
+        columns[f"{step}\n% of copy"] = partial(own, step=step, name="copy_percent", form=".0f")
     for name in names:
         if name != leader:
             columns[f"{name}\nfwd, bwd, both"] = partial(ratios, name=name)
-    title = f"cold caches, {clock} times of {leader}; others in multiples of it"
+    title = f"cold caches, {cold[1]} times of {leader}; others in multiples of it"
     return harness.console_table(title, by_site(rows).items(), columns, words=1)
-
-
-def _ratio(found, name: str, base: str, cache: str, clock: str, step: str) -> float | None:
-    other = median(found.get(name), cache, clock, step)
-    own = median(found.get(base), cache, clock, step)
-    return None if other is None or own is None else other / own
 
 
 def slower_cases(rows: Iterable[dict]) -> list[str]:
     """A line for each site and rival that is faster than ours in some way of measuring."""
     lines = []
     for site, found in by_site(rows).items():
-        for name in found:
+        for name, row in found.items():
             cases = []
             for how in product(("cold", "hot"), ("graph", "wall"), PASSES):
-                ratio = _ratio(found, name, OURS, *how)
-                if name != OURS and ratio is not None and ratio < 1:
+                ratio = _ratio(row, found.get(OURS), *how)
+                if ratio is not None and ratio < 1:
                     cases.append(f"{' '.join(how)} {1 / ratio:.2f}x")
             if cases:
                 lines.append(f"{site}: slower than {name}: {', '.join(cases)}")

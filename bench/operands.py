@@ -2,15 +2,18 @@
 
 An :class:`OpShape` says what is computed, :func:`draw` gives a :class:`Call` of it, its operands
 and the gradient that comes back. :func:`results` and :func:`errors` compare what variants compute
-with :func:`exact_results`, :func:`minimum_bytes` is the floor that a time is held against, and a
-:class:`Sweep` calls a variant many times over, with cold or hot caches.
+with :func:`exact_results`, :func:`minimum_bytes` is the floor that a time is held against, a
+:class:`Sweep` calls a variant many times over, with cold or hot caches, and :func:`timings` times
+sweeps in turns.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import namedtuple
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -18,7 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..defective import sample_mask
-from ..kernels import Projection, bn_mask_add_relu
+from ..defective.errors import UserError
+from ..kernels import Projection, backends, bn_mask_add_relu
+from . import harness
 
 KINDS = ("none", "residual", "projection")
 MODES = ("training", "evaluation")
@@ -49,8 +54,7 @@ class OpShape:
 
     @property
     def elements(self) -> int:
-        n, c, h, w = self.shape
-        return n * c * h * w
+        return math.prod(self.shape)
 
     @property
     def training(self) -> bool:
@@ -67,22 +71,13 @@ class OpShape:
         return f"{'x'.join(map(str, self.shape))} {self.kind}{notes}"
 
 
-class Operands(NamedTuple):
-    """Arguments of one call, in the order in which they are passed on."""
-
-    x: Tensor
-    weight: Tensor
-    bias: Tensor
-    running_mean: Tensor
-    running_var: Tensor
-    mask: Tensor | None
-    residual: Tensor | None = None
-    x2: Tensor | None = None
-    weight2: Tensor | None = None
-    bias2: Tensor | None = None
-    running_mean2: Tensor | None = None
-    running_var2: Tensor | None = None
-    mask2: Tensor | None = None
+Operands = namedtuple(
+    "Operands",
+    "x weight bias running_mean running_var mask residual "
+    "x2 weight2 bias2 running_mean2 running_var2 mask2",
+    defaults=[None] * 7,
+)
+"""Arguments of one call, in the order in which they are passed on."""
 
 
 @dataclass
@@ -92,44 +87,38 @@ class Call:
     operands: NamedTuple
     grad_out: Tensor
 
-    def inputs(self) -> list[Tensor]:
-        """The operands that get a gradient."""
-        return [t for t in self.operands if t is not None and t.requires_grad]
+    def named(self) -> dict[str, Tensor]:
+        """The operands that there are."""
+        return {n: t for n, t in self.operands._asdict().items() if t is not None}
 
-    def input_names(self) -> list[str]:
-        return [n for n, t in self.operands._asdict().items() if t is not None and t.requires_grad]
+    def inputs(self) -> dict[str, Tensor]:
+        """The operands that get a gradient."""
+        return {name: tensor for name, tensor in self.named().items() if tensor.requires_grad}
 
     def with_own_statistics(self) -> Call:
         """The same operands, but running statistics of its own."""
-        own = {
-            n: t.clone()
-            for n, t in self.operands._asdict().items()
-            if "running" in n and t is not None
-        }
+        own = {name: t.clone() for name, t in self.named().items() if "running" in name}
         return Call(self.operands._replace(**own), self.grad_out)
 
     def copy(self, dtype: torch.dtype) -> Call:
         """The same values in memory of its own, activations in ``dtype``."""
-
-        def own(tensor: Tensor | None) -> Tensor | None:
-            if tensor is None:
-                return None
-            wanted = dtype if tensor.dim() == 4 else tensor.dtype
-            new = tensor.detach().to(wanted, copy=True)
-            return new.requires_grad_(tensor.requires_grad)
-
-        return Call(type(self.operands)(*map(own, self.operands)), own(self.grad_out))
+        return self._converted(lambda t: t.to(dtype if t.dim() == 4 else t.dtype, copy=True))
 
     def double(self) -> Call:
-        """The same values in memory of its own, everything in float64."""
+        """The same values in memory of its own, all floats in float64."""
+        return self._converted(
+            lambda t: t.to(torch.float64, copy=True) if t.is_floating_point() else t
+        )
 
+    def _converted(self, convert: Callable[[Tensor], Tensor]) -> Call:
         def own(tensor: Tensor | None) -> Tensor | None:
-            if tensor is None or not tensor.is_floating_point():
-                return tensor
-            new = tensor.detach().to(torch.float64, copy=True)
-            return new.requires_grad_(tensor.requires_grad)
+            return None if tensor is None else _leaf(tensor, convert)
 
         return Call(type(self.operands)(*map(own, self.operands)), own(self.grad_out))
+
+
+def _leaf(tensor: Tensor, convert: Callable[[Tensor], Tensor]) -> Tensor:
+    return convert(tensor.detach()).requires_grad_(tensor.requires_grad)
 
 
 def draw(op: OpShape, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Call:
@@ -139,16 +128,16 @@ def draw(op: OpShape, dtype: torch.dtype, device: torch.device, seed: int = 0) -
     and an attack asks for that of its input.
     """
     generator = torch.Generator(device).manual_seed(seed)
-    channels = op.shape[1]
 
     def activation(offset: float = 0.0) -> Tensor:
         values = torch.randn(op.shape, device=device, generator=generator).add_(offset)
         return values.to(dtype).contiguous(memory_format=torch.channels_last)
 
     def vector(low: float, high: float) -> Tensor:
-        return torch.empty(channels, device=device).uniform_(low, high, generator=generator)
+        values = torch.empty(op.shape[1], device=device)
+        return values.uniform_(low, high, generator=generator)
 
-    def branch():
+    def branch() -> tuple:
         mask = None
         if op.masked:
             cpu = torch.Generator().manual_seed(seed)
@@ -156,16 +145,12 @@ def draw(op: OpShape, dtype: torch.dtype, device: torch.device, seed: int = 0) -
             # In the order of the activations, as a network in channels_last keeps it.
             mask = mask.contiguous(memory_format=torch.channels_last).squeeze(0)
         x = activation(0.5).requires_grad_()
-        weight, bias = (
-            v.requires_grad_(op.training) for v in (vector(0.5, 1.5), vector(-0.3, 0.3))
-        )
+        weight, bias = (vector(*r).requires_grad_(op.training) for r in ((0.5, 1.5), (-0.3, 0.3)))
         return x, weight, bias, vector(-0.1, 0.1), vector(0.5, 1.5), mask
 
-    main, residual, other = branch(), None, ()
-    if op.kind == "residual":
-        residual = activation().requires_grad_()
-    if op.kind == "projection":
-        other = branch()
+    main = branch()
+    residual = activation().requires_grad_() if op.kind == "residual" else None
+    other = branch() if op.kind == "projection" else ()
     return Call(Operands(*main, residual, *other), activation())
 
 
@@ -173,19 +158,12 @@ def operator(op: OpShape, backend: str) -> Callable[..., Tensor]:
     """The operator, called with a :class:`Call`'s operands in their order."""
     relu, training = op.relu, op.training
 
-    def run(x, weight, bias, mean, var, mask, residual, x2, weight2, bias2, mean2, var2, mask2):
-        projection = None
-        if x2 is not None:
-            projection = Projection(x2, weight2, bias2, mean2, var2, mask2)
+    def run(x, weight, bias, mean, var, mask, residual, *other):
         return bn_mask_add_relu(
-            x,
-            weight,
-            bias,
-            mean,
-            var,
+            *(x, weight, bias, mean, var),
             mask=mask,
             residual=residual,
-            projection=projection,
+            projection=None if other[0] is None else Projection(*other),
             relu=relu,
             training=training,
             backend=backend,
@@ -215,12 +193,12 @@ def released(op: OpShape) -> Callable[..., Tensor]:
         out = F.batch_norm(x, mean, var, weight, bias, training, 0.1, 1e-5)
         return out if mask is None else out * mask
 
-    def run(x, weight, bias, mean, var, mask, residual, x2, weight2, bias2, mean2, var2, mask2):
+    def run(x, weight, bias, mean, var, mask, residual, *other):
         out = branch(x, weight, bias, mean, var, mask)
         if residual is not None:
             out = out + residual
-        if x2 is not None:
-            out = out + branch(x2, weight2, bias2, mean2, var2, mask2)
+        if other[0] is not None:
+            out = out + branch(*other)
         # Where ReLU is parted from here by a dropout, the convolution comes later as well.
         return F.relu(out).to(x.dtype) if relu else out
 
@@ -238,18 +216,35 @@ def as_released(op: OpShape) -> Callable[[Call], Call] | None:
 
     def adapt(call: Call) -> Call:
         wide = {
-            name: _wide(tensor)
-            for name, tensor in call.operands._asdict().items()
-            if name in ("mask", "mask2", "residual") and tensor is not None
+            name: _leaf(tensor, Tensor.float)
+            for name, tensor in call.named().items()
+            if name in ("mask", "mask2", "residual")
         }
-        grad_out = call.grad_out if op.relu else _wide(call.grad_out)
+        grad_out = call.grad_out if op.relu else call.grad_out.float()
         return Call(call.operands._replace(**wide), grad_out)
 
     return adapt
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.detach().to(torch.float32).requires_grad_(tensor.requires_grad)
+def check_kernels_run(option: str, name: str, device: torch.device) -> None:
+    """Refuse a name of the fused kernels where they do not run. Raises UserError."""
+    if device.type == "cpu" and not backends.interpreting():
+        raise UserError(
+            f"{option} has {name!r}, whose kernels run on a GPU; leave it out with --cpu, or set "
+            "TRITON_INTERPRET=1 (which times the interpreter, not the kernels)"
+        )
+
+
+def users_text(counts: dict[str, int]) -> str:
+    """How often each network uses something, for people."""
+    return ", ".join(f"{network} x{count}" for network, count in counts.items())
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+# Results
 
 
 def tolerance(dtype: torch.dtype) -> float:
@@ -268,16 +263,14 @@ def exact_results(op: OpShape, call: Call) -> dict[str, Tensor]:
     rounding alone decides on which side of ReLU it falls.
     """
     wide = call.double()
-    run = operator(op, "eager")
     if op.relu:
-        linear = operator(replace(op, relu=False), "eager")
         with torch.no_grad():
-            value = linear(*wide.operands)
+            value = operator(replace(op, relu=False), "eager")(*wide.operands)
             near = value.abs() < 16 * torch.finfo(call.grad_out.dtype).eps
             call.grad_out.masked_fill_(near, 0.0)
             wide.grad_out.masked_fill_(near, 0.0)
             del value, near
-    return results(run, wide, without_gradients=not op.training)
+    return results(operator(op, "eager"), wide, without_gradients=not op.training)
 
 
 def results(run, call: Call, *, without_gradients: bool = False) -> dict[str, Tensor]:
@@ -286,13 +279,15 @@ def results(run, call: Call, *, without_gradients: bool = False) -> dict[str, Te
     without_gradients: the output of a forward under ``torch.no_grad`` too ("inference"), which may
     be computed in another way.
     """
-    out = run(*call.operands)
-    grads = torch.autograd.grad(out, call.inputs(), call.grad_out)
+    inputs = call.inputs()
+    with torch.set_grad_enabled(bool(inputs)):
+        out = run(*call.operands)
     found = {"out": out.detach()}
+    grads = torch.autograd.grad(out, [*inputs.values()], call.grad_out) if inputs else ()
     if without_gradients:
         with torch.no_grad():
             found["inference"] = run(*call.operands)
-    return found | dict(zip(call.input_names(), grads, strict=True))
+    return found | dict(zip(inputs, grads, strict=True))
 
 
 def errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
@@ -311,53 +306,52 @@ def errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, f
 # they are used. Vectors of C values, and the mask, which one batch shares, are not counted, so that
 # a percentage of the copy bandwidth errs on the low side.
 #
-# In evaluation there are no statistics to wait for. Its forward is that of a network under
-# ``torch.no_grad``, its backward goes to the inputs alone, and "both" is a forward that keeps what
-# this backward needs, as in an attack.
+# In evaluation there are no statistics to wait for: one pass each way. Its forward is that of a
+# network under ``torch.no_grad``, its backward goes to the inputs alone, and "both" is a forward
+# that keeps what this backward needs, as in an attack.
+
+MOVED = {
+    # statistics x; apply x -> out | sums g, x; apply g, x -> dx
+    ("none", "training"): (3, 5),
+    # ... and the residual read | and its gradient
+    ("residual", "training"): (4, 6),
+    # statistics x, x2; apply x, x2 -> out | sums g, x, x2; apply g, x, x2 -> dx, dx2
+    ("projection", "training"): (5, 8),
+    # x -> out | g, x -> dx
+    ("none", "evaluation"): (2, 3),
+    # x, residual -> out | g -> dx, and the residual's
+    ("residual", "evaluation"): (3, 3),
+    # x, x2 -> out | g, x, x2 -> dx, dx2
+    ("projection", "evaluation"): (3, 5),
+}
+"""Activations forward and backward."""
+SPARED = {
+    # The residual's gradient is g itself.
+    ("residual", "training"): 1,
+    ("residual", "evaluation"): 1,
+    # Nobody has to find out on which side of ReLU x, or x and x2, were.
+    ("none", "evaluation"): 1,
+    ("projection", "evaluation"): 2,
+}
+"""Activations backward that an operator without a ReLU does not move."""
 
 
 def minimum_bytes(op: OpShape, itemsize: int) -> dict[str, int]:
     """Bytes of each pass at ``op`` by elements of ``itemsize`` bytes."""
-    forward, backward = _training(op) if op.training else _evaluation(op)
+    case = op.kind, op.mode
+    forward, backward = (count * op.elements * itemsize for count in MOVED[case])
+    if not op.relu:
+        backward -= SPARED.get(case, 0) * op.elements * itemsize
     # With a residual the side of ReLU is a saved bit: written once, read by each backward pass.
-    saved = read = 0
+    bits = 0
     if op.kind == "residual" and op.relu:
-        saved, read = 1, 2 if op.training else 1
-    n, channels, height, width = op.shape
-    bits = n * height * width * -(-channels // 8)
+        n, channels, height, width = op.shape
+        bits = n * height * width * -(-channels // 8)
     found = {
-        "forward": op.elements * itemsize * forward + bits * (saved if op.training else 0),
-        "backward": op.elements * itemsize * backward + bits * read,
+        "forward": forward + (bits if op.training else 0),
+        "backward": backward + bits * (2 if op.training else 1),
     }
-    both = sum(found.values()) + (0 if op.training else bits * saved)
-    return found | {"both": both}
-
-
-def _training(op: OpShape) -> tuple[int, int]:
-    """Activations moved forward and backward by batch statistics."""
-    if op.kind == "none":
-        # statistics x; apply x -> out | sums g, x; apply g, x -> dx
-        return 3, 5
-    if op.kind == "residual":
-        # ... and the residual read | and its gradient, which without ReLU is g itself
-        return 4, 6 if op.relu else 5
-    # statistics x, x2; apply x, x2 -> out | sums g, x, x2; apply g, x, x2 -> dx, dx2
-    return 5, 8
-
-
-def _evaluation(op: OpShape) -> tuple[int, int]:
-    """Activations moved by running statistics: one pass each way.
-
-    Backward reads ``x`` only to find out on which side of ReLU it was.
-    """
-    if op.kind == "none":
-        # x -> out | g, x -> dx
-        return 2, 3 if op.relu else 2
-    if op.kind == "residual":
-        # x, residual -> out | g -> dx, and the residual's, which without ReLU is g itself
-        return 3, 3 if op.relu else 2
-    # x, x2 -> out | g, x, x2 -> dx, dx2
-    return 3, 5 if op.relu else 3
+    return found | {"both": sum(found.values()) + (0 if op.training else bits)}
 
 
 def saved_bytes(run, call: Call) -> int:
@@ -367,7 +361,7 @@ def saved_bytes(run, call: Call) -> int:
     """
     storages: dict[int, int] = {}
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
+    def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
         return tensor
@@ -387,11 +381,13 @@ def peak_bytes(run, call: Call) -> int | None:
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     out = run(*call.operands)
-    grads = torch.autograd.grad(out, call.inputs(), call.grad_out)
+    grads = torch.autograd.grad(out, [*call.inputs().values()], call.grad_out)
     torch.cuda.synchronize(device)
     del out, grads
     return torch.cuda.max_memory_allocated(device) - before
 
+
+# Times
 
 # Cold: between two uses of a byte, at least so many times the L2 cache is read and written.
 COLD_L2_SIZES = 3
@@ -414,21 +410,15 @@ class Sweep:
     an attack does.
     """
 
-    def __init__(
-        self,
-        run,
-        sets: Sequence[Call],
-        *,
-        hot: bool,
-        calls: int | None = None,
-        training: bool = True,
-    ):
+    def __init__(self, run, sets: Sequence[Call], *, hot: bool = False, training: bool = True):
         self.run, self.training = run, training
         # A backward refuses running statistics that another variant has updated in between.
         self.sets = [call.with_own_statistics() for call in (sets[:1] if hot else sets)]
         rounds = math.ceil(COLD_CALLS / len(self.sets))
-        self.calls = calls or (HOT_CALLS if hot else rounds * len(self.sets))
-        self.inputs = [call.inputs() for call in self.sets]
+        self.calls = HOT_CALLS if hot else rounds * len(self.sets)
+        if sets[0].grad_out.device.type == "cpu":
+            self.calls = CPU_CALLS
+        self.inputs = [[*call.inputs().values()] for call in self.sets]
         self.forget()
 
     def forget(self) -> None:
@@ -436,9 +426,12 @@ class Sweep:
         self.outs: list = [None] * len(self.sets)
         self.kept, self.grads = list(self.outs), list(self.outs)
 
-    def prepare(self) -> None:
-        """Forwards whose graphs every ``backward`` uses again."""
-        self.outs = [self.run(*call.operands) for call in self.sets]
+    def prepare(self, step: str) -> None:
+        """Do whatever is done once before one of ``PASSES``: choose a kernel; for "backward" run
+        the forwards whose graphs all of its calls use again."""
+        if step == "backward":
+            self.outs = [self.run(*call.operands) for call in self.sets]
+        getattr(self, step)()
 
     def forward(self) -> None:
         with torch.set_grad_enabled(self.training):
@@ -469,3 +462,38 @@ def cold_sets(forward_bytes: int, l2_bytes: int | None) -> int:
         return CPU_CALLS
     fewest, most = COLD_SETS
     return max(fewest, min(most, math.ceil(COLD_L2_SIZES * l2_bytes / forward_bytes)))
+
+
+def timings(
+    sweeps: dict[Hashable, Sweep],
+    step: str,
+    clocks: Iterable[str],
+    device: torch.device,
+    repeats: int,
+    rows: dict[Hashable, dict],
+    what: str = "",
+) -> Iterator[tuple[str, Hashable, dict[str, float]]]:
+    """Time one of ``PASSES`` of all sweeps, in turns.
+
+    Args:
+        clocks: "wall", the host's; "graph", the GPU's, of replays of a CUDA graph.
+        rows: by the keys of ``sweeps``; a sweep that cannot be captured is a problem of its row.
+        what: is captured, for people.
+
+    Yields:
+        (clock, key, figures of one call).
+    """
+    for sweep in sweeps.values():
+        sweep.prepare(step)
+    for clock in clocks:
+        works = {key: getattr(sweep, step) for key, sweep in sweeps.items()}
+        seconds_of = harness.wall_seconds
+        if clock == "graph":
+            works = harness.graph_replays(works, rows, what)
+            seconds_of = harness.device_seconds
+        samples = harness.interleaved(works, partial(seconds_of, device=device), repeats)
+        del works
+        for key, seconds in samples.items():
+            yield clock, key, harness.spread(seconds, sweeps[key].calls)
+    for sweep in sweeps.values():
+        sweep.forget()

@@ -19,9 +19,18 @@ from ..defective import create_model
 from ..kernels import apply_mask, backends, convolution
 from ..kernels.convolution import CONV_TILES
 from ..kernels.reference import Branch, Settings
-from . import operands
 from .layers import HEADLINE_SHAPES, SMALL_SHAPES, headline_ops
-from .operands import Call, OpShape, minimum_bytes
+from .operands import (
+    Call,
+    OpShape,
+    draw,
+    dtype_name,
+    exact_results,
+    minimum_bytes,
+    operator,
+    results,
+    users_text,
+)
 
 # Operations. What surrounds batch norm is counted as the fused kernels compute it: a subtraction,
 # product, sum, comparison or selection of one element is one operation; what is done once a channel
@@ -118,10 +127,7 @@ def network_layers(
                 model.train()(images)
         for layer in calls.found:
             users.setdefault(layer, Counter())[network] += 1
-    return [
-        replace(layer, users=", ".join(f"{network} x{count}" for network, count in counts.items()))
-        for layer, counts in users.items()
-    ]
+    return [replace(layer, users=users_text(counts)) for layer, counts in users.items()]
 
 
 class _Calls(TorchDispatchMode):
@@ -133,18 +139,16 @@ class _Calls(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         if function is torch.ops.aten.convolution.default:
-            self._convolution(*args)
+            x, weight, _, stride, padding, dilation, transposed, _, groups = args
+            kernel = tuple(weight.shape[2:])
+            square = kernel in ((1, 1), (3, 3)) and len(set(stride)) == len(set(padding)) == 1
+            if square and not transposed and groups == 1 and set(dilation) == {1}:
+                layer = tuple(x.shape), weight.shape[0], kernel[0], stride[0], padding[0]
+                self.found.append(Layer(*layer))
         elif function is torch.ops.aten.addmm.default:
             _, x, weight = args[:3]
             self.found.append(Layer((*x.shape, 1, 1), weight.shape[1], linear=True))
         return function(*args, **(kwargs or {}))
-
-    def _convolution(self, x, weight, _, stride, padding, dilation, transposed, __, groups):
-        kernel = tuple(weight.shape[2:])
-        plain = not transposed and groups == 1 and set(dilation) == {1}
-        if plain and kernel in ((1, 1), (3, 3)) and len(set(stride)) == len(set(padding)) == 1:
-            shape = tuple(x.shape)
-            self.found.append(Layer(shape, weight.shape[0], kernel[0], stride[0], padding[0]))
 
 
 class Pass(NamedTuple):
@@ -184,10 +188,10 @@ class Case:
         elements: of distinct memory that a forward touches.
         passes: what is timed. variants: who competes, on the operands that ``draw`` gives.
         draw: random operands, the same each time, and the gradient that comes back.
+        exact: results in float64. May change the call's ``grad_out`` where rounding alone would
+            decide.
         arithmetic: whose ceiling holds. Around batch norm it is float32, whatever activations are.
         users: where the shape comes from, for people.
-        exact: results in float64; None for those of the first variant that knows float64. May
-            change the call's ``grad_out`` where rounding alone would decide.
     """
 
     operator: str
@@ -196,30 +200,20 @@ class Case:
     passes: list[Pass]
     variants: list[Variant]
     draw: Callable[[], Call]
+    exact: Callable[[Call], dict[str, Tensor]]
     arithmetic: str = "float32"
     kind: str = ""
     detail: str = ""
     users: str = "headline"
-    exact: Callable[[Call], dict[str, Tensor]] | None = None
-
-    def expected(self, call: Call) -> dict[str, Tensor]:
-        """Results in float64."""
-        if self.exact is not None:
-            return self.exact(call)
-        run = next(variant.run for variant in self.variants if variant.backend != "triton")
-        return computed(run, call.double())
 
     def __str__(self) -> str:
         words = self.operator, self.kind, "x".join(map(str, self.shape)), self.detail
         return " ".join(word for word in words if word)
 
 
-def computed(run: Callable[..., Tensor], call: Call) -> dict[str, Tensor]:
-    """Output and gradients by name."""
-    if call.inputs():
-        return operands.results(run, call)
-    with torch.no_grad():
-        return {"out": run(*call.operands)}
+def _exact(run: Callable[..., Tensor]) -> Callable[[Call], dict[str, Tensor]]:
+    """Results of a function that knows float64."""
+    return lambda call: results(run, call.double())
 
 
 def norm_case(op: OpShape, dtype: torch.dtype, device: torch.device) -> Case:
@@ -231,10 +225,10 @@ def norm_case(op: OpShape, dtype: torch.dtype, device: torch.device) -> Case:
         op.shape,
         (2 + (op.kind != "none")) * op.elements,
         [Pass(name, moved[name], flops[name], wanted) for name in ("forward", "backward")],
-        [Variant(name, operands.operator(op, name)) for name in ("triton", "eager")],
-        partial(operands.draw, op, dtype, device),
+        [Variant(name, operator(op, name)) for name in ("triton", "eager")],
+        partial(draw, op, dtype, device),
+        partial(exact_results, op),
         kind=op.kind,
-        exact=partial(operands.exact_results, op),
     )
 
 
@@ -248,16 +242,21 @@ FusedOperands = namedtuple(
 def mask_case(shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> Case:
     """``apply_mask``: bound by memory."""
     n = prod(shape)
+    triton, eager = (partial(apply_mask, backend=backend) for backend in ("triton", "eager"))
 
-    def variant(backend: str) -> Variant:
-        return Variant(backend, lambda x, mask: apply_mask(x, mask, backend=backend))
+    def drawn() -> Call:
+        call = draw(OpShape("none", shape), dtype, device)
+        return Call(MaskOperands(call.operands.x, call.operands.mask), call.grad_out)
 
-    def draw() -> Call:
-        drawn = operands.draw(OpShape("none", shape), dtype, device)
-        return Call(MaskOperands(drawn.operands.x, drawn.operands.mask), drawn.grad_out)
-
-    passes = [Pass(name, 2 * n * dtype.itemsize, n, ("x",)) for name in ("forward", "backward")]
-    return Case("apply_mask", shape, 2 * n, passes, [variant("triton"), variant("eager")], draw)
+    return Case(
+        "apply_mask",
+        shape,
+        2 * n,
+        [Pass(name, 2 * n * dtype.itemsize, n, ("x",)) for name in ("forward", "backward")],
+        [Variant("triton", triton), Variant("eager", eager)],
+        drawn,
+        _exact(eager),
+    )
 
 
 EVALUATION = Settings(relu=True, training=False, momentum=0.1, eps=1e-5)
@@ -283,19 +282,23 @@ def fused_case(layer: Layer, kind: str, dtype: torch.dtype, device: torch.device
     def fused(tile) -> Variant:
         return Variant("triton", lambda *given: convolution.fused(call(*given), tile), tile.name)
 
-    def draw() -> Call:
-        after = operands.draw(op, dtype, device)
+    def separate(*given) -> Tensor:
+        return convolution.separate(call(*given), backend)
+
+    def drawn() -> Call:
+        after = draw(op, dtype, device)
         vectors = after.operands[1:7]  # weight to residual
         return Call(FusedOperands(*_factors(layer, dtype, device), *vectors), after.grad_out)
 
-    separate = Variant("separate", lambda *given: convolution.separate(call(*given), backend))
+    tiles = CONV_TILES if dtype in backends.DTYPES else ()
     return Case(
         "conv_bn_mask_add_relu",
         layer.shape,
         elements,
         [Pass("evaluation", dtype.itemsize * elements, flops)],
-        [separate, *(map(fused, CONV_TILES) if dtype in backends.DTYPES else ())],
-        draw,
+        [Variant("separate", separate), *map(fused, tiles)],
+        drawn,
+        _exact(separate),
         arithmetic(dtype, device, backends.convolutions_may_use_tf32()),
         kind,
         str(layer),
@@ -308,25 +311,25 @@ def layer_case(layer: Layer, dtype: torch.dtype, device: torch.device) -> Case:
     towards each of its two factors."""
     moved, flops = dtype.itemsize * layer.elements, layer.flops
     if layer.linear:
-        operator, library, tf32 = "linear", "cublas", backends.products_may_use_tf32()
+        name, library, tf32 = "linear", "cublas", backends.products_may_use_tf32()
     else:
-        operator, library, tf32 = "convolution", "cudnn", backends.convolutions_may_use_tf32()
+        name, library, tf32 = "convolution", "cudnn", backends.convolutions_may_use_tf32()
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if layer.linear:
             return F.linear(x, weight, bias)
         return F.conv2d(x, weight, bias, layer.stride, layer.padding)
 
-    def draw() -> Call:
+    def drawn() -> Call:
         if layer.linear:
             normal, (n, c), k = _normal(dtype, device), layer.shape[:2], layer.out_channels
-            drawn = LayerOperands(normal((n, c)), normal((k, c), c**-0.5), normal((k,)))
-            return Call(drawn, normal((n, k)))
-        drawn = LayerOperands(*_factors(layer, dtype, device))
-        return Call(drawn, _normal(dtype, device, 1)(layer.out_shape))
+            factors = LayerOperands(normal((n, c)), normal((k, c), c**-0.5), normal((k,)))
+            return Call(factors, normal((n, k)))
+        factors = LayerOperands(*_factors(layer, dtype, device))
+        return Call(factors, _normal(dtype, device, 1)(layer.out_shape))
 
     return Case(
-        operator,
+        name,
         layer.shape,
         layer.elements,
         [
@@ -335,7 +338,8 @@ def layer_case(layer: Layer, dtype: torch.dtype, device: torch.device) -> Case:
             Pass("backward", moved, flops, ("weight",), "to the weight"),
         ],
         [Variant(library if device.type == "cuda" else "torch", run)],
-        draw,
+        drawn,
+        _exact(run),
         arithmetic(dtype, device, tf32),
         "",
         str(layer),
@@ -360,10 +364,6 @@ def _normal(dtype: torch.dtype, device: torch.device, seed: int = 0) -> Callable
         return values.contiguous(memory_format=layout)
 
     return normal
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def arithmetic(dtype: torch.dtype, device: torch.device, tf32: bool) -> str:

@@ -24,10 +24,11 @@ import gc
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import NamedTuple
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from ..defective import Defects, create_model
@@ -35,9 +36,9 @@ from ..defective.graph import WARM_UP
 from ..defective.models import model_names
 from ..kernels import backends
 from ..train.data import ResidentBatches
-from ..train.screen import make_console, show
+from ..train.screen import show
 from . import harness
-from .harness import Outcome, by_case, figure
+from .harness import by_case, figure
 from .model import Model, add_model_options, check_fused, chosen_model, refuse_ours
 from .options import (
     DTYPES,
@@ -80,22 +81,23 @@ def main(argv: list[str]) -> int:
         return 0
     device = harness.chosen_device(options.cpu)
     names = chosen_variants(options.variants or usual_variants(device, model), device)
-    console = make_console()
     if model is not None:
         check_fused(names, model, VARIANTS)
-        show(console, f"{model.name}: {model.text}")
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         backends.allow_tf32(convolutions=True, products=True)
-    outcome = run(options, cases, names, device, console)
-    for view in tables(outcome.rows):
-        show(console, view)
-    failures = harness.failures(
-        outcome.rows, lambda row: f"{row['case']} {row['defects']}: {row['contestant']}"
-    )
-    slower = harness.slower_cases(outcome.rows, "fused", also="defects")
-    outcome.print_lists(console, {"failures": failures, "slower cases": slower})
-    return outcome.status(failures)
+    settings = {"windows": options.windows, "window_seconds": options.window_seconds}
+    settings |= {"contestants": list(names), "defects": list(options.defects)}
+    run = harness.Run("step", options, device, settings)
+    if model is not None:
+        show(run.console, f"{model.name}: {model.text}")
+    run.announce(", ".join(names))
+    plan = Plan(names, device, options.windows, options.window_seconds)
+    rows = run.measure(cases, partial(measure, plan=plan), brief)
+    for case, found in by_case(rows).items():
+        show(run.console, table(case, found))
+    slower = harness.slower_cases(rows, "fused", also="defects")
+    return run.finish(lambda row: f"{row['case']} {row['defects']}: {row['contestant']}", slower)
 
 
 def usual_variants(device: torch.device, model: Model | None) -> tuple[str, ...]:
@@ -104,35 +106,6 @@ def usual_variants(device: torch.device, model: Model | None) -> tuple[str, ...]
     if model is not None and not model.fusible:
         names = tuple(name for name in names if VARIANTS[name].backend == "eager")
     return names
-
-
-def run(options, cases: list[Case], names: tuple[str, ...], device, console: Console) -> Outcome:
-    """Measure the cases, keeping every row."""
-    path = options.out or harness.default_path(harness.device_name(device), "step")
-    settings = {"windows": options.windows, "window_seconds": options.window_seconds}
-    settings |= {"contestants": list(names), "defects": list(options.defects)}
-    head = harness.row_head("step", device, settings)
-    plan = Plan(names, device, options.windows, options.window_seconds)
-    console.print(f"{head['machine']['device']}: {', '.join(names)} -> {path}")
-    return harness.measure_all(
-        cases,
-        lambda case: measure(case, plan),
-        head,
-        path,
-        options,
-        console,
-        brief,
-    )
-
-
-def brief(rows: list[dict]) -> str:
-    """Milliseconds of each variant, its defects side by side."""
-    parts: dict[str, list[str]] = {}
-    for row in rows:
-        median = row["times"].get("median_us")
-        text = "failed" if median is None else f"{median / 1e3:.2f}"
-        parts.setdefault(row["contestant"], []).append(text)
-    return ", ".join(f"{name} {' '.join(times)}" for name, times in parts.items()) + " ms"
 
 
 def chosen_cases(options, model: Model | None) -> list[Case]:
@@ -195,8 +168,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """How every case of a run is measured.
 
     Attributes:
@@ -230,9 +202,8 @@ def measure(case: Case, plan: Plan) -> list[dict]:
             try:
                 rows += _measure(case, plan, (name,), data, in_turns=False)
             except torch.OutOfMemoryError as error:
-                rows += [
-                    _row(case, name, d) | {"problems": [harness.named(error)]} for d in case.defects
-                ]
+                found = [_row(case, name, defects) for defects in case.defects]
+                rows += [row | {"problems": [harness.named(error)]} for row in found]
                 _release(plan.device)
     _compare(rows, case)
     return _with_overheads(rows)
@@ -243,9 +214,7 @@ def _measure(
 ) -> list[dict]:
     torch.compiler.reset()
     runs: dict[tuple[str, str], NetworkRun] = {}
-    rows = {
-        (name, defects): _row(case, name, defects) for name in names for defects in case.defects
-    }
+    rows = {key: _row(case, *key) for key in product(names, case.defects)}
     try:
         for key, row in rows.items():
             row["in_turns"] = in_turns
@@ -261,7 +230,9 @@ def _measure(
         }
         samples = harness.time_in_turns(sound, steps, plan.device, plan.windows)
         for key, seconds in samples.items():
-            _fill(rows[key], seconds, steps[key] * runs[key].units)
+            times = harness.spread(seconds, steps[key] * runs[key].units)
+            speed = round(case.batch_size / times["median_us"] * 1e6, 1)
+            rows[key] |= {"times": times, "images_per_s": speed}
     finally:
         for one in runs.values():
             one.close()
@@ -272,21 +243,12 @@ def _measure(
 
 
 def _row(case: Case, name: str, defects: str) -> dict:
+    empty = ("images_per_s", "peak_bytes", "prepare_s", "mask_overhead_percent")
     return {
-        "arch": case.arch,
-        "defects": defects,
-        "width": case.width,
-        "image_size": case.image_size,
-        "batch_size": case.batch_size,
-        "work": case.work,
-        "contestant": name,
-        "dtype": VARIANTS[name].dtype(case.dtype),
+        **case.as_row(name, defects),
         "losses": [],
         "times": {},
-        "images_per_s": None,
-        "peak_bytes": None,
-        "prepare_s": None,
-        "mask_overhead_percent": None,
+        **dict.fromkeys(empty),
         "problems": [],
     }
 
@@ -330,11 +292,6 @@ def _compare(rows: list[dict], case: Case) -> None:
             row["times"], row["images_per_s"] = {}, None
 
 
-def _fill(row: dict, seconds: list[float], steps: int) -> None:
-    row["times"] = harness.spread(seconds, steps)
-    row["images_per_s"] = round(row["batch_size"] / row["times"]["median_us"] * 1e6, 1)
-
-
 def _with_overheads(rows: list[dict]) -> list[dict]:
     """How much longer a step takes with masks than without, in the same variant."""
     plain = {r["contestant"]: r["times"].get("median_us") for r in rows if r["defects"] == STANDARD}
@@ -351,12 +308,18 @@ def _release(device: torch.device) -> None:
     harness.release(device)
 
 
-def tables(rows: Sequence[dict]) -> list[Table]:
-    """One table a case: every variant and its defects, with its speed relative to one of them."""
-    return [_table(case, found) for case, found in by_case(rows).items()]
+def brief(rows: list[dict]) -> str:
+    """Milliseconds of each variant, its defects side by side."""
+    parts: dict[str, list[str]] = {}
+    for row in rows:
+        median = row["times"].get("median_us")
+        text = "failed" if median is None else f"{median / 1e3:.2f}"
+        parts.setdefault(row["contestant"], []).append(text)
+    return ", ".join(f"{name} {' '.join(times)}" for name, times in parts.items()) + " ms"
 
 
-def _table(case: str, rows: list[dict]) -> Table:
+def table(case: str, rows: Sequence[dict]) -> Table:
+    """Every variant of a case and its defects, with its speed relative to one of them."""
     # On a CPU variants are compared with torch's defaults.
     first = rows[0]["contestant"]
     against = first if first == "contiguous" else BASE

@@ -67,6 +67,19 @@ class Case:
         size = "" if self.image_size == 32 else f" {self.image_size} px"
         return f"{self.work} {self.arch}{width}{size} batch {self.batch_size} {self.dtype}"
 
+    def as_row(self, variant: str, defects: str) -> dict:
+        """What a row says of one of ``VARIANTS`` of the case, with some of its defects."""
+        return {
+            "arch": self.arch,
+            "defects": defects,
+            "width": self.width,
+            "image_size": self.image_size,
+            "batch_size": self.batch_size,
+            "work": self.work,
+            "contestant": variant,
+            "dtype": VARIANTS[variant].dtype(self.dtype),
+        }
+
 
 @dataclass(frozen=True)
 class Variant:

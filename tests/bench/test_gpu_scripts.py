@@ -24,7 +24,6 @@ from scotoma.bench import harness
 from scotoma.bench.cli import BENCHMARKS
 from scotoma.bench.options import UNFINISHED
 from scotoma.train.cli import VERBS
-from scotoma.train.screen import make_console
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ("gpu_check.sh", "gpu_bench.sh")
@@ -345,26 +344,20 @@ def test_one_archive_is_left(pretend, script):
 
 
 def test_a_measurement_goes_on_with_what_is_left(tmp_path):
-    console, path = make_console(), tmp_path / "rows.jsonl"
-
     def measure(resume, settings=0, budget=0.0):
-        head = {"benchmark": "test", "machine": {}, "settings": settings}
-        return harness.measure_all(
-            ["a", "b"],
-            lambda case: [{"value": case}],
-            head,
-            path,
-            argparse.Namespace(time_limit=budget, resume=resume),
-            console,
-            str,
-        )
+        options = argparse.Namespace(time_limit=budget, resume=resume, out=tmp_path / "rows.jsonl")
+        run = harness.Run("test", options, torch.device("cpu"), settings)
+        run.measure(["a", "b"], lambda case: [{"value": case, "problems": []}], str)
+        return run
 
-    outcome = measure(resume=True)
-    assert outcome.left == ["b"] and outcome.status([]) == UNFINISHED and outcome.status("f") == 1
-    outcome = measure(resume=True)
-    assert [row["case"] for row in outcome.rows] == ["b"] and outcome.status([]) == 0
+    run = measure(resume=True)
+    assert run.left == ["b"] and run.finish(str) == UNFINISHED
+    run.rows[0]["problems"] = ["f"]
+    assert run.finish(str) == 1
+    run = measure(resume=True)
+    assert [row["case"] for row in run.rows] == ["b"] and run.finish(str) == 0
     assert measure(resume=True).rows == [] and measure(resume=True, settings=1).left == ["b"]
-    assert measure(resume=False).status([]) == 0
+    assert measure(resume=False).finish(str) == 0
 
 
 def test_results_are_no_change_of_the_source(tmp_path, monkeypatch):

@@ -73,12 +73,13 @@ def test_a_wrong_variant_gets_no_times(tmp_path, monkeypatch, capsys, variant):
     training = variant == "eager-fp16"
 
     def one_is_wrong(name, op, dtype):
-        one = real("eager" if name == "eager-fp16" else name, op, dtype)
-        if name == variant:
-            wrong = lambda: training or not torch.is_grad_enabled()  # noqa: E731
-            one.run = lambda *given, run=one.run: run(*given) * (1.1 if wrong() else 1.0)
-        one.name = name
-        return one
+        one = real("eager" if name == "eager-fp16" else name, op, dtype)._replace(name=name)
+
+        def run(*given):
+            wrong = name == variant and (training or not torch.is_grad_enabled())
+            return one.run(*given) * (1.1 if wrong else 1.0)
+
+        return one._replace(run=run)
 
     monkeypatch.setattr(layers, "variant", one_is_wrong)
     mode = ["--mode", "training" if training else "evaluation"]
@@ -201,7 +202,7 @@ def test_bytes_of_the_released_layer(kind, forward, backward):
     assert moved.bytes == forward * op.elements
     assert out.dtype == torch.bfloat16
     with Traffic(op.elements) as moved:
-        torch.autograd.grad(out, call.inputs(), call.grad_out)
+        torch.autograd.grad(out, [*call.inputs().values()], call.grad_out)
     assert moved.bytes == backward * op.elements
 
 
@@ -330,7 +331,7 @@ def test_evaluation_runs_forward_without_gradients(training):
         seen.append(torch.is_grad_enabled())
         return run(*given)
 
-    work = operands.Sweep(watched, [call], hot=True, calls=2, training=training)
+    work = operands.Sweep(watched, [call], hot=True, training=training)
     work.forward()
     work.both()
     assert seen == 2 * [training] + 2 * [True]

@@ -23,12 +23,12 @@ from scotoma.bench.operators import (
     norm_case,
     norm_flops,
 )
-from scotoma.bench.roofline import Ceilings, Plan, measure_case
+from scotoma.bench.roofline import Plan, measure_case, roofs
 from scotoma.defective import UserError
 from torch.utils.flop_counter import FlopCounterMode
 
 CPU = torch.device("cpu")
-ROOFS = Ceilings(1e9, {"float32": 1e12, "bfloat16": 8e12})
+ROOFS = {"copy_gb_per_s": 1.0, "matmul_tflop_per_s": {"float32": 1.0, "bfloat16": 8.0}}
 FLOAT32 = torch.float32, CPU
 CONVOLUTION = Layer((2, 6, 9, 7), 10, kernel=3, stride=2, padding=1)
 
@@ -69,7 +69,7 @@ def test_command_leaves_rows_a_table_and_a_picture(tmp_path, capsys, small_ceili
         copy = r["ceilings"]["copy_gb_per_s"] * 1e9
         matmul = r["ceilings"]["matmul_tflop_per_s"]["float32"] * 1e12
         roof = max(r["bytes"] / copy, r["flops"] / matmul)
-        assert r["attained_percent"] == pytest.approx(100 * roof / seconds, rel=0.05, abs=0.01)
+        assert r["attained_percent"] == pytest.approx(100 * roof / seconds, rel=1e-3, abs=0.01)
         assert r["gb_per_s"] == pytest.approx(r["bytes"] / seconds / 1e9, abs=6e-4)
     # A gradient is computed for what it is asked for, and nothing else.
     asked = {r["detail"].split(", ")[-1]: set(r["errors"]) for r in rows if r["pass"] == "backward"}
@@ -129,16 +129,11 @@ def test_a_wrong_result_gets_no_time(tmp_path, monkeypatch, capsys, small_ceilin
 
 
 def test_what_raises_is_a_problem_of_its_row():
-    case = layer_case(CONVOLUTION, *FLOAT32)
-
-    def broken(x, *arguments):
-        if x.dtype == torch.float64:
-            return case.variants[0].run(x, *arguments)
+    def broken(*arguments):
         raise RuntimeError("no such kernel")
 
-    rows = measure_case(
-        replace(case, variants=[Variant("torch", broken)]), Plan(*FLOAT32, 1, ROOFS)
-    )
+    case = replace(layer_case(CONVOLUTION, *FLOAT32), variants=[Variant("torch", broken)])
+    rows = measure_case(case, Plan(*FLOAT32, 1, ROOFS))
     assert [r["problems"] for r in rows] == 3 * [["RuntimeError: no such kernel"]]
     assert roofline.by_distance(rows) == []
 
@@ -190,11 +185,9 @@ def test_no_gpu_is_said():
 @pytest.mark.parametrize("flops", [100, 10_000, 100_000_000])
 def test_attained_is_of_the_lower_roof(flops):
     """Attained operations a second over min(matrix ceiling, bandwidth * intensity)."""
-    moved, seconds = 1000, 2e-5
-    intensity = flops / moved
-    roof = min(1e12, 1e9 * intensity)
-    expected = 100 * flops / seconds / roof
-    assert ROOFS.attained_percent(seconds, moved, flops, "float32") == pytest.approx(expected)
+    row = {"bytes": 1000, "flops": flops, "arithmetic": "float32"}
+    roof = min(1e12, 1e9 * flops / 1000)
+    assert max(roofs(row, ROOFS).values()) == pytest.approx(flops / roof)
 
 
 def test_the_table_begins_with_the_farthest_from_its_roof(capsys):
@@ -202,7 +195,7 @@ def test_the_table_begins_with_the_farthest_from_its_roof(capsys):
         return {
             "operator": name, "kind": "", "pass": "forward", "backend": "cudnn", "detail": "",
             "shape": [1, 2, 3, 4], "bytes": 1000, "flops": flops, "arithmetic": "float32",
-            "ceilings": ROOFS.as_row(), "times": {"median_us": 10.0}, "gb_per_s": 1.0,
+            "ceilings": ROOFS, "times": {"median_us": 10.0}, "gb_per_s": 1.0,
             "tflop_per_s": 1.0, "attained_percent": percent, "problems": [],
             "machine": {"kind": kind},
         }  # fmt: skip
@@ -285,9 +278,9 @@ def test_bytes_of_fused_operators():
 def test_every_case_can_be_measured(name):
     """In half precision, where dtypes differ; the first and the last case of each operator."""
     found = cases([name], torch.bfloat16, CPU)
-    plan = Plan(torch.bfloat16, CPU, 1, ROOFS, without=("triton",))
     for case in (found[0], found[-1]):
-        rows = measure_case(case, plan)
+        right = [one for one in case.variants if one.backend != "triton"]
+        rows = measure_case(replace(case, variants=right), Plan(torch.bfloat16, CPU, 1, ROOFS))
         assert rows and all(r["problems"] == [] and r["times"] for r in rows)
         assert all(r["bytes"] > 0 and r["flops"] > 0 for r in rows)
 
@@ -321,12 +314,12 @@ def test_problems_of_every_tile_are_kept():
 def test_matmul_ceilings_restore_the_precision(small_ceilings):
     torch.set_float32_matmul_precision("high")
     try:
-        roofs = roofline.measure_ceilings(CPU, torch.bfloat16)
+        found = roofline.measure_ceilings(CPU, torch.bfloat16)
         assert torch.get_float32_matmul_precision() == "high"
     finally:
         torch.set_float32_matmul_precision("highest")
-    assert set(roofs.matmul) == {"bfloat16", "float32"}
-    assert roofs.copy > 0 and min(roofs.matmul.values()) > 0
+    assert set(found["matmul_tflop_per_s"]) == {"bfloat16", "float32"}
+    assert min(found["copy_gb_per_s"], *found["matmul_tflop_per_s"].values()) > 0
 
 
 @pytest.mark.gpu
