@@ -29,12 +29,10 @@ import os
 import shutil
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch._dynamo import config as dynamo_config
 
@@ -45,10 +43,11 @@ from ...defective.models import model_names
 from ...defective.serialization import atomic_path
 from ...kernels import backends
 from ...train import plots
-from ...train.screen import make_console, show
+from ...train.screen import show
+from ...train.store import writable
 from .. import harness
 from ..harness import noting
-from ..model import Model, add_model_options, check_fused, chosen_model, refuse_ours
+from ..model import add_model_options, check_fused, chosen_model, refuse_ours
 from ..options import DTYPES, add_picture_format, add_variants, check_names, make_parser, positive
 from ..variants import (
     VARIANTS,
@@ -72,64 +71,52 @@ SKIPPED = 2
 """Runs in which the profiler warms up, and records nothing."""
 
 
-class Plan(NamedTuple):
-    """What is profiled, and how.
-
-    Attributes:
-        case: with one entry in ``defects``. names: variants. device: where.
-        steps: to profile. folder: where traces go.
-    """
-
-    case: Case
-    names: tuple[str, ...]
-    device: torch.device
-    steps: int
-    folder: Path
-
-
-def profile_all(plan: Plan, head: dict, path: Path, console: Console) -> list[Profiled]:
-    """Time all variants without the profiler, then profile them; rows go to ``path``.
+def profile_all(
+    case: Case, names: Sequence[str], steps: int, folder: Path, call: harness.Run
+) -> list[Profiled]:
+    """Time all variants without the profiler, then profile them; rows go to the call's file.
 
     A profiler can leave traces in a process that slow launches down, so it comes last, and so do
     variants with CUDA graphs, which some drivers' profiling interface harms.
+
+    Args:
+        case: with one entry in ``defects``. names: variants. folder: where traces go.
     """
-    found = {name: Profiled(_empty_row(plan, name)) for name in plan.names}
+    found = {name: Profiled(_empty_row(case, name, steps)) for name in names}
     runs: dict[str, NetworkRun] = {}
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     try:
         with (
             dynamo_config.patch(recompile_limit=64),
-            Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar,
+            Progress(*columns, TimeElapsedColumn(), console=call.console, transient=True) as bar,
         ):
-            task = bar.add_task("", total=2 * len(plan.names))
-            data = random_images(plan.case, plan.device)
-            for name in plan.names:
+            task = bar.add_task("", total=2 * len(names))
+            data = random_images(case, call.device)
+            for name, one in found.items():
                 bar.update(task, description=f"{name}: warm up, and time without the profiler")
-                with noting(found[name].row):
-                    defects = plan.case.defects[0]
-                    runs[name] = NetworkRun(name, plan.case, defects, data, plan.device)
-                    _time(runs[name], found[name], plan)
+                with noting(one.row):
+                    runs[name] = NetworkRun(name, case, case.defects[0], data, call.device)
+                    _time(runs[name], one, steps, call.device)
                 bar.advance(task)
-            for name in sorted(plan.names, key=report.has_graphs):
+            for name in sorted(names, key=report.has_graphs):
                 one = found[name]
                 bar.update(task, description=f"{name}: profile")
                 if not one.row["problems"]:
                     with noting(one.row):
-                        _profile(runs[name], one, plan)
-                one.row["clocks"] = harness.clocks(plan.device)
-                one.row = head | one.row
-                harness.append_rows(path, [one.row])
+                        _profile(runs[name], one, folder, call.device)
+                one.row = call.head | one.row | {"clocks": harness.clocks(call.device)}
+                harness.append_rows(call.path, [one.row])
                 bar.advance(task)
     finally:
         for run in runs.values():
             run.close()
         runs.clear()
         gc.collect()
+    call.rows = [one.row for one in found.values()]
     return list(found.values())
 
 
-def _empty_row(plan: Plan, name: str) -> dict:
-    case = plan.case
+def _empty_row(case: Case, name: str, steps: int) -> dict:
     return {
         "arch": case.arch,
         "defects": case.defects[0],
@@ -139,7 +126,7 @@ def _empty_row(plan: Plan, name: str) -> dict:
         "work": case.work,
         "dtype": VARIANTS[name].dtype(case.dtype),
         "contestant": name,
-        "steps": plan.steps,
+        "steps": steps,
         "step_ms": None,
         "busy_percent": None,
         "families": {},
@@ -148,26 +135,21 @@ def _empty_row(plan: Plan, name: str) -> dict:
     }
 
 
-def _time(run: NetworkRun, one: Profiled, plan: Plan) -> None:
+def _time(run: NetworkRun, one: Profiled, steps: int, device: torch.device) -> None:
     """By the clock alone: the median over stretches of as many runs as are profiled."""
     losses = run.warm_up(FIRST + WARM_UP)
     if not all(map(math.isfinite, losses)):
         raise ArithmeticError("the loss is not finite")
     one.units = run.units
-    runs = -(-plan.steps // one.units)
-
-    def work() -> None:
-        for _ in range(runs):
-            run.run()
-
-    seconds = statistics.median(harness.wall_seconds(work, plan.device) for _ in range(WINDOWS))
+    runs = -(-steps // one.units)
+    stretches = harness.time_in_turns({"": run.run}, {"": runs}, device, WINDOWS)[""]
     one.row["steps"] = runs * one.units
-    one.row["step_ms"] = round(1e3 * seconds / one.row["steps"], 5)
+    one.row["step_ms"] = round(1e3 * statistics.median(stretches) / one.row["steps"], 5)
 
 
-def _profile(run: NetworkRun, one: Profiled, plan: Plan) -> None:
-    path = plan.folder / f"{one.row['contestant']}.trace.json.gz"
-    one.trace = profiled(run.run, one.row["steps"] // one.units, plan.device, path)
+def _profile(run: NetworkRun, one: Profiled, folder: Path, device: torch.device) -> None:
+    path = folder / f"{one.row['contestant']}.trace.json.gz"
+    one.trace = profiled(run.run, one.row["steps"] // one.units, device, path)
     one.row["trace"] = path.name
     one.row |= summarise(one.trace, one.row["step_ms"], one.units)
 
@@ -218,7 +200,8 @@ def main(argv: list[str]) -> int:
     model = chosen_model(options)
     device = harness.chosen_device(options.cpu)
     on_gpu = device.type == "cuda"
-    names = chosen_variants(options.variants or usual_variants(on_gpu, model), device)
+    usual = ON_GPU if on_gpu and (model is None or model.fusible) else ON_CPU
+    names = chosen_variants(options.variants or usual, device)
     if model is not None:
         check_fused(names, model, VARIANTS)
     case = Case(
@@ -231,69 +214,37 @@ def main(argv: list[str]) -> int:
         options.width,
         model,
     )
-    folder, rows_file = places(options.out, case, device)
+    # The folder of pictures and traces is that of the rows, or one of the case's below it.
+    name = f"{case.arch.replace(':', '-')}-{case.defects[0]}-b{case.batch_size}-{case.work}"
+    inside = "" if options.out else f"profile/{name}"
+    options.out = options.out and options.out / "profile.jsonl"
+    settings = {"steps": options.steps, "contestants": list(names)}
+    call = harness.Run("profile", options, device, settings)
+    folder = writable(call.path.parent, inside) / inside
+    call.head["case"] = f"{case} {case.defects[0]}"
     if on_gpu:
         torch.backends.cudnn.benchmark = True
         backends.allow_tf32(convolutions=True, products=True)
-    console = make_console()
     if model is not None:
-        show(console, f"{model.name}: {model.text}")
-    settings = {"steps": options.steps, "contestants": list(names)}
-    head = harness.row_head("profile", device, settings) | {"case": f"{case} {case.defects[0]}"}
-    console.print(
-        f"{head['machine']['device']}: {head['case']}: {', '.join(names)}", highlight=False
-    )
-    plan = Plan(case, names, device, options.steps, folder)
-    found = profile_all(plan, head, rows_file, console)
-    rows = [one.row for one in found]
-    sound = report.sound(rows)
-    if sound:
-        for view in (report.families(rows), *map(report.largest, sound)):
-            show(console, view)
-        _lines(console, "no rule knows:", report.others(rows))
-        _lines(console, "", report.sentences(rows))
-        title = f"{head['case']}, {head['machine']['device']}, torch {head['machine']['torch']}"
+        show(call.console, f"{model.name}: {model.text}")
+    call.announce(f"{call.head['case']}: {', '.join(names)}")
+    found = profile_all(case, names, options.steps, folder, call)
+    if rows := [row for row in call.rows if row["families"]]:
+        for view in (report.families(rows), *map(report.largest, rows)):
+            show(call.console, view)
+        machine = call.head["machine"]
+        title = f"{call.head['case']}, {machine['device']}, torch {machine['torch']}"
         figure = report.draw([one for one in found if one.trace], title)
         picture = plots.save_as(figure, folder / "timeline", options.picture_format)
-        traces = [folder / row["trace"] for row in rows if row["trace"]]
-        _lines(console, "files:", map(str, [picture, *traces, rows_file]))
-    failures = harness.failures(rows, lambda row: row["contestant"])
-    _lines(console, "failures:", failures)
-    return 1 if failures else 0
-
-
-def usual_variants(on_gpu: bool, model: Model | None) -> tuple[str, ...]:
-    """The names of those that are profiled if none is named."""
-    return ON_GPU if on_gpu and (model is None or model.fusible) else ON_CPU
-
-
-def _lines(console: Console, title: str, lines) -> None:
-    lines = list(lines)
-    if lines and title:
-        console.print(title)
-    for line in lines:
-        indent = "  " if title else ""
-        show(console, f"{indent}{line}")
-
-
-def places(out: Path | None, case: Case, device: torch.device) -> tuple[Path, Path]:
-    """The folder of pictures and traces, and the file of rows. Raises UserError."""
-    rows_file = harness.default_path(harness.device_name(device), "profile")
-    name = f"{case.arch.replace(':', '-')}-{case.defects[0]}-b{case.batch_size}-{case.work}"
-    folder = rows_file.parent / "profile" / name
-    if out is not None:
-        folder, rows_file = out, out / rows_file.name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-        with rows_file.open("ab"):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"out is {str(folder)!r}, which cannot be written: {error.strerror}; give another "
-            "folder"
-        ) from error
-    return folder, rows_file
+        lists = {
+            "no rule knows": report.others(rows),
+            "what follows": report.sentences(rows),
+            "files": [picture, *(folder / row["trace"] for row in rows), call.path],
+        }
+        for heading, lines in lists.items():
+            if lines:
+                show(call.console, f"{heading}:", *(f"  {line}" for line in lines))
+    return call.finish(lambda row: row["contestant"])
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -302,26 +253,23 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("arch", nargs="?", metavar="ARCH", help=", ".join(model_names()))
     add("--defects", metavar="SPEC", help="of the network (0.3-Bottom)")
     add_model_options(parser)
-    add("--batch", type=int, metavar="N", help="batch size (128; 16 with --cpu)")
+    add("--batch", type=positive, metavar="N", help="batch size (128; 16 with --cpu)")
     add("--work", metavar="WORK", default="train", help="train, evaluate or pgd (train)")
     add_variants(parser, f"default: {' '.join(ON_GPU)}")
     add("--dtype", choices=DTYPES, help="of activations (bfloat16; float32 with --cpu)")
     sizes = "side of the images (32; 224 with --model)"
     add("--image-size", type=positive, metavar="PIXELS", help=sizes)
     add("--width", type=positive, help="base width (the paper's; 8 with --cpu)")
-    add("--steps", type=int, metavar="N", help="profiled steps (20; 5 with --cpu)")
+    add("--steps", type=positive, metavar="N", help="profiled steps (20; 5 with --cpu)")
     add("--out", type=Path, metavar="FOLDER", help="default: in bench/results/DEVICE")
     add("--cpu", action="store_true", help="a small network on the CPU, operators by family")
     add_picture_format(parser)
     options = parser.parse_args(argv)
     check_names("work", [options.work], WORKS)
     check_names("variants", options.variants or (), VARIANTS)
-    options.dtype = options.dtype or ("float32" if options.cpu else "bfloat16")
-    for name, usual in (("batch", (16, 128)), ("steps", (5, 20))):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"{name} is {value}; expected at least 1")
-        setattr(options, name, usual[not options.cpu] if value is None else value)
+    usual = ("float32", 16, 5) if options.cpu else ("bfloat16", 128, 20)
+    for name, value in zip(("dtype", "batch", "steps"), usual, strict=True):
+        setattr(options, name, getattr(options, name) or value)
     if options.model is not None:
         refuse_ours(options, "arch", "defects", "width")
         options.defects = "standard"

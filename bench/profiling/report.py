@@ -8,27 +8,25 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rich.table import Column, Table
+from rich.table import Table
 
 from ...train import plots
 from ..harness import console_table
 from ..variants import VARIANTS
-from .families import COLOURS, DATA, FAMILIES, GAPS, LOSS, MATMUL, MEMSET
-from .trace import Interval, Span, Trace, clipped
+from .families import COLOURS, DATA, FAMILIES, GAPS, LOSS, MATMUL, MEMSET, side_by_side
+from .trace import Interval, Trace, clipped
 
 if TYPE_CHECKING:  # half a second, which only who draws is to wait for
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BASE = "eager"
 BUSY_ENOUGH = 95.0
 SLOWED = 1.1
 """The profiler's effect on a step is worth a sentence from this factor on."""
-NAME_WIDTH = 70
-
-
-def sound(rows: Iterable[dict]) -> list[dict]:
-    """Rows that have figures."""
-    return [row for row in rows if row["families"]]
+WIDTH = 15.0
+NARROW = 0.035
+"""Of the axis: a bar below this width has no room for its figure."""
 
 
 def on_device(row: dict) -> bool:
@@ -42,39 +40,14 @@ def has_graphs(name: str) -> bool:
 
 def families(rows: Sequence[dict]) -> Table:
     """One line a family, milliseconds, share and launches of each variant side by side."""
-    rows = sound(rows)
-    gpu = on_device(rows[0])
-    what = "device time per step" if gpu else "operators' own time per profiled step"
-    figures = ("ms", "%", "launches" if gpu else "calls")
-    headings = (f"{row['contestant']}\n{figure}" for row in rows for figure in figures)
-    view = Table("family", *(Column(heading, justify="right") for heading in headings), title=what)
-    present = {family for row in rows for family in row["families"]}
-    for family in (family for family in FAMILIES if family in present):
-        cells = []
-        for row in rows:
-            entry = row["families"].get(family, {"ms": 0.0, "percent": 0.0, "launches": 0})
-            cells += [f"{entry['ms']:.3f}", f"{entry['percent']:.1f}"]
-            cells.append("" if family == GAPS else f"{entry['launches']:.0f}")
-        name = family if gpu or family != GAPS else "outside operators"
-        view.add_row(name, *cells, end_section=family == GAPS)
-    for name, show in _totals(gpu):
-        view.add_row(name, *(cell for row in rows for cell in (show(row), "", "")))
+    what = "device time per step" if on_device(rows[0]) else "operators' own time per profiled step"
+    headings, lines, totals = side_by_side(rows)
+    view = Table(headings[0], title=what)
+    for heading in headings[1:]:
+        view.add_column(heading, justify="right")
+    for line in lines + totals:
+        view.add_row(*line, end_section=line is lines[-1])
     return view
-
-
-def _totals(gpu: bool) -> list:
-    rows = [
-        ("step, ms", lambda row: f"{row['step_ms']:.3f}"),
-        ("step, profiled, ms", lambda row: f"{row['profiled_step_ms']:.3f}"),
-    ]
-    if gpu:
-        rows += [
-            ("device busy, %", lambda row: f"{row['busy_percent']:.1f}"),
-            ("device busy, profiled, %", lambda row: f"{row['busy_percent_profiled']:.1f}"),
-            ("waits for the host, profiled, ms", lambda row: f"{row['host_wait_ms']:.3f}"),
-            ("launches by the host", lambda row: f"{row['host_launches']:.0f}"),
-        ]
-    return rows
 
 
 def largest(row: dict, count: int = 8) -> Table:
@@ -89,11 +62,10 @@ def largest(row: dict, count: int = 8) -> Table:
     return console_table(title, row["top"][:count], columns, words=2)
 
 
-def shortened(name: str, width: int = NAME_WIDTH) -> str:
+def shortened(name: str, width: int = 70) -> str:
     """A kernel's name without namespaces and parameters that say nothing, cut to ``width``."""
-    name = re.sub(r"\(anonymous namespace\)::|at::native::|^void ", "", name)
     # Of an elementwise kernel the functor tells what it does; sizes and the rest do not.
-    name = re.sub(r"std::array<.*$", "", name)
+    name = re.sub(r"\(anonymous namespace\)::|at::native::|^void |std::array<.*$", "", name)
     return name if len(name) <= width else name[: width - 3] + "..."
 
 
@@ -102,18 +74,15 @@ def others(rows: Iterable[dict]) -> list[str]:
     return [
         f"{row['contestant']}: {entry['ms']:.3f} ms in {entry['launches']:.0f}: "
         f"{shortened(entry['name'], 100)}"
-        for row in sound(rows)
+        for row in rows
         for entry in row["top_other"]
     ]
 
 
 def sentences(rows: Sequence[dict]) -> list[str]:
     """What the figures say: the largest difference between two variants, and who waits."""
-    rows = sound(rows)
     lines = [_difference(rows)] if len(rows) > 1 else []
-    for row in rows:
-        if on_device(row) and row["busy_percent"] < BUSY_ENOUGH:
-            lines.append(_idle(row))
+    lines += [_idle(row) for row in rows if on_device(row) and row["busy_percent"] < BUSY_ENOUGH]
     for row in rows:
         factor = row["profiled_step_ms"] / row["step_ms"]
         if factor > SLOWED:
@@ -126,46 +95,36 @@ def sentences(rows: Sequence[dict]) -> list[str]:
 
 def _idle(row: dict) -> str:
     name = row["contestant"]
-    text = f"{name}: the device runs something {row['busy_percent']:.0f} % of a step"
     waits = row["host_wait_ms"] > 0.5 * (row["profiled_step_ms"] - row["busy_ms"])
     rest = "mostly waits for the host" if waits else "mostly pauses between launched kernels"
-    text += f" and for the rest {rest}"
-    if has_graphs(name) or row["work"] != "train":
-        return f"{text}."
+    advice = "; a CUDA graph (scotoma train --cuda-graph, the default) launches a step at once"
+    advised = row["work"] == "train" and not has_graphs(name)
     return (
-        f"{text}; a CUDA graph (scotoma train --cuda-graph, the default) launches a step at once."
+        f"{name}: the device runs something {row['busy_percent']:.0f} % of a step and for the rest "
+        f"{rest}{advice * advised}."
     )
 
 
-def _difference(rows: list[dict]) -> str:
+def _difference(rows: Sequence[dict]) -> str:
     """Between the base (eager, if it is there) and the fastest other one."""
     base = next((row for row in rows if row["contestant"] == BASE), rows[0])
     other = min((row for row in rows if row is not base), key=lambda row: row["step_ms"])
-    apart = {
-        family: _ms(other, family) - _ms(base, family)
-        for family in FAMILIES
-        if family in base["families"] or family in other["families"]
-    }
-    family = max(apart, key=lambda family: abs(apart[family]))
-    word = "less" if apart[family] < 0 else "more"
+    both = [name for name in FAMILIES if name in base["families"] | other["families"]]
+    family = max(both, key=lambda name: abs(_ms(other, name) - _ms(base, name)))
+    old, new = _ms(base, family), _ms(other, family)
     whole = other["step_ms"] - base["step_ms"]
-    faster = "shorter" if whole < 0 else "longer"
     name = family if on_device(base) or family != GAPS else "time outside operators"
     return (
         f"{other['contestant']} against {base['contestant']}: the largest difference is in "
-        f"{name}, {abs(apart[family]):.3f} ms {word} ({_ms(base, family):.3f} to "
-        f"{_ms(other, family):.3f} ms); the whole step is {abs(whole):.3f} ms {faster} "
+        f"{name}, {abs(new - old):.3f} ms {'less' if new < old else 'more'} ({old:.3f} to "
+        f"{new:.3f} ms); the whole step is {abs(whole):.3f} ms "
+        f"{'shorter' if whole < 0 else 'longer'} "
         f"({base['step_ms']:.3f} to {other['step_ms']:.3f} ms)."
     )
 
 
 def _ms(row: dict, family: str) -> float:
     return row["families"].get(family, {}).get("ms", 0.0)
-
-
-WIDTH = 15.0
-NARROW = 0.035
-"""Of the axis: a bar below this width has no room for its figure."""
 
 
 @dataclass
@@ -188,35 +147,43 @@ class Profiled:
         begin += length * (self.units // 2)
         return begin, begin + length
 
-    def title(self) -> str:
-        row = self.row
-        text = f"{row['contestant']}: step {row['step_ms']:.3f} ms"
-        if row["busy_percent"] is not None:
-            text += f", device busy {row['busy_percent']:.0f} %"
+    @property
+    def shown_ms(self) -> float:
+        return (self.window[1] - self.window[0]) / 1e3
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Milliseconds of each family in a mean step, gaps left out."""
+        return {family: _ms(self.row, family) for family in COLOURS}
+
+    def lanes(self) -> list[str | int]:
+        """From the top: what the host launched (on a GPU), what ran (by stream), the mean step."""
         begin, end = self.window
-        return f"{text}. Shown: a profiled step of {(end - begin) / 1e3:.3f} ms"
+        spans = [span for span in self.trace.spans if span.start < end and span.end > begin]
+        streams = sorted({span.stream for span in spans})
+        launches = [LAUNCHES] if self.trace.on_device else []
+        return [*launches, *(streams if self.trace.on_device else [0]), MEAN]
+
+
+LAUNCHES, MEAN = "host launches", "sum, mean step"
 
 
 def draw(strips: Sequence[Profiled], title: str) -> Figure:
-    """The picture.
-
-    Every variant has what the host launched (on a GPU), what ran, a row for each stream, and
-    the mean time of a step by family, end to end, with its gaps left out.
+    """The picture: of each variant one step, and the mean time of a step by family, end to end.
 
     Args:
         strips: at least one. title: what all of them have in common.
     """
     from matplotlib.patches import Patch
 
-    lanes = [_lanes(strip) for strip in strips]
-    heights = [0.62 + 0.42 * len(found) for found in lanes]
+    heights = [0.62 + 0.42 * len(strip.lanes()) for strip in strips]
     figure = plots.new((WIDTH, 1.5 + sum(heights)), title)
     grid = figure.subplots(
         len(strips), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
     )
-    longest = max(_length(strip) for strip in strips)
-    for strip, found, axes in zip(strips, lanes, grid[:, 0], strict=True):
-        _strip(axes, strip, found, longest)
+    longest = max(max(strip.shown_ms, sum(strip.means.values())) for strip in strips)
+    for strip, axes in zip(strips, grid[:, 0], strict=True):
+        _strip(axes, strip, longest)
     grid[-1, 0].set_xlabel("time in ms from the beginning of the step (dotted: its end)")
     grid[-1, 0].set_xlim(0, 1.005 * longest)
     shown = {family for strip in strips for family in strip.row["families"]}
@@ -229,76 +196,62 @@ def draw(strips: Sequence[Profiled], title: str) -> Figure:
     return figure
 
 
-def _length(strip: Profiled) -> float:
-    """Milliseconds that a strip needs."""
-    begin, end = strip.window
-    return max((end - begin) / 1e3, sum(_means(strip).values()))
-
-
-def _means(strip: Profiled) -> dict[str, float]:
-    return {name: _ms(strip.row, name) for name in COLOURS}
-
-
-def _lanes(strip: Profiled) -> list[tuple[str, list[Span] | None]]:
-    """Labels and spans from the top; None for what is not made of spans."""
-    if not strip.trace.on_device:
-        return [("host operators", strip.trace.spans), ("sum, mean step", None)]
-    begin, end = strip.window
-    spans = [span for span in strip.trace.spans if span.start < end and span.end > begin]
-    streams = sorted({span.stream for span in spans})
-    lanes: list[tuple[str, list[Span] | None]] = [("host launches", None)]
-    for stream in streams:
-        label = "device" if len(streams) == 1 else f"stream {stream}"
-        lanes.append((label, [span for span in spans if span.stream == stream]))
-    return [*lanes, ("sum, mean step", None)]
-
-
-def _strip(axes, strip: Profiled, lanes, longest: float) -> None:
-    for number, (label, spans) in enumerate(lanes):
-        at = len(lanes) - 1 - number
-        if spans is not None:
-            _bars(axes, spans, strip.window, at)
-        elif label == "host launches":
+def _strip(axes: Axes, strip: Profiled, longest: float) -> None:
+    lanes = strip.lanes()[::-1]
+    streams = [lane for lane in lanes if isinstance(lane, int)]
+    labels = []
+    for at, lane in enumerate(lanes):
+        label = lane
+        if lane == LAUNCHES:
             _ticks(axes, strip, at)
+        elif lane == MEAN:
+            _sums(axes, strip.means, at, longest)
         else:
-            _sums(axes, _means(strip), at, longest)
-    axes.set_yticks(range(len(lanes)), [label for label, _ in reversed(lanes)], fontsize=9)
+            _bars(axes, strip, lane, at)
+            label = "device" if len(streams) == 1 else f"stream {lane}"
+            label = label if strip.trace.on_device else "host operators"
+        labels.append(label)
+    axes.set_yticks(range(len(lanes)), labels, fontsize=9)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(-0.5, len(lanes) - 0.45)
-    axes.set_title(strip.title(), loc="left", fontsize=10)
+    row, busy = strip.row, ""
+    if row["busy_percent"] is not None:
+        busy = f", device busy {row['busy_percent']:.0f} %"
+    words = f"{row['contestant']}: step {row['step_ms']:.3f} ms{busy}"
+    shown = f"Shown: a profiled step of {strip.shown_ms:.3f} ms"
+    axes.set_title(f"{words}. {shown}", loc="left", fontsize=10)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    begin, end = strip.window
-    axes.axvline((end - begin) / 1e3, color="#444444", linewidth=0.8, linestyle=":")
+    axes.axvline(strip.shown_ms, color="#444444", linewidth=0.8, linestyle=":")
 
 
-def _bars(axes, spans: list[Span], window: Interval, at: float) -> None:
+def _bars(axes: Axes, strip: Profiled, stream: int, at: float) -> None:
+    """What ran on a stream in the step that is shown."""
+    window = strip.window
     for family, colour in COLOURS.items():
         bars = []
-        for span in spans:
+        for span in strip.trace.spans:
             start, end = clipped(span.start, span.end, window)
-            if span.family == family and end > start:
+            if (span.family, span.stream) == (family, stream) and end > start:
                 bars.append(((start - window[0]) / 1e3, (end - start) / 1e3))
         axes.broken_barh(bars, (at - 0.36, 0.72), facecolors=colour, linewidth=0)
 
 
-def _ticks(axes, strip: Profiled, at: float) -> None:
+def _ticks(axes: Axes, strip: Profiled, at: float) -> None:
     """A tick for every launch in this time, of whatever step it is."""
-    begin, end = strip.window
     for family, colour in COLOURS.items():
-        times = [(t - begin) / 1e3 for t, name in strip.trace.calls if name == family]
-        inside = [t for t in times if 0 <= t < (end - begin) / 1e3]
+        times = [(t - strip.window[0]) / 1e3 for t, name in strip.trace.calls if name == family]
+        inside = [time for time in times if 0 <= time < strip.shown_ms]
         axes.vlines(inside, at - 0.3, at + 0.3, colors=colour, linewidth=0.7)
 
 
-def _sums(axes, means: dict[str, float], at: float, longest: float) -> None:
+def _sums(axes: Axes, means: dict[str, float], at: float, longest: float) -> None:
     left = 0.0
     for family, ms in means.items():
         axes.barh(at, ms, left=left, height=0.72, color=COLOURS[family], linewidth=0)
         if ms > NARROW * longest:
-            dark = family in (MATMUL, LOSS, DATA, MEMSET)
-            colour = "black" if dark else "white"
-            axes.text(
-                left + ms / 2, at, f"{ms:.2f}", ha="center", va="center", color=colour, fontsize=8
-            )
+            # On pale bars.
+            colour = "black" if family in (MATMUL, LOSS, DATA, MEMSET) else "white"
+            look = {"ha": "center", "va": "center", "color": colour, "fontsize": 8}
+            axes.text(left + ms / 2, at, f"{ms:.2f}", **look)
         left += ms

@@ -8,99 +8,28 @@ from __future__ import annotations
 
 import bisect
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .families import FAMILIES, GAPS, OTHER, classify
 
 RANGES = {"cpu_op", "user_annotation"}
 STEP = "ProfilerStep#"
-Thread, Interval = tuple[object, object], tuple[float, float]
-
-
-def threads(events: Iterable[dict]) -> dict[Thread, list[dict]]:
-    """Operators and ranges of each thread but the steps', outer ones before those in them."""
-    found: dict[Thread, list[dict]] = {}
-    for event in events:
-        if event.get("cat") in RANGES and not event["name"].startswith(STEP):
-            found.setdefault((event["pid"], event["tid"]), []).append(event)
-    for ranges in found.values():
-        ranges.sort(key=lambda event: (event["ts"], -event["dur"]))
-    return found
-
-
-def around(events: Iterable[dict], calls: Iterable[dict]) -> dict[int, tuple[str, ...]]:
-    """The names of the ranges around each call, outermost first, by the call's ``id``."""
-    ranges = threads(events)
-    by_thread: dict[Thread, list[dict]] = {}
-    for call in calls:
-        by_thread.setdefault((call["pid"], call["tid"]), []).append(call)
-    found = {}
-    for thread, here in by_thread.items():
-        walk = Walk(ranges.get(thread, []))
-        for call in sorted(here, key=lambda call: call["ts"]):
-            walk.to(call["ts"])
-            found[id(call)] = walk.names()
-    return found
-
-
-def own_times(ranges: list[dict]) -> Iterator[tuple[tuple[str, ...], float, float, bool]]:
-    """The time of every operator of a thread without that of the operators in it, in parts.
-
-    Returns:
-        Names of the ranges around a part, the operator's own the last; its start and end; whether
-        it is the operator's first part.
-    """
-    walk, seen = Walk(ranges), set()
-    times = {event["ts"] for event in ranges} | {event["ts"] + event["dur"] for event in ranges}
-    before = 0.0
-    for time in sorted(times):
-        if walk.stack:
-            top = id(walk.stack[-1])
-            yield walk.names(), before, time, top not in seen
-            seen.add(top)
-        walk.to(time)
-        before = time
-
-
-class Walk:
-    """Goes through the ranges of a thread in order of time.
-
-    Attributes:
-        stack: the ranges around the present moment, outermost first.
-    """
-
-    def __init__(self, ranges: list[dict]):
-        self.ranges, self.stack, self._next = ranges, [], 0
-
-    def to(self, time: float) -> None:
-        """Go on to ``time``: what begins there has begun, what ends there is over."""
-        while self._next < len(self.ranges) and self.ranges[self._next]["ts"] <= time:
-            event = self.ranges[self._next]
-            self._leave(event["ts"])
-            self.stack.append(event)
-            self._next += 1
-        self._leave(time)
-
-    def names(self) -> tuple[str, ...]:
-        return tuple(event["name"] for event in self.stack)
-
-    def _leave(self, time: float) -> None:
-        while self.stack and self.stack[-1]["ts"] + self.stack[-1]["dur"] <= time:
-            self.stack.pop()
-
-
 ON_DEVICE = {"kernel", "gpu_memcpy", "gpu_memset"}
 CALLS = {"cuda_runtime", "cuda_driver"}
 GRAPH_LAUNCH = "GraphLaunch"
+TOP, TOP_OTHER = 15, 5
+
+Thread, Interval = tuple[object, object], tuple[float, float]
 
 
 class UnreadableTrace(RuntimeError):
     """A trace without what is looked for."""
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """Something that ran: a kernel, a copy or a fill on the device, or an operator's own time.
 
     Attributes:
@@ -167,27 +96,87 @@ def read(events: Iterable[dict], on_device: bool) -> Trace:
         UnreadableTrace: fewer than three steps, or nothing of the device.
     """
     events = [event for event in events if event.get("ph") == "X" and "dur" in event]
-    steps = sorted(
-        float(event["ts"])
-        for event in events
-        if event.get("cat") == "user_annotation" and event["name"].startswith(STEP)
-    )
+    steps, threads = [], {}
+    for event in events:
+        if event.get("cat") == "user_annotation" and event["name"].startswith(STEP):
+            steps.append(float(event["ts"]))
+        elif event.get("cat") in RANGES and not event["name"].startswith(STEP):
+            threads.setdefault((event["pid"], event["tid"]), []).append(event)
     if len(steps) < 3:
         raise UnreadableTrace(f"the profiler recorded {len(steps)} steps; expected at least 3")
-    if not on_device:
-        spans = list(_host_spans(events))
-        return Trace(False, steps[1:], _within(spans, steps[1:]), [], 0)
-    spans, calls = _device_spans(events)
-    starts = _device_starts(spans, steps)
+    steps.sort()
+    parts = {thread: list(own_times(ranges)) for thread, ranges in threads.items()}
+    if on_device:
+        spans, calls = _device_spans(events, parts)
+        starts = _device_starts(spans, steps)
+    else:
+        every = (part for thread in parts.values() for part in thread)
+        spans, calls = [Span(n[-1], a, b, classify("", n), first=f) for n, a, b, f in every], []
+        starts = steps[1:]
+    inside = [span for span in spans if span.end > starts[0] and span.start < starts[-1]]
     # The host is ahead of the device, and its steps lie elsewhere.
     launches = sum(steps[1] <= time < steps[-1] for time, _ in calls)
     calls = [call for call in calls if starts[0] <= call[0] < starts[-1]]
-    return Trace(True, starts, _within(spans, starts), calls, launches)
+    return Trace(on_device, starts, sorted(inside, key=lambda s: s.start), calls, launches)
 
 
-def _within(spans: list[Span], starts: list[float]) -> list[Span]:
-    inside = (span for span in spans if span.end > starts[0] and span.start < starts[-1])
-    return sorted(inside, key=lambda span: span.start)
+Part = tuple[tuple[str, ...], float, float, bool]
+
+
+def own_times(ranges: list[dict]) -> Iterator[Part]:
+    """The time of every operator of a thread without that of the operators in it, in parts.
+
+    Returns:
+        In order of time: names of the ranges around a part, outermost first and the operator's own
+        the last; its start and end; whether it is the operator's first part.
+    """
+    upcoming = sorted(ranges, key=lambda event: (event["ts"], -event["dur"]))[::-1]
+    times = {event["ts"] for event in ranges} | {event["ts"] + event["dur"] for event in ranges}
+    stack, seen, before = [], set(), 0.0
+    for time in sorted(times):
+        if stack:
+            top = id(stack[-1])
+            yield tuple(event["name"] for event in stack), before, time, top not in seen
+            seen.add(top)
+        while stack and stack[-1]["ts"] + stack[-1]["dur"] <= time:
+            stack.pop()
+        while upcoming and upcoming[-1]["ts"] <= time:
+            event = upcoming.pop()
+            stack += [event] if event["dur"] > 0 else []
+        before = time
+
+
+def _device_spans(
+    events: list[dict], parts: dict[Thread, list[Part]]
+) -> tuple[list[Span], list[tuple[float, str]]]:
+    """What ran on the device, and the host's launches. parts: :func:`own_times` of each thread."""
+
+    def around(call: dict) -> tuple[str, ...]:
+        """Names of the ranges around a call, outermost first."""
+        here = parts.get((call["pid"], call["tid"]), [])
+        number = bisect.bisect_right(here, call["ts"], key=lambda part: part[1]) - 1
+        return here[number][0] if number >= 0 and call["ts"] < here[number][2] else ()
+
+    calls = {}
+    for event in events:
+        if event.get("cat") in CALLS and "correlation" in event.get("args", {}):
+            calls[event["args"]["correlation"]] = event
+    spans, launches = [], {}
+    for event in events:
+        if event.get("cat") not in ON_DEVICE:
+            continue
+        args = event.get("args", {})
+        call = calls.get(args.get("correlation"))
+        # What surrounds the launch of a graph says nothing about the kernels in it.
+        known = call is not None and GRAPH_LAUNCH not in call["name"]
+        family = classify(event["name"], around(call) if known else ())
+        start, launched = float(event["ts"]), None
+        if call is not None:
+            launched = float(call["ts"])
+            launches.setdefault(args["correlation"], (launched, family))
+        stream = int(args.get("stream", 0))
+        spans.append(Span(event["name"], start, start + event["dur"], family, stream, launched))
+    return spans, sorted(launches.values())
 
 
 def _device_starts(spans: list[Span], steps: list[float]) -> list[float]:
@@ -197,47 +186,13 @@ def _device_starts(spans: list[Span], steps: list[float]) -> list[float]:
         if span.launched is not None:
             number = bisect.bisect_right(steps, span.launched) - 1
             first[number] = min(first.get(number, span.start), span.start)
-    numbers = range(1, len(steps))
-    if not any(number in first for number in numbers):
-        raise UnreadableTrace(
-            "the profiler recorded nothing on the device; another profiler may be attached, or "
-            "its counters be reserved for administrators"
-        )
-    missing = [number for number in numbers if number not in first]
+    missing = [number for number in range(1, len(steps)) if number not in first]
     if missing:
-        raise UnreadableTrace(f"the profiler recorded nothing on the device in steps {missing}")
-    return [first[number] for number in numbers]
-
-
-def _device_spans(events: list[dict]) -> tuple[list[Span], list[tuple[float, str]]]:
-    """What ran on the device, and the host's launches."""
-    calls = {}
-    for event in events:
-        if event.get("cat") in CALLS and "correlation" in event.get("args", {}):
-            calls[event["args"]["correlation"]] = event
-    chains = around(events, calls.values())
-    spans, launches = [], {}
-    for event in events:
-        if event.get("cat") not in ON_DEVICE:
-            continue
-        args = event.get("args", {})
-        call = calls.get(args.get("correlation"))
-        # What surrounds the launch of a graph says nothing about the kernels in it.
-        known = call is not None and GRAPH_LAUNCH not in call["name"]
-        family = classify(event["name"], chains[id(call)] if known else ())
-        start = float(event["ts"])
-        launched = None if call is None else float(call["ts"])
-        stream = int(args.get("stream", 0))
-        spans.append(Span(event["name"], start, start + event["dur"], family, stream, launched))
-        if launched is not None:
-            launches.setdefault(args["correlation"], (launched, family))
-    return spans, sorted(launches.values())
-
-
-def _host_spans(events: list[dict]) -> Iterator[Span]:
-    for ranges in threads(events).values():
-        for names, start, end, first in own_times(ranges):
-            yield Span(names[-1], start, end, classify("", names), first=first)
+        raise UnreadableTrace(
+            f"the profiler recorded nothing on the device in steps {missing}; another profiler may "
+            "be attached, or its counters be reserved for administrators"
+        )
+    return [first[number] for number in range(1, len(steps))]
 
 
 def clipped(start: float, end: float, window: Interval) -> Interval:
@@ -253,26 +208,16 @@ def shares(intervals: Sequence[tuple[float, float, str]]) -> dict[str, float]:
     Args:
         intervals: start, end, label.
     """
-    bounds = sorted(
-        [(start, 1, number) for number, (start, end, _) in enumerate(intervals) if end > start]
-        + [(end, 0, number) for number, (start, end, _) in enumerate(intervals) if end > start]
-    )
-    found: dict[str, float] = {}
-    running: set[int] = set()
-    before = 0.0
-    for at, begins, number in bounds:
-        for other in running:
-            label = intervals[other][2]
-            found[label] = found.get(label, 0.0) + (at - before) / len(running)
-        before = at
-        if begins:
-            running.add(number)
-        else:
-            running.discard(number)
-    return found
-
-
-TOP, TOP_OTHER = 15, 5
+    long = [piece for piece in intervals if piece[1] > piece[0]]
+    changes = [(start, 1, label) for start, _, label in long]
+    changes += [(end, -1, label) for _, end, label in long]
+    found, running, before = Counter(), Counter(), 0.0
+    for time, change, label in sorted(changes):
+        for name, count in running.items() if running.total() else ():
+            found[name] += (time - before) * count / running.total()
+        running[label] += change
+        before = time
+    return dict(found)
 
 
 def summarise(trace: Trace, step_ms: float, units: int = 1) -> dict:
@@ -294,25 +239,31 @@ def summarise(trace: Trace, step_ms: float, units: int = 1) -> dict:
     time = {family: us / 1e3 / runs for family, us in shares(pieces).items()}
     busy_ms = sum(time.values())
     whole = max(step_ms, busy_ms) if trace.on_device else profiled_ms
-    time[GAPS] = max(0.0, whole - busy_ms)
-    begun = [span for span in trace.spans if span.first and span.start >= begin]
-    families = {}
-    for family in FAMILIES:
-        if family in time or family in (OTHER, GAPS):
-            ms = time.get(family, 0.0)
-            families[family] = {
-                "ms": round(ms, 5),
-                "percent": round(100 * ms / whole, 2),
-                "launches": round(sum(span.family == family for span in begun) / runs, 2),
-            }
+    time |= {OTHER: time.get(OTHER, 0.0), GAPS: max(0.0, whole - busy_ms)}
+    begun = Counter(span.family for span in trace.spans if span.first and span.start >= begin)
+    found = dict.fromkeys(
+        ("busy_ms", "busy_percent", "busy_percent_profiled", "host_wait_ms", "host_launches")
+    )
+    if trace.on_device:
+        found = {
+            "busy_ms": round(busy_ms, 5),
+            "busy_percent": round(min(100.0, 100 * busy_ms / step_ms), 2),
+            "busy_percent_profiled": round(min(100.0, 100 * busy_ms / profiled_ms), 2),
+            "host_wait_ms": round(_waiting(trace) / 1e3 / runs, 5),
+            "host_launches": round(trace.launches / runs, 2),
+        }
     return {
         "profiled_step_ms": round(profiled_ms, 5),
-        "busy_ms": round(busy_ms, 5) if trace.on_device else None,
-        "busy_percent": _percent(busy_ms, step_ms) if trace.on_device else None,
-        "busy_percent_profiled": _percent(busy_ms, profiled_ms) if trace.on_device else None,
-        "host_wait_ms": round(_waiting(trace) / 1e3 / runs, 5) if trace.on_device else None,
-        "host_launches": round(trace.launches / runs, 2) if trace.on_device else None,
-        "families": families,
+        **found,
+        "families": {
+            family: {
+                "ms": round(time[family], 5),
+                "percent": round(100 * time[family] / whole, 2),
+                "launches": round(begun[family] / runs, 2),
+            }
+            for family in FAMILIES
+            if family in time
+        },
         "top": _largest(trace.spans, runs)[:TOP],
         "top_other": _largest([s for s in trace.spans if s.family == OTHER], runs)[:TOP_OTHER],
     }
@@ -332,24 +283,18 @@ def _waiting(trace: Trace) -> float:
     return waited
 
 
-def _percent(part: float, whole: float) -> float:
-    return round(min(100.0, 100 * part / whole), 2)
-
-
 def _largest(spans: Sequence[Span], runs: int) -> list[dict]:
     """Time and launches per step of every name and family, the largest first."""
-    found: dict[tuple[str, str], list[float]] = {}
+    times, counts = Counter(), Counter()
     for span in spans:
-        entry = found.setdefault((span.name, span.family), [0.0, 0])
-        entry[0] += span.end - span.start
-        entry[1] += span.first
-    ordered = sorted(found.items(), key=lambda item: -item[1][0])
+        times[span.name, span.family] += span.end - span.start
+        counts[span.name, span.family] += span.first
     return [
         {
             "name": name,
             "family": family,
             "ms": round(us / 1e3 / runs, 5),
-            "launches": round(count / runs, 2),
+            "launches": round(counts[name, family] / runs, 2),
         }
-        for (name, family), (us, count) in ordered
+        for (name, family), us in times.most_common()
     ]

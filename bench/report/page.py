@@ -14,20 +14,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from ...defective.errors import UserError
-from ...train.config import PictureFormat
 from ...train.pages import Page, code, strong, write_files
 from ..options import add_picture_format, make_parser
 from . import tables, verdicts
-from .rows import Loaded, commit, load, moment
-from .tables import NONE, Columns, frame, listed, whole
+from .rows import Loaded, load
+from .tables import NONE, Columns, listed, table, whole
 
 RESULTS = Path("bench", "results")
 OUT = Path("docs", "performance.md")
-GPU, CPU = "cuda", "cpu"
 TITLE = "Measured performance"
 
 HOW = (
@@ -70,53 +67,28 @@ GLOSSARY = (
 )
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a page lies.
-
-    Attributes:
-        page: the Markdown file; its pictures are in ``images/STEM`` beside it.
-        html: the page in one file; None if it is not wanted.
-        picture_format: of further files of the pictures, beside the PNG files that pages show.
-    """
-
-    page: Path
-    html: Path | None = None
-    picture_format: PictureFormat = "png"
-
-    @classmethod
-    def of(cls, out: Path, html: Path | None, picture_format: PictureFormat = "png") -> Place:
-        """Args: out: a Markdown file or a folder. Raises UserError: they cannot be written."""
-        if out.suffix.lower() != ".md" or out.is_dir():
-            if out.exists() and not out.is_dir():
-                raise UserError(
-                    f"--out {out} is a file that is no Markdown; give a folder, or a name that "
-                    "ends in .md"
-                )
-            out = out / OUT.name
-        if html is not None:
-            if html.is_dir():
-                raise UserError(f"--html {html} is a folder; give the name of an HTML file")
-            if html.suffix.lower() not in (".html", ".htm"):
-                raise UserError(f"--html {html}: give a name that ends in .html")
-        return cls(out, html, picture_format)
-
-
 def main(argv: list[str]) -> int:
     """Write or check the page, and return the exit status. Raises UserError for bad input."""
     options = parse(argv)
-    place = Place.of(options.out, options.html, options.picture_format)
-    page = build(_loaded(options.files, options.cpu), options.cpu, place.page)
-    if options.check:
-        return _check(page, place)
-    files = page.files(place.page, place.html, place.picture_format)
-    write_files(files)
-    for path in files:
-        print(f"wrote {path}")
+    page = build(_loaded(options.files, options.cpu), options.cpu, options.out)
+    if not options.check:
+        files = page.files(options.out, options.html, options.picture_format)
+        write_files(files)
+        for path in files:
+            print(f"wrote {path}")
+        return 0
+    found = stale(page, options)
+    for path, why in found:
+        print(f"{path} {why}")
+    if found:
+        print("run 'scotoma bench report' with the same options, without --check, to mend that")
+        return 1
+    print(f"{options.out} is up to date")
     return 0
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
+    """``out`` becomes the Markdown file. Raises UserError."""
     description = __doc__.partition(": ")[2].replace("one page", "One page", 1)
     parser = make_parser("bench report", description)
     add = parser.add_argument
@@ -126,7 +98,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--check", action="store_true", help="write nothing; fail if the page is not up to date")
     add("--cpu", action="store_true", help="with figures of CPUs, in a part of their own")
     add_picture_format(parser, "also write the pictures in this format (png)")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    out, html = options.out, options.html
+    if out.suffix.lower() != ".md" or out.is_dir():
+        if out.exists() and not out.is_dir():
+            raise UserError(
+                f"--out {out} is a file that is no Markdown; give a folder, or a name that ends in "
+                ".md"
+            )
+        options.out = out / OUT.name
+    if html is not None and (html.is_dir() or html.suffix.lower() not in (".html", ".htm")):
+        what = "is a folder" if html.is_dir() else "is no HTML file"
+        raise UserError(f"--html {html} {what}; give a name that ends in .html")
+    return options
 
 
 def _loaded(files: list[Path], cpu: bool) -> Loaded:
@@ -136,43 +120,28 @@ def _loaded(files: list[Path], cpu: bool) -> Loaded:
     """
     if files:
         return load(files)
-    folders = [path for path in sorted(RESULTS.glob("*")) if cpu or not _of_cpu(path)]
-    return load(path for path in folders if path.suffix == ".jsonl" or any(path.rglob("*.jsonl")))
+    # Folders are named by scotoma.bench.harness.default_path.
+    found = [p for p in sorted(RESULTS.glob("*")) if cpu or not p.name.startswith("cpu-")]
+    return load(path for path in found if path.suffix == ".jsonl" or any(path.rglob("*.jsonl")))
 
 
-def _of_cpu(folder: Path) -> bool:
-    """Whether a folder is named as :func:`scotoma.bench.harness.default_path` names a CPU's."""
-    return folder.name.startswith("cpu-")
-
-
-def _check(page: Page, place: Place) -> int:
-    found = stale(page, place)
-    for path, why in found:
-        print(f"{path} {why}")
-    if found:
-        print("run 'scotoma bench report' with the same options, without --check, to mend that")
-        return 1
-    print(f"{place.page} is up to date")
-    return 0
-
-
-def stale(page: Page, place: Place) -> list[tuple[Path, str]]:
+def stale(page: Page, options: argparse.Namespace) -> list[tuple[Path, str]]:
     """Files that are missing or made from other rows, and which of the two.
 
     Another version of matplotlib draws the same rows with other pixels, which makes no page stale.
     """
-    formats = dict.fromkeys(("png", place.picture_format))
+    formats = dict.fromkeys(("png", options.picture_format))
     needed = {page.folder / f"{name}.{format}": "" for name in page.pictures for format in formats}
-    needed[place.page] = page.markdown()
-    if place.html is not None:
-        needed[place.html] = page.digest()
+    needed[options.out] = page.markdown()
+    if options.html is not None:
+        needed[options.html] = page.digest()
     found = []
     for path, words in needed.items():
         if not path.is_file():
             found.append((path, "is missing"))
         elif words:
             text = path.read_text(encoding="utf-8", errors="replace")
-            if text != words if path == place.page else words not in text:
+            if text != words if path == options.out else words not in text:
                 found.append((path, "is stale"))
     return found
 
@@ -190,34 +159,41 @@ def build(loaded: Loaded, cpu: bool = False, out: Path = OUT) -> Page:
         " writes this page from rows of results: edit nothing here.",
     )
     page.paragraph(HOW)
-    devices = loaded.devices(GPU)
-    if not devices:
+    gpus, cpus = loaded.of("cuda"), loaded.of("cpu")
+    if not gpus:
         _nothing_yet(page)
-    for device in devices:
+    for device, rows in gpus.items():
         page.heading(device)
-        _device(page, loaded, GPU, device)
-    if cpu:
-        _cpu(page, loaded)
+        environment(page, rows)
+        verdicts.targets(page, rows)
+        _device(page, rows)
+    if cpu and not cpus:
+        page.heading("CPU")
+        page.paragraph("There are no results of a CPU.")
+    for device, rows in cpus.items() if cpu else ():
+        page.heading(f"{device} (no GPU)")
+        page.paragraph(
+            strong(
+                "Figures of a CPU show only that the commands work. They say nothing about the "
+                "kernels or about any GPU."
+            )
+        )
+        environment(page, rows)
+        _device(page, rows)
     page.heading("What the words mean")
     lines = [(code(word), meaning) for word, meaning in GLOSSARY]
     page.table((["word", "meaning"], lines), words=2)
     page.heading("Sources")
-    _sources(page, loaded, cpu)
+    _sources(page, loaded, 0 if cpu else sum(map(len, cpus.values())))
     return page
 
 
-def _device(page: Page, loaded: Loaded, kind: str, device: str) -> None:
-    rows = loaded.rows(kind, device)
-    environment(page, rows, sum(len(each) - 1 for each in loaded.of(kind, device)))
-    if kind == GPU:
-        verdicts.targets(page, rows)
-    verdicts.slower_cases(page, rows)
+def _device(page: Page, rows: Sequence[dict]) -> None:
     for part in (
-        *(tables.steps, tables.attacks, tables.profile, tables.convergence),
-        *(tables.layers, tables.roofline, verdicts.headroom),
+        *(verdicts.slower_cases, tables.steps, tables.attacks, tables.profile, tables.convergence),
+        *(tables.layers, tables.roofline, verdicts.headroom, verdicts.changes),
     ):
         part(page, rows)
-    verdicts.changes(page, loaded.pairs(kind, device))
 
 
 def _nothing_yet(page: Page) -> None:
@@ -229,38 +205,21 @@ def _nothing_yet(page: Page) -> None:
     verdicts.targets(page, [])
 
 
-def _cpu(page: Page, loaded: Loaded) -> None:
-    devices = loaded.devices(CPU)
-    for device in devices:
-        page.heading(f"{device} (no GPU)")
-        page.paragraph(
-            strong(
-                "Figures of a CPU show only that the commands work. They say nothing about the "
-                "kernels or about any GPU."
-            )
-        )
-        _device(page, loaded, CPU, device)
-    if not devices:
-        page.heading("CPU")
-        page.paragraph("There are no results of a CPU.")
-
-
-def environment(page: Page, rows: Sequence[dict], superseded: int) -> None:
-    """Commits, versions, clocks, dates. ``superseded``: rows that newer ones replaced."""
-    if not rows:
-        return
-    names = ("torch", "triton", "driver", "cuda", "cudnn")
+def environment(page: Page, rows: Sequence[dict]) -> None:
+    """Commits, versions, clocks, dates."""
+    versions = {"torch": "torch", "triton": "triton", "driver": "driver"}
+    versions |= {"CUDA": "cuda", "cuDNN": "cudnn"}
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
-        versions = (row["machine"].get(name) for name in names)
-        key = commit(row), *(NONE if v is None else str(v) for v in versions)
+        found = (row["machine"].get(name) for name in versions.values())
+        key = row["commit"], *(NONE if v is None else str(v) for v in found)
         groups.setdefault(key, []).append(row)
     newest_first = sorted(
-        groups.items(), key=lambda g: (max(moment(r["time"]) for r in g[1]), g[0]), reverse=True
+        groups.items(), key=lambda g: (max(row["moment"] for row in g[1]), g[0]), reverse=True
     )
     words = (
-        f"{len(rows):,} rows are shown, the newest of each case; {superseded:,} older rows of the "
-        "same cases were superseded."
+        f"{len(rows):,} rows are shown, the newest of each case; "
+        f"{sum(row['older'] for row in rows):,} older rows of the same cases were superseded."
     )
     if len(groups) > 1:
         words += (
@@ -274,7 +233,7 @@ def environment(page: Page, rows: Sequence[dict], superseded: int) -> None:
         "measured (UTC)": lambda g: _days(g[1]),
         "benchmarks": lambda g: listed(row["benchmark"] for row in g[1]),
     }
-    for number, name in enumerate(("torch", "triton", "driver", "CUDA", "cuDNN"), 1):
+    for number, name in enumerate(versions, 1):
         columns[name] = lambda g, number=number: g[0][number]
     columns |= {
         "rows": lambda g: whole(len(g[1])),
@@ -282,13 +241,13 @@ def environment(page: Page, rows: Sequence[dict], superseded: int) -> None:
         "highest (MHz)": lambda g: _clock(g[1], "clocks.max.sm"),
         "GPU (°C)": lambda g: _clock(g[1], "temperature.gpu"),
     }
-    page.table(frame(newest_first, columns), words=8)
+    table(page, newest_first, columns, words=8)
 
 
 def _days(rows: Sequence[dict]) -> str:
     """The first and the last day on which rows were measured."""
-    days = sorted({moment(row["time"]).date().isoformat() for row in rows})
-    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    days = sorted(row["moment"].date().isoformat() for row in rows)
+    return " to ".join(dict.fromkeys((days[0], days[-1])))
 
 
 def _clock(rows: Sequence[dict], name: str) -> str:
@@ -302,9 +261,8 @@ def _clock(rows: Sequence[dict], name: str) -> str:
     return " to ".join(dict.fromkeys(ends)) or NONE
 
 
-def _sources(page: Page, loaded: Loaded, cpu: bool) -> None:
-    unused = sum(case[0] == CPU for case in loaded.cases)
-    if unused and not cpu:
+def _sources(page: Page, loaded: Loaded, unused: int) -> None:
+    if unused:
         page.paragraph(
             f"{unused:,} cases measured on a CPU are left out; the option --cpu shows them."
         )
@@ -319,5 +277,5 @@ def _sources(page: Page, loaded: Loaded, cpu: bool) -> None:
         "rows": lambda line: whole(line[1][0]),
         "damaged lines": lambda line: f"{line[1][1]:,} not a JSON object" if line[1][1] else "none",
     }
-    page.table(frame(loaded.files.items(), columns))
+    table(page, loaded.files.items(), columns)
     page.blocks.append(f"<!-- rows {loaded.digest()} -->")

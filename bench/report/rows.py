@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,20 +23,30 @@ STEP_ORDER = (
     *("fused", "fused-compile", "fused-graph", "fused-compile-graph"),
 )
 PASSES = ("forward", "backward", "both")
+WORKS = ("train", "evaluate", "pgd")
 _RECIPE = ("recipe", "width", "epochs", "batch_size", "precision", "lr", "train_limit")
 """Settings of a training run that make it another case."""
 
 
-def number(value) -> bool:
+def moment(value: str) -> datetime:
+    """An ISO time, which counts as UTC without a zone. Raises ValueError."""
+    found = datetime.fromisoformat(value)
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+
+
+# What a row must hold: a check, fields, {str: of every value}, [of every item] or (alternatives).
+
+
+def _number(value) -> bool:
     """Finite, and small enough to compute with."""
     return type(value) in (int, float) and abs(value) < 1e100
 
 
-def positive(value) -> bool:
-    return number(value) and value > 0
+def _positive(value) -> bool:
+    return _number(value) and value > 0
 
 
-def text(value) -> bool:
+def _text(value) -> bool:
     return isinstance(value, str)
 
 
@@ -48,63 +57,66 @@ def _time(value) -> bool:
         return False
 
 
-# What a row must hold: a check, fields, {str: of every value}, [of every item] or (alternatives).
-_some = (None, number)
-_spread = dict.fromkeys(("median_us", "p10_us", "p90_us"), positive)
-_times = ({}, _spread)
-
-
 def _all(check, names: str) -> dict[str, Any]:
     return dict.fromkeys(names.split(), check)
 
 
-_network = _all(text, "arch defects contestant dtype") | {
+_some = (None, _number)
+_spread = _all(_positive, "median_us p10_us p90_us")
+_times = ({}, _spread)
+_network = _all(_text, "arch defects contestant dtype") | {
     "width": _some,
-    "image_size": number,
-    "batch_size": positive,
+    "image_size": _number,
+    "batch_size": _positive,
 }
 _HEAD = {
     "time": _time,
-    "machine": {"device": text, "kind": lambda kind: kind in ("cuda", "cpu")},
+    "machine": {
+        "device": _text,
+        "kind": lambda kind: kind in ("cuda", "cpu"),
+        "commit": (None, _text),
+    },
     "settings": (None, lambda value: isinstance(value, dict)),
-    "problems": [text],
-    "clocks": (None, {str: (None, text)}),
+    "problems": [_text],
+    "clocks": (None, {str: (None, _text)}),
 }
 _found = _all(_some, "median_l2 forwards backwards equal_pixels equal_predictions")
 FIELDS: dict[str, dict[str, Any]] = {
-    "layers": _all(text, "contestant dtype")
-    | {"site": _all(text, "name users"), "bytes": _all(positive, "forward backward both")}
-    | {"times": {str: {str: {str: _spread | {"copy_percent": number}}}}}
-    | {"copy_gb_per_s": positive, "saved_bytes": _some, "peak_bytes": _some},
+    "layers": _all(_text, "contestant dtype")
+    | {"site": _all(_text, "name users"), "bytes": _all(_positive, "forward backward both")}
+    | {"times": {str: {str: {str: _spread | {"copy_percent": _number}}}}}
+    | {"copy_gb_per_s": _positive, "saved_bytes": _some, "peak_bytes": _some},
     "step": _network
-    | {"work": text, "times": _times, "in_turns": (None, lambda value: isinstance(value, bool))}
+    | {"work": _text, "times": _times, "in_turns": (None, lambda value: isinstance(value, bool))}
     | _all(_some, "images_per_s peak_bytes prepare_s mask_overhead_percent"),
     "attacks": _network
-    | _all(text, "attack peer dataset")
-    | {"times": _times, "results": ({}, {"success": number} | _found)}
+    | _all(_text, "attack peer dataset")
+    | {"times": _times, "results": ({}, {"success": _number} | _found)}
     | _all(_some, "images_per_s times_faster"),
-    "convergence": _all(text, "arch defects dataset contestant")
-    | _all(number, "seed target")
+    "convergence": _all(_text, "arch defects dataset contestant")
+    | _all(_number, "seed target")
     | _all(_some, "accuracy prepare_s train_s seconds_to_target epochs_to_target epochs")
-    | {"history": [_all(number, "epoch seconds accuracy")]},
-    "roofline": _all(text, "operator kind pass backend dtype")
-    | {"shape": [number], "detail": (None, text), "bytes": number, "flops": number}
+    | {"history": [_all(_number, "epoch seconds accuracy")]},
+    "roofline": _all(_text, "operator kind pass backend dtype")
+    | {"shape": [_number], "detail": (None, _text), "bytes": _number, "flops": _number}
     | {"times": _times, "gb_per_s": _some, "tflop_per_s": _some, "attained_percent": _some}
-    | {"ceilings": {"copy_gb_per_s": positive, "matmul_tflop_per_s": {str: positive}}},
+    | {"ceilings": {"copy_gb_per_s": _positive, "matmul_tflop_per_s": {str: _positive}}},
     "profile": _network
-    | {"work": (None, text), "step_ms": _some, "busy_percent": _some, "trace": (None, text)}
-    | {"families": {str: _all(number, "ms percent launches")}},
+    | {"work": (None, _text), "trace": (None, _text)}
+    | _all(_some, "step_ms profiled_step_ms busy_percent busy_percent_profiled")
+    | _all(_some, "host_wait_ms host_launches")
+    | {"families": {str: _all(_number, "ms percent launches")}},
 }
-_NETWORK_KEYS = ("arch", "defects", "width", "image_size", "batch_size", "contestant", "dtype")
-KEYS = {
-    "layers": ("contestant", "dtype"),
-    "step": ("work", *_NETWORK_KEYS),
-    "attacks": ("attack", "dataset", *_NETWORK_KEYS),
-    "convergence": ("arch", "defects", "dataset", "seed", "contestant", "target"),
-    "roofline": ("operator", "kind", "pass", "backend", "detail", "dtype"),
-    "profile": ("work", *_NETWORK_KEYS),
+_NETWORK = ("arch", "defects", "width", "image_size", "batch_size", "dtype")
+CASE = {
+    "layers": ("place", "dtype"),
+    "step": ("work", *_NETWORK),
+    "attacks": ("attack", "dataset", *_NETWORK),
+    "convergence": ("dataset", "arch", "defects", "target", "recipe", "seed"),
+    "roofline": ("operator", "kind", "pass", "place", "dtype", "detail"),
+    "profile": ("work", *_NETWORK),
 }
-"""What tells cases of a benchmark apart, beside the device and the site or shape."""
+"""What tells cases of a benchmark apart, beside device and contestant."""
 
 
 def wrong(value, pattern, name: str = "") -> str | None:
@@ -122,6 +134,33 @@ def wrong(value, pattern, name: str = "") -> str | None:
     return None if fits else name
 
 
+def prepared(row: dict, folder: str = "") -> dict:
+    """A row with None where a field may be missing, and with what follows from the others.
+
+    That is: ``folder`` of its file; ``place``, a site's name or an operator's shape; ``recipe``,
+    how a network was trained; ``contestant``, and whether it is ``ours``; the ``median`` of its
+    times in microseconds; ``moment`` in UTC and ``commit`` at which it was measured; ``run``, equal
+    in rows that one command measured side by side: clocks and temperatures drift between two.
+    """
+    text = json.dumps(row, sort_keys=True)
+    row = dict.fromkeys(_HEAD | FIELDS[row["benchmark"]]) | row
+    name = row["backend"] if row["benchmark"] == "roofline" else row["contestant"]
+    settings = {key: (row["settings"] or {}).get(key) for key in _RECIPE}
+    said = (f"{k.replace('_', ' ')} {v}" for k, v in settings.items() if v is not None)
+    return row | {
+        "text": text,
+        "folder": folder,
+        "place": row["site"]["name"] if "site" in row else "x".join(map(str, row.get("shape", ()))),
+        "recipe": ", ".join(said),
+        "contestant": name,
+        "ours": name in (OURS, "triton") or name.startswith("fused"),
+        "median": row.get("times", {}).get("median_us"),
+        "moment": moment(row["time"]),
+        "commit": row["machine"].get("commit") or "unknown",
+        "run": json.dumps([row["time"], row["machine"]], sort_keys=True),
+    }
+
+
 @dataclass
 class Loaded:
     """What the files hold.
@@ -129,61 +168,43 @@ class Loaded:
     Attributes:
         files: those that were read, with the number of rows used and of damaged lines.
         unknown: rows of benchmarks that the page does not know, by benchmark.
-        cases: (kind, device, ...): all rows of the case, in the order of the files.
+        rows: the newest of every case, in the order of the files, each with ``"before"``, the
+            newest at the commit before (None if there is none), and ``"older"``, how many it
+            supersedes.
     """
 
     files: dict[Path, tuple[int, int]] = field(default_factory=dict)
     unknown: Counter = field(default_factory=Counter)
-    cases: dict[tuple, list[dict]] = field(default_factory=dict)
+    rows: list[dict] = field(default_factory=list)
 
-    def devices(self, kind: str) -> list[str]:
-        return sorted({case[1] for case in self.cases if case[0] == kind})
-
-    def of(self, kind: str, device: str) -> list[list[dict]]:
-        """The rows of each case of a device."""
-        return [rows for case, rows in self.cases.items() if case[:2] == (kind, device)]
-
-    def rows(self, kind: str, device: str) -> list[dict]:
-        """The newest row of every case of a device, in the order of the files."""
-        return [_latest(rows)[-1] for rows in self.of(kind, device)]
-
-    def pairs(self, kind: str, device: str) -> list[tuple[dict, dict]]:
-        """(row at the commit before, newest row) of the cases that two commits measured."""
-        found = map(_latest, self.of(kind, device))
-        return [(rows[-2], rows[-1]) for rows in found if len(rows) > 1]
+    def of(self, kind: str) -> dict[str, list[dict]]:
+        """Rows by device."""
+        found: dict[str, list[dict]] = {}
+        for row in self.rows:
+            if row["machine"]["kind"] == kind:
+                found.setdefault(row["machine"]["device"], []).append(row)
+        return dict(sorted(found.items()))
 
     def digest(self) -> str:
         """Of all rows that a page may show, whatever folder they are in."""
-        shown = [row | {"folder": ""} for rows in self.cases.values() for row in _latest(rows)[-2:]]
-        return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
-
-
-def _latest(rows: Sequence[dict]) -> list[dict]:
-    """The newest row of each commit, the commit measured last at the end.
-
-    Of rows of the same second, the one that was read last counts as the newer.
-    """
-    found: dict[str, dict] = {}
-    for row in sorted(rows, key=lambda row: moment(row["time"])):
-        found.pop(commit(row), None)
-        found[commit(row)] = row
-    return list(found.values())
+        shown = (each["text"] for row in self.rows for each in (row["before"], row) if each)
+        return hashlib.sha256("\n".join(shown).encode()).hexdigest()
 
 
 def load(paths: Iterable[Path]) -> Loaded:
     """Read result files, and all ``*.jsonl`` below folders.
 
-    Lines that are no JSON objects, such as half-written ones, are counted. Each row gets
-    ``"folder"``, where its file lies, and None where a field may be missing.
+    Lines that are no JSON objects, such as half-written ones, are counted.
 
     Raises:
         UserError: a path does not exist, a folder or file has no results, a file is no JSON lines,
             a row lacks a field of its benchmark.
     """
     loaded = Loaded()
+    cases: dict[tuple, list[dict]] = {}
     for path in _result_files(paths):
         used = objects = damaged = 0
-        for place, row in _objects(path):
+        for number, row in _lines(path):
             if row is None:
                 damaged += 1
                 continue
@@ -193,15 +214,16 @@ def load(paths: Iterable[Path]) -> Loaded:
             if name not in FIELDS:
                 loaded.unknown[name] += 1
                 continue
-            fault = wrong(row, _HEAD | FIELDS[name])
-            if fault:
+            if fault := wrong(row, _HEAD | FIELDS[name]):
                 raise UserError(
-                    f"{place}: this row of {name} has no {fault}, or another value than 'scotoma "
-                    f"bench {name}' writes; remove the line or measure again"
+                    f"{path}:{number}: this row of {name} has no {fault}, or another value than "
+                    f"'scotoma bench {name}' writes; remove the line or measure again"
                 )
             used += 1
-            row = dict.fromkeys(_HEAD | FIELDS[name]) | row | {"folder": str(path.parent)}
-            loaded.cases.setdefault(_case(row), []).append(row)
+            row = prepared(row, str(path.parent))
+            where = row["machine"]["kind"], row["machine"]["device"]
+            case = *where, name, row["contestant"], *(row[key] for key in CASE[name])
+            cases.setdefault(case, []).append(row)
         if not objects:
             what = "is no file of JSON lines" if damaged else "is empty"
             raise UserError(
@@ -209,105 +231,70 @@ def load(paths: Iterable[Path]) -> Loaded:
                 "wrote"
             )
         loaded.files[path] = used, damaged
+    loaded.rows = [_newest(rows) for rows in cases.values()]
     return loaded
+
+
+def _newest(rows: Sequence[dict]) -> dict:
+    """Of rows of the same second, the one that was read last counts as the newer."""
+    by_commit: dict[str, dict] = {}
+    for row in sorted(rows, key=lambda row: row["moment"]):
+        by_commit.pop(row["commit"], None)
+        by_commit[row["commit"]] = row
+    *before, newest = by_commit.values()
+    return newest | {"before": before[-1] if before else None, "older": len(rows) - 1}
 
 
 def _result_files(paths: Iterable[Path]) -> list[Path]:
     """Every file once, those of a folder by name. Raises UserError."""
     found: dict[Path, Path] = {}
     for path in paths:
-        files = [path]
-        if path.is_dir():
-            files = sorted(p for p in path.rglob("*.jsonl") if p.is_file())
-            if not files:
-                raise UserError(
-                    f"{path} holds no results (no file named *.jsonl below it); give the folder "
-                    "that a measurement wrote to, such as bench/results"
-                )
-        elif not path.exists():
+        files = sorted(p for p in path.rglob("*.jsonl") if p.is_file()) if path.is_dir() else [path]
+        if not files or not path.exists():
+            fault = "does not exist" if files else "holds no results (no *.jsonl below it)"
             raise UserError(
-                f"{path} does not exist; give JSON-lines files of 'scotoma bench', or folders of "
-                "them"
+                f"{path} {fault}; give JSON-lines files of 'scotoma bench', or folders that "
+                "measurements wrote to, such as bench/results"
             )
         for file in files:
             found.setdefault(file.resolve(), file)
     return list(found.values())
 
 
-def _objects(path: Path) -> Iterator[tuple[str, dict | None]]:
-    """("file:line", the object there, None for a line that holds none), blank lines left out."""
+def _lines(path: Path) -> Iterator[tuple[int, dict | None]]:
+    """(number, the object there; None for a line that holds none), blank lines left out."""
     try:
-        with path.open("rb") as file:
-            for line, words in enumerate(file, 1):
-                if not words.strip():
-                    continue
-                try:
-                    row = json.loads(words)
-                except (ValueError, RecursionError):
-                    row = None
-                yield f"{path}:{line}", row if isinstance(row, dict) else None
+        lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise UserError(
             f"{path} cannot be read: {error.strerror}; give a JSON-lines file of 'scotoma bench'"
         ) from error
-
-
-def _case(row: dict) -> tuple:
-    """What was measured, on which device: rows that share it measure the same thing again."""
-    machine = row["machine"]
-    keys = tuple(row.get(key) for key in KEYS[row["benchmark"]])
-    place = row["site"]["name"] if row["benchmark"] == "layers" else tuple(row.get("shape") or ())
-    more = recipe(row) if row["benchmark"] == "convergence" else ""
-    return machine["kind"], machine["device"], row["benchmark"], place, *keys, more
-
-
-def moment(value: str) -> datetime:
-    """An ISO time, which counts as UTC without a zone. Raises ValueError."""
-    found = datetime.fromisoformat(value)
-    found = found if found.tzinfo else found.replace(tzinfo=UTC)
-    return found.astimezone(UTC)
-
-
-def recipe(row: dict) -> str:
-    """How a network was trained, in words."""
-    settings = row.get("settings") or {}
-    found = {name: settings.get(name) for name in _RECIPE}
-    return ", ".join(f"{n.replace('_', ' ')} {v}" for n, v in found.items() if v is not None)
-
-
-def commit(row: dict) -> str:
-    """The commit that a row was measured at."""
-    found = row["machine"].get("commit")
-    return found if isinstance(found, str) and found else "unknown"
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            yield number, row if isinstance(row, dict) else None
 
 
 # Rows side by side.
-
-
-def of(rows: Iterable[dict], benchmark: str) -> list[dict]:
-    return [row for row in rows if row["benchmark"] == benchmark]
 
 
 def grouped(rows: Iterable[dict], *names: str) -> dict[tuple, list[dict]]:
     """Rows that share these fields, in the order in which they first appear."""
     found: dict[tuple, list[dict]] = {}
     for row in rows:
-        key = tuple(tuple(v) if isinstance(v := row[name], list) else v for name in names)
-        found.setdefault(key, []).append(row)
+        found.setdefault(tuple(row[name] for name in names), []).append(row)
     return found
 
 
 def by_contestant(rows: Iterable[dict]) -> dict[str, dict]:
-    return {contestant(row): row for row in rows}
+    return {row["contestant"]: row for row in rows}
 
 
-def contestant(row: dict) -> str:
-    return row["backend"] if row["benchmark"] == "roofline" else row["contestant"]
-
-
-def is_ours(name: str) -> bool:
-    """Whether a contestant uses the fused kernels."""
-    return name in (OURS, "triton") or name.startswith("fused")
+def of(rows: Iterable[dict], benchmark: str) -> list[dict]:
+    return [row for row in rows if row["benchmark"] == benchmark]
 
 
 def ordered(names: Iterable[str], order: Sequence[str] = STEP_ORDER) -> list[str]:
@@ -320,73 +307,53 @@ def sound(row: dict) -> bool:
     return bool(row["times"]) and not row["problems"]
 
 
-def median(row: dict | None) -> float | None:
-    """Microseconds, of a row with one time; None where it was not measured."""
-    return row["times"].get("median_us") if row else None
+def best(rows: Iterable[dict], fit: Callable[[dict], Any] = sound) -> dict:
+    """The fastest of our rows that are fit for it; empty if there is none."""
+    ours = (row for row in rows if row["ours"] and fit(row))
+    return min(ours, key=lambda row: row["median"], default={})
 
 
-def rate(row: dict | None, quantile: str = "median_us") -> float | None:
+def rate(row: dict, quantile: str = "median_us") -> float | None:
     """Images per second of a step row, at a quantile of its times."""
     if not row or not row["times"]:
         return None
     if row["images_per_s"] is None:
         return row["batch_size"] * 1e6 / row["times"][quantile]
-    return row["images_per_s"] * row["times"]["median_us"] / row["times"][quantile]
+    return row["images_per_s"] * row["median"] / row["times"][quantile]
 
 
-def same_run(row: dict, rival: dict) -> bool:
-    """Whether one command measured both, side by side: clocks and temperatures drift between two.
-
-    All rows of a run begin with the same head, its time included.
-    """
-    return all(row[key] == rival[key] for key in ("time", "machine"))
-
-
-def speedup(row: dict | None, rival: dict | None) -> float | None:
+def speedup(row: dict, rival: dict | None) -> float | None:
     """How many times faster ``row`` is than ``rival``; None unless one run measured both."""
-    own, other = median(row), median(rival)
-    return other / own if own and other and same_run(row, rival) else None
+    if not row or not rival or row["run"] != rival["run"]:
+        return None
+    return rival["median"] / row["median"] if rival["median"] and row["median"] else None
 
 
-def attack_speed(row: dict, rows: Sequence[dict]) -> float | None:
-    """How many times faster than its peer in the same run; None where either has no time."""
-    names = "attack", "arch", "defects", "width", "image_size", "batch_size", "dataset"
-    for other in rows:
-        alike = all(row[name] == other[name] for name in names) and same_run(row, other)
-        if alike and other["contestant"] == row["peer"]:
-            own, theirs = median(row), median(other)
-            return theirs / own if own and theirs else None
-    return None
-
-
-def best(found: dict[str, dict], ours: bool = True, fit=sound) -> dict | None:
-    """The fastest of our contestants' rows (or of the others') that are fit for it."""
-    rows = [row for name, row in found.items() if is_ours(name) == ours and fit(row)]
-    return min(rows, key=median, default=None)
+def by_dtype(rows: Sequence[dict], guest: str, *place: str) -> dict[tuple, list[dict]]:
+    """(dtype, *place) -> rows; a guest has a dtype of its own, and stands in every group of its
+    place."""
+    hosts = (row for row in rows if row["contestant"] != guest)
+    groups = grouped(hosts, "dtype", *place)
+    guests = (row for row in rows if row["contestant"] == guest)
+    for own, joining in grouped(guests, "dtype", *place).items():
+        for key in [key for key in groups if key[1:] == own[1:]] or [own]:
+            groups.setdefault(key, []).extend(joining)
+    return groups
 
 
 def step_groups(rows: Iterable[dict]) -> dict[tuple, list[dict]]:
-    """Step rows by (work, dtype, width, image size), the reference in every group of its sizes."""
-    rows = of(rows, "step")
-    names = "work", "dtype", "width", "image_size"
-    groups = grouped((row for row in rows if row["contestant"] != REFERENCE), *names)
-    for key, references in grouped(
-        (row for row in rows if row["contestant"] == REFERENCE), *names
-    ).items():
-        joined = [k for k in groups if (k[0], *k[2:]) == (key[0], *key[2:])]
-        for each in joined or [key]:
-            groups.setdefault(each, []).extend(references)
-    works = ["train", "evaluate", "pgd"]
-    keys = sorted(groups, key=lambda key: tuple(map(str, key)))
-    keys.sort(key=lambda key: works.index(key[0]) if key[0] in works else len(works))
+    """(dtype, work, width, image size) -> rows, the reference in every group of its sizes."""
+    groups = by_dtype(of(rows, "step"), REFERENCE, "work", "width", "image_size")
+    works = ordered((key[1] for key in groups), WORKS)
+    keys = sorted(groups, key=lambda key: (works.index(key[1]), *map(str, key)))
     return {key: groups[key] for key in keys}
 
 
 def step_cases(rows: Iterable[dict]) -> dict[tuple, dict[str, dict]]:
     """(architecture, defects, batch) -> contestant -> row, of one group; smaller batches first."""
     found = grouped(rows, "arch", "defects", "batch_size")
-    ordered = sorted(found, key=lambda k: (k[0], k[1] != "standard", k[1], k[2]))
-    return {case: by_contestant(found[case]) for case in ordered}
+    cases = sorted(found, key=lambda case: (case[0], case[1] != "standard", *case[1:]))
+    return {case: by_contestant(found[case]) for case in cases}
 
 
 def by_site(rows: Iterable[dict]) -> dict[str, dict[str, dict]]:
@@ -403,27 +370,20 @@ def layer_groups(rows: Iterable[dict]) -> dict[str, list[dict]]:
     Of each site only the contestants that were measured in the same run as ours (or, without ours,
     as the site's last row).
     """
-    rows = of(rows, "layers")
     groups: dict[str, list[dict]] = {}
-    for row in sorted(rows, key=lambda row: row["contestant"] == FLOAT16_RIVAL):
-        joined = [row["dtype"]]
-        if row["contestant"] == FLOAT16_RIVAL:
-            site = row["site"]["name"]
-            joined = [k for k, g in groups.items() if site in by_site(g)] or joined
-        for key in joined:
-            groups.setdefault(key, []).append(row)
-    return {key: _one_run_each(group) for key, group in sorted(groups.items())}
-
-
-def _one_run_each(rows: list[dict]) -> list[dict]:
-    anchors: dict[str, tuple] = {}
-    for row in rows:
-        site = row["site"]["name"]
+    for (dtype, _), site in by_dtype(of(rows, "layers"), FLOAT16_RIVAL, "place").items():
         # Eager float16 may be there without a run of this group's format.
-        rank = row["contestant"] == OURS, row["contestant"] != FLOAT16_RIVAL, row["time"]
-        if site not in anchors or rank >= anchors[site][0]:
-            anchors[site] = rank, row
-    return [row for row in rows if same_run(row, anchors[row["site"]["name"]][1])]
+        anchor = max(
+            reversed(site),
+            key=lambda row: (
+                row["contestant"] == OURS,
+                row["contestant"] != FLOAT16_RIVAL,
+                row["time"],
+            ),
+        )
+        alike = [row for row in site if row["run"] == anchor["run"]]
+        groups.setdefault(dtype, []).extend(alike)
+    return dict(sorted(groups.items()))
 
 
 def layer_clock(rows: Iterable[dict]) -> str:
@@ -436,18 +396,13 @@ def layer_time(row: dict | None, cache: str, clock: str, step: str) -> dict:
     return row["times"].get(cache, {}).get(clock, {}).get(step, {}) if row else {}
 
 
-def roofline_cases(rows: Iterable[dict]) -> list[dict[str, dict]]:
-    """Backend -> row, of each operator, form, shape and number format."""
-    names = "operator", "kind", "pass", "shape", "dtype", "detail"
-    return [by_contestant(group) for group in grouped(of(rows, "roofline"), *names).values()]
-
-
 def convergence_cases(rows: Iterable[dict]) -> dict[tuple, dict[str, list[dict]]]:
     """(data set, architecture, defects, target, recipe) -> contestant -> a row for each seed."""
     cases: dict[tuple, dict[str, list[dict]]] = {}
-    for row in of(rows, "convergence"):
-        case = row["dataset"], row["arch"], row["defects"], row["target"], recipe(row)
-        cases.setdefault(case, {}).setdefault(row["contestant"], []).append(row)
+    for (*case, name), found in grouped(
+        of(rows, "convergence"), *CASE["convergence"][:-1], "contestant"
+    ).items():
+        cases.setdefault(tuple(case), {})[name] = sorted(found, key=lambda row: row["seed"])
     return cases
 
 
@@ -455,13 +410,6 @@ def seconds(rows: Sequence[dict], name: str = "seconds_to_target") -> float | No
     """The mean over seeds; None if one missed the target, or there are none."""
     values = [row[name] for row in rows]
     return None if not values or None in values else statistics.fmean(values)
-
-
-def standard_error(rows: Sequence[dict]) -> float | None:
-    """Of the mean over seeds; None for fewer than two, or if one missed the target."""
-    if len(rows) < 2 or seconds(rows) is None:
-        return None
-    return statistics.stdev(row["seconds_to_target"] for row in rows) / math.sqrt(len(rows))
 
 
 def flop_unit(row: dict) -> tuple[str, float]:

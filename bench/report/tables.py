@@ -5,20 +5,24 @@ A table is its columns: a heading, and what stands below it for a row or another
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, get_args
 
 from ...train.config import PictureFormat
-from ...train.pages import Inline, Lines, Page, code, strong
+from ...train.pages import Inline, Page, code, strong
+from ..profiling import families
 from . import plots
 from .rows import (
+    CASE,
     FLOAT16_RIVAL,
     OURS,
     PASSES,
     STEP_ORDER,
-    attack_speed,
     beside,
     best,
     by_contestant,
@@ -26,18 +30,14 @@ from .rows import (
     convergence_cases,
     flop_unit,
     grouped,
-    is_ours,
     layer_clock,
     layer_groups,
     layer_time,
-    median,
     of,
     ordered,
     rate,
-    roofline_cases,
     seconds,
     speedup,
-    standard_error,
     step_cases,
     step_groups,
 )
@@ -77,14 +77,13 @@ def listed(values: Iterable) -> str:
     return ", ".join(sorted({str(value) for value in values})) or NONE
 
 
-Columns = dict[str, Callable[[Any], Any]]
+Columns = dict[str, Callable[[Any], Inline]]
 
 
-def frame(things: Iterable, columns: Columns | list[tuple[str, Callable]]) -> Lines:
-    """A line for each thing. Pairs, where two columns share a heading."""
-    pairs = list(columns.items() if isinstance(columns, dict) else columns)
-    lines = [[show(thing) for _, show in pairs] for thing in things]
-    return [name for name, _ in pairs], lines
+def table(page: Page, things: Iterable, columns: Columns, words: int = 1) -> None:
+    """A line for each thing. words: how many columns, on the left, hold words."""
+    lines = [[show(thing) for show in columns.values()] for thing in things]
+    page.table((list(columns), lines), words)
 
 
 def picture(page: Page, draw: Callable, rows: Sequence[dict], alt: str, *words: str) -> None:
@@ -99,15 +98,63 @@ def picture(page: Page, draw: Callable, rows: Sequence[dict], alt: str, *words: 
     page.picture(name, partial(draw, rows), alt)
 
 
-# Whole steps.
+def _network(row: dict) -> str:
+    width = "" if row["width"] is None else f", width {row['width']:g}"
+    return f"{row['arch']} {row['defects']}{width}, {row['image_size']:g} px"
+
+
+def _marked(words: Inline, *rows: dict) -> Inline:
+    """With a mark where a row has problems."""
+    return (words, " (!)") if any(row["problems"] for row in rows) else words
+
+
+# Whole steps: things are (case, contestant -> row, a row or {}).
 
 _WORK = {"train": "Training steps", "evaluate": "Evaluation", "pgd": "PGD steps"}
 _RIVALS = ("eager", "compile", "max-autotune")
+_CASE: Columns = {
+    "network": lambda line: code(line[0][0]),
+    "defects": lambda line: line[0][1],
+    "batch": lambda line: f"{line[0][2]}",
+}
+_FASTER: Columns = {
+    f"times faster than {rival}": lambda line, rival=rival: ratio(
+        speedup(line[2], line[1].get(rival))
+    )
+    for rival in _RIVALS
+}
+_COSTS: Columns = {
+    "cost of masks (%)": lambda line: signed(line[2].get("mask_overhead_percent")),
+    "peak (GiB)": lambda line: fixed(line[2].get("peak_bytes"), 2, 2**-30),
+}
+_FASTEST: Columns = {
+    **_CASE,
+    "ours": lambda line: code(line[2]["contestant"]) if line[2] else "none measured",
+    "images/s": lambda line: whole(rate(line[2])),
+    **_FASTER,
+    **_COSTS,
+    "peak of eager (GiB)": lambda line: fixed(
+        line[1].get("eager", {}).get("peak_bytes"), 2, 2**-30
+    ),
+}
+_EVERY_STEP: Columns = {
+    **_CASE,
+    "contestant": lambda line: code(line[2]["contestant"]),
+    "dtype": lambda line: line[2]["dtype"],
+    "step (ms)": lambda line: fixed(line[2]["median"], 3, 1e-3),
+    "10 % (ms)": lambda line: fixed(line[2]["times"].get("p10_us"), 3, 1e-3),
+    "90 % (ms)": lambda line: fixed(line[2]["times"].get("p90_us"), 3, 1e-3),
+    **_FASTER,
+    **_COSTS,
+    "preparation (s)": lambda line: fixed(line[2]["prepare_s"]),
+    "in turns": lambda line: {True: "yes", False: "no"}.get(line[2]["in_turns"], NONE),
+    "problems": lambda line: f"{len(line[2]['problems'])}",
+}
 
 
 def steps(page: Page, rows: Sequence[dict]) -> None:
     """Images per second, speed-ups, cost of masks, memory."""
-    for (work, dtype, width, size), group in step_groups(rows).items():
+    for (dtype, work, width, size), group in step_groups(rows).items():
         words = f"{_WORK.get(work, work)}, {dtype}, {size} x {size} pixels"
         words += "" if width is None else f", width {width}"
         page.heading(words, 3)
@@ -123,81 +170,23 @@ def steps(page: Page, rows: Sequence[dict]) -> None:
         picture(page, plots.draw_steps, group, alt, "step", work, dtype, *sizes)
         cases = step_cases(group)
         page.paragraph("Our fastest contestant in each case:")
-        page.table(_fastest_steps(cases), words=4)
+        fastest = [(case, found, best(found.values())) for case, found in cases.items()]
+        table(page, fastest, _FASTEST, words=4)
         page.paragraph("Images per second of all contestants, the fastest in bold:")
-        page.table(_steps_side_by_side(cases), words=2)
+        names = ordered(row["contestant"] for row in group)
+        columns = _CASE | {f"{name} (images/s)": partial(_speed, name=name) for name in names}
+        table(page, cases.items(), columns, words=2)
         with page.folded("Every contestant: times, memory, preparation"):
-            page.table(_every_step(cases), words=5)
+            lines = [
+                (case, found, found[n]) for case, found in cases.items() for n in ordered(found)
+            ]
+            table(page, lines, _EVERY_STEP, words=5)
 
 
-_CASE: Columns = {
-    "network": lambda line: code(line[0][0]),
-    "defects": lambda line: line[0][1],
-    "batch": lambda line: f"{line[0][2]}",
-}
-
-
-def _fastest_steps(cases: dict[tuple, dict[str, dict]]) -> Lines:
-    """Lines are (case, contestant -> row, our best row)."""
-
-    def ours(show: Callable[[dict, dict], Any]):
-        return lambda line: NONE if line[2] is None else show(line[2], line[1])
-
-    def eager_peak(own: dict, found: dict) -> str:
-        return fixed(found["eager"]["peak_bytes"] if "eager" in found else None, 2, 2**-30)
-
-    columns = _CASE | {
-        "ours": lambda line: code(line[2]["contestant"]) if line[2] else "none measured",
-        "images/s": ours(lambda own, found: whole(rate(own))),
-    }
-    for name in _RIVALS:
-        columns[f"times faster than {name}"] = ours(
-            lambda own, found, name=name: ratio(speedup(own, found.get(name)))
-        )
-    columns |= {
-        "cost of masks (%)": ours(lambda own, found: signed(own["mask_overhead_percent"])),
-        "peak (GiB)": ours(lambda own, found: fixed(own["peak_bytes"], 2, 2**-30)),
-        "peak of eager (GiB)": ours(eager_peak),
-    }
-    return frame([(case, found, best(found)) for case, found in cases.items()], columns)
-
-
-def _steps_side_by_side(cases: dict[tuple, dict[str, dict]]) -> Lines:
-    columns = dict(_CASE)
-
-    def speed(line: tuple, name: str):
-        row, fastest = line[1].get(name), max((rate(r) or 0 for r in line[1].values()), default=0)
-        words = whole(rate(row)) + (" (!)" if row and row["problems"] else "")
-        return strong(words) if rate(row) and rate(row) == fastest else words
-
-    for name in ordered(name for found in cases.values() for name in found):
-        columns[f"{name} (images/s)"] = lambda line, name=name: speed(line, name)
-    return frame(cases.items(), columns)
-
-
-def _every_step(cases: dict[tuple, dict[str, dict]]) -> Lines:
-    """Lines are (case, contestant -> row, row)."""
-    columns = _CASE | {
-        "contestant": lambda line: code(line[2]["contestant"]),
-        "dtype": lambda line: line[2]["dtype"],
-    }
-    for heading, name in (("step", "median_us"), ("10 %", "p10_us"), ("90 %", "p90_us")):
-        columns[f"{heading} (ms)"] = lambda line, name=name: fixed(
-            line[2]["times"].get(name), 3, 1e-3
-        )
-    for name in _RIVALS:
-        columns[f"times faster than {name}"] = lambda line, name=name: ratio(
-            speedup(line[2], line[1].get(name))
-        )
-    columns |= {
-        "cost of masks (%)": lambda line: signed(line[2]["mask_overhead_percent"]),
-        "peak (GiB)": lambda line: fixed(line[2]["peak_bytes"], 2, 2**-30),
-        "preparation (s)": lambda line: fixed(line[2]["prepare_s"]),
-        "in turns": lambda line: {True: "yes", False: "no"}.get(line[2]["in_turns"], NONE),
-        "problems": lambda line: f"{len(line[2]['problems'])}",
-    }
-    lines = [(c, found, found[n]) for c, found in cases.items() for n in ordered(found)]
-    return frame(lines, columns)
+def _speed(line: tuple, name: str) -> Inline:
+    row, fastest = line[1].get(name, {}), max(rate(row) or 0 for row in line[1].values())
+    words = _marked(whole(rate(row)), row) if row else NONE
+    return strong(words) if rate(row) and rate(row) == fastest else words
 
 
 # Attacks beside other libraries'.
@@ -208,6 +197,21 @@ def attacks(page: Page, rows: Sequence[dict]) -> None:
     rows = of(rows, "attacks")
     if not rows:
         return
+    names = "attack", "arch", "defects", "width", "image_size", "batch_size", "dataset", "run"
+    alike = {id(row): by_contestant(g) for g in grouped(rows, *names).values() for row in g}
+
+    def faster(row: dict) -> str:
+        peer = alike[id(row)].get(row["peer"])
+        times = None if row is peer else speedup(row, peer)
+        return NONE if times is None else f"{ratio(times)} {row['peer']}"
+
+    def found(name: str, digits: int, factor: float = 1.0) -> Callable[[dict], str]:
+        return lambda row: fixed(row["results"].get(name), digits, factor)
+
+    def passes(row: dict) -> str:
+        counts = [row["results"].get(name) for name in ("forwards", "backwards")]
+        return NONE if None in counts else " + ".join(map(fixed, counts))
+
     page.heading("Attacks", 3)
     page.paragraph(
         "Whole attacks at equal settings, on images that a trained network has right. A time "
@@ -216,44 +220,29 @@ def attacks(page: Page, rows: Sequence[dict]) -> None:
         "image. Passes are those of one image, forward and backward; libraries do not count "
         "theirs."
     )
-    first: Columns = {
+    case: Columns = {
         "attack": lambda row: row["attack"],
         "network": _network,
         "contestant": lambda row: code(row["contestant"]),
         "batch": lambda row: general(row["batch_size"]),
     }
     results: Columns = {
-        "median (s)": lambda row: fixed(median(row), 3, 1e-6),
-        "times faster than": lambda row: _faster(row, rows),
-        "fooled (%)": lambda row: fixed(row["results"].get("success"), 2, 100),
-        "median L2": lambda row: fixed(row["results"].get("median_l2"), 4),
-        "equal pixels (%)": lambda row: fixed(row["results"].get("equal_pixels"), 2, 100),
-        "equal predictions (%)": lambda row: fixed(row["results"].get("equal_predictions"), 2, 100),
-        "passes": lambda row: _passes(row["results"]),
+        "median (s)": lambda row: fixed(row["median"], 3, 1e-6),
+        "times faster than": faster,
+        "fooled (%)": found("success", 2, 100),
+        "median L2": found("median_l2", 4),
+        "equal pixels (%)": found("equal_pixels", 2, 100),
+        "equal predictions (%)": found("equal_predictions", 2, 100),
+        "passes": passes,
     }
-    page.table(frame(rows, first | results), words=3)
+    table(page, rows, case | results, words=3)
     quantiles: Columns = {
         "p10 (s)": lambda row: fixed(row["times"]["p10_us"], 3, 1e-6),
         "p90 (s)": lambda row: fixed(row["times"]["p90_us"], 3, 1e-6),
         "images/s": lambda row: fixed(row["images_per_s"]),
     }
     with page.folded("Quantiles and images per second"):
-        page.table(frame([row for row in rows if row["times"]], first | quantiles), words=3)
-
-
-def _faster(row: dict, rows: Sequence[dict]) -> str:
-    faster = None if row["contestant"] == row["peer"] else attack_speed(row, rows)
-    return NONE if faster is None else f"{ratio(faster)} {row['peer']}"
-
-
-def _network(row: dict) -> str:
-    width = "" if row["width"] is None else f", width {row['width']:g}"
-    return f"{row['arch']} {row['defects']}{width}, {row['image_size']:g} px"
-
-
-def _passes(results: dict) -> str:
-    counts = [results.get(name) for name in ("forwards", "backwards")]
-    return NONE if None in counts else " + ".join(map(fixed, counts))
+        table(page, [row for row in rows if row["times"]], case | quantiles, words=3)
 
 
 # Where a step's time goes.
@@ -267,12 +256,12 @@ def profile(page: Page, rows: Sequence[dict]) -> None:
     rows = of(rows, "profile")
     if not rows:
         return
-    on_cpu = rows[0]["machine"]["kind"] == "cpu"
     page.heading("Profile", 3)
     page.paragraph(
         "Milliseconds of each family's own operators in one step, under the profiler, which "
-        "slows a CPU down: families and gaps add up to a profiled step, not to one without it."
-        if on_cpu
+        "slows a CPU down: families and the time outside operators add up to a profiled step, not "
+        "to one without it."
+        if rows[0]["machine"]["kind"] == "cpu"
         else "Milliseconds in which kernels of each family run in one step, under the "
         "profiler. Gaps are the rest of a step's time as measured without it; busy is the "
         "share of the time in which the device ran something."
@@ -289,43 +278,17 @@ def profile(page: Page, rows: Sequence[dict]) -> None:
         words += ("" if width is None else f", width {width}") + f", batch {batch}"
         page.heading(words, 4)
         found = by_contestant(cases[case])
-        page.table(_families(page, [found[name] for name in ordered(found)], on_cpu))
-        paths = (beside(row, name) for row in found.values() for name in TIMELINES)
-        for path in dict.fromkeys(filter(None, paths)):
+        found = [found[name] for name in ordered(found)]
+        headings, lines, totals = families.side_by_side(found)
+        lines += [[strong(name), *cells] for name, *cells in totals]
+        traces = [beside(row, row["trace"] or "") for row in found]
+        if any(traces):
+            links = (page.link("file", path) if path else NONE for path in traces)
+            lines.append(["trace", *(cell for link in links for cell in (link, "", ""))])
+        page.table((headings, lines))
+        timelines = (beside(row, name) for row in found for name in TIMELINES)
+        for path in dict.fromkeys(filter(None, timelines)):
             page.paragraph(page.link("Timeline of a step", path))
-
-
-def _families(page: Page, rows: Sequence[dict], on_cpu: bool) -> Lines:
-    """A line for each family, three columns for each contestant; below, totals and traces."""
-    table: dict[str, list] = {}
-    for family in dict.fromkeys(family for row in rows for family in row["families"]):
-        parts = [row["families"].get(family) for row in rows]
-        table[family] = [cell for part in parts for cell in _family(part)]
-    totals: Columns = {"whole step (ms)": lambda row: fixed(row["step_ms"], 3)}
-    totals |= {"busy (%)": lambda row: fixed(row["busy_percent"])}
-    if on_cpu:
-        totals = {
-            "profiled step (ms)": lambda row: fixed(
-                sum(part["ms"] for part in row["families"].values()) or None, 3
-            ),
-            "step without the profiler (ms)": lambda row: fixed(row["step_ms"], 3),
-        }
-    for name, show in totals.items():
-        table[strong(name)] = [cell for row in rows for cell in (show(row), "", "")]
-    traces = [beside(row, row["trace"] or "") for row in rows]
-    if any(traces):
-        links = (page.link("file", path) if path else NONE for path in traces)
-        table["trace"] = [cell for link in links for cell in (link, "", "")]
-    units = "(ms)", "(%)", "calls" if on_cpu else "launches"
-    names = [f"{row['contestant']} {unit}" for row in rows for unit in units]
-    lines = [[name, *cells] for name, cells in table.items()]
-    return ["family", *names], lines
-
-
-def _family(part: dict | None) -> list[str]:
-    if part is None:
-        return [NONE] * 3
-    return [fixed(part["ms"], 3), fixed(part["percent"]), f"{part['launches']:g}"]
 
 
 # Seconds until a network reaches an accuracy.
@@ -336,22 +299,17 @@ def convergence(page: Page, rows: Sequence[dict]) -> None:
     rows = of(rows, "convergence")
     if not rows:
         return
-    lines = [
-        (case, sorted(found[name], key=lambda row: row["seed"]), found.get("eager", []))
-        for case, found in sorted(convergence_cases(rows).items())
-        for name in ordered(found)
-    ]
-    columns: Columns = {
-        "network": lambda line: f"{line[0][1]} {line[0][2]}",
-        "data, target": lambda line: f"{line[0][0]}, {100 * line[0][3]:g} %",
-        "settings": lambda line: line[0][4] or NONE,
-        "contestant": lambda line: code(line[1][0]["contestant"]),
-        "seed: seconds to target": lambda line: ", ".join(map(_reached, line[1])),
-        "mean (s)": lambda line: fixed(seconds(line[1])),
-        "standard error (s)": lambda line: fixed(standard_error(line[1]), 2),
-        "times faster than eager": lambda line: ratio(share(seconds(line[2]), seconds(line[1]))),
-        "preparation (s)": lambda line: fixed(seconds(line[1], "prepare_s")),
-    }
+
+    def reached(row: dict) -> str:
+        found = row["seconds_to_target"]
+        return f"{row['seed']}: {'missed' if found is None else fixed(found)}"
+
+    def standard_error(line: tuple) -> float | None:
+        if len(line[1]) < 2 or seconds(line[1]) is None:
+            return None
+        times = [row["seconds_to_target"] for row in line[1]]
+        return statistics.stdev(times) / math.sqrt(len(times))
+
     page.heading("Convergence", 3)
     page.paragraph(
         "Seconds of training until the test accuracy first reaches the target, evaluation and "
@@ -360,7 +318,20 @@ def convergence(page: Page, rows: Sequence[dict]) -> None:
     )
     alt = "Test accuracy against seconds of training, one curve for each seed and contestant"
     picture(page, plots.draw_convergence, rows, alt, "convergence")
-    page.table(frame(lines, columns), words=5)
+    columns: Columns = {
+        "network": lambda line: f"{line[0][1]} {line[0][2]}",
+        "data, target": lambda line: f"{line[0][0]}, {100 * line[0][3]:g} %",
+        "settings": lambda line: line[0][4] or NONE,
+        "contestant": lambda line: code(line[1][0]["contestant"]),
+        "seed: seconds to target": lambda line: ", ".join(map(reached, line[1])),
+        "mean (s)": lambda line: fixed(seconds(line[1])),
+        "standard error (s)": lambda line: fixed(standard_error(line), 2),
+        "times faster than eager": lambda line: ratio(share(seconds(line[2]), seconds(line[1]))),
+        "preparation (s)": lambda line: fixed(seconds(line[1], "prepare_s")),
+    }
+    cases = sorted(convergence_cases(rows).items())
+    lines = [(case, by[name], by.get("eager", [])) for case, by in cases for name in ordered(by)]
+    table(page, lines, columns, words=5)
     columns = {
         "network": lambda row: f"{row['arch']} {row['defects']}",
         "contestant": lambda row: code(row["contestant"]),
@@ -371,12 +342,7 @@ def convergence(page: Page, rows: Sequence[dict]) -> None:
         "accuracy at the end (%)": lambda row: fixed(row["accuracy"], 2, 100),
     }
     with page.folded("Every run"):
-        page.table(frame(rows, columns), words=2)
-
-
-def _reached(row: dict) -> str:
-    found = row["seconds_to_target"]
-    return f"{row['seed']}: {'missed' if found is None else fixed(found)}"
+        table(page, rows, columns, words=2)
 
 
 # The operator at every site of the networks.
@@ -402,15 +368,15 @@ def layers(page: Page, rows: Sequence[dict]) -> None:
         page.paragraph(words)
         alt = f"Percent of the copy bandwidth at every site, forward and backward, {dtype}"
         picture(page, plots.draw_layers, group, alt, "layers", dtype)
-        page.table(_site_times(sites, names, leader, clock), words=2)
+        table(page, sites.items(), _site_times(names, leader, clock), words=2)
         page.paragraph("Memory: what a forward keeps for its backward, and the peak of both.")
         columns: Columns = {"site": lambda line: line[0]}
         for what in ("saved", "peak"):
             for name in names:
                 columns[f"{name} {what} (MiB)"] = lambda line, name=name, what=what: fixed(
-                    line[1][name][f"{what}_bytes"] if name in line[1] else None, 1, 2**-20
+                    line[1].get(name, {}).get(f"{what}_bytes"), 1, 2**-20
                 )
-        page.table(frame(sites.items(), columns))
+        table(page, sites.items(), columns)
         columns = {"site": lambda line: line[0], "contestant": lambda line: code(line[1])}
         for way in [(cache, kind) for cache in ("cold", "hot") for kind in ("graph", "wall")]:
             columns[f"{', '.join(way)} (µs)"] = lambda line, way=way: _three(
@@ -419,38 +385,36 @@ def layers(page: Page, rows: Sequence[dict]) -> None:
         lines = [(site, n, found[n]) for site, found in sites.items() for n in names if n in found]
         ways = "hot and cold, graph and wall: forward / backward / both"
         with page.folded(f"Every contestant, {ways}"):
-            page.table(frame(lines, columns), words=2)
+            table(page, lines, columns, words=2)
 
 
-def _site_times(sites: dict[str, dict[str, dict]], names, leader: str, clock: str) -> Lines:
-    """The leader's times and how many times longer the others take."""
+def _site_times(names: Sequence[str], leader: str, clock: str) -> Columns:
+    """Of (site, contestant -> row): the leader's times, and how many times longer others take."""
 
-    def time(line: tuple, name: str, step: str) -> dict:
+    def time(line: tuple, step: str, name: str = leader) -> dict:
         return layer_time(line[1].get(name), "cold", clock, step)
 
-    def times(line: tuple, name: str) -> list[float | None]:
-        both = [(time(line, name, step), time(line, leader, step)) for step in PASSES]
-        return [share(other.get("median_us"), own.get("median_us")) for other, own in both]
+    def times(line: tuple, name: str) -> str:
+        both = [(time(line, step, name), time(line, step)) for step in PASSES]
+        return _three([share(a.get("median_us"), b.get("median_us")) for a, b in both], ratio)
 
-    columns: list[tuple[str, Callable]] = [
-        ("site (N x C x H x W)", lambda line: _marked(line[0], *line[1].values())),
-        ("used by", lambda line: next(iter(line[1].values()))["site"]["users"]),
-    ]
+    columns: Columns = {
+        "site (N x C x H x W)": lambda line: _marked(line[0], *line[1].values()),
+        "used by": lambda line: next(iter(line[1].values()))["site"]["users"],
+    }
     for step in PASSES[:2]:
-        own = partial(time, name=leader, step=step)
-        columns += [
-            (f"{leader} {step} (µs)", lambda line, own=own: fixed(own(line).get("median_us"))),
-            ("% of copy", lambda line, own=own: whole(own(line).get("copy_percent"))),
-        ]
-    for name in (name for name in names if name != leader):
-        heading = f"{name}: forward / backward / both"
-        columns.append((heading, lambda line, name=name: _three(times(line, name), ratio)))
-    return frame(sites.items(), columns)
-
-
-def _marked(name: str, *rows: dict) -> Inline:
-    """With a mark where a row has problems."""
-    return (name, " (!)") if any(row["problems"] for row in rows) else name
+        columns |= {
+            f"{leader} {step} (µs)": lambda line, step=step: fixed(
+                time(line, step).get("median_us")
+            ),
+            f"{step}, % of copy": lambda line, step=step: whole(
+                time(line, step).get("copy_percent")
+            ),
+        }
+    for name in names:
+        if name != leader:
+            columns[f"{name}: forward / backward / both"] = partial(times, name=name)
+    return columns
 
 
 def _three(values: Sequence[float | None], show: Callable) -> str:
@@ -485,19 +449,16 @@ def roofline(page: Page, rows: Sequence[dict]) -> None:
     columns: Columns = {
         "operator": lambda row: code(row["operator"]),
         "form": lambda row: ", ".join(filter(None, (row["kind"], row["pass"], row["detail"]))),
-        "shape": lambda row: "x".join(map(str, row["shape"])),
+        "shape": lambda row: row["place"],
         "dtype": lambda row: row["dtype"],
         "backend": lambda row: _marked(code(row["backend"]), row),
-        "median (µs)": lambda row: fixed(median(row)),
+        "median (µs)": lambda row: fixed(row["median"]),
         "10 to 90 % (µs)": lambda row: between(row["times"]),
         "FLOP/B": lambda row: fixed(share(row["flops"], row["bytes"]), 2),
         "GB/s": lambda row: whole(row["gb_per_s"]),
         unit: lambda row: fixed(row["tflop_per_s"], 2, factor),
         "attained (%)": lambda row: whole(row["attained_percent"]),
     }
-    lines = [
-        case[name]
-        for case in roofline_cases(rows)
-        for name in sorted(case, key=lambda name: (not is_ours(name), name))
-    ]
-    page.table(frame(lines, columns), words=5)
+    cases = grouped(rows, *CASE["roofline"]).values()
+    ours_first = [sorted(case, key=lambda row: (not row["ours"], row["backend"])) for case in cases]
+    table(page, itertools.chain(*ours_first), columns, words=5)

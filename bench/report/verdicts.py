@@ -14,29 +14,25 @@ from typing import NamedTuple
 from ...defective.models import ARCHITECTURES
 from ...train.pages import Page, code, strong
 from .rows import (
+    CASE,
     OURS,
     PASSES,
     best,
     by_contestant,
     by_site,
-    commit,
-    contestant,
     convergence_cases,
-    is_ours,
+    grouped,
     layer_clock,
     layer_groups,
     layer_time,
-    median,
     of,
-    roofline_cases,
-    same_run,
     seconds,
     sound,
     speedup,
     step_cases,
     step_groups,
 )
-from .tables import NONE, Columns, fixed, frame, ratio, signed
+from .tables import NONE, Columns, fixed, ratio, signed, table
 
 # The speeds aimed at.
 
@@ -61,8 +57,8 @@ def all_targets() -> Iterator[Target]:
 
 def targets(page: Page, rows: Sequence[dict]) -> None:
     """Met, missed, or not measured; without step rows every target is open."""
-    lines = [(target, judge(target, rows)) for target in all_targets()]
-    counts = Counter(verdict for _, (*_, verdict) in lines)
+    lines = [(*target, *judge(target, rows)) for target in all_targets()]
+    counts = Counter(verdict for *_, verdict in lines)
     told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (MET, MISSED, OPEN))
     page.heading("Targets", 3)
     page.paragraph(
@@ -71,76 +67,74 @@ def targets(page: Page, rows: Sequence[dict]) -> None:
         f"where {BATCH} was not measured. The fastest of our contestants stands for us; rows with "
         f"problems prove nothing. {told}."
     )
+
+    def asked(line: tuple) -> str:
+        rival, least = line[2:4]
+        if least is None:
+            return f"masks cost at most {MASK_PERCENT:.0f} %"
+        return f"not slower than {rival}" if least == 1.0 else f"at least {least:.1f}x {rival}"
+
     columns: Columns = {
-        "network": lambda line: code(line[0][0]),
-        "defects": lambda line: line[0][1],
-        "target": lambda line: _asked(*line[0][2:]),
-        "verdict": lambda line: strong(MISSED) if line[1][-1] == MISSED else line[1][-1],
-        "ours": lambda line: code(line[1][0]) if line[1][0] else NONE,
-        "batch": lambda line: line[1][1],
-        "measured": lambda line: line[1][2],
+        "network": lambda line: code(line[0]),
+        "defects": lambda line: line[1],
+        "target": asked,
+        "verdict": lambda line: strong(MISSED) if line[-1] == MISSED else line[-1],
+        "ours": lambda line: code(line[4]) if line[4] else NONE,
+        "batch": lambda line: line[5],
+        "measured": lambda line: line[6],
     }
-    page.table(frame(lines, columns), words=5)
-
-
-def _asked(rival: str, least: float | None) -> str:
-    if least is None:
-        return f"masks cost at most {MASK_PERCENT:.0f} %"
-    return f"not slower than {rival}" if least == 1.0 else f"at least {least:.1f}x {rival}"
+    table(page, lines, columns, words=5)
 
 
 def judge(target: Target, rows: Sequence[dict]) -> tuple[str, str, str, str]:
     """Our best contestant or "", batch, what was measured, and the verdict."""
     arch, defects, rival_name, least = target
-    asked_for = arch, defects, "train", DTYPE, IMAGE_SIZE
     names = "arch", "defects", "work", "dtype", "image_size"
     widths = None, ARCHITECTURES[arch].default_width
-    fit = [
-        row
-        for row in of(rows, "step")
-        if tuple(row[name] for name in names) == asked_for and row["width"] in widths
-    ]
-    batches = {row["batch_size"] for row in fit}
-    must_be = arch == HEADLINE or BATCH in batches or not batches
-    batch = BATCH if must_be else max(batches)
-    found = by_contestant(row for row in fit if row["batch_size"] == batch)
+    asked = grouped((row for row in of(rows, "step") if row["width"] in widths), *names)
+    fit = grouped(asked.get((arch, defects, "train", DTYPE, IMAGE_SIZE), ()), "batch_size")
+    largest = max(fit, default=(BATCH,))
+    batch = BATCH if arch == HEADLINE or (BATCH,) in fit else largest[0]
+    found = by_contestant(fit.get((batch,), ()))
     rival = found.get(rival_name)
-    ours = best({n: r for n, r in found.items() if rival is None or same_run(r, rival)})
-    if ours is None:
+    ours = best(row for row in found.values() if rival is None or row["run"] == rival["run"])
+    if not ours:
         return "", NONE, NONE, OPEN
     named = ours["contestant"], f"{batch}"
     if least is None:
-        cost = ours["mask_overhead_percent"]
-        if cost is None:
-            return *named, NONE, OPEN
-        return *named, f"{fixed(cost)} %", MET if cost <= MASK_PERCENT else MISSED
-    times = speedup(ours, rival) if rival and sound(rival) else None
-    if times is None:
-        return *named, NONE, OPEN
-    return *named, ratio(times), MET if times >= least else MISSED
+        value = ours["mask_overhead_percent"]
+        shown, met = f"{fixed(value)} %", value is not None and value <= MASK_PERCENT
+    else:
+        value = speedup(ours, rival) if rival and sound(rival) else None
+        shown, met = ratio(value), value is not None and value >= least
+    return *named, *((NONE, OPEN) if value is None else (shown, MET if met else MISSED))
 
 
 # Every case in which somebody else is faster, and every row with problems; nothing is left out.
+
+Pair = tuple[dict, str, float]
+"""(a row of ours, a rival, how many times faster ours is); 0 if ours never gets there."""
 
 
 def slower_cases(page: Page, rows: Sequence[dict]) -> None:
     if not rows:
         return
-    pairs = {
-        "Whole steps that our fastest contestant loses": [],
-        "Whole steps that another of our contestants loses": [],
-        "Time to the target accuracy": list(convergence_pairs(rows)),
-        "Operators": [pair for case in roofline_cases(rows) for pair in _pairs(case)],
-    }
-    our_best, our_others, *_ = pairs.values()
+    our_best, our_others = [], []
     for group in step_groups(rows).values():
         for case in step_cases(group).values():
-            fastest = best(case, fit=median)
-            for pair in _pairs(case):
+            fastest = best(case.values(), fit=lambda row: row["median"])
+            for pair in _pairs(case.values()):
                 (our_best if pair[0] is fastest else our_others).append(pair)
+    operators = grouped(of(rows, "roofline"), *CASE["roofline"]).values()
+    pairs = {
+        "Whole steps that our fastest contestant loses": our_best,
+        "Whole steps that another of our contestants loses": our_others,
+        "Time to the target accuracy": list(convergence_pairs(rows)),
+        "Operators": [pair for case in operators for pair in _pairs(case)],
+    }
     compared, layers = slower_layers(rows)
     compared += sum(map(len, pairs.values()))
-    lost = {title: sorted((p for p in of if p[2] < 1), key=_times) for title, of in pairs.items()}
+    lost = {title: [pair for pair in found if pair[2] < 1] for title, found in pairs.items()}
     words = f"No losses: ours is at least as fast in all {compared:,} comparisons."
     if not compared:
         words = "None of our contestants was measured beside another one."
@@ -153,14 +147,15 @@ def slower_cases(page: Page, rows: Sequence[dict]) -> None:
     page.paragraph(strong(words))
     columns: Columns = {
         "case": lambda pair: describe(pair[0], seed=False),
-        "ours": lambda pair: contestant(pair[0]),
+        "ours": lambda pair: pair[0]["contestant"],
         "faster": lambda pair: pair[1],
         "by": lambda pair: ratio(1 / pair[2]) if pair[2] else "never reached by ours",
     }
     for title, lines in lost.items():
         if lines:
             page.heading(f"{title}: {len(lines):,}", 4)
-            page.table(frame(lines, columns), words=3)
+            lines.sort(key=lambda pair: pair[2] or math.inf)
+            table(page, lines, columns, words=3)
     if layers:
         page.heading(f"Layers: {len(layers)} pairs of site and rival", 4)
         page.bullets(layers)
@@ -172,31 +167,23 @@ def slower_cases(page: Page, rows: Sequence[dict]) -> None:
         page.paragraph("No row has problems.")
 
 
-Pair = tuple[dict, str, float]
-"""(a row of ours, a rival, how many times faster ours is); 0 if ours never gets there."""
-
-
-def _times(pair: Pair) -> float:
-    return pair[2] or math.inf
-
-
-def _pairs(case: dict[str, dict]) -> Iterator[Pair]:
-    for own in filter(is_ours, case):
-        for name in case:
-            times = None if is_ours(name) else speedup(case[own], case[name])
+def _pairs(case: Iterable[dict]) -> Iterator[Pair]:
+    case = list(case)
+    for own in (row for row in case if row["ours"]):
+        for rival in (row for row in case if not row["ours"]):
+            times = speedup(own, rival)
             if times is not None:
-                yield case[own], name, times
+                yield own, rival["contestant"], times
 
 
 def convergence_pairs(rows: Sequence[dict]) -> Iterator[Pair]:
     """By mean seconds to the target."""
     for case in convergence_cases(rows).values():
-        for ours in filter(is_ours, case):
-            own = seconds(case[ours])
-            for name in (name for name in case if not is_ours(name)):
-                other = seconds(case[name])
+        for ours in (runs for runs in case.values() if runs[0]["ours"]):
+            for rival in (runs for runs in case.values() if not runs[0]["ours"]):
+                own, other = seconds(ours), seconds(rival)
                 times = 1.0 if other is None else 0.0 if own is None else other / own
-                yield case[ours][0], name, times
+                yield ours[0], rival[0]["contestant"], times
 
 
 def slower_layers(rows: Sequence[dict]) -> tuple[int, list[str]]:
@@ -222,10 +209,9 @@ def problems(rows: Iterable[dict]) -> list[str]:
     """A line for each problem of each row, and for each row without times or reasons."""
     lines = []
     for row in rows:
-        found = row["problems"]
-        if "times" in row and not row["times"] and not found:
-            found = ["no times, and no reason given"]
-        name = f"{row['benchmark']}: {describe(row)}: {contestant(row)}"
+        untimed = "times" in row and not row["times"]
+        found = row["problems"] or ["no times, and no reason given"] * untimed
+        name = f"{row['benchmark']}: {describe(row)}: {row['contestant']}"
         lines += [f"{name}: {problem}" for problem in found]
     return lines
 
@@ -234,10 +220,9 @@ def describe(row: dict, seed: bool = True) -> str:
     """What a row measures, in words, without the contestant."""
     match row["benchmark"]:
         case "layers":
-            return f"{row['site']['name']}, {row['dtype']}"
+            return f"{row['place']}, {row['dtype']}"
         case "roofline":
-            words = row["operator"], row["kind"], row["pass"], _shape(row), row["dtype"]
-            return ", ".join(filter(None, (*words, row["detail"])))
+            return ", ".join(row[name] for name in CASE["roofline"] if row[name])
         case "convergence":
             words = f"{row['arch']} {row['defects']}, {row['dataset']} to {row['target']:.1%}"
             return f"{words}, seed {row['seed']}" if seed else words
@@ -245,10 +230,6 @@ def describe(row: dict, seed: bool = True) -> str:
     words = f"{row['arch']} {row['defects']}, {work}, {row['dtype']}"
     width = "" if row["width"] is None else f"width {row['width']}, "
     return f"{words}, {width}{row['image_size']} pixels, batch {row['batch_size']}"
-
-
-def _shape(row: dict) -> str:
-    return "x".join(map(str, row["shape"]))
 
 
 # Where the time goes next: the largest distances between our times and the floor.
@@ -260,7 +241,8 @@ class Gap(NamedTuple):
     """One pass of the operator at one site, in microseconds of a call.
 
     network: that uses the site most often, and ``uses`` how often; None where not known.
-    floor: the bytes that must move at copy bandwidth.
+    floor: the bytes that must move at copy bandwidth. all_uses: what a step of the network would
+    gain if every use took the floor's time.
     """
 
     site: str
@@ -270,11 +252,7 @@ class Gap(NamedTuple):
     uses: int
     time: float
     floor: float
-
-    @property
-    def all_uses(self) -> float:
-        """What a step of the network would gain if every use took the floor's time."""
-        return self.uses * (self.time - self.floor)
+    all_uses: float
 
 
 def gaps(rows: Sequence[dict]) -> list[Gap]:
@@ -282,13 +260,15 @@ def gaps(rows: Sequence[dict]) -> list[Gap]:
     rows, found = of(rows, "layers"), []
     clock = layer_clock(rows)
     for row in (row for row in rows if row["contestant"] == OURS and not row["problems"]):
-        network, uses = most_uses(row["site"]["users"])
+        # Words such as "resnet18 x3, vgg19 x2".
+        users = re.finditer(r"([\w.-]+) x(\d{1,6})\b", row["site"]["users"])
+        counts = [(int(user[2]), user[1]) for user in users]
+        uses, network = max(counts, key=lambda pair: pair[0], default=(1, None))
         for step in PASSES[:2]:
-            time = layer_time(row, "cold", clock, step).get("median_us")
-            if time is not None:
+            if time := layer_time(row, "cold", clock, step).get("median_us"):
                 floor = row["bytes"][step] / row["copy_gb_per_s"] / 1e3
-                site = row["site"]["name"], row["dtype"]
-                found.append(Gap(*site, step, network, uses, time, floor))
+                place = row["place"], row["dtype"], step
+                found.append(Gap(*place, network, uses, time, floor, uses * (time - floor)))
     return sorted(found, key=lambda gap: (-gap.all_uses, gap.site, gap.step))
 
 
@@ -313,30 +293,21 @@ def headroom(page: Page, rows: Sequence[dict]) -> None:
         "gap (µs)": lambda gap: fixed(gap.time - gap.floor),
         "gap of all uses (µs)": lambda gap: fixed(gap.all_uses),
     }
-    page.table(frame(found[:MOST], columns), words=4)
-
-
-def most_uses(users: str) -> tuple[str | None, int]:
-    """The network with most uses in words such as ``"resnet18 x3, vgg19 x2"``."""
-    found = [(int(m[2]), m[1]) for m in re.finditer(r"([\w.-]+) x(\d{1,6})\b", users)]
-    count, name = max(found, key=lambda pair: pair[0], default=(1, None))
-    return name, count
+    table(page, found[:MOST], columns, words=4)
 
 
 # What changed beyond noise between the last two commits of a case.
 
-_VERSIONS = ("torch", "triton", "driver", "cuda", "cudnn")
 
-
-def changes(page: Page, pairs: Sequence[tuple[dict, dict]]) -> None:
-    """Args: pairs: rows of a case at the commit before and at the newest one."""
+def changes(page: Page, rows: Sequence[dict]) -> None:
+    """Of rows that were measured at a commit before, too."""
     compared, lines = 0, []
-    for before, after in pairs:
-        for what, old, new in spreads(before, after):
+    for after in (row for row in rows if row["before"]):
+        for what, old, new in _spreads(after["before"], after):
             compared += 1
             if new["p10_us"] > old["p90_us"] or new["p90_us"] < old["p10_us"]:
                 change = 100 * (new["median_us"] / old["median_us"] - 1)
-                lines.append((before, after, what, old, new, change))
+                lines.append((after["before"], after, what, old, new, change))
     if not compared:
         return
     page.heading("Before and after", 3)
@@ -349,34 +320,35 @@ def changes(page: Page, pairs: Sequence[tuple[dict, dict]]) -> None:
 
     def others(line: tuple) -> str:
         before, after = (row["machine"] for row in line[:2])
-        return ", ".join(n for n in _VERSIONS if before.get(n) != after.get(n)) or "nothing"
+        versions = "torch", "triton", "driver", "cuda", "cudnn"
+        return ", ".join(n for n in versions if before.get(n) != after.get(n)) or "nothing"
+
+    def spread(times: dict) -> str:
+        ends = fixed(times["p10_us"]), fixed(times["p90_us"])
+        return f"{fixed(times['median_us'])} ({' to '.join(ends)})"
 
     columns: Columns = {
-        "case": lambda line: describe(line[1]) + (f", {line[2]}" if line[2] else ""),
-        "contestant": lambda line: code(contestant(line[1])),
-        "before at": lambda line: commit(line[0]),
-        "after at": lambda line: commit(line[1]),
+        "case": lambda line: ", ".join(filter(None, (describe(line[1]), line[2]))),
+        "contestant": lambda line: code(line[1]["contestant"]),
+        "before at": lambda line: line[0]["commit"],
+        "after at": lambda line: line[1]["commit"],
         "also changed": others,
-        "before (µs)": lambda line: _spread(line[3]),
-        "after (µs)": lambda line: _spread(line[4]),
+        "before (µs)": lambda line: spread(line[3]),
+        "after (µs)": lambda line: spread(line[4]),
         "change (%)": lambda line: signed(line[5]),
     }
     if lines:
-        page.table(frame(sorted(lines, key=lambda line: -line[5]), columns), words=5)
+        table(page, sorted(lines, key=lambda line: -line[5]), columns, words=5)
 
 
-def spreads(before: dict, after: dict) -> Iterator[tuple[str, dict, dict]]:
+def _spreads(before: dict, after: dict) -> Iterator[tuple[str, dict, dict]]:
     """(what, times before, times after) of the times that both rows have."""
-    if before["benchmark"] in ("step", "roofline", "attacks"):
-        if before["times"] and after["times"]:
-            yield "", before["times"], after["times"]
-    elif before["benchmark"] == "layers":
+    if after["benchmark"] == "layers":
         clock = layer_clock([before, after])
-        for step in PASSES:
-            old, new = (layer_time(row, "cold", clock, step) for row in (before, after))
-            if old and new:
-                yield step, old, new
-
-
-def _spread(times: dict) -> str:
-    return f"{fixed(times['median_us'])} ({fixed(times['p10_us'])} to {fixed(times['p90_us'])})"
+        ways = [
+            (step, *(layer_time(row, "cold", clock, step) for row in (before, after)))
+            for step in PASSES
+        ]
+    else:
+        ways = [("", before.get("times"), after.get("times"))]
+    yield from (way for way in ways if way[1] and way[2])

@@ -20,6 +20,7 @@ from scotoma.bench.attacks import (
     trained,
 )
 from scotoma.bench.harness import read_rows
+from scotoma.bench.report.rows import prepared
 from scotoma.bench.report.tables import attacks as section
 from scotoma.defective import UserError, save_model
 from scotoma.train.config import TrainConfig
@@ -77,7 +78,7 @@ def test_command(tmp_path, capsys, monkeypatch):
     assert "x foolbox" in printed and "x torchattacks" in printed and "equal pixels" in printed
     # And the section of the page can show them.
     page = Page("")
-    section(page, rows)
+    section(page, [prepared(row) for row in rows])
     assert len(cells(page, "attack")) == 2 * len(rows)
 
 

@@ -10,10 +10,18 @@ HOSTILE = (
     "\x1b[2J\u202e\ud800\n# h & i"
 )
 OLD, NEW = "2026-01-02T03:04:05+00:00", "2026-02-03T04:05:06+00:00"
+NETWORK = {
+    "arch": "resnet18",
+    "defects": "standard",
+    "width": None,
+    "image_size": 32,
+    "batch_size": 512,
+    "dtype": "bfloat16",
+}
+PART = {"ms": 1.0, "percent": 50.0, "launches": 4}
 
 
 def row(benchmark, *, device="Test GPU", gpu=True, commit="aaa1111", time=OLD, **values):
-    """Made up, of no device that exists."""
     machine = {"device": device, "kind": "cuda" if gpu else "cpu", "commit": commit}
     machine |= {"torch": "2.0-test", "triton": "3.0-test", "driver": "1.0-test"}
     head = {"benchmark": benchmark, "time": time, "machine": machine, "settings": {"repeats": 3}}
@@ -21,33 +29,25 @@ def row(benchmark, *, device="Test GPU", gpu=True, commit="aaa1111", time=OLD, *
     return head | {"problems": [], "clocks": clocks} | values
 
 
-def spread(median, noise=0.01):
-    return {
-        "median_us": median,
-        "p10_us": median * (1 - noise),
-        "p90_us": median * (1 + noise),
-    }
+def spread(median):
+    if not median:
+        return {}
+    return {"median_us": median, "p10_us": median * 0.99, "p90_us": median * 1.01}
 
 
 def step(contestant, median, **values):
     batch = values.get("batch_size", 512)
-    values = {
-        "arch": "resnet18",
-        "defects": "standard",
-        "width": None,
-        "image_size": 32,
-        "batch_size": batch,
+    usual = {
         "work": "train",
         "contestant": contestant,
-        "dtype": "bfloat16",
-        "times": spread(median) if median else {},
+        "times": spread(median),
         "images_per_s": batch * 1e6 / median if median else None,
         "peak_bytes": 2**30,
         "mask_overhead_percent": None,
         "in_turns": True,
         "prepare_s": 1.5,
-    } | values
-    return row("step", **values)
+    }
+    return row("step", **NETWORK | usual | values)
 
 
 def layer(contestant, median, users="resnet18 x3, vgg19 x2", **values):
@@ -55,7 +55,7 @@ def layer(contestant, median, users="resnet18 x3, vgg19 x2", **values):
     times = {
         name: spread(median * bytes / 1e6) | {"copy_percent": 50.0} for name, bytes in least.items()
     }
-    values = {
+    usual = {
         "copy_gb_per_s": 1000.0,
         "site": {"name": "4x16x8x8 none", "users": users},
         "contestant": contestant,
@@ -64,12 +64,12 @@ def layer(contestant, median, users="resnet18 x3, vgg19 x2", **values):
         "times": {"cold": {"graph": times, "wall": times}, "hot": {"graph": times}},
         "saved_bytes": 2**20,
         "peak_bytes": 2**21,
-    } | values
-    return row("layers", **values)
+    }
+    return row("layers", **usual | values)
 
 
 def operator(backend, median, **values):
-    values = {
+    usual = {
         "operator": "bn_mask_add_relu",
         "kind": "none",
         "pass": "forward",
@@ -81,16 +81,12 @@ def operator(backend, median, **values):
         "flops": 10**7,
         "times": spread(median),
         "ceilings": {"copy_gb_per_s": 1000.0, "matmul_tflop_per_s": {"bfloat16": 100.0}},
-    } | values
-    return row("roofline", **values)
+    }
+    return row("roofline", **usual | values)
 
 
 def attack(contestant, median, **values):
-    values = {
-        "arch": "resnet18",
-        "defects": "standard",
-        "width": None,
-        "image_size": 32,
+    usual = {
         "batch_size": 128,
         "attack": "pgd20",
         "contestant": contestant,
@@ -98,16 +94,15 @@ def attack(contestant, median, **values):
         "dtype": "float32",
         "dataset": "sample",
         "results": {"success": 0.9, "median_l2": None, "equal_pixels": 1.0},
-        "times": spread(median) if median else {},
+        "times": spread(median),
         "images_per_s": 128e6 / median if median else None,
         "times_faster": 2.0,
-    } | values
-    return row("attacks", **values)
+    }
+    return row("attacks", **NETWORK | usual | values)
 
 
 def convergence(contestant, seed, seconds, **values):
-    history = [{"epoch": e, "seconds": 10.0 * e, "accuracy": 0.3 * e} for e in (1, 2, 3)]
-    values = {
+    usual = {
         "arch": "resnet18",
         "defects": "standard",
         "dataset": "fake",
@@ -115,28 +110,21 @@ def convergence(contestant, seed, seconds, **values):
         "contestant": contestant,
         "target": 0.8,
         "seconds_to_target": seconds,
-        "history": history,
+        "history": [{"epoch": e, "seconds": 10.0 * e, "accuracy": 0.3 * e} for e in (1, 2, 3)],
         "accuracy": 0.9,
-    } | values
-    return row("convergence", **values)
+    }
+    return row("convergence", **usual | values)
 
 
 def profile(contestant, **values):
-    part = {"ms": 1.0, "percent": 50.0, "launches": 4}
-    values = {
-        "arch": "resnet18",
-        "defects": "standard",
-        "width": None,
-        "image_size": 32,
-        "batch_size": 512,
-        "dtype": "bfloat16",
+    usual = {
         "contestant": contestant,
         "step_ms": 2.0,
         "busy_percent": 50.0,
-        "families": {"convolution": part, "gaps": part | {"launches": 0}},
+        "families": {"convolution": PART, "gaps": PART | {"launches": 0}},
         "trace": "trace.json.gz",
-    } | values
-    return row("profile", **values)
+    }
+    return row("profile", **NETWORK | usual | values)
 
 
 def one_of_each():
@@ -148,6 +136,32 @@ def one_of_each():
         *(attack("foolbox", 200.0), attack("scotoma", 100.0)),
         *(convergence("eager", 0, 30.0), convergence("fused", 0, 20.0)),
         *(profile("eager"), profile("fused")),
+    ]
+
+
+def golden():
+    """The rows of ``report_page.md``."""
+    sites = [{"name": f"S{n}", "users": "headline"} for n in range(5)]
+    cpu = {"gpu": False, "device": "Test CPU"}
+    ceilings = {"copy_gb_per_s": 10.0, "matmul_tflop_per_s": {"float32": 0.0912}}
+    families = {"convolution": PART | {"ms": 20.0}, "gaps": PART | {"ms": 5.5, "launches": 0}}
+    steps = {"step_ms": 18.5, "profiled_step_ms": 25.5, "busy_percent": None}
+    return [
+        *one_of_each(),
+        *(step("max-autotune", 80.0), step("fused-compile", 70.0)),
+        # At another commit: one within noise, one beyond.
+        *(
+            step("fused", 99.0, commit="old", time="2025-01-01"),
+            step("eager", 190.0, commit="old", time="2025-01-01"),
+        ),
+        *(step("fused", 50.0, defects="0.3-Bottom", mask_overhead_percent=1.25),),
+        *(layer("ours", 2.0 + n, site=site) for n, site in enumerate(sites)),
+        *(layer("ours", 99.0, site={"name": "S9", "users": ""}, problems=["wrong"]),),
+        *(operator("cudnn", 1.0), convergence("compile", 0, 5.0)),
+        *(convergence("fused", 1, 24.0), convergence("eager", 1, None)),
+        *(step("eager", 50_000.0, **cpu), profile("eager", families=families, **steps, **cpu)),
+        operator("eager", 100.0, tflop_per_s=0.00012, ceilings=ceilings, **cpu),
+        row("new_benchmark"),
     ]
 
 
