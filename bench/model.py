@@ -14,9 +14,8 @@ import inspect
 import operator
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,24 +62,6 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--classes", type=positive, metavar="N", help=text)
 
 
-def chosen_model(options: argparse.Namespace) -> Model | None:
-    """The network of ``--model``, which has been run once, or None if there is none.
-
-    Reads ``options.model``, ``classes`` and ``image_size`` (None for 224 pixels). Packages are
-    found in the current folder too. Raises UserError.
-    """
-    if options.model is None:
-        if options.classes is not None:
-            raise UserError("classes is for --model; scotoma's networks have 10 here")
-        return None
-    size = options.image_size or IMAGE_SIZE
-    factory = _factory(options.model, options.classes)
-    model = _built(options.model, factory)
-    classes = _classes(options.model, model, size)
-    count, text = fused(model, size)[1:]
-    return Model(options.model, factory, size, classes, count, text)
-
-
 def refuse_ours(options: argparse.Namespace, *names: str) -> None:
     """Refuse options of scotoma's networks beside ``--model``. Raises UserError."""
     for name in names:
@@ -88,13 +69,46 @@ def refuse_ours(options: argparse.Namespace, *names: str) -> None:
             raise UserError(f"{name} is for scotoma's networks; leave it out with --model")
 
 
-def check_fused(names: Iterable[str], model: Model, variants: Mapping[str, Any]) -> None:
-    """Refuse fused ``variants`` of a network that has nothing to fuse. Raises UserError."""
-    for name in names:
-        if variants[name].backend != "eager" and not model.fusible:
+def chosen_model(options: argparse.Namespace) -> Model | None:
+    """The network of ``--model``, which has been run once, or None if there is none.
+
+    Reads ``options.model``, ``classes`` and ``image_size`` (None for 224 pixels). Packages are
+    found in the current folder too. Raises UserError.
+    """
+    name, size = options.model, options.image_size or IMAGE_SIZE
+    if name is None:
+        if options.classes is not None:
+            raise UserError("classes is for --model; scotoma's networks have 10 here")
+        return None
+    factory = _factory(name, options.classes)
+    try:
+        model = factory()
+    except Exception as error:
+        raise UserError(
+            f"model is {name!r}, whose call fails: {_line(error)}; name a callable that needs no "
+            "arguments"
+        ) from None
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model is {name!r}, which gives {type(model).__name__}, no nn.Module")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(f"model is {name!r}, which has no parameters to train")
+    for training in (True, False):
+        try:
+            with torch.no_grad():
+                logits = model.train(training)(torch.zeros(2, 3, size, size))
+        except Exception as error:
             raise UserError(
-                f"variants has {name!r}, and of {model.name} {model.text}; leave it out"
+                f"model is {name!r}, which fails on images of shape (2, 3, {size}, {size}): "
+                f"{_line(error)}; give the --image-size that it takes"
+            ) from None
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 2:
+            raise UserError(
+                f"model is {name!r}, which gives {shape} in "
+                f"{'training' if training else 'evaluation'}; expected logits of shape "
+                "(images, classes)"
             )
+    return Model(name, factory, size, logits.shape[1], *fused(model, size)[1:])
 
 
 def _factory(name: str, classes: int | None) -> Callable[[], nn.Module]:
@@ -109,17 +123,16 @@ def _factory(name: str, classes: int | None) -> Callable[[], nn.Module]:
         sys.path.insert(0, "")  # where a script of one's own lies
     try:
         package = importlib.import_module(found[1])
-    except ModuleNotFoundError as error:
-        if not f"{found[1]}.".startswith(f"{error.name}."):
-            raise UserError(
-                f"model is {name!r}, but {found[1]} needs {error.name}, which is not installed"
-            ) from None
-        raise UserError(
-            f"model is {name!r}, but there is no package {error.name!r}; install it, or run this "
-            "in the folder where it lies"
-        ) from None
     except Exception as error:
-        raise UserError(f"model is {name!r}, but importing {found[1]} fails: {error!r}") from None
+        problem = f"importing {found[1]} fails: {error!r}"
+        if isinstance(error, ModuleNotFoundError):
+            problem = f"{found[1]} needs {error.name}, which is not installed"
+            if f"{found[1]}.".startswith(f"{error.name}."):
+                problem = (
+                    f"there is no package {error.name!r}; install it, or run this in the folder "
+                    "where it lies"
+                )
+        raise UserError(f"model is {name!r}, but {problem}") from None
     factory = getattr(package, found[2], None)
     if not callable(factory):
         what = "nothing called" if factory is None else "no callable"
@@ -137,44 +150,13 @@ def _factory(name: str, classes: int | None) -> Callable[[], nn.Module]:
     return lambda: factory(num_classes=classes)
 
 
-def _built(name: str, factory: Callable[[], nn.Module]) -> nn.Module:
-    try:
-        model = factory()
-    except Exception as error:
-        raise UserError(
-            f"model is {name!r}, whose call fails: {_line(error)}; name a callable that needs no "
-            "arguments"
-        ) from None
-    if not isinstance(model, nn.Module):
-        raise UserError(f"model is {name!r}, which gives {type(model).__name__}, no nn.Module")
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UserError(f"model is {name!r}, which has no parameters to train")
-    return model
-
-
-def _classes(name: str, model: nn.Module, size: int) -> int:
-    """How many logits the network gives, in training and in evaluation."""
-    for training in (True, False):
-        try:
-            with torch.no_grad():
-                logits = model.train(training)(torch.zeros(2, 3, size, size))
-        except Exception as error:
-            raise UserError(
-                f"model is {name!r}, which fails on images of shape (2, 3, {size}, {size}): "
-                f"{_line(error)}; give the --image-size that it takes"
-            ) from None
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 2:
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            when = "training" if training else "evaluation"
-            raise UserError(
-                f"model is {name!r}, which gives {shape} in {when}; expected logits of shape "
-                "(images, classes)"
-            )
-    return logits.shape[1]
-
-
 def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+# Fusing: what torch.fx calls them, as a module, a method, a function.
+RELUS = (nn.ReLU, "relu", "relu_", F.relu, F.relu_, torch.relu, torch.relu_)
+ADDITIONS = ("add", "add_", operator.add, operator.iadd, torch.add)
 
 
 def fused(model: nn.Module, image_size: int) -> tuple[nn.Module, int, str]:
@@ -199,9 +181,8 @@ def fused(model: nn.Module, image_size: int) -> tuple[nn.Module, int, str]:
     places = dict(traced.named_modules())
     count = 0
     for relu in list(traced.graph.nodes):
-        if not _is_relu(relu, places):
-            continue
-        found = _branches(relu.args[0], places, shapes)
+        before = next(iter(relu.all_input_nodes), None)
+        found = _branches(before, places, shapes) if _is(relu, RELUS, places) else None
         if found is None:
             continue
         own, other, residual = found
@@ -212,7 +193,6 @@ def fused(model: nn.Module, image_size: int) -> tuple[nn.Module, int, str]:
             second = residual if other is None else other.args[0]
             call = traced.graph.call_module(name, (own.args[0], second))
         shapes[call] = shapes.get(relu)
-        before = relu.args[0]
         relu.replace_all_uses_with(call)
         for node in dict.fromkeys((relu, before, own, other)):
             if node is not None:
@@ -244,8 +224,7 @@ class FusedNorm(nn.Module):
 def _as_ours(norm: nn.BatchNorm2d) -> BNMaskReLU:
     """The same parameters and buffers, in our layer."""
     ours = BNMaskReLU(norm.num_features, eps=norm.eps, momentum=norm.momentum)
-    ours.weight, ours.bias = norm.weight, norm.bias
-    for name in ("running_mean", "running_var", "num_batches_tracked"):
+    for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
         setattr(ours, name, getattr(norm, name))
     return ours.train(norm.training)
 
@@ -268,13 +247,14 @@ def _branches(node, places, shapes) -> tuple[fx.Node, fx.Node | None, fx.Node | 
         return None
     if _is_norm(node, places):
         return node, None, None
-    if not _is_add(node):
+    pair = len(node.args) == 2 and all(isinstance(value, fx.Node) for value in node.args)
+    if not _is(node, ADDITIONS, places) or not pair or node.kwargs:
         return None
     own, other = node.args
     if shapes.get(own) is None or shapes.get(own) != shapes.get(other) or own is other:
         return None
     if not _is_norm(own, places):
-        if _in_place(node) and len(own.users) > 1:
+        if node.target in (operator.iadd, "add_") and len(own.users) > 1:
             return None  # whoever else uses it wants the sum
         own, other = other, own
     if not _is_norm(own, places):
@@ -287,31 +267,18 @@ def _branches(node, places, shapes) -> tuple[fx.Node, fx.Node | None, fx.Node | 
 
 
 def _is_norm(node: fx.Node, places: dict[str, nn.Module]) -> bool:
-    if node.op != "call_module" or len(node.users) > 1 or len(node.args) != 1:
+    if not _is(node, (nn.BatchNorm2d,), places) or len(node.users) > 1 or len(node.args) != 1:
         return False
     norm = places[node.target]
-    alone = type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats
-    return alone and sum(n.target == node.target for n in node.graph.nodes) == 1
+    alone = sum(n.target == node.target for n in node.graph.nodes) == 1
+    return alone and norm.affine and norm.track_running_stats
 
 
-def _is_relu(node: fx.Node, places: dict[str, nn.Module]) -> bool:
+def _is(node: fx.Node, what: tuple, places: dict[str, nn.Module]) -> bool:
+    """Whether a node calls one of some classes of modules, methods or functions.
+
+    What is fused already is no module of the original.
+    """
     if node.op == "call_module":
-        return type(places[node.target]) is nn.ReLU
-    if node.op == "call_method":
-        return node.target in ("relu", "relu_")
-    return node.op == "call_function" and node.target in (F.relu, F.relu_, torch.relu, torch.relu_)
-
-
-def _is_add(node: fx.Node) -> bool:
-    added = node.op == "call_function" and node.target in (
-        operator.add,
-        operator.iadd,
-        torch.add,
-    )
-    added = added or (node.op == "call_method" and node.target in ("add", "add_"))
-    pair = len(node.args) == 2 and all(isinstance(value, fx.Node) for value in node.args)
-    return added and pair and not node.kwargs
-
-
-def _in_place(node: fx.Node) -> bool:
-    return node.target in (operator.iadd, "add_")
+        return type(places.get(node.target)) in what
+    return node.op in ("call_method", "call_function") and node.target in what

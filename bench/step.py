@@ -39,7 +39,7 @@ from ..train.data import ResidentBatches
 from ..train.screen import show
 from . import harness
 from .harness import by_case, figure
-from .model import Model, add_model_options, check_fused, chosen_model, refuse_ours
+from .model import Model, add_model_options, chosen_model, refuse_ours
 from .options import (
     DTYPES,
     add_run_options,
@@ -80,9 +80,8 @@ def main(argv: list[str]) -> int:
             print(f"{case} ({', '.join(case.defects)})")
         return 0
     device = harness.chosen_device(options.cpu)
-    names = chosen_variants(options.variants or usual_variants(device, model), device)
-    if model is not None:
-        check_fused(names, model, VARIANTS)
+    usual = ON_GPU if device.type == "cuda" else ON_CPU
+    names = chosen_variants(options.variants, usual, device, model)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         backends.allow_tf32(convolutions=True, products=True)
@@ -98,14 +97,6 @@ def main(argv: list[str]) -> int:
         show(run.console, table(case, found))
     slower = harness.slower_cases(rows, "fused", also="defects")
     return run.finish(lambda row: f"{row['case']} {row['defects']}: {row['contestant']}", slower)
-
-
-def usual_variants(device: torch.device, model: Model | None) -> tuple[str, ...]:
-    """The names of those that are measured if none is named."""
-    names = ON_GPU if device.type == "cuda" else ON_CPU
-    if model is not None and not model.fusible:
-        names = tuple(name for name in names if VARIANTS[name].backend == "eager")
-    return names
 
 
 def chosen_cases(options, model: Model | None) -> list[Case]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from ..defective import create_model
 from ..defective.attacks.oracle import FLOAT16_SCALE, loss_gradient
@@ -145,20 +145,33 @@ def explained() -> str:
     )
 
 
-def chosen_variants(asked: Sequence[str], device: torch.device) -> tuple[str, ...]:
-    """The names asked for, checked. Raises UserError if one cannot run here."""
-    on_gpu = device.type == "cuda"
-    names = check_names("variants", asked, VARIANTS)
+def chosen_variants(
+    asked: Sequence[str] | None,
+    usual: Sequence[str],
+    device: torch.device,
+    model: Model | None = None,
+) -> tuple[str, ...]:
+    """The names asked for, or those of the usual ones that fit the model, fused or not.
+
+    Raises UserError if one cannot run here, or is fused while the model has nothing to fuse.
+    """
+    fusible = model is None or model.fusible
+    names = asked or [n for n in usual if fusible or VARIANTS[n].backend == "eager"]
+    names = check_names("variants", names, VARIANTS)
     if os.environ.get(backends.VARIABLE):
         raise UserError(
             f"{backends.VARIABLE} is set, which would decide for the variants; unset it"
         )
     for name in names:
-        if VARIANTS[name].graph and not on_gpu:
-            raise UserError(f"variants has {name!r}: CUDA graphs need a GPU; leave it out")
-        refusal = backends.device_refusal(device) if VARIANTS[name].backend == "triton" else None
+        refusal = None
+        if VARIANTS[name].graph and device.type != "cuda":
+            refusal = ": CUDA graphs need a GPU"
+        elif VARIANTS[name].backend == "triton" and (problem := backends.device_refusal(device)):
+            refusal = f": {problem}"
+        elif VARIANTS[name].backend != "eager" and not fusible:
+            refusal = f", and of {model.name} {model.text}"
         if refusal:
-            raise UserError(f"variants has {name!r}: {refusal}; leave it out")
+            raise UserError(f"variants has {name!r}{refusal}; leave it out")
     return names
 
 
@@ -175,11 +188,12 @@ class NetworkRun:
     Args:
         name: one of ``VARIANTS``. case: what to run. defects: which of its defects.
         data: images that all variants of a case share.
-        device: where.
     """
 
-    def __init__(self, name: str, case: Case, defects: str, data: ResidentBatches, device):
-        self.name, self.case, self.defects, self.device = name, case, defects, device
+    def __init__(
+        self, name: str, case: Case, defects: str, data: ResidentBatches, device: torch.device
+    ):
+        self.name, self.case, self.device = name, case, device
         self.variant, self.data = VARIANTS[name], copy.copy(data)
         config = settings(name, case, defects, device)
         self.data.channels_last = config.channels_last
@@ -187,7 +201,6 @@ class NetworkRun:
         self.units = PGD_STEPS if case.work == "pgd" else 1
         self._number = itertools.count()
         self._batches = self._endless()
-        self._forward = None
         if case.work != "train":
             self.engine.model.eval()
             self.engine.model.requires_grad_(False)
@@ -203,7 +216,7 @@ class NetworkRun:
             The loss, or for "pgd" the adversarial images; on the device.
         """
         images, labels = next(self._batches)
-        if self._forward is None:
+        if self.case.work == "train":
             size = self.case.batch_size
             return self.engine.step((images, labels), next(self._number), LR, size)[0]
         if self.variant.compile != "none":
@@ -211,21 +224,19 @@ class NetworkRun:
         return self._forward(images, labels)[0]
 
     def warm_up(self, steps: int) -> list[float]:
-        """Compile, choose algorithms, capture. Returns the mean loss of each step."""
+        """Compile, choose algorithms, capture. Returns the mean loss of each step; of an attack,
+        that which it achieved for the labels of the first batch."""
         measuring = self.variant.backend == "auto" and self.device.type == "cuda"
         losses = []
         with measure_convolutions() if measuring else nullcontext():
             for _ in range(steps):
                 result = self.run()
-                losses.append(float(result if result.dim() == 0 else self._loss_at(result)))
+                if self.case.work == "pgd":
+                    labels = self.data.labels[: len(result)]
+                    with torch.no_grad(), self.engine.autocast():
+                        result = F.cross_entropy(self.engine.model(result).float(), labels)
+                losses.append(float(result))
         return losses
-
-    @torch.no_grad()
-    def _loss_at(self, images: Tensor) -> Tensor:
-        """What an attack achieved: the mean loss for the labels of the first batch."""
-        labels = self.data.labels[: len(images)]
-        with self.engine.autocast():
-            return F.cross_entropy(self.engine.model(images).float(), labels)
 
     def close(self) -> None:
         """Let go of loader processes."""
@@ -297,20 +308,17 @@ def random_images(case: Case, device: torch.device) -> ResidentBatches:
     return ResidentBatches(Split(labels, pixels), device, augment)
 
 
-class Augmented(Dataset):
-    """Random crop and flip of one image at a time, on the CPU.
+class Augmented(TensorDataset):
+    """Random crop and flip of one image at a time, on the CPU: uint8 [N,C,H,W], int64 [N].
 
     As the paper's release and most training scripts have it.
-
-    Args:
-        images: uint8 [N,H,W,C]. labels: int64 [N].
     """
 
-    def __init__(self, images: torch.Tensor, labels: torch.Tensor):
+    def __init__(self, images: Tensor, labels: Tensor):
         from torchvision.transforms import v2 as transforms
 
-        self.images, self.labels = images.permute(0, 3, 1, 2).contiguous(), labels
-        size = images.shape[1]
+        super().__init__(images, labels)
+        size = images.shape[-1]
         self.transform = transforms.Compose(
             [
                 transforms.RandomCrop(size, padding=size // 8),
@@ -319,20 +327,18 @@ class Augmented(Dataset):
             ]
         )
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int):
-        return self.transform(self.images[index]), self.labels[index]
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, label = super().__getitem__(index)
+        return self.transform(image), label
 
 
 def loader_batches(data: ResidentBatches, batch_size: int, device: torch.device) -> Iterator[Batch]:
     """Endless batches of the images of ``data`` in NCHW, from as many workers as there are cores,
     at most eight."""
     inner = slice(data.padding, data.padding + data.size)
-    images = Augmented(data.images[:, inner, inner].cpu(), data.labels.cpu())
+    images = data.images[:, inner, inner].cpu().permute(0, 3, 1, 2).contiguous()
     loader = DataLoader(
-        images,
+        Augmented(images, data.labels.cpu()),
         batch_size,
         shuffle=True,
         drop_last=True,

@@ -47,7 +47,7 @@ from ...train.screen import show
 from ...train.store import writable
 from .. import harness
 from ..harness import noting
-from ..model import add_model_options, check_fused, chosen_model, refuse_ours
+from ..model import add_model_options, chosen_model, refuse_ours
 from ..options import DTYPES, add_picture_format, add_variants, check_names, make_parser, positive
 from ..variants import (
     VARIANTS,
@@ -200,10 +200,7 @@ def main(argv: list[str]) -> int:
     model = chosen_model(options)
     device = harness.chosen_device(options.cpu)
     on_gpu = device.type == "cuda"
-    usual = ON_GPU if on_gpu and (model is None or model.fusible) else ON_CPU
-    names = chosen_variants(options.variants or usual, device)
-    if model is not None:
-        check_fused(names, model, VARIANTS)
+    names = chosen_variants(options.variants, ON_GPU if on_gpu else ON_CPU, device, model)
     case = Case(
         options.arch if model is None else model.name,
         (options.defects,),

@@ -8,7 +8,14 @@ import torch
 from launches import launches
 from scotoma.bench import harness, model, step
 from scotoma.bench.profiling import cli
-from scotoma.bench.variants import VARIANTS, Case, NetworkRun, network, random_images
+from scotoma.bench.variants import (
+    VARIANTS,
+    Case,
+    NetworkRun,
+    chosen_variants,
+    network,
+    random_images,
+)
 from scotoma.defective import UserError, create_model
 from scotoma.kernels import backends
 from torch import nn
@@ -115,11 +122,12 @@ def test_what_cannot_be_fused_is_said():
     plain = chosen(f"{__name__}:without_norms")
     assert plain.fusible == 0 and "nothing can be fused" in plain.text
     assert chosen(f"{__name__}:ours").text.startswith("fused: its 20 layers")
-    usual = step.usual_variants(torch.device("cuda"), plain)
-    assert "compile-graph" in usual and not any("fused" in name for name in usual)
+    cpu_or_gpu = [name for name in VARIANTS if not VARIANTS[name].graph]
+    usual = chosen_variants(None, cpu_or_gpu, CPU, plain)
+    assert "compile" in usual and not any("fused" in name for name in usual)
     words = r"variants has 'fused'.*nothing can be fused.*leave it out"
     with pytest.raises(UserError, match=words):
-        model.check_fused(["eager", "fused"], plain, VARIANTS)
+        chosen_variants(["eager", "fused"], (), CPU, plain)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,6 @@ from scotoma.bench.operators import (
     norm_flops,
 )
 from scotoma.bench.roofline import Plan, measure_case, roofs
-from scotoma.defective import UserError
 from torch.utils.flop_counter import FlopCounterMode
 
 CPU = torch.device("cpu")
@@ -66,10 +65,8 @@ def test_command_leaves_rows_a_table_and_a_picture(tmp_path, capsys, small_ceili
         assert r["arithmetic"] == r["dtype"] == "float32"
         assert max(r["errors"].values()) <= r["tolerance"]
         seconds = r["times"]["median_us"] * 1e-6
-        copy = r["ceilings"]["copy_gb_per_s"] * 1e9
-        matmul = r["ceilings"]["matmul_tflop_per_s"]["float32"] * 1e12
-        roof = max(r["bytes"] / copy, r["flops"] / matmul)
-        assert r["attained_percent"] == pytest.approx(100 * roof / seconds, rel=1e-3, abs=0.01)
+        least = max(roofs(r, r["ceilings"]).values())
+        assert r["attained_percent"] == pytest.approx(100 * least / seconds, abs=6e-3)
         assert r["gb_per_s"] == pytest.approx(r["bytes"] / seconds / 1e9, abs=6e-4)
     # A gradient is computed for what it is asked for, and nothing else.
     asked = {r["detail"].split(", ")[-1]: set(r["errors"]) for r in rows if r["pass"] == "backward"}
@@ -138,35 +135,6 @@ def test_what_raises_is_a_problem_of_its_row():
     assert roofline.by_distance(rows) == []
 
 
-def test_a_file_that_cannot_be_written_is_said_first(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setattr(roofline, "measure_ceilings", lambda *_: pytest.fail("work was begun"))
-    with pytest.raises(UserError, match="cannot be written"):
-        roofline.main(options(tmp_path / "file" / "rows.jsonl", "--operators", "apply_mask"))
-
-
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        (["--operators", "convoluton"], ["operators", "convoluton", "'convolution'"]),
-        (["--backends", "tritn"], ["backends", "tritn", "'triton'"]),
-        (["--backends", "separate", "--operators", "linear"], ["backends separate", "linear"]),
-    ],
-)
-def test_bad_options(more, words, tmp_path):
-    out = tmp_path / "rows.jsonl"
-    with pytest.raises(UserError) as error:
-        roofline.main(options(out, *more))
-    assert all(word in str(error.value) for word in words)
-    assert not out.exists()
-
-
-def test_triton_needs_a_gpu_or_its_interpreter(monkeypatch, tmp_path):
-    monkeypatch.setattr("scotoma.kernels.backends.interpreting", lambda: False)
-    with pytest.raises(UserError, match="TRITON_INTERPRET"):
-        roofline.main(options(tmp_path / "rows.jsonl", "--backends", "triton"))
-
-
 def test_usual_backends():
     def out_of(device, *more):
         return roofline.left_out(roofline.parse(list(more)), torch.device(device))
@@ -174,12 +142,6 @@ def test_usual_backends():
     assert out_of("cuda") == ()
     assert out_of("cpu") == ("triton",)
     assert set(out_of("cuda", "--backends", "triton", "eager")) == {"separate", *roofline.LIBRARIES}
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_no_gpu_is_said():
-    with pytest.raises(UserError, match="--cpu"):
-        roofline.main([])
 
 
 @pytest.mark.parametrize("flops", [100, 10_000, 100_000_000])
@@ -190,26 +152,21 @@ def test_attained_is_of_the_lower_roof(flops):
     assert max(roofs(row, ROOFS).values()) == pytest.approx(flops / roof)
 
 
-def test_the_table_begins_with_the_farthest_from_its_roof(capsys):
+def test_the_table_begins_with_the_farthest_from_its_roof():
     def one(name, percent, flops, kind="cuda"):
         return {
             "operator": name, "kind": "", "pass": "forward", "backend": "cudnn", "detail": "",
             "shape": [1, 2, 3, 4], "bytes": 1000, "flops": flops, "arithmetic": "float32",
             "ceilings": ROOFS, "times": {"median_us": 10.0}, "gb_per_s": 1.0,
-            "tflop_per_s": 1.0, "attained_percent": percent, "problems": [],
-            "machine": {"kind": kind},
+            "tflop_per_s": 1.0, "attained_percent": percent, "machine": {"kind": kind},
         }  # fmt: skip
 
     rows = [one("near", 90.0, 10), one("far", 5.0, 10**8), one("failed", None, 1)]
-    assert [r["operator"] for r in roofline.by_distance(rows)] == ["far", "near"]
-    assert [roofline.roof_of(r) for r in rows[:2]] == ["memory", "float32"]
-    for shown, kind, head, number in (
-        (rows, "cuda", "TFLOP/s", "1.00"),
-        ([one("slow", 1.0, 10, "cpu")], "cpu", "GFLOP/s", "1,000.00"),
-    ):
-        columns = {c.header: list(c.cells) for c in roofline.table(shown).columns}
-        assert columns[head][0] == number, kind
-        assert len(columns[head]) == sum(r["operator"] != "failed" for r in shown)
+    columns = {c.header: list(c.cells) for c in roofline.table(rows).columns}
+    assert columns["operator"] == ["far", "near"] and columns["roof"] == ["float32", "memory"]
+    assert columns["TFLOP/s"] == ["1.00", "1.00"] and columns["us above it"] == ["9.5", "1.0"]
+    (rate,) = [c for c in roofline.table([one("", 1.0, 10, "cpu")]).columns if "FLOP" in c.header]
+    assert (rate.header, list(rate.cells)) == ("GFLOP/s", ["1,000.00"])
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -218,26 +175,26 @@ def test_flops_and_bytes_of_convolutions(kernel, stride):
     layer = Layer((2, 6, 9, 7), 10, kernel, stride, padding=kernel // 2)
     case = layer_case(layer, *FLOAT32)
     call, run = case.draw(), case.variants[0].run
-    for step in case.passes:
+    for each in case.passes:
         x, weight = (t.detach().requires_grad_() for t in call.operands[:2])
         with FlopCounterMode(display=False) as counter:
             out = run(x, weight)
             forward = counter.get_total_flops()
-            if step.name == "backward":
-                wanted = {"x": x, "weight": weight}[step.wanted[0]]
+            if each.name == "backward":
+                wanted = {"x": x, "weight": weight}[each.wanted[0]]
                 torch.autograd.grad(out, wanted, call.grad_out)
-        counted = counter.get_total_flops() - (forward if step.name == "backward" else 0)
-        assert step.flops == counted
+        counted = counter.get_total_flops() - (forward if each.name == "backward" else 0)
+        assert each.flops == counted
         assert tuple(out.shape) == layer.out_shape
-        assert step.moved == x.nbytes + weight.nbytes + out.nbytes
+        assert each.moved == x.nbytes + weight.nbytes + out.nbytes
 
 
 def test_flops_and_bytes_of_linear_layers():
     case = layer_case(Layer((5, 7, 1, 1), 3, linear=True), torch.bfloat16, CPU)
     with FlopCounterMode(display=False) as counter:
         case.variants[0].run(*case.draw().operands)
-    assert {step.flops for step in case.passes} == {counter.get_total_flops()}
-    assert {step.moved for step in case.passes} == {2 * (5 * 7 + 7 * 3 + 5 * 3)}
+    assert {each.flops for each in case.passes} == {counter.get_total_flops()}
+    assert {each.moved for each in case.passes} == {2 * (5 * 7 + 7 * 3 + 5 * 3)}
 
 
 @pytest.mark.parametrize(
@@ -261,17 +218,15 @@ def test_flops_around_batch_norm(kind, mode, forward, backward):
 def test_bytes_of_fused_operators():
     """One bfloat16 read or written is two bytes; a mask that the batch shares is not counted."""
     site = OpShape("residual", (4, 16, 3, 5))
-    forward, backward = norm_case(site, torch.bfloat16, CPU).passes
-    assert (forward.moved, backward.moved) == (8.125 * site.elements, 12.25 * site.elements)
-    assert {step.moved for step in mask_case(site.shape, torch.bfloat16, CPU).passes} == {
-        4 * site.elements
-    }
-    for kind, outputs in (("none", 1), ("residual", 2)):
-        (step,) = fused_case(CONVOLUTION, kind, torch.bfloat16, CPU).passes
+    moved = [each.moved for each in norm_case(site, torch.bfloat16, CPU).passes]
+    assert moved == [8.125 * site.elements, 12.25 * site.elements]
+    moved = [each.moved for each in mask_case(site.shape, torch.bfloat16, CPU).passes]
+    assert moved == 2 * [4 * site.elements]
+    for kind, outputs, after in (("none", 1, 5), ("residual", 2, 6)):
+        (each,) = fused_case(CONVOLUTION, kind, torch.bfloat16, CPU).passes
         out = prod(CONVOLUTION.out_shape)
-        assert step.moved == 2 * (2 * 6 * 9 * 7 + 10 * 6 * 3 * 3 + outputs * out)
-        after = {"none": 5, "residual": 6}[kind]
-        assert step.flops == 2 * out * 6 * 9 + after * out
+        assert each.moved == 2 * (2 * 6 * 9 * 7 + 10 * 6 * 3 * 3 + outputs * out)
+        assert each.flops == 2 * out * 6 * 9 + after * out
 
 
 @pytest.mark.parametrize("name", list(OPERATORS))
