@@ -41,6 +41,14 @@ def setting(default: Any, group: str | None, help: str, metavar: str | None = No
     return field(default=default, metadata=metadata)
 
 
+def _of_group(group: str) -> Callable[..., Any]:
+    """:func:`setting` for the settings of a group."""
+    return lambda default, help, metavar=None: setting(default, group, help, metavar)
+
+
+_run, _network, _data, _optimisation, _speed = map(
+    _of_group, ("run", "network", "data", "optimisation", "speed")
+)
 _POSITIVE = (lambda v: v > 0, "a positive number")
 _NOT_NEGATIVE = (lambda v: v >= 0, "0 or more")
 _VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -49,9 +57,7 @@ _VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
     "batch_size": (lambda v: v >= 2, "at least 2 (batch norm)"),
     "adversarial_steps": (lambda v: v >= 1, "1 or more"),
     "adversarial_step": (lambda v: 0 < v <= 1, "0 to 1, in units of pixels in [0,1]"),
-    "lr": _POSITIVE,
     "momentum": (lambda v: 0 <= v < 1, "0 <= momentum < 1"),
-    "weight_decay": _NOT_NEGATIVE,
     "warmup": (lambda v: 0 <= v < 1, "0 <= warmup < 1"),
     "label_smoothing": (lambda v: 0 <= v < 1, "0 <= eps < 1"),
     "validation_fraction": (lambda v: 0 < v < 1, "a share between 0 and 1"),
@@ -62,13 +68,18 @@ _VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
     "logit_pairing": (lambda v: 0 <= v < math.inf, "a finite number, 0 or more"),
     "thermometer": (lambda v: v == 0 or v >= 2, "0 for none, or 2 levels or more"),
     "ema": (lambda v: 0 < v < 1, "0 < decay < 1"),
+    "save_seconds": _NOT_NEGATIVE,
+    "mask_seed": _NOT_NEGATIVE,
+    "workers": _NOT_NEGATIVE,
+    "adversarial_test_images": _NOT_NEGATIVE,
+    "weight_decay": _NOT_NEGATIVE,
+    "lr": _POSITIVE,
+    "clip_norm": _POSITIVE,
+    "train_limit": _POSITIVE,
+    "test_limit": _POSITIVE,
+    "image_size": _POSITIVE,
+    "width": _POSITIVE,
 }
-_VALID |= dict.fromkeys(
-    ("clip_norm", "train_limit", "test_limit", "image_size", "width"), _POSITIVE
-)
-_VALID |= dict.fromkeys(
-    ("save_seconds", "mask_seed", "workers", "adversarial_test_images"), _NOT_NEGATIVE
-)
 """Of settings that are not None: what they have to be, and how that is said."""
 
 
@@ -76,140 +87,124 @@ _VALID |= dict.fromkeys(
 class TrainConfig:
     """Every setting of ``scotoma train``. The help texts are the documentation."""
 
-    recipe: str = setting("auto", "run", "preset of settings; auto: the data set's own")
-    out: str = setting("runs", "run", "folder that holds run folders")
-    name: str | None = setting(
-        None, "run", "name of this run's folder; default: made from data, network and seed"
+    recipe: str = _run("auto", "preset of settings; auto: the data set's own")
+    out: str = _run("runs", "folder that holds run folders")
+    name: str | None = _run(
+        None, "name of this run's folder; default: made from data, network and seed"
     )
-    overwrite: bool = setting(
-        False, "run", "replace the run in the folder of this name, if it is not running"
+    overwrite: bool = _run(
+        False, "replace the run in the folder of this name, if it is not running"
     )
-    seed: int = setting(0, "run", "seed of initial weights, batches and augmentation")
-    device: str = setting(
-        "auto", "run", "auto, cpu, cuda or cuda:N; auto takes a GPU if there is one"
+    seed: int = _run(0, "seed of initial weights, batches and augmentation")
+    device: str = _run("auto", "auto, cpu, cuda or cuda:N; auto takes a GPU if there is one")
+    save_seconds: float = _run(
+        30.0, "least time between checkpoints, which are written at the ends of epochs"
+    )
+    picture_format: PictureFormat = _run("png", "of the curves: png, pdf or svg")
+
+    arch: str = _network("resnet18", "architecture; see 'scotoma models'")
+    defects: str = _network(
+        "standard", "the paper's notation: standard, 0.3-Bottom, 0.7-Bottom,0.3-Top, ..."
+    )
+    sites: Sites = _network("release", "mask placement of the release or the paper's text")
+    width: int | None = _network(None, "base width; default: the paper's")
+    mask_seed: int | None = _network(None, "seed of the masks; default: the run's seed")
+    mask_sampling: Literal["exact", "bernoulli"] = _network(
+        "exact", "exact share of zeros in each mask, or independent draws"
+    )
+    regularizer: Regularizer = _network(
+        "none", "drop layers to compare with (resnet18, resnet50, wrn32_4)"
+    )
+    stem: Stem = _network("3x3", "first convolution; 7x7 for large images only")
+    thermometer: int = _network(
+        0, "levels of thermometer encoding (16 or 32 in the paper); 0 for pixels as such"
     )
 
-    save_seconds: float = setting(
-        30.0, "run", "least time between checkpoints, which are written at the ends of epochs"
-    )
-    picture_format: PictureFormat = setting("png", "run", "of the curves: png, pdf or svg")
-
-    arch: str = setting("resnet18", "network", "architecture; see 'scotoma models'")
-    defects: str = setting(
-        "standard", "network", "the paper's notation: standard, 0.3-Bottom, 0.7-Bottom,0.3-Top, ..."
-    )
-    sites: Sites = setting(
-        "release", "network", "mask placement of the release or the paper's text"
-    )
-    width: int | None = setting(None, "network", "base width; default: the paper's")
-    mask_seed: int | None = setting(None, "network", "seed of the masks; default: the run's seed")
-    mask_sampling: Literal["exact", "bernoulli"] = setting(
-        "exact", "network", "exact share of zeros in each mask, or independent draws"
-    )
-    regularizer: Regularizer = setting(
-        "none", "network", "drop layers to compare with (resnet18, resnet50, wrn32_4)"
-    )
-    stem: Stem = setting("3x3", "network", "first convolution; 7x7 for large images only")
-    thermometer: int = setting(
-        0, "network", "levels of thermometer encoding (16 or 32 in the paper); 0 for pixels as such"
-    )
-
-    dataset: str = setting(
+    dataset: str = _data(
         "sample",
-        "data",
         "sample (ships with scotoma), cifar10, mnist, fashion-mnist, tiny-imagenet, imagenet, or "
         "the path of an image folder: train/<class>/* and test/<class>/*, or <class>/* alone",
     )
-    data_root: str | None = setting(
-        None, "data", "where data sets live; default: $SCOTOMA_DATA or ~/.cache/scotoma/data"
+    data_root: str | None = _data(
+        None, "where data sets live; default: $SCOTOMA_DATA or ~/.cache/scotoma/data"
     )
-    download: bool = setting(False, "data", "fetch the data set if it is not there")
-    image_size: int | None = setting(
+    download: bool = _data(False, "fetch the data set if it is not there")
+    image_size: int | None = _data(
         None,
-        "data",
         "side of the images in pixels: the shorter side is resized and the middle cut out; "
         "default: as stored, which has to be square",
     )
-    augment: Augmentation = setting("crop-flip", "data", "training augmentation")
-    evaluate_on: Literal["test", "validation"] = setting(
-        "test", "data", "what is measured every epoch; validation holds out training images"
+    augment: Augmentation = _data("crop-flip", "training augmentation")
+    evaluate_on: Literal["test", "validation"] = _data(
+        "test", "what is measured every epoch; validation holds out training images"
     )
-    validation_fraction: float = setting(
+    validation_fraction: float = _data(
         0.1,
-        "data",
         "share held out with evaluate-on validation, and for testing from a folder without test/",
     )
-    train_limit: int | None = setting(None, "data", "use only so many training images")
-    test_limit: int | None = setting(None, "data", "use only so many test images")
-    workers: int = setting(4, "data", "loader processes, for images over 64 pixels only")
+    train_limit: int | None = _data(None, "use only so many training images")
+    test_limit: int | None = _data(None, "use only so many test images")
+    workers: int = _data(4, "loader processes, for images over 64 pixels only")
 
-    epochs: int = setting(30, "optimisation", "passes over the training images")
-    batch_size: int = setting(128, "optimisation", "images in a step, over all processes")
-    lr: float = setting(
+    epochs: int = _optimisation(30, "passes over the training images")
+    batch_size: int = _optimisation(128, "images in a step, over all processes")
+    lr: float = _optimisation(
         0.1,
-        "optimisation",
         "peak learning rate of SGD; that of a recipe which was not named shrinks with batch-size",
     )
-    momentum: float = setting(0.9, "optimisation", "SGD momentum")
-    nesterov: bool = setting(False, "optimisation", "Nesterov momentum")
-    weight_decay: float = setting(5e-4, "optimisation", "on all parameters")
-    schedule: Schedule = setting("one-cycle", "optimisation", "course of the learning rate")
-    milestones: list[int] = setting(
-        [150, 250], "optimisation", "completed epochs after which 'step' divides by 10"
+    momentum: float = _optimisation(0.9, "SGD momentum")
+    nesterov: bool = _optimisation(False, "Nesterov momentum")
+    weight_decay: float = _optimisation(5e-4, "on all parameters")
+    schedule: Schedule = _optimisation("one-cycle", "course of the learning rate")
+    milestones: list[int] = _optimisation(
+        [150, 250], "completed epochs after which 'step' divides by 10"
     )
-    warmup: float = setting(0.2, "optimisation", "share of the run in which 'one-cycle' rises")
-    label_smoothing: float = setting(0.0, "optimisation", "share of the label spread over others")
-    clip_norm: float | None = setting(None, "optimisation", "clip gradients to this norm")
-    ema: float | None = setting(
-        None, "optimisation", "decay of averaged weights, per step; evaluated and saved if set"
+    warmup: float = _optimisation(0.2, "share of the run in which 'one-cycle' rises")
+    label_smoothing: float = _optimisation(0.0, "share of the label spread over others")
+    clip_norm: float | None = _optimisation(None, "clip gradients to this norm")
+    ema: float | None = _optimisation(
+        None, "decay of averaged weights, per step; evaluated and saved if set"
     )
-    adversarial_eps: float = setting(
+    adversarial_eps: float = _optimisation(
         0.0,
-        "optimisation",
         "train on PGD images (LS-PGA with thermometer) of this radius, pixels in [0,1] "
         "(8/255 = 0.0314)",
     )
-    adversarial_step: float = setting(
-        2 / 255, "optimisation", "PGD's step size, same unit; LS-PGA takes its own, of logits"
+    adversarial_step: float = _optimisation(
+        2 / 255, "PGD's step size, same unit; LS-PGA takes its own, of logits"
     )
-    adversarial_steps: int = setting(7, "optimisation", "the attack's number of steps")
-    adversarial_test_images: int = setting(
+    adversarial_steps: int = _optimisation(7, "the attack's number of steps")
+    adversarial_test_images: int = _optimisation(
         500,
-        "optimisation",
         "with adversarial-eps: held-out images that are attacked after each epoch, for the robust "
         "accuracy; 0 for none",
     )
-    logit_pairing: float = setting(
+    logit_pairing: float = _optimisation(
         0.0,
-        "optimisation",
         "with adversarial-eps: train on clean and adversarial images, half the loss each, and add "
         "so much of the mean squared difference of their logits; 0 for adversarial images alone",
     )
 
-    precision: Precision = setting(
-        "auto",
-        "speed",
-        "auto: bfloat16 on a GPU that has it, float16 on an older, float32 on a CPU",
+    precision: Precision = _speed(
+        "auto", "auto: bfloat16 on a GPU that has it, float16 on an older, float32 on a CPU"
     )
-    channels_last: bool | None = setting(None, "speed", "memory format; default: yes on a GPU")
-    tf32: bool = setting(True, "speed", "TF32 for float32 matrix products on a GPU")
-    compile: CompileMode = setting(
-        "none", "speed", f"torch.compile mode: {', '.join(get_args(CompileMode))}", "MODE"
+    channels_last: bool | None = _speed(None, "memory format; default: yes on a GPU")
+    tf32: bool = _speed(True, "TF32 for float32 matrix products on a GPU")
+    compile: CompileMode = _speed(
+        "none", f"torch.compile mode: {', '.join(get_args(CompileMode))}", "MODE"
     )
-    cuda_graph: bool | None = setting(
+    cuda_graph: bool | None = _speed(
         None,
-        "speed",
         "launch a whole training step at once; default: yes on a GPU, unless something forbids it "
         "(several processes, a compile mode with graphs of its own)",
     )
-    backend: Backend = setting(
+    backend: Backend = _speed(
         "auto",
-        "speed",
         "auto: the fused kernels where they run, unless $SCOTOMA_BACKEND names another; eager: "
         "plain PyTorch; triton: the fused kernels or an error",
     )
-    sync_stats: bool = setting(
-        True, "speed", "several processes: batch statistics over all of them, or local ones"
+    sync_stats: bool = _speed(
+        True, "several processes: batch statistics over all of them, or local ones"
     )
 
     def __post_init__(self):

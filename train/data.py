@@ -49,6 +49,13 @@ class Split:
             None if self.files is None else tuple(self.files[i] for i in indices.tolist()),
         )
 
+    def sample(self, count: int | None, seed: int) -> Split:
+        """So many random images, in their own order; all of them for None or a larger number."""
+        if count is None or count >= len(self):
+            return self
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return self.subset(order[:count].sort().values)
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -102,9 +109,8 @@ class DataSet:
         first = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), 0)
 
         def told(names) -> str:
-            if len(names) <= 12:
-                return ", ".join(names)
-            return f"{len(names)} classes, number {first} of them {names[first]}"
+            many = f"{len(names)} classes, number {first} of them {names[first]}"
+            return many if len(names) > 12 else ", ".join(names)
 
         raise UserError(
             f"{path} was trained on {told(names)}; {self.name} has{order} {told(self.classes)}. "
@@ -126,14 +132,9 @@ class DataSet:
 
     def limited(self, train: int | None, test: int | None, seed: int) -> DataSet:
         """Keep a random ``train`` and ``test`` images; None keeps all."""
-
-        def limit(split: Split, count: int | None) -> Split:
-            if count is None or count >= len(split):
-                return split
-            order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
-            return split.subset(order[:count].sort().values)
-
-        return replace(self, train=limit(self.train, train), test=limit(self.test, test))
+        return replace(
+            self, train=self.train.sample(train, seed), test=self.test.sample(test, seed)
+        )
 
 
 def _plain(name: str) -> str:
@@ -142,8 +143,12 @@ def _plain(name: str) -> str:
     return re.sub(r"[/_\- ]+", " ", name).casefold()
 
 
-def measured_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) per channel of uint8 images [N,H,W,C], as pixels in [0,1]; std at least 1/255."""
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+"""(mean, std) per channel of pixels in [0,1]."""
+
+
+def measured_statistics(images: Tensor) -> Statistics:
+    """Of uint8 images [N,H,W,C]; std is at least 1/255."""
     counts = torch.stack(
         [torch.bincount(images[..., c].flatten(), minlength=256) for c in range(images.shape[-1])]
     ).double()
@@ -177,6 +182,21 @@ def rank_share(start: int, stop: int, rank: int, world_size: int) -> slice:
     """The part of a global batch [start, stop) that a rank works on."""
     size = stop - start
     return slice(start + size * rank // world_size, start + size * (rank + 1) // world_size)
+
+
+def _steps(
+    count: int, batch_size: int, first_step: int, rank: int, world_size: int
+) -> Iterator[slice]:
+    """A rank's part of each global batch of an epoch of ``count`` images."""
+    for step in range(first_step, steps_per_epoch(count, batch_size, world_size)):
+        stop = min(count, (step + 1) * batch_size)
+        yield rank_share(step * batch_size, stop, rank, world_size)
+
+
+def _turns(count: int, batch_size: int, rank: int, world_size: int) -> Iterator[range]:
+    """A rank's batches where ranks take turns."""
+    for start in range(rank * batch_size, count, world_size * batch_size):
+        yield range(start, min(start + batch_size, count))
 
 
 class ResidentBatches:
@@ -233,15 +253,13 @@ class ResidentBatches:
         flip = torch.rand(count, generator=generator) < 0.5 if self.flip else torch.zeros(count)
         # Copied once an epoch, so that no step waits for the host.
         order, shift, flip = order.to(self.device), shift.to(self.device), flip.to(self.device)
-        for step in range(first_step, steps_per_epoch(count, batch_size, world_size)):
-            stop = min(count, (step + 1) * batch_size)
-            share = rank_share(step * batch_size, stop, rank, world_size)
+        for share in _steps(count, batch_size, first_step, rank, world_size):
             yield self._gather(order[share], shift[0, share], shift[1, share], flip[share].bool())
 
     def in_order(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         """Every image once, without augmentation; ranks take turns of ``batch_size``."""
-        for start in range(rank * batch_size, len(self), world_size * batch_size):
-            chosen = torch.arange(start, min(start + batch_size, len(self)), device=self.device)
+        for turn in _turns(len(self), batch_size, rank, world_size):
+            chosen = torch.arange(turn.start, turn.stop, device=self.device)
             middle = torch.full_like(chosen, self.padding)
             yield self._gather(chosen, middle, middle, torch.zeros_like(chosen, dtype=torch.bool))
 
@@ -315,19 +333,12 @@ class StreamedBatches:
         augment = self.augment
         if augment == "imagenet" and epoch >= self.epochs - PLAIN_EPOCHS:
             augment = "imagenet-plain"
-        batches = []
-        for step in range(first_step, steps_per_epoch(count, batch_size, world_size)):
-            stop = min(count, (step + 1) * batch_size)
-            batches.append(order[rank_share(step * batch_size, stop, rank, world_size)])
+        batches = [order[s] for s in _steps(count, batch_size, first_step, rank, world_size)]
         return self._load(_Files(self.split, self.size, augment, seed, epoch), batches)
 
     def in_order(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         """As :meth:`ResidentBatches.in_order`."""
-        indices = range(len(self))
-        batches = [
-            list(indices[start : start + batch_size])
-            for start in range(rank * batch_size, len(self), world_size * batch_size)
-        ]
+        batches = [list(turn) for turn in _turns(len(self), batch_size, rank, world_size)]
         return self._load(_Files(self.split, self.size, "none", 0, 0), batches)
 
     def _load(self, files: _Files, batches: list[list[int]]) -> Iterator[Batch]:
@@ -412,10 +423,9 @@ class _Files(Dataset):
             image = open_image(Path(self.files[index]))
         except UserError as error:
             return str(error)  # raised in the main process, without a worker's traceback
+        seed = derived_seed(self.seed, "augment", self.epoch, index)
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(
-                derived_seed(self.seed, "augment", self.epoch, index)
-            )
+            torch.default_generator.manual_seed(seed)
             pixels = self.transform(image)
             tint = torch.zeros(3)
             if self.tint:
@@ -439,8 +449,6 @@ def _transform(augment: str, size: int):
 
 
 def _collate(items: list[tuple[Tensor, Tensor, Tensor] | str]):
-    for item in items:
-        if isinstance(item, str):
-            return item
-    images, labels, tints = zip(*items, strict=True)
-    return torch.stack(images), torch.stack(labels), torch.stack(tints)
+    if wrong := [item for item in items if isinstance(item, str)]:
+        return wrong[0]
+    return tuple(map(torch.stack, zip(*items, strict=True)))

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import http.client
 import os
 import shutil
-import urllib.error
-import urllib.request
+import socket
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
 from ..defective.errors import UserError, nearest
 from ..defective.models import CIFAR10_STATISTICS, IMAGENET_STATISTICS, MNIST_STATISTICS
-from .data import DataSet, Split, measured_statistics
+from .data import DataSet, Split, Statistics, measured_statistics
 from .image_folder import (
     TEST_SHARE,
+    Files,
     check_some,
     common_mode,
     decode_all,
@@ -40,6 +30,7 @@ from .image_folder import (
     image_format,
     visible,
 )
+from .runfolder import alone_in
 
 RESIDENT_LIMIT = 64
 """Images up to this side are decoded once and kept on the training device."""
@@ -96,35 +87,20 @@ def load_folder(
     ImageNet's otherwise.
     """
     classes, train, test = find_splits(path, test_share)
-    taken = None if has_test(path) else test_share
+    name = path.resolve().name
     size, _ = image_format(train[0][0])
     side = image_size or size[0]
+    if side > RESIDENT_LIMIT and image_size is None:
+        raise UserError(
+            f"{path}: images are larger than {RESIDENT_LIMIT} pixels "
+            f"({train[0][0].name}: {size[0]}x{size[1]}); give --image-size, for example 224"
+        )
     if side > RESIDENT_LIMIT:
-        if image_size is None:
-            raise UserError(
-                f"{path}: images are larger than {RESIDENT_LIMIT} pixels "
-                f"({train[0][0].name}: {size[0]}x{size[1]}); give --image-size, for example 224"
-            )
-        data = _from_files(path.resolve().name, classes, train, test, side)
-        return replace(data, test_share=taken)
-    transform = centre_crop(side) if image_size else None
-    mode = common_mode(train)
-    splits = {}
-    for name, files in (("train", train), ("test", test)):
-        images, labels = decode_all(files, mode, side, f"{path.name}: {name} images", transform)
-        splits[name] = Split(labels, images, tuple(file for file, _ in files))
-    mean, std = measured_statistics(splits["train"].images)
-    return DataSet(
-        path.resolve().name,
-        tuple(classes),
-        splits["train"],
-        splits["test"],
-        side,
-        1 if mode == "L" else 3,
-        mean,
-        std,
-        test_share=taken,
-    )
+        data = _from_files(name, classes, train, test, side)
+    else:
+        transform = centre_crop(side) if image_size else None
+        data = _decoded(name, classes, train, test, side, common_mode(train), transform)
+    return data if has_test(path) else replace(data, test_share=test_share)
 
 
 def centre_crop(side: int) -> Callable:
@@ -134,14 +110,32 @@ def centre_crop(side: int) -> Callable:
     return transforms.Compose([transforms.Resize(side), transforms.CenterCrop(side)])
 
 
-def _from_files(name, classes, train, test, side) -> DataSet:
+def _from_files(name: str, classes: list[str], train: Files, test: Files, side: int) -> DataSet:
     check_some(train)
+    splits = [
+        Split(torch.tensor([label for _, label in files]), files=tuple(path for path, _ in files))
+        for files in (train, test)
+    ]
+    return DataSet(name, tuple(classes), *splits, side, 3, *IMAGENET_STATISTICS)
 
-    def split(files):
-        labels = torch.tensor([label for _, label in files], dtype=torch.int64)
-        return Split(labels, files=tuple(path for path, _ in files))
 
-    return DataSet(name, tuple(classes), split(train), split(test), side, 3, *IMAGENET_STATISTICS)
+def _decoded(
+    name: str,
+    classes: list[str],
+    train: Files,
+    test: Files,
+    side: int,
+    mode: str,
+    transform: Callable | None = None,
+    statistics: Statistics | None = None,
+) -> DataSet:
+    """All images in memory. ``statistics``: for normalisation; None for those of the training."""
+    splits = []
+    for what, files in (("train", train), ("test", test)):
+        images, labels = decode_all(files, mode, side, f"{name}: {what} images", transform)
+        splits.append(Split(labels, images, tuple(file for file, _ in files)))
+    statistics = statistics or measured_statistics(splits[0].images)
+    return DataSet(name, tuple(classes), *splits, side, 1 if mode == "L" else 3, *statistics)
 
 
 def _resized(data: DataSet, side: int) -> DataSet:
@@ -188,15 +182,19 @@ def _from_torchvision(name: str, root: Path, download: bool, _size) -> DataSet:
     source, statistics = _TORCHVISION[name]
     source = getattr(torchvision.datasets, source)
     if download and not _is_whole(source, root):
-        with alone(root / source.__name__):
+        with _fetching(name, root):
             if not _is_whole(source, root):
-                _fetch_for_torchvision(name, source, root)
+                for file, _ in getattr(source, "resources", ()):
+                    # Half unpacked by a killed process, it would be taken for whole.
+                    (root / source.__name__ / "raw" / file).with_suffix("").unlink(missing_ok=True)
+                source(root, download=True)
     splits = []
     for train in (True, False):
         try:
             stored = source(root, train=train)
         except _NOT_WHOLE as error:
-            raise _missing(name, root, _first_sentence(error)) from None
+            # torchvision goes on to advise an argument of its own.
+            raise _missing(name, root, str(error).split(". ")[0] or "it is damaged") from None
         images = torch.as_tensor(stored.data)
         images = images[..., None] if images.dim() == 3 else images
         splits.append(Split(torch.as_tensor(stored.targets, dtype=torch.int64), images))
@@ -204,6 +202,8 @@ def _from_torchvision(name: str, root: Path, download: bool, _size) -> DataSet:
     return DataSet(name, tuple(stored.classes), *splits, height, channels, *statistics)
 
 
+SECONDS = 30
+"""After which a server that says nothing is given up."""
 _NOT_WHOLE = (RuntimeError, OSError, ValueError, EOFError, AssertionError)
 """What torchvision raises for data that are not there, or half unpacked by another process."""
 
@@ -215,25 +215,30 @@ def _is_whole(source, root: Path) -> bool:
         return False
 
 
-def _first_sentence(error: Exception) -> str:
-    """torchvision goes on to advise an argument of its own."""
-    return str(error).split(". ")[0] or "it is damaged"
+@contextmanager
+def _fetching(name: str, root: Path) -> Iterator[None]:
+    """Alone among processes that fetch a data set: who comes second waits, and finds it.
 
-
-def _fetch_for_torchvision(name: str, source, root: Path) -> None:
-    """Put the archives where torchvision looks for them; it verifies and unpacks them, in place."""
-    if hasattr(source, "tgz_md5"):
-        fetch([source.url], root / source.filename, source.tgz_md5)
-    else:
-        for filename, md5 in source.resources:
-            raw = root / source.__name__ / "raw" / filename
-            fetch([mirror + filename for mirror in source.mirrors], raw, md5)
-            # Half unpacked by a killed process, it would be taken for whole.
-            raw.with_suffix("").unlink(missing_ok=True)
+    Raises:
+        UserError: whatever went wrong, and what to do; or the folder cannot be written to.
+    """
     try:
-        source(root, download=True)
-    except _NOT_WHOLE as error:
-        raise _missing(name, root, _first_sentence(error)) from None
+        root.mkdir(parents=True, exist_ok=True)
+        with alone_in(root, "a download", wait=True):
+            before = socket.getdefaulttimeout()
+            socket.setdefaulttimeout(SECONDS)
+            try:
+                yield
+            finally:
+                socket.setdefaulttimeout(before)
+    except UserError:
+        raise
+    except (*_NOT_WHOLE, http.client.HTTPException, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise UserError(
+            f"dataset {name!r} could not be fetched into {root}: {reason}. Run the command again, "
+            "or put the files there yourself"
+        ) from None
 
 
 _TORCHVISION = {
@@ -253,9 +258,9 @@ def _tiny_imagenet(root: Path, download: bool, image_size: int | None) -> DataSe
     if not base.is_dir():
         if not download:
             raise _missing("tiny-imagenet", root, f"{base} is not there")
-        with alone(base):
+        with _fetching("tiny-imagenet", root):
             if not base.is_dir():
-                _unpack_tiny_imagenet(base)
+                _fetch_tiny_imagenet(base)
     annotations = base / "val" / "val_annotations.txt"
     if not annotations.is_file():
         raise _missing("tiny-imagenet", root, f"{annotations} is not there")
@@ -275,17 +280,14 @@ def _tiny_imagenet(root: Path, download: bool, image_size: int | None) -> DataSe
     side = image_size or 64
     if side > RESIDENT_LIMIT:
         return _from_files("tiny-imagenet", classes, train, test, side)
-    splits = []
-    for files, what in ((train, "train"), (test, "val")):
-        images, labels = decode_all(files, "RGB", 64, f"tiny-imagenet: {what} images")
-        splits.append(Split(labels, images, tuple(file for file, _ in files)))
-    return DataSet("tiny-imagenet", tuple(classes), *splits, 64, 3, *IMAGENET_STATISTICS)
+    return _decoded("tiny-imagenet", classes, train, test, 64, "RGB", None, IMAGENET_STATISTICS)
 
 
-def _unpack_tiny_imagenet(base: Path) -> None:
-    archive = base.with_name(f"{base.name}.zip")
-    fetch([TINY_URL], archive, TINY_MD5)
-    unpacked = base.with_name("unpacking")
+def _fetch_tiny_imagenet(base: Path) -> None:
+    from torchvision.datasets.utils import download_url
+
+    archive, unpacked = base.with_name(f"{base.name}.zip"), base.with_name("unpacking")
+    download_url(TINY_URL, archive.parent, archive.name, TINY_MD5)
     shutil.rmtree(unpacked, ignore_errors=True)
     with zipfile.ZipFile(archive) as file:  # the checksum vouches for its content
         file.extractall(unpacked)
@@ -318,131 +320,3 @@ DATASETS: dict[str, Callable[[Path, bool, int | None], DataSet]] = {
     "tiny-imagenet": _tiny_imagenet,
     "imagenet": _imagenet,
 }
-
-
-_CHUNK = 1 << 20
-SECONDS = 30
-"""After which a server that says nothing is given up."""
-
-
-def fetch(urls: list[str], path: Path, md5: str, progress: bool = True) -> None:
-    """Bring a file to ``path`` from the first of ``urls`` that works.
-
-    Bytes arrive in ``path.part``, which a later call continues. The file gets its name only when
-    its MD5 is right; a wrong one is removed, so that the next call starts anew. Of processes that
-    want the same file one fetches it, and the others wait.
-
-    Raises:
-        UserError: no address worked, the checksum is wrong, or the folder cannot be written to.
-    """
-    if _has_md5(path, md5):
-        return
-    with alone(path):
-        if not _has_md5(path, md5):
-            _fetch(urls, path, md5, progress)
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Alone among processes with what is made at ``path``: who comes second waits.
-
-    The lock is the operating system's, and goes with a process that dies; the file that it is on,
-    ``path.lock``, goes with whoever had it.
-
-    Raises:
-        UserError: the folder cannot be written to.
-    """
-    lock = path.with_name(path.name + ".lock")
-    while True:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = lock.open("a")
-        except OSError as error:
-            reason = error.strerror or error
-            raise UserError(f"{path.parent}: cannot be written to ({reason})") from None
-        with file:
-            with suppress(OSError):  # a file system without locks: as if nobody else were there
-                fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_at(file.fileno(), lock):
-                continue  # it was removed while we waited, and another process may hold a new one
-            try:
-                yield
-            finally:
-                lock.unlink(missing_ok=True)
-            return
-
-
-def _is_at(file: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file), path.stat())
-    except OSError:
-        return False
-
-
-def _has_md5(path: Path, md5: str) -> bool:
-    return path.is_file() and _md5(path) == md5
-
-
-def _fetch(urls: list[str], path: Path, md5: str, progress: bool) -> None:
-    part = path.with_name(path.name + ".part")
-    failures = []
-    for url in urls:
-        try:
-            _continue(url, part, progress)
-        except (http.client.HTTPException, OSError, ValueError) as error:
-            failures.append(f"{url}: {_in_words(error)}")
-            continue
-        found = _md5(part)
-        if found == md5:
-            part.replace(path)
-            return
-        part.unlink()
-        failures.append(f"{url}: MD5 {found}, expected {md5}")
-    raise UserError(
-        f"could not download {path.name} ({'; '.join(failures)}); run the command again to "
-        f"continue, or put the file at {path} yourself (MD5 {md5})"
-    )
-
-
-def _continue(url: str, part: Path, progress: bool) -> None:
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        response = urllib.request.urlopen(request, timeout=SECONDS)
-    except urllib.error.HTTPError as error:
-        if have and error.code == 416:  # nothing beyond what is here: the file is complete
-            return
-        raise
-    with response:
-        if response.headers.get_content_type() == "text/html":  # before it replaces what is here
-            raise ValueError("answered by a web page, such as a network asking for a login")
-        resumed = response.status == 206
-        length = response.headers.get("Content-Length")
-        total = int(length) + (have if resumed else 0) if length else None
-        bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            disable=not progress,
-        )
-        with bar, part.open("ab" if resumed else "wb") as file:
-            task = bar.add_task(part.stem, total=total, completed=have if resumed else 0)
-            while chunk := response.read(_CHUNK):
-                file.write(chunk)
-                bar.advance(task, len(chunk))
-    if total is not None and part.stat().st_size < total:
-        raise OSError(f"connection ended after {part.stat().st_size} of {total} bytes")
-
-
-def _in_words(error: Exception) -> str:
-    if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
-        return f"the connection broke off, or is no HTTP ({type(error).__name__})"
-    reason = error.reason if type(error) is urllib.error.URLError else error
-    return str(reason) or type(error).__name__
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -27,31 +27,6 @@ from .distributed import World, check_same_masks, share_statistics
 from .precision import DTYPES, CastWeights, FastWeightGradients
 
 
-def attacked_images(
-    model: Network, config: TrainConfig, images: Tensor, labels: Tensor, scale: float
-) -> Tensor:
-    """Images like ``images`` [N,C,H,W], at most the settings' eps away; fit for a CUDA graph.
-
-    Args:
-        model: in evaluation mode. scale: on the loss, where gradients are of float16.
-    """
-    inner = _lspga if model.spec.thermometer else _pgd
-    return inner(model, config, images, labels, scale)
-
-
-def held_out_attack(config: TrainConfig) -> Attack:
-    """The same attack on images that training does not see; its start is each image's own."""
-    if config.thermometer:
-        return _lspga_settings(config)
-    return PGD(
-        eps=config.adversarial_eps,
-        step=config.adversarial_step,
-        steps=config.adversarial_steps,
-        random_start=True,
-        seed=config.seed,
-    )
-
-
 def _pgd(
     model: Network, config: TrainConfig, images: Tensor, labels: Tensor, scale: float
 ) -> Tensor:
@@ -73,14 +48,20 @@ def _lspga(
         return relaxed_gradient(model, encoded, logits, labels, scale)
 
     count, channels, height, width = images.shape
-    shape = (count, channels, model.spec.thermometer, height, width)
-    start = torch.randn(shape, device=images.device)
-    return _lspga_settings(config).ascend(gradient, images, start)
+    start = torch.randn((count, channels, config.thermometer, height, width), device=images.device)
+    return _held_out_attack(config).ascend(gradient, images, start)
 
 
-def _lspga_settings(config: TrainConfig) -> LSPGA:
-    """Radius and number of steps are the run's; the rest are the attack's own defaults."""
-    return LSPGA(eps=config.adversarial_eps, steps=config.adversarial_steps, seed=config.seed)
+def _held_out_attack(config: TrainConfig) -> Attack:
+    """The same attack on images that training does not see; its start is each image's own.
+
+    Of LS-PGA, radius and number of steps are the run's, and the rest the attack's own defaults.
+    """
+    eps, steps, seed = config.adversarial_eps, config.adversarial_steps, config.seed
+    if config.thermometer:
+        return LSPGA(eps=eps, steps=steps, seed=seed)
+    step = config.adversarial_step
+    return PGD(eps=eps, step=step, steps=steps, random_start=True, seed=seed)
 
 
 def paired_loss(
@@ -176,7 +157,7 @@ class Engine:
         self.graph = None
         if config.cuda_graph:
             self.lr = torch.zeros((), device=device)  # a graph reads it when it runs
-            self.graph = GraphedStep(self._whole_batch, device)
+            self.graph = GraphedStep(lambda *batch: self._update(*batch, config.batch_size), device)
 
     def autocast(self) -> torch.autocast:
         enabled = self.dtype != torch.float32
@@ -213,9 +194,6 @@ class Engine:
             self.average.steps += 1
         return result
 
-    def _whole_batch(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return self._update(images, labels, self.config.batch_size)
-
     def _update(self, images: Tensor, labels: Tensor, global_size: int) -> tuple[Tensor, Tensor]:
         """The part of a step that is the device's alone; see :meth:`step`."""
         config = self.config
@@ -236,9 +214,9 @@ class Engine:
         part = total / global_size
         # DDP averages gradients over ranks; the parts are to be added.
         self.scaler.scale(part * self.world.size).backward()
-        if self.config.clip_norm is not None:
+        if config.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self.scaler.step(self.optimizer)
         before = self.scaler._scale.clone() if self.scaler.is_enabled() else None
         self.scaler.update()
@@ -256,8 +234,9 @@ class Engine:
         Attacked in evaluation mode, so that the attack leaves the running statistics alone.
         """
         scale = FLOAT16_SCALE if self.dtype == torch.float16 else 1.0
+        attack = _lspga if self.config.thermometer else _pgd
         self.model.eval()
-        attacked = attacked_images(self.model, self.config, images, labels, scale)
+        attacked = attack(self.model, self.config, images, labels, scale)
         self.model.train()
         return attacked
 
@@ -297,7 +276,7 @@ class Engine:
         that depends on (seed, image) alone, against the network that is kept, without autocast.
         All ranks' batches count. Waits for the device.
         """
-        attack = held_out_attack(self.config)
+        attack = _held_out_attack(self.config)
         oracle = Oracle(self.result.eval())
         totals = torch.zeros(2, dtype=torch.float64, device=self.device)
         for images, labels in batches:

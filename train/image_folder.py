@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from hashlib import file_digest, sha256
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -83,22 +83,18 @@ def files_digest(files: Sequence[tuple[str, str | Path]], about: bytes = b"") ->
     Raises:
         UserError: a file that cannot be read.
     """
-    digest = hashlib.sha256(about)
+    digest = sha256(about)
     try:
         sizes = [Path(path).stat().st_size for _, path in files]
         small = sum(sizes) <= SMALL
         for (name, path), size in zip(files, sizes, strict=True):
             digest.update(b"%b\0%d\n" % (os.fsencode(name), size))  # names need not be UTF-8
-            if small or _suffix(name) in UNCOMPRESSED:
+            if small or PurePath(name).suffix.lower() in UNCOMPRESSED:
                 with Path(path).open("rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
+                    digest.update(file_digest(file, "sha256").digest())
     except OSError as error:
         raise _unreadable(error) from None
     return digest.hexdigest()[:32]
-
-
-def _suffix(name: str) -> str:
-    return PurePath(name).suffix.lower()
 
 
 def _unreadable(error: OSError) -> UserError:
@@ -106,8 +102,6 @@ def _unreadable(error: OSError) -> UserError:
 
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
-
-
 TEST_SHARE = 0.1
 """Of each class, where a folder has no test images of its own."""
 _SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation"}
@@ -177,29 +171,24 @@ def _by_class(folder: Path) -> dict[str, list[Path]]:
     Raises:
         UserError: a folder that cannot be read, or one of other files beside class folders.
     """
-    found, other = {}, None
+    found, others = {}, []
     try:
         names = sorted(entry.name for entry in visible(folder) if entry.is_dir())
     except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror or error})") from None
+        raise _unreadable(error) from None
     for name in names:
         files = [Path(path) for _, path in files_in(folder / name)]
-        images = sorted(path for path in files if path.suffix.lower() in EXTENSIONS)
-        if images:
+        if images := sorted(path for path in files if path.suffix.lower() in EXTENSIONS):
             found[name] = images
         elif files:
-            other = other or folder / name
-    if found and other:
-        raise UserError(f"{other}: class without images ({', '.join(sorted(EXTENSIONS))})")
+            others.append(folder / name)
+    if found and others:
+        raise UserError(f"{others[0]}: class without images ({', '.join(sorted(EXTENSIONS))})")
     return found
 
 
 def _taken_off(base: Path, files: dict[str, list[Path]], share: float):
     """(training images, test images) of each class, told by a hash of their names."""
-
-    def drawn(path: Path) -> bytes:
-        return hashlib.sha256(os.fsencode(path.relative_to(base))).digest()
-
     train, test = {}, {}
     for name, paths in files.items():
         count = max(1, round(share * len(paths)))
@@ -208,7 +197,8 @@ def _taken_off(base: Path, files: dict[str, list[Path]], share: float):
                 f"{base / name}: too few images ({len(paths)}) to take {share:.0%} off "
                 "for testing; add images, a smaller --validation-fraction, or test/<class>/*"
             )
-        chosen = set(sorted(paths, key=drawn)[:count])
+        digests = {path: sha256(os.fsencode(path.relative_to(base))).digest() for path in paths}
+        chosen = set(sorted(paths, key=digests.get)[:count])
         test[name] = [path for path in paths if path in chosen]
         train[name] = [path for path in paths if path not in chosen]
     return train, test

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
+import platform
 import signal
 import threading
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
 
+from .. import __version__
 from ..defective.errors import RankError, UserError
 from .config import TrainConfig, deciding, differing, learning_rate
 from .data import DataSet, Split, steps_per_epoch
-from .distributed import World
+from .distributed import World, device_name
 from .engine import Engine
 from .plots import draw_curves
-from .runfolder import CONFIG, STATE, WEIGHTS, RunFolder, summarise
+from .runfolder import CONFIG, STATE, WEIGHTS, RunFolder
 from .screen import Report
 from .setup import make_batches
 
@@ -96,7 +99,7 @@ class Trainer:
         self.batches = make_batches(config, data, data.train, self.device, training=True)
         self.evaluated = "val" if data.validation is not None else "test"
         held = data.test if data.validation is None else data.validation
-        self.held = make_batches(config, data, held, self.device, training=False)
+        self.held = self._held(held)
         self.attacked = self._attacked(held)
         self.steps = steps_per_epoch(len(data.train), config.batch_size, world.size)
         if self.steps == 0 or config.batch_size < 2 * world.size:
@@ -112,15 +115,16 @@ class Trainer:
         self._saved_at, self._saved_epoch = -math.inf, 0
         self._start_epoch()
 
+    def _held(self, split: Split):
+        """Batches to evaluate on."""
+        return make_batches(self.config, self.data, split, self.device, training=False)
+
     def _attacked(self, split: Split):
-        """The images on which robust accuracy is measured, or None."""
+        """Batches on which robust accuracy is measured, or None."""
         config = self.config
-        count = min(config.adversarial_test_images, len(split))
-        if config.adversarial_eps == 0 or count == 0:
+        if config.adversarial_eps == 0 or config.adversarial_test_images == 0:
             return None
-        generator = torch.Generator().manual_seed(config.seed)
-        chosen = torch.randperm(len(split), generator=generator)[:count].sort().values
-        return make_batches(config, self.data, split.subset(chosen), self.device, training=False)
+        return self._held(split.sample(config.adversarial_test_images, config.seed))
 
     def _start_epoch(self) -> None:
         self.losses = torch.zeros(self.steps, device=self.device)
@@ -161,28 +165,42 @@ class Trainer:
             return Outcome(self._finish(), stop.signal)
 
     def _finish(self) -> dict[str, Any]:
-        """Write and return the summary; with validation, this is where the test set is used."""
-        last = self.history[-1]
+        """Write and return the summary: the last epoch is the result, the best a labelled extra.
+
+        With validation, this is where the test set is used.
+        """
+        config, data, last = self.config, self.data, self.history[-1]
         test = last.get("test/loss"), last.get("test/acc1")
         robust = last.get("test/robust_acc1")
-        if self.data.validation is not None:
-            batches = make_batches(
-                self.config, self.data, self.data.test, self.device, training=False
-            )
-            test = self._evaluate(batches)
-            attacked = self._attacked(self.data.test)
+        if data.validation is not None:
+            test = self._evaluate(self._held(data.test))
+            attacked = self._attacked(data.test)
             robust = None if attacked is None else self._robust(attacked)
-        summary = summarise(
-            self.config,
-            self.data,
-            self.engine.model,
-            self.history,
-            self.best,
-            *test,
-            test_robust_accuracy=robust,
-            device=self.device,
-            processes=self.world.size,
-        )
+        summary = {
+            "name": config.name,
+            "dataset": data.name,
+            **{key: getattr(config, key) for key in ("arch", "defects", "recipe", "seed")},
+            "parameters": sum(p.numel() for p in self.engine.model.parameters()),
+            "train_images": len(data.train),
+            "test_images": len(data.test),
+            "epochs": len(self.history),
+            "test/loss": test[0],
+            "test/acc1": test[1],
+            **({} if robust is None else {"test/robust_acc1": robust}),
+            "best": self.best,
+            "train/acc1": last["train/acc1"],
+            "train_s": sum(record["epoch_s"] for record in self.history),
+            "img_per_s_median": median(record["img_per_s"] for record in self.history),
+            "precision": config.precision,
+            "device": device_name(self.device),
+            "processes": self.world.size,
+            "versions": {
+                "scotoma": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+            "checkpoint": WEIGHTS,
+        }
         if self.world.is_main:
             self.folder.write_summary(summary)
         return summary
@@ -365,7 +383,7 @@ class Trainer:
                 self.folder.write_curves(figure, self.config.picture_format)
             self.folder.save_state(
                 {
-                    "settings": self._settings(),
+                    "settings": deciding(self.config),  # a state goes on under the same ones only
                     "classes": list(self.data.classes),
                     "engine": self.engine.state_dict(),
                     "epoch": self.epoch,
@@ -381,15 +399,11 @@ class Trainer:
         self._saved_at, self._saved_epoch = time.perf_counter(), self.epoch
         self.world.barrier()
 
-    def _settings(self) -> dict[str, Any]:
-        """The settings that decide the weights; a state goes on under the same ones only."""
-        return deciding(self.config)
-
     def _restore(self, state: dict[str, Any]) -> None:
         where = self.folder.path / STATE
         try:
             # A setting that an older version did not have was what is the default now.
-            saved, now = deciding(TrainConfig()) | state["settings"], self._settings()
+            saved, now = deciding(TrainConfig()) | state["settings"], deciding(self.config)
             key = differing(saved, now, self.moved)
             if key is not None:
                 raise UserError(

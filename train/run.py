@@ -185,7 +185,7 @@ def _run(
     if saved is None:
         world.from_main(lambda: begin(config, folder))
     elif moved:  # so that it goes on by its folder alone, too
-        world.from_main(lambda: folder.change_config(config))
+        world.from_main(lambda: folder.write_config(config))
     if world.is_main:
         _print_plan(trainer, resumed=saved is not None)
     return trainer.run(stop)

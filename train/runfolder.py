@@ -9,23 +9,18 @@ import os
 import platform
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock, Timeout
 
-from .. import __version__
 from ..defective.errors import UserError
-from ..defective.models.base import Network
 from ..defective.serialization import atomic_path, check_seal, runs_in, save_tensors, seal
 from ..defective.spec import ModelSpec
 from .config import PictureFormat, TrainConfig
-from .data import DataSet
-from .distributed import device_name
 from .plots import save_as
 
 if TYPE_CHECKING:
@@ -98,16 +93,10 @@ class RunFolder:
                     path.unlink()
             if (self.path / "tensorboard").is_dir():
                 shutil.rmtree(self.path / "tensorboard")
-            self._write_config(config)  # last: until then the old settings say what was there
+        self.write_config(config)  # last: until then the old settings say what was there
 
-    def _write_config(self, config: TrainConfig) -> None:
-        with atomic_path(self.path / CONFIG) as temporary:
-            config.save(temporary)
-
-    def change_config(self, config: TrainConfig) -> None:
-        """Write the settings with which a run goes on."""
-        with self._saving(CONFIG):
-            self._write_config(config)
+    def write_config(self, config: TrainConfig) -> None:
+        self._replace(CONFIG, config.save)
 
     def check_run(self) -> None:
         """Check that there is a run to continue. Raises UserError if there is none."""
@@ -222,19 +211,19 @@ class RunFolder:
 
 
 @contextmanager
-def alone_in(folder: Path, work: str) -> Iterator[None]:
+def alone_in(folder: Path, work: str, wait: bool = False) -> Iterator[None]:
     """Alone among processes with a folder, by a lock that goes with a process that dies.
 
     Where the file system knows no locks it is as if nobody else were there.
 
     Args:
-        work: what else may be going on in the folder, for the message.
+        work: what else may be going on in the folder, for the message. wait: for its end.
 
     Raises:
         UserError: it is going on there, or the folder cannot be written to.
     """
     file = folder / LOCK
-    lock = FileLock(file, timeout=0)
+    lock = FileLock(file, timeout=-1 if wait else 0)
     try:
         lock.acquire()
     except Timeout:
@@ -270,53 +259,3 @@ def free_name(out: Path, name: str) -> str:
         number += 1
         candidate = f"{name}-{number}"
     return candidate
-
-
-def summarise(
-    config: TrainConfig,
-    data: DataSet,
-    model: Network,
-    history: Sequence[Mapping[str, Any]],
-    best: Mapping[str, Any],
-    test_loss: float,
-    test_accuracy: float,
-    *,
-    test_robust_accuracy: float | None = None,
-    device: torch.device,
-    processes: int,
-) -> dict[str, Any]:
-    """The last epoch is the result; the best is a labelled extra.
-
-    Args:
-        history: the lines of metrics.jsonl. best: epoch, accuracy and what it was chosen on.
-        test_loss, test_accuracy: of the last epoch's weights; accuracies are fractions.
-        test_robust_accuracy: under the attack of adversarial training, or None without one.
-    """
-    return {
-        "name": config.name,
-        "dataset": data.name,
-        "arch": config.arch,
-        "defects": config.defects,
-        "recipe": config.recipe,
-        "seed": config.seed,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "train_images": len(data.train),
-        "test_images": len(data.test),
-        "epochs": len(history),
-        "test/loss": test_loss,
-        "test/acc1": test_accuracy,
-        **({} if test_robust_accuracy is None else {"test/robust_acc1": test_robust_accuracy}),
-        "best": best,
-        "train/acc1": history[-1]["train/acc1"],
-        "train_s": sum(record["epoch_s"] for record in history),
-        "img_per_s_median": median(record["img_per_s"] for record in history),
-        "precision": config.precision,
-        "device": device_name(device),
-        "processes": processes,
-        "versions": {
-            "scotoma": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "checkpoint": "last.safetensors",
-    }

@@ -7,11 +7,11 @@ YAML files (``--config``) < the command line.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -53,11 +53,9 @@ def recipe_names() -> list[str]:
 
 
 def read_recipe(name: str) -> dict[str, Any]:
-    if name not in recipe_names():
-        known = recipe_names()
-        raise UserError(
-            f"recipe {name!r} is unknown; expected one of {', '.join(known)}.{nearest(name, known)}"
-        )
+    if name not in (known := recipe_names()):
+        near = nearest(str(name), known)
+        raise UserError(f"recipe {name!r} is unknown; expected one of {', '.join(known)}.{near}")
     return read_yaml(RECIPES / f"{name}.yaml")
 
 
@@ -239,18 +237,19 @@ def parse(argv: list[str]) -> tuple[TrainConfig, str | None]:
         UserError: an unknown option or key, or a value of the wrong type or out of range.
     """
     parser = build_parser()
-    asked = parser.parse_args(argv)
-    if asked.resume is not None:
-        extra = [a for a in argv if a.startswith("--") and not a.startswith("--resume")]
-        allowed = [a for a in extra if a.split("=")[0] in ("--device",)]
-        if extra != allowed:
+    given = parser.parse_args(argv, defaults=False).as_dict()
+    resume = given.pop("resume", None)
+    if resume is not None:
+        if extra := [name for name in given if name != "device"]:
             raise UserError(
-                f"--resume takes all settings from the run; leave out {extra[0]} (only --device "
-                "may be given)"
+                "--resume takes all settings from the run; leave out "
+                f"--{extra[0].replace('_', '-')} (only --device may be given)"
             )
-        return TrainConfig(device=asked.device), asked.resume
-
-    return _with_recipe(parser, [read_yaml(Path(path)) for path in asked.config], argv), None
+        return TrainConfig(**given), resume
+    asked: dict[str, Any] = {}
+    for path in given.pop("config", []):
+        asked |= _typed(parser, read_yaml(Path(path)))
+    return _with_recipe(parser, asked | given), None
 
 
 def parse_keywords(values: Mapping[str, Any], resuming: bool = False) -> TrainConfig:
@@ -274,54 +273,33 @@ def parse_keywords(values: Mapping[str, Any], resuming: bool = False) -> TrainCo
     plain = {n: os.fspath(v) if isinstance(v, os.PathLike) else v for n, v in values.items()}
     plain = {n: list(v) if isinstance(v, tuple) else v for n, v in plain.items()}
     parser = build_parser()
-    return _lay(parser, [plain], []) if resuming else _with_recipe(parser, [plain], [])
+    return TrainConfig(**_typed(parser, plain)) if resuming else _with_recipe(parser, plain)
 
 
-def _with_recipe(parser: Parser, layers: list[dict[str, Any]], argv: list[str]) -> TrainConfig:
-    """:func:`_lay` with the recipe below all layers; it is named in the settings."""
-    named = _lay(parser, layers, argv)
-    recipe = named.recipe if named.recipe != "auto" else recipe_for(named.dataset)
-    values = read_recipe(recipe)
-    settings = _lay(parser, [values, *layers], argv)
-    if named.recipe == "auto" and settings.batch_size < values["batch_size"]:
+def _with_recipe(parser: Parser, asked: dict[str, Any]) -> TrainConfig:
+    """What is asked for over the recipe, which is named in the settings, over the defaults."""
+    asked = _typed(parser, asked)
+    recipe = asked.get("recipe", "auto")
+    automatic = recipe == "auto"
+    if automatic:
+        recipe = recipe_for(asked.get("dataset", TrainConfig.dataset))
+    values = _typed(parser, read_recipe(recipe))
+    if automatic and asked.get("batch_size", math.inf) < values["batch_size"]:
         # The linear rule (Goyal et al., 2017): 0.4 is too much for batches of 64. A recipe that was
         # asked for is taken as it is.
-        values["lr"] *= settings.batch_size / values["batch_size"]
-        settings = _lay(parser, [values, *layers], argv)
-    settings.recipe = recipe
-    return settings
+        values["lr"] *= asked["batch_size"] / values["batch_size"]
+    return TrainConfig(**values | asked | {"recipe": recipe})
 
 
-def _lay(parser: Parser, layers: list[dict[str, Any]], argv: list[str]) -> TrainConfig:
-    """Defaults, then each layer, then the command line; all through the parser's types."""
-    merged: dict[str, Any] = {}
+def _typed(parser: Parser, values: dict[str, Any]) -> dict[str, Any]:
+    """The values of settings in their types. Raises UserError on one of another type."""
     types = get_type_hints(TrainConfig)
-    for layer in layers:
-        merged |= layer
-    for key, value in merged.items():
+    for key, value in values.items():
         if types[key] in (bool, bool | None) and not isinstance(value, types[key]):
             raise UserError(f"{key} is {value!r}; expected true or false")
-    try:
-        checked = parser.parse_object(merged).as_dict()
-        with _defaults(parser, {key: checked[key] for key in merged}):
-            values = parser.parse_args(argv).as_dict()
-    except jsonargparse.ArgumentError as error:
-        raise UserError(tidy(str(error), parser)) from None
-    for extra in ("config", "resume"):
-        values.pop(extra)
-    return TrainConfig(**values)
-
-
-@contextmanager
-def _defaults(parser: Parser, values: dict[str, Any]):
-    """The parser with other defaults for a while."""
-    before = {key: parser.get_default(key) for key in values}
-    parser.set_defaults(values)
-    yield
-    parser.set_defaults(before)
+    return parser.parse_object(values, defaults=False).as_dict()
 
 
 def load_resolved(path: Path) -> TrainConfig:
     """The settings that a run folder holds. Raises UserError."""
-    parser = build_parser()
-    return _lay(parser, [read_yaml(path)], [])
+    return TrainConfig(**_typed(build_parser(), read_yaml(path)))

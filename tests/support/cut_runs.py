@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from scotoma.defective import load_model
 from scotoma.train.engine import Engine
-from scotoma.train.run import run_training
 
 
 def weights(folder: Path):
@@ -21,21 +20,18 @@ def assert_same_weights(a: Path, b: Path):
         assert torch.equal(first[name], second[name]), name
 
 
-def stop_after(monkeypatch, steps):
-    """Send this process Ctrl-C while it works on the given step."""
-    original, taken = Engine.step, [0]
+def before_step(monkeypatch, number, act):
+    """Do something when a run comes to a step; they are counted from 0 over all epochs."""
+    original = Engine.step
 
-    def step(self, *args):
-        taken[0] += 1
-        if taken[0] == steps:
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(self, *args)
+    def step(self, batch, current, *rest):
+        if current == number:
+            act()
+        return original(self, batch, current, *rest)
 
     monkeypatch.setattr(Engine, "step", step)
 
 
-def cut_run(config, monkeypatch):
-    """The folder of a run that was stopped in its second epoch."""
-    with monkeypatch.context() as patch:
-        stop_after(patch, 7)
-        return run_training(config)[1].path
+def stop_after(monkeypatch, steps):
+    """Send this process Ctrl-C while it works on the given step."""
+    before_step(monkeypatch, steps - 1, lambda: os.kill(os.getpid(), signal.SIGINT))

@@ -1,20 +1,27 @@
-"""A tiny configuration and image folders, so that whole runs take a second or two."""
+"""A tiny configuration and image folders, so that whole runs take less than a second."""
 
+import shutil
 import signal
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from cut_runs import stop_after
 from PIL import Image
+from scotoma.train import loop
 from scotoma.train.config import TrainConfig
+from scotoma.train.run import run_training
+from scotoma.train.runfolder import RunFolder
 from scotoma.train.settings import read_recipe
 
 
 @pytest.fixture
-def tiny(tmp_path):
-    """Settings of a run that takes about a second: width 4, a few hundred images."""
-
+def tiny(tmp_path, monkeypatch):
+    """Settings of a run that takes half a second: width 4, a few hundred images, no pictures."""
     pytest.importorskip("yaml", reason="PyYAML, in which settings are written, is not installed")
+    # Drawing them takes as long as the training; test_cli.py has them drawn.
+    monkeypatch.setattr(loop, "draw_curves", lambda *_: None)
+    monkeypatch.setattr(RunFolder, "write_curves", lambda *_: None)
 
     def make(**changes):
         config = TrainConfig(recipe="quick", out=str(tmp_path / "runs"), **read_recipe("quick"))
@@ -30,6 +37,39 @@ def tiny(tmp_path):
         return replace(config, **small | changes)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory):
+    """Make runs, each of them once: ``trained_once(config, stop)`` is its folder, to be copied."""
+    made = {}
+
+    def run(config, stop):
+        key = repr((replace(config, out="", name=None), stop))
+        if key not in made:
+            out = str(tmp_path_factory.mktemp("run"))
+            with pytest.MonkeyPatch.context() as patch:
+                if stop is not None:
+                    stop_after(patch, stop)
+                outcome, folder = run_training(replace(config, out=out, name="run"))
+            assert outcome.stopped_by == (None if stop is None else signal.SIGINT)
+            assert (outcome.summary is None) == (stop is not None)
+            made[key] = folder.path
+        return made[key]
+
+    return run
+
+
+@pytest.fixture
+def ran(tmp_path, trained_once):
+    """``ran(config, stop)``: a folder of its own of a run that was finished, or stopped in a step
+    (counted from 1), and not trained for this test alone."""
+
+    def copy(config, stop=None):
+        name = "whole" if stop is None else f"cut-{stop}"
+        return shutil.copytree(trained_once(config, stop), tmp_path / "copies" / name)
+
+    return copy
 
 
 @pytest.fixture
