@@ -1,11 +1,13 @@
 """Adversarial training: what it reports of robustness, and that reporting changes nothing."""
 
 import json
+import warnings
 
 import pytest
 import torch
+from cut_runs import assert_same_weights
 from scotoma.defective import UserError, load_model
-from scotoma.defective.attacks import pgd
+from scotoma.defective.attacks import LSPGA, PGD, Status, pgd
 from scotoma.train.datasets import load_dataset
 from scotoma.train.run import run_training
 
@@ -13,46 +15,56 @@ ATTACK = {"adversarial_eps": 0.1, "adversarial_step": 0.05, "adversarial_steps":
 
 
 def history(folder):
-    return [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_robust_accuracy_is_that_of_the_saved_network_under_the_same_attack(tiny):
-    outcome, folder = run_training(tiny(epochs=1, adversarial_test_images=60, seed=3, **ATTACK))
+@pytest.mark.parametrize(
+    ("changes", "attack"),
+    [
+        ({"epochs": 1}, PGD(eps=0.1, step=0.05, steps=2, random_start=True, seed=3)),
+        ({"thermometer": 8, "lr": 0.05}, LSPGA(eps=0.1, steps=2, seed=3)),
+    ],
+    ids=["pgd", "ls-pga"],
+)
+def test_robust_accuracy_is_that_of_the_saved_network_under_the_same_attack(tiny, changes, attack):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # of a gradient for the pixels
+        asked = tiny(adversarial_test_images=60, seed=3, **ATTACK | changes)
+        outcome, folder = run_training(asked)
     model = load_model(folder.path / "last.safetensors")
     test = load_dataset("sample").limited(None, 100, 3).test
     chosen = torch.randperm(100, generator=torch.Generator().manual_seed(3))[:60]
     images = test.images[chosen].permute(0, 3, 1, 2).float() / 255
-    labels = test.labels[chosen]
-    found = pgd(model, images, labels, 0.1, 0.05, 2, random_start=True, seed=3)
-    with torch.no_grad():
-        right = (model(found).argmax(1) == labels) & (model(images).argmax(1) == labels)
-        expected = float(right.double().mean())
-    reported = history(folder)[0]["test/robust_acc1"]
+    result = attack(model, images, test.labels[chosen])
+    expected = float((result.status == Status.RESISTED).double().mean())
     # An image on the edge may fall on the other side when its batch is another one.
-    assert reported == pytest.approx(expected, abs=1.01 / 60)
+    reported = history(folder.path)[-1]["test/robust_acc1"]
+    assert 0 < reported == pytest.approx(expected, abs=1.01 / 60)
     assert outcome.summary["test/robust_acc1"] == reported
 
 
-def test_reporting_changes_no_weight(tiny):
-    changes = {"train_limit": 150, "adversarial_eps": 0.1, "adversarial_steps": 1}
-    runs = [run_training(tiny(adversarial_test_images=count, **changes))[1] for count in (0, 30)]
-    assert "test/robust_acc1" not in history(runs[0])[0]
-    assert "test/robust_acc1" in history(runs[1])[0]
-    weights = [load_model(run.path / "last.safetensors").state_dict() for run in runs]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-
-
-def test_only_adversarial_training_reports_it(tiny):
-    outcome, folder = run_training(tiny(epochs=1))
-    assert not any("robust" in key for key in history(folder)[0])
-    assert not any("robust" in key for key in outcome.summary)
+def test_reporting_changes_no_weight_and_is_only_of_adversarial_training(tiny, ran):
+    changes = {"train_limit": 64, "epochs": 1, "adversarial_eps": 0.1, "adversarial_steps": 1}
+    silent, told = (
+        run_training(tiny(adversarial_test_images=count, name=str(count), **changes))[1].path
+        for count in (0, 30)
+    )
+    assert "test/robust_acc1" not in history(silent)[0]
+    assert "test/robust_acc1" in history(told)[0]
+    assert_same_weights(silent, told)
+    ordinary = ran(tiny())
+    assert not any("robust" in key for key in history(ordinary)[0])
+    assert "robust" not in (ordinary / "summary.json").read_text()
 
 
 def test_with_validation_the_test_set_is_attacked_once_at_the_end(tiny):
-    changes = {"evaluate_on": "validation", "validation_fraction": 0.2, "ema": 0.9}
-    outcome, folder = run_training(tiny(**changes, **ATTACK))
-    assert "val/robust_acc1" in history(folder)[0]
-    assert "test/robust_acc1" not in history(folder)[0]
+    """Of averaged, clipped, dropped and paired weights, too."""
+    changes = ATTACK | {"evaluate_on": "validation", "validation_fraction": 0.2, "ema": 0.9}
+    changes |= {"logit_pairing": 0.5, "clip_norm": 1.0, "regularizer": "dropblock"}
+    outcome, folder = run_training(tiny(train_limit=100, epochs=1, test_limit=40, **changes))
+    (record,) = history(folder.path)
+    assert torch.isfinite(torch.tensor(record["train/loss"]))
+    assert "val/robust_acc1" in record and "test/robust_acc1" not in record
     assert 0 <= outcome.summary["test/robust_acc1"] <= 1
 
 
