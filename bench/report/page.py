@@ -161,12 +161,17 @@ def build(loaded: Loaded, cpu: bool = False, out: Path = OUT) -> Page:
     page.paragraph(HOW)
     gpus, cpus = loaded.of("cuda"), loaded.of("cpu")
     if not gpus:
-        _nothing_yet(page)
+        page.heading("No figure yet")
+        words = strong("No figure exists yet: there are no results of a GPU.")
+        page.paragraph(words, " On a machine with an NVIDIA GPU these commands make them:")
+        lines = [(what, code(command)) for what, command in TO_MEASURE]
+        page.table((["what is measured", "command"], lines), words=2)
+        verdicts.targets(page, [])
     for device, rows in gpus.items():
         page.heading(device)
         environment(page, rows)
         verdicts.targets(page, rows)
-        _device(page, rows)
+        _parts(page, rows)
     if cpu and not cpus:
         page.heading("CPU")
         page.paragraph("There are no results of a CPU.")
@@ -179,7 +184,7 @@ def build(loaded: Loaded, cpu: bool = False, out: Path = OUT) -> Page:
             )
         )
         environment(page, rows)
-        _device(page, rows)
+        _parts(page, rows)
     page.heading("What the words mean")
     lines = [(code(word), meaning) for word, meaning in GLOSSARY]
     page.table((["word", "meaning"], lines), words=2)
@@ -188,21 +193,12 @@ def build(loaded: Loaded, cpu: bool = False, out: Path = OUT) -> Page:
     return page
 
 
-def _device(page: Page, rows: Sequence[dict]) -> None:
+def _parts(page: Page, rows: Sequence[dict]) -> None:
     for part in (
         *(verdicts.slower_cases, tables.steps, tables.attacks, tables.profile, tables.convergence),
         *(tables.layers, tables.roofline, verdicts.headroom, verdicts.changes),
     ):
         part(page, rows)
-
-
-def _nothing_yet(page: Page) -> None:
-    page.heading("No figure yet")
-    words = strong("No figure exists yet: there are no results of a GPU.")
-    page.paragraph(words, " On a machine with an NVIDIA GPU these commands make them:")
-    lines = [(what, code(command)) for what, command in TO_MEASURE]
-    page.table((["what is measured", "command"], lines), words=2)
-    verdicts.targets(page, [])
 
 
 def environment(page: Page, rows: Sequence[dict]) -> None:

@@ -11,13 +11,12 @@ import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from ...train.plots import cut, marker, new, panels
 from ..profiling.families import COLOURS, GAPS
 from .rows import (
-    OURS,
     PASSES,
-    STEP_ORDER,
     by_site,
     convergence_cases,
     flop_unit,
@@ -46,16 +45,12 @@ _FURTHER = ("#cc79a7", "#f0e442", "#009e73", "#7a5195", "#000000")
 _DARK, _WORDS = "#222222", 70
 
 
-def colours(names: Iterable[str]) -> dict[str, str]:
-    """Of contestants; of unknown ones by their place among those."""
-    names = set(names)
-    unknown = sorted(name for name in names if name.removesuffix("-graph") not in _COLOURS)
-    found = {name: _COLOURS.get(name.removesuffix("-graph")) for name in names}
-    return found | {name: _FURTHER[n % len(_FURTHER)] for n, name in enumerate(unknown)}
-
-
-def contestants(rows: Iterable[dict]) -> list[str]:
-    return ordered((row["contestant"] for row in rows), (OURS, *STEP_ORDER))
+def colours(rows: Iterable[dict]) -> dict[str, str]:
+    """Of contestants, in their order; of unknown ones by their place among those."""
+    names = ordered(row["contestant"] for row in rows)
+    unknown = [name for name in names if name.removesuffix("-graph") not in _COLOURS]
+    further = {name: _FURTHER[n % len(_FURTHER)] for n, name in enumerate(unknown)}
+    return {name: further.get(name) or _COLOURS[name.removesuffix("-graph")] for name in names}
 
 
 @contextmanager
@@ -120,54 +115,53 @@ def draw_steps(rows: Sequence[dict]) -> Figure:
     batch size, whiskers from the 10 % to the 90 % quantile."""
     usual = Counter(row["dtype"] for row in rows).most_common(1)[0][0]
 
-    def name(row: dict) -> str:
+    def label(row: dict) -> str:
         """The contestant, with its number format if that is another one than in the title."""
         return row["contestant"] + ("" if row["dtype"] == usual else f" ({row['dtype']})")
 
-    order = sorted(rows, key=lambda row: (row["arch"], row["defects"] != "standard"))
-    networks = grouped(order, "arch", "defects")
-    tints = colours(row["contestant"] for row in rows)
-    names = {name(row): row["contestant"] for row in rows}
-    places = contestants(rows)
-    names = sorted(names, key=lambda label: (places.index(names[label]), label))
+    tints = colours(rows)
+    timed = sorted(filter(rate, rows), key=lambda row: list(tints).index(row["contestant"]))
+    looks = {
+        label(row): {
+            "facecolor": tints[row["contestant"]],
+            "hatch": "////" if row["contestant"].endswith("-graph") else "",
+            "edgecolor": "#ffffff",
+            "linewidth": 0.4,
+        }
+        for row in timed
+    }
     # Variants of one network side by side.
     columns = len({row["defects"] for row in rows})
     columns = columns if 1 < columns < 4 else 3
+    by_name = sorted(rows, key=lambda row: (row["arch"], row["defects"] != "standard"))
+    networks = grouped(by_name, "arch", "defects")
     size = panel_size(len(networks), 10 / columns, 2.5, columns)
-    first = rows[0]
-    width = "" if first["width"] is None else f" width {first['width']},"
-    pixels = f"{first['image_size']} x {first['image_size']} pixels"
-    title = f"images per second: {first['work']},{width} {pixels}, {usual}"
+    width = "" if rows[0]["width"] is None else f" width {rows[0]['width']},"
+    pixels = f"{rows[0]['image_size']} x {rows[0]['image_size']} pixels"
+    title = f"images per second: {rows[0]['work']},{width} {pixels}, {usual}"
     with canvas(rows, size, title) as (figure, handles):
-        grid = panels(figure, len(networks), columns)
-        for axes, (network, found) in zip(grid, networks.items(), strict=True):
+        handles |= {name: Patch(**look) for name, look in looks.items()}
+        axes_of = zip(panels(figure, len(networks), columns), networks.items(), strict=True)
+        for axes, (network, found) in axes_of:
             batches = sorted({row["batch_size"] for row in found})
-            present = sorted({name(row) for row in found}, key=names.index)
-            breadth = 0.84 / len(present)
-            for row in found:
+            present = {label(row) for row in found}
+            present = [name for name in looks if name in present]
+            for row in filter(rate, found):
                 height, low, high = (rate(row, q) for q in ("median_us", "p90_us", "p10_us"))
-                if height is None:
-                    continue
-                offset = (present.index(name(row)) - (len(present) - 1) / 2) * breadth
-                handles[name(row)] = axes.bar(
-                    batches.index(row["batch_size"]) + offset,
+                offset = (present.index(label(row)) + 0.5) / len(present) - 0.5
+                axes.bar(
+                    batches.index(row["batch_size"]) + 0.84 * offset,
                     height,
-                    breadth,
+                    0.84 / len(present),
                     yerr=[[max(0, height - low)], [max(0, high - height)]],
-                    color=tints[row["contestant"]],
-                    hatch="////" if row["contestant"].endswith("-graph") else "",
-                    edgecolor="#ffffff",
-                    linewidth=0.4,
                     error_kw={"elinewidth": 0.8, "capsize": 1.5, "ecolor": _DARK},
+                    **looks[label(row)],
                 )
             axes.set_title(cut(", ".join(network), _WORDS), fontsize=9)
             _label(axes, "batch size (images)", "images/s", "y")
-            axes.set_xticks(range(len(batches)), [f"{batch}" for batch in batches], fontsize=8)
+            axes.set_xticks(range(len(batches)), map(str, batches), fontsize=8)
             axes.yaxis.set_major_formatter("{x:,.0f}")
             axes.set_ylim(bottom=0)
-        for label in names:  # in their order
-            if label in handles:
-                handles[label] = handles.pop(label)
     return figure
 
 
@@ -178,23 +172,21 @@ def draw_layers(rows: Sequence[dict]) -> Figure:
     """Percent of the copy bandwidth reached at each site, forward and backward, with cold caches.
 
     Lines go from the 10 % to the 90 % quantile of the times."""
-    sites, names, clock = list(by_site(rows)), contestants(rows), layer_clock(rows)
-    tints = colours(names)
+    sites, tints, clock = list(by_site(rows)), colours(rows), layer_clock(rows)
     title = f"bytes that must move over time taken, cold caches, {clock} times"
     with canvas(rows, (11, 0.3 * len(sites) + 2.0), title, columns=6) as (figure, handles):
         pair = figure.subplots(1, 2, sharey=True)
         for axes, step in zip(pair, PASSES[:2], strict=True):
-            for row in sorted(rows, key=lambda row: names.index(row["contestant"])):
-                time = layer_time(row, "cold", clock, step)
-                if not time:
-                    continue
-                name, share = row["contestant"], time["copy_percent"]
-                number, look = names.index(name), {"color": tints[name]}
-                place = sites.index(row["site"]["name"]) + 0.5 * ((number + 0.5) / len(names) - 0.5)
-                ends = [share * time["median_us"] / time[q] for q in ("p90_us", "p10_us")]
-                axes.plot(ends, [place, place], linewidth=1, alpha=0.7, **look)
-                look |= {"marker": marker(number), "markersize": 5}
-                handles[name] = _point(axes, share, place, **look)
+            for number, (name, tint) in enumerate(tints.items()):
+                for row in (row for row in rows if row["contestant"] == name):
+                    if not (time := layer_time(row, "cold", clock, step)):
+                        continue
+                    middle = time["copy_percent"]
+                    ends = [middle * time["median_us"] / time[q] for q in ("p90_us", "p10_us")]
+                    place = sites.index(row["place"]) + 0.5 * ((number + 0.5) / len(tints) - 0.5)
+                    axes.plot(ends, [place, place], color=tint, linewidth=1, alpha=0.7)
+                    look = {"marker": marker(number), "markersize": 5, "color": tint}
+                    handles[name] = _point(axes, middle, place, **look)
             axes.axvline(100, color=_DARK, linestyle=":", linewidth=1)
             axes.set_title(step, fontsize=9)
             _label(axes, "% of the bandwidth of a large copy")
@@ -233,16 +225,10 @@ def draw_roofline(rows: Sequence[dict]) -> Figure:
         label = f"copy, {ceilings['copy_gb_per_s']:,.0f} GB/s"
         axes.plot(ends, [factor * bandwidth * x for x in ends], lw=1.4, color=_DARK, label=label)
         for number, (dtype, ceiling) in enumerate(matmul.items()):
-            axes.plot(
-                [ceiling / bandwidth, right],
-                [factor * ceiling] * 2,
-                lw=1.4,
-                color="#777777",
-                linestyle=_ROOFS[number % len(_ROOFS)],
-                label=cut(
-                    f"matrix multiplication, {dtype}, {factor * ceiling:,.1f} {unit}", _WORDS
-                ),
-            )
+            words = f"matrix multiplication, {dtype}, {factor * ceiling:,.1f} {unit}"
+            look = {"color": "#777777", "linestyle": _ROOFS[number % len(_ROOFS)], "lw": 1.4}
+            ends, label = [ceiling / bandwidth, right], cut(words, _WORDS)
+            axes.plot(ends, [factor * ceiling] * 2, label=label, **look)
         entries = axes.lines[:]
         tints = {name: _TINTS[n % len(_TINTS)] for n, name in enumerate(operators)}
         for row, x in zip(points, xs, strict=True):
@@ -269,19 +255,8 @@ _UNKNOWN = "#bbbbbb"  # families that another version may have had
 
 def draw_families(rows: Sequence[dict]) -> Figure:
     """A stacked bar for each network and contestant, in milliseconds of a step."""
-
-    def case(row: dict) -> tuple:
-        sizes = row["image_size"], row["batch_size"], str(row["width"]), row["dtype"]
-        network = row["arch"], row["defects"] != "standard", row["defects"], row.get("work") or ""
-        return *network, *sizes, places.index(row["contestant"])
-
-    def words(row: dict) -> str:
-        name = f"{row['arch']} {row['defects']}, {row.get('work') or 'train'}"
-        name += f", batch {row['batch_size']}, {row['dtype']}: {row['contestant']}"
-        return cut(name, _WORDS)
-
-    places = contestants(rows)
-    rows = sorted(rows, key=case)
+    places = list(colours(rows))
+    rows = sorted(rows, key=lambda row: (row["case"], places.index(row["contestant"])))
     families = dict.fromkeys(name for row in rows for name in row["families"])
     families = sorted(families, key=lambda name: name == GAPS)
     size = 9.5, 0.36 * len(rows) + 1.9 + 0.2 * (len(families) // 5)
@@ -291,16 +266,13 @@ def draw_families(rows: Sequence[dict]) -> Figure:
         for family in families:
             lengths = [row["families"].get(family, {"ms": 0.0})["ms"] for row in rows]
             gaps = family == GAPS
-            handles[family] = axes.barh(
-                range(len(rows)),
-                lengths,
-                0.72,
-                left=ends,
-                color="#ffffff" if gaps else COLOURS.get(family, _UNKNOWN),
-                hatch="xxxx" if gaps else "" if family in COLOURS else "////",
-                edgecolor="#999999" if gaps else "#ffffff",
-                linewidth=0.6,
-            )
+            look = {
+                "color": "#ffffff" if gaps else COLOURS.get(family, _UNKNOWN),
+                "hatch": "xxxx" if gaps else "" if family in COLOURS else "////",
+                "edgecolor": "#999999" if gaps else "#ffffff",
+                "linewidth": 0.6,
+            }
+            handles[family] = axes.barh(range(len(rows)), lengths, 0.72, left=ends, **look)
             ends = [a + b for a, b in zip(ends, lengths, strict=True)]
         for place, (row, end) in enumerate(zip(rows, ends, strict=True)):
             busy = "" if row["busy_percent"] is None else f", busy {row['busy_percent']:.0f} %"
@@ -308,7 +280,8 @@ def draw_families(rows: Sequence[dict]) -> Figure:
         # On a CPU, which the profiler slows down, families add up to a profiled step.
         step = "profiled step" if rows[0]["machine"]["kind"] == "cpu" else "step"
         _label(axes, f"ms per {step}", grid="x")
-        axes.set_yticks(range(len(rows)), map(words, rows), fontsize=8)
+        words = [cut(f"{row['case']}: {row['contestant']}", 90) for row in rows]
+        axes.set_yticks(range(len(rows)), words, fontsize=8)
         axes.invert_yaxis()
         axes.set_xlim(0, 1.28 * max([*ends, 1e-9]))
     return figure
@@ -320,35 +293,28 @@ def draw_families(rows: Sequence[dict]) -> Figure:
 def draw_convergence(rows: Sequence[dict]) -> Figure:
     """A curve for each seed, a panel for each network and data set, the target as a line."""
     cases = sorted(convergence_cases(rows).items())
-    tints = colours(row["contestant"] for row in rows)
     size = panel_size(len(cases), 5.2, 3.6, 2)
+    target_look = {"color": _DARK, "linestyle": ":", "linewidth": 1}
+    looks = {
+        name: {"color": tint, "linestyle": "--" if name.endswith("-graph") else "-"}
+        for name, tint in colours(rows).items()
+    }
     title = "accuracy against training time, one curve a seed"
     with canvas(rows, size, title, columns=6) as (figure, handles):
-        for name in [*contestants(rows), "target"]:
-            handles[name] = Line2D([], [], **_curve(name, tints))
+        handles |= {name: Line2D([], [], linewidth=2, **look) for name, look in looks.items()}
+        handles["target"] = Line2D([], [], **target_look)
         for axes, (case, found) in zip(panels(figure, len(cases), 2), cases, strict=True):
             dataset, arch, defects, target, how = case
             words = cut(f"{arch} {defects}, {dataset}", _WORDS), cut(how, 90)
             axes.set_title("\n".join(filter(None, words)), fontsize=8)
             for row in (row for runs in found.values() for row in runs):
                 points = row["history"]
-                axes.plot(
-                    [point["seconds"] for point in points],
-                    [100 * point["accuracy"] for point in points],
-                    marker="." if len(points) < 40 else None,
-                    alpha=0.85,
-                    clip_on=False,
-                    **_curve(row["contestant"], tints),
-                )
-            axes.axhline(100 * target, **_curve("target", tints))
+                look = looks[row["contestant"]] | {"linewidth": 1.3, "alpha": 0.85}
+                look["marker"] = "." if len(points) < 40 else None
+                xs, ys = ([point[key] for point in points] for key in ("seconds", "accuracy"))
+                axes.plot(xs, [100 * y for y in ys], clip_on=False, **look)
+            axes.axhline(100 * target, **target_look)
             _label(axes, "training time (s)", "test accuracy (%)")
             axes.set_xlim(left=0)
             axes.set_ylim(top=min(100, axes.get_ylim()[1]))
     return figure
-
-
-def _curve(name: str, tints: dict[str, str]) -> dict:
-    if name == "target":
-        return {"color": _DARK, "linestyle": ":", "linewidth": 1}
-    dashes = "--" if name.endswith("-graph") else "-"
-    return {"color": tints[name], "linestyle": dashes, "linewidth": 1.3}

@@ -17,10 +17,10 @@ from ...defective.errors import UserError
 OURS, REFERENCE = "ours", "reference"
 FLOAT16_RIVAL = "eager-fp16"
 """Beside the reference the contestant with a number format of its own: it stands in every group."""
-STEP_ORDER = (
-    *("reference", "eager", "compile", "max-autotune"),
+ORDER = (
+    *(OURS, REFERENCE, "eager", "compile", "max-autotune"),
     *("eager-graph", "compile-graph", "max-autotune-graph"),
-    *("fused", "fused-compile", "fused-graph", "fused-compile-graph"),
+    *("fused", "fused-compile", "fused-graph", "fused-compile-graph", FLOAT16_RIVAL),
 )
 PASSES = ("forward", "backward", "both")
 WORKS = ("train", "evaluate", "pgd")
@@ -138,19 +138,21 @@ def prepared(row: dict, folder: str = "") -> dict:
     """A row with None where a field may be missing, and with what follows from the others.
 
     That is: ``folder`` of its file; ``place``, a site's name or an operator's shape; ``recipe``,
-    how a network was trained; ``contestant``, and whether it is ``ours``; the ``median`` of its
-    times in microseconds; ``moment`` in UTC and ``commit`` at which it was measured; ``run``, equal
-    in rows that one command measured side by side: clocks and temperatures drift between two.
+    how a network was trained; ``case``, what is measured, in words, without contestant and seed;
+    ``contestant``, and whether it is ``ours``; the ``median`` of its times in microseconds;
+    ``moment`` in UTC and ``commit`` at which it was measured; ``run``, equal in rows that one
+    command measured side by side: clocks and temperatures drift between two.
     """
     text = json.dumps(row, sort_keys=True)
     row = dict.fromkeys(_HEAD | FIELDS[row["benchmark"]]) | row
     name = row["backend"] if row["benchmark"] == "roofline" else row["contestant"]
     settings = {key: (row["settings"] or {}).get(key) for key in _RECIPE}
     said = (f"{k.replace('_', ' ')} {v}" for k, v in settings.items() if v is not None)
-    return row | {
+    place = row["site"]["name"] if "site" in row else "x".join(map(str, row.get("shape", ())))
+    row |= {
         "text": text,
         "folder": folder,
-        "place": row["site"]["name"] if "site" in row else "x".join(map(str, row.get("shape", ()))),
+        "place": place,
         "recipe": ", ".join(said),
         "contestant": name,
         "ours": name in (OURS, "triton") or name.startswith("fused"),
@@ -159,6 +161,21 @@ def prepared(row: dict, folder: str = "") -> dict:
         "commit": row["machine"].get("commit") or "unknown",
         "run": json.dumps([row["time"], row["machine"]], sort_keys=True),
     }
+    return row | {"case": _words(row)}
+
+
+def _words(row: dict) -> str:
+    match row["benchmark"]:
+        case "layers":
+            return f"{row['place']}, {row['dtype']}"
+        case "roofline":
+            return ", ".join(row[name] for name in CASE["roofline"] if row[name])
+        case "convergence":
+            return f"{row['arch']} {row['defects']}, {row['dataset']} to {row['target']:.1%}"
+    work = row.get("work") or row.get("attack") or "train"
+    width = "" if row["width"] is None else f"width {row['width']}, "
+    size = f"{width}{row['image_size']} pixels, batch {row['batch_size']}"
+    return f"{row['arch']} {row['defects']}, {work}, {row['dtype']}, {size}"
 
 
 @dataclass
@@ -297,9 +314,9 @@ def of(rows: Iterable[dict], benchmark: str) -> list[dict]:
     return [row for row in rows if row["benchmark"] == benchmark]
 
 
-def ordered(names: Iterable[str], order: Sequence[str] = STEP_ORDER) -> list[str]:
-    """Distinct names: known ones in their order, then the others by the alphabet."""
-    return sorted(set(names), key=lambda n: (order.index(n) if n in order else len(order), n))
+def ordered(names: Iterable[str]) -> list[str]:
+    """Distinct names of contestants: known ones in their order, the others by the alphabet."""
+    return sorted(set(names), key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n))
 
 
 def sound(row: dict) -> bool:
@@ -344,9 +361,12 @@ def by_dtype(rows: Sequence[dict], guest: str, *place: str) -> dict[tuple, list[
 def step_groups(rows: Iterable[dict]) -> dict[tuple, list[dict]]:
     """(dtype, work, width, image size) -> rows, the reference in every group of its sizes."""
     groups = by_dtype(of(rows, "step"), REFERENCE, "work", "width", "image_size")
-    works = ordered((key[1] for key in groups), WORKS)
-    keys = sorted(groups, key=lambda key: (works.index(key[1]), *map(str, key)))
-    return {key: groups[key] for key in keys}
+
+    def place(key: tuple) -> tuple:
+        work = WORKS.index(key[1]) if key[1] in WORKS else len(WORKS)
+        return work, key[1], key[0], *map(str, key[2:])
+
+    return {key: groups[key] for key in sorted(groups, key=place)}
 
 
 def step_cases(rows: Iterable[dict]) -> dict[tuple, dict[str, dict]]:

@@ -19,10 +19,8 @@ from ..profiling import families
 from . import plots
 from .rows import (
     CASE,
-    FLOAT16_RIVAL,
     OURS,
     PASSES,
-    STEP_ORDER,
     beside,
     best,
     by_contestant,
@@ -197,7 +195,8 @@ def attacks(page: Page, rows: Sequence[dict]) -> None:
     rows = of(rows, "attacks")
     if not rows:
         return
-    names = "attack", "arch", "defects", "width", "image_size", "batch_size", "dataset", "run"
+    # Whatever their number formats.
+    names = *CASE["attacks"][:-1], "run"
     alike = {id(row): by_contestant(g) for g in grouped(rows, *names).values() for row in g}
 
     def faster(row: dict) -> str:
@@ -270,14 +269,9 @@ def profile(page: Page, rows: Sequence[dict]) -> None:
     if drawn:
         alt = "Stacked bars: milliseconds of each family of kernels in a step, by contestant"
         picture(page, plots.draw_families, drawn, alt, "profile")
-    names = "arch", "defects", "width", "image_size", "dtype", "work", "batch_size"
-    cases = grouped((row | {"work": row["work"] or "train"} for row in rows), *names)
-    for case in sorted(cases, key=lambda case: tuple(map(str, case))):
-        arch, defects, width, size, dtype, work, batch = case
-        words = f"{arch} {defects}, {work}, {dtype}, {size} x {size} pixels"
-        words += ("" if width is None else f", width {width}") + f", batch {batch}"
-        page.heading(words, 4)
-        found = by_contestant(cases[case])
+    for (case,), group in sorted(grouped(rows, "case").items(), key=lambda item: item[0]):
+        page.heading(case, 4)
+        found = by_contestant(group)
         found = [found[name] for name in ordered(found)]
         headings, lines, totals = families.side_by_side(found)
         lines += [[strong(name), *cells] for name, *cells in totals]
@@ -347,14 +341,12 @@ def convergence(page: Page, rows: Sequence[dict]) -> None:
 
 # The operator at every site of the networks.
 
-_LAYER_ORDER = (OURS, *STEP_ORDER, FLOAT16_RIVAL)
-
 
 def layers(page: Page, rows: Sequence[dict]) -> None:
     """Ours beside the others: times, memory."""
     for dtype, group in layer_groups(rows).items():
         clock, sites = layer_clock(group), by_site(group)
-        names = ordered((row["contestant"] for row in group), _LAYER_ORDER)
+        names = ordered(row["contestant"] for row in group)
         leader = OURS if OURS in names else names[0]
         copies = listed(f"{row['copy_gb_per_s']:,.0f}" for row in group)
         words = (

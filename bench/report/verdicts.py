@@ -9,7 +9,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 from ...defective.models import ARCHITECTURES
 from ...train.pages import Page, code, strong
@@ -146,7 +145,7 @@ def slower_cases(page: Page, rows: Sequence[dict]) -> None:
     page.heading("Losses", 3)
     page.paragraph(strong(words))
     columns: Columns = {
-        "case": lambda pair: describe(pair[0], seed=False),
+        "case": lambda pair: pair[0]["case"],
         "ours": lambda pair: pair[0]["contestant"],
         "faster": lambda pair: pair[1],
         "by": lambda pair: ratio(1 / pair[2]) if pair[2] else "never reached by ours",
@@ -211,25 +210,10 @@ def problems(rows: Iterable[dict]) -> list[str]:
     for row in rows:
         untimed = "times" in row and not row["times"]
         found = row["problems"] or ["no times, and no reason given"] * untimed
-        name = f"{row['benchmark']}: {describe(row)}: {row['contestant']}"
+        seed = f", seed {row['seed']}" if "seed" in row else ""
+        name = f"{row['benchmark']}: {row['case']}{seed}: {row['contestant']}"
         lines += [f"{name}: {problem}" for problem in found]
     return lines
-
-
-def describe(row: dict, seed: bool = True) -> str:
-    """What a row measures, in words, without the contestant."""
-    match row["benchmark"]:
-        case "layers":
-            return f"{row['place']}, {row['dtype']}"
-        case "roofline":
-            return ", ".join(row[name] for name in CASE["roofline"] if row[name])
-        case "convergence":
-            words = f"{row['arch']} {row['defects']}, {row['dataset']} to {row['target']:.1%}"
-            return f"{words}, seed {row['seed']}" if seed else words
-    work = row.get("work") or row.get("attack") or "train"
-    words = f"{row['arch']} {row['defects']}, {work}, {row['dtype']}"
-    width = "" if row["width"] is None else f"width {row['width']}, "
-    return f"{words}, {width}{row['image_size']} pixels, batch {row['batch_size']}"
 
 
 # Where the time goes next: the largest distances between our times and the floor.
@@ -237,45 +221,23 @@ def describe(row: dict, seed: bool = True) -> str:
 MOST = 10
 
 
-class Gap(NamedTuple):
-    """One pass of the operator at one site, in microseconds of a call.
-
-    network: that uses the site most often, and ``uses`` how often; None where not known.
-    floor: the bytes that must move at copy bandwidth. all_uses: what a step of the network would
-    gain if every use took the floor's time.
-    """
-
-    site: str
-    dtype: str
-    step: str
-    network: str | None
-    uses: int
-    time: float
-    floor: float
-    all_uses: float
-
-
-def gaps(rows: Sequence[dict]) -> list[Gap]:
-    """Forward and backward of every site of ours without problems, the largest first."""
+def headroom(page: Page, rows: Sequence[dict]) -> None:
+    """Forward and backward of every site of ours without problems, the largest gap first."""
     rows, found = of(rows, "layers"), []
     clock = layer_clock(rows)
     for row in (row for row in rows if row["contestant"] == OURS and not row["problems"]):
-        # Words such as "resnet18 x3, vgg19 x2".
+        # Words such as "resnet18 x3, vgg19 x2": the network that has most uses.
         users = re.finditer(r"([\w.-]+) x(\d{1,6})\b", row["site"]["users"])
         counts = [(int(user[2]), user[1]) for user in users]
         uses, network = max(counts, key=lambda pair: pair[0], default=(1, None))
         for step in PASSES[:2]:
             if time := layer_time(row, "cold", clock, step).get("median_us"):
                 floor = row["bytes"][step] / row["copy_gb_per_s"] / 1e3
-                place = row["place"], row["dtype"], step
-                found.append(Gap(*place, network, uses, time, floor, uses * (time - floor)))
-    return sorted(found, key=lambda gap: (-gap.all_uses, gap.site, gap.step))
-
-
-def headroom(page: Page, rows: Sequence[dict]) -> None:
-    found = gaps(rows)
+                gap = time - floor
+                found.append((row["place"], step, row["dtype"], network, uses, time, floor, gap))
     if not found:
         return
+    found.sort(key=lambda line: (-line[4] * line[7], *line[:2]))
     page.heading("Where the time goes next", 3)
     page.paragraph(
         "The largest distances between a measured time of our kernels (cold caches) and its floor, "
@@ -283,15 +245,15 @@ def headroom(page: Page, rows: Sequence[dict]) -> None:
         f"most of them. The {min(MOST, len(found))} largest of {len(found):,}."
     )
     columns: Columns = {
-        "site": lambda gap: gap.site,
-        "dtype": lambda gap: gap.dtype,
-        "pass": lambda gap: gap.step,
-        "network": lambda gap: gap.network or "not known",
-        "uses": lambda gap: f"{gap.uses}" if gap.network else NONE,
-        "measured (µs)": lambda gap: fixed(gap.time),
-        "floor (µs)": lambda gap: fixed(gap.floor),
-        "gap (µs)": lambda gap: fixed(gap.time - gap.floor),
-        "gap of all uses (µs)": lambda gap: fixed(gap.all_uses),
+        "site": lambda line: line[0],
+        "dtype": lambda line: line[2],
+        "pass": lambda line: line[1],
+        "network": lambda line: line[3] or "not known",
+        "uses": lambda line: f"{line[4]}" if line[3] else NONE,
+        "measured (µs)": lambda line: fixed(line[5]),
+        "floor (µs)": lambda line: fixed(line[6]),
+        "gap (µs)": lambda line: fixed(line[7]),
+        "gap of all uses (µs)": lambda line: fixed(line[4] * line[7]),
     }
     table(page, found[:MOST], columns, words=4)
 
@@ -328,7 +290,7 @@ def changes(page: Page, rows: Sequence[dict]) -> None:
         return f"{fixed(times['median_us'])} ({' to '.join(ends)})"
 
     columns: Columns = {
-        "case": lambda line: ", ".join(filter(None, (describe(line[1]), line[2]))),
+        "case": lambda line: ", ".join(filter(None, (line[1]["case"], line[2]))),
         "contestant": lambda line: code(line[1]["contestant"]),
         "before at": lambda line: line[0]["commit"],
         "after at": lambda line: line[1]["commit"],

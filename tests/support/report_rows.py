@@ -119,8 +119,8 @@ def convergence(contestant, seed, seconds, **values):
 def profile(contestant, **values):
     usual = {
         "contestant": contestant,
-        "step_ms": 2.0,
-        "busy_percent": 50.0,
+        **{"step_ms": 2.0, "profiled_step_ms": 2.5, "host_wait_ms": 0.5, "host_launches": 30},
+        **{"busy_percent": 50.0, "busy_percent_profiled": 40.0},
         "families": {"convolution": PART, "gaps": PART | {"launches": 0}},
         "trace": "trace.json.gz",
     }
@@ -146,6 +146,7 @@ def golden():
     ceilings = {"copy_gb_per_s": 10.0, "matmul_tflop_per_s": {"float32": 0.0912}}
     families = {"convolution": PART | {"ms": 20.0}, "gaps": PART | {"ms": 5.5, "launches": 0}}
     steps = {"step_ms": 18.5, "profiled_step_ms": 25.5, "busy_percent": None}
+    steps |= dict.fromkeys(("busy_percent_profiled", "host_wait_ms", "host_launches"))
     return [
         *one_of_each(),
         *(step("max-autotune", 80.0), step("fused-compile", 70.0)),
