@@ -1,15 +1,15 @@
-"""Which configurations are compiled: calls of the operators on meta tensors, one function each.
+"""Which configurations are compiled: calls of the operators on meta tensors, a class each.
 
-To add an operator, write a generator of cases and add it to ``OPERATORS``. A case's name becomes
-part of the keys of ``budget.json``. Launches that an earlier case has made are compiled once and
-carry that case's name.
+To add an operator, write a class of calls and a generator of them, and add that to ``all_cases``.
+A call has a ``name``, which becomes part of the keys of ``budget.json``; a ``form``, and calls of
+one form make equally many launches; and ``run``, which yields between forward and backward, if it
+has both. Launches that an earlier call has made are compiled once and carry its name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 from unittest import mock
 
 import torch
@@ -21,18 +21,8 @@ from ...kernels.convolution import CONV_TILES, ConvTile
 SHORT = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 LAYOUTS = {torch.channels_last: "nhwc", torch.contiguous_format: "nchw"}
 VARIANTS = ("plain", "residual", "projection")
+AFFINE, RUNNING = ("weight", "bias"), ("running_mean", "running_var")
 Shape = tuple[int, int, int, int]
-
-
-class Case(NamedTuple):
-    """One call. ``run`` yields between forward and backward, if it has both.
-
-    form: calls of one form make equally many launches.
-    """
-
-    name: str
-    form: str
-    run: Callable[[], Iterator[None]]
 
 
 def activation(shape: Shape, dtype: torch.dtype, layout=torch.channels_last) -> Tensor:
@@ -41,16 +31,12 @@ def activation(shape: Shape, dtype: torch.dtype, layout=torch.channels_last) -> 
 
 def mask_for(shape: Shape, layout: torch.memory_format) -> Tensor:
     """A mask [C,H,W] in the memory order of an activation's image."""
-    _, channels, height, width = shape
-    if layout == torch.channels_last:
-        last = torch.empty(height, width, channels, dtype=torch.bool, device="meta")
-        return last.permute(2, 0, 1)
-    return torch.empty(channels, height, width, dtype=torch.bool, device="meta")
+    return activation((1, *shape[1:]), torch.bool, layout)[0]
 
 
 def vectors(channels: int, without: tuple[str, ...] = ()) -> dict[str, Tensor | None]:
     """Weight, bias, running mean and running variance, some of them left out."""
-    names = ("weight", "bias", "running_mean", "running_var")
+    names = AFFINE + RUNNING
     return {n: None if n in without else torch.empty(channels, device="meta") for n in names}
 
 
@@ -88,15 +74,10 @@ class Epilogue:
             main.x.requires_grad_(False)
         tensors = [*main[:3], residual, *(other or ())[:3]]
         inputs = [t for t in tensors if t is not None and t.requires_grad]
-        x, weight, bias, running_mean, running_var, mask = main
         with torch.set_grad_enabled(self.mode != "infer"):
             out = bn_mask_add_relu(
-                x,
-                weight,
-                bias,
-                running_mean,
-                running_var,
-                mask=mask,
+                *main[:5],
+                mask=main.mask,
                 residual=residual,
                 projection=other,
                 relu="relu" not in self.without,
@@ -109,23 +90,17 @@ class Epilogue:
 
     def _branch(self) -> Projection:
         given = vectors(self.shape[1], self.without)
-        for name in ("weight", "bias"):
+        for name in AFFINE:
             if given[name] is not None and self.mode == "train":
                 given[name].requires_grad_("gradients" not in self.without)
-        return Projection(self._activation(), mask=self._mask(), **given)
+        other = next(layout for layout in LAYOUTS if layout != self.layout)
+        layouts = {"mask": self.layout, "other-mask": other}
+        mask = None if self.mask == "no-mask" else mask_for(self.shape, layouts[self.mask])
+        return Projection(self._activation(), mask=mask, **given)
 
     def _activation(self) -> Tensor:
         x = activation(self.shape, self.dtype, self.layout)
         return x.requires_grad_(self.mode != "infer")
-
-    def _mask(self) -> Tensor | None:
-        if self.mask == "no-mask":
-            return None
-        other = next(layout for layout in LAYOUTS if layout != self.layout)
-        return mask_for(self.shape, self.layout if self.mask == "mask" else other)
-
-
-AFFINE, RUNNING = ("weight", "bias"), ("running_mean", "running_var")
 
 
 def epilogues() -> Iterator[Epilogue]:
@@ -162,28 +137,24 @@ def epilogues() -> Iterator[Epilogue]:
         yield replace(contiguous[0], shape=shape)
 
 
-def epilogue_cases() -> Iterator[Case]:
-    for epilogue in epilogues():
-        yield Case(epilogue.name, epilogue.form, epilogue.run)
+@dataclass(frozen=True)
+class MaskCall:
+    """One call of ``apply_mask``, whose backward pass is the same launch."""
 
+    channels: int = 128
+    dtype: torch.dtype = torch.bfloat16
+    layout: torch.memory_format = torch.channels_last
+    form = "mask"
 
-def mask_cases() -> Iterator[Case]:
-    """``apply_mask``, whose backward pass is the same launch."""
-    for dtype, layout, channels in (
-        (torch.bfloat16, torch.channels_last, 128),
-        (torch.float32, torch.channels_last, 128),
-        (torch.bfloat16, torch.channels_last, 12),  # DenseNet grows by 12 channels a layer
-        (torch.bfloat16, torch.contiguous_format, 128),
-    ):
-        shape = (128, channels, 32, 32)
+    @property
+    def name(self) -> str:
+        return f"{SHORT[self.dtype]} {LAYOUTS[self.layout]} C{self.channels} 32x32"
 
-        def run(shape=shape, dtype=dtype, layout=layout) -> Iterator[None]:
-            x = activation(shape, dtype, layout).requires_grad_()
-            out = apply_mask(x, mask_for(shape, layout), backend="triton")
-            yield
-            torch.autograd.grad(out, x, torch.empty_like(out))
-
-        yield Case(f"{SHORT[dtype]} {LAYOUTS[layout]} C{channels} 32x32", "mask", run)
+    def run(self) -> Iterator[None]:
+        x = activation((128, self.channels, 32, 32), self.dtype, self.layout).requires_grad_()
+        out = apply_mask(x, mask_for(x.shape, self.layout), backend="triton")
+        yield
+        torch.autograd.grad(out, x, torch.empty_like(out))
 
 
 @dataclass(frozen=True)
@@ -204,11 +175,11 @@ class Convolution:
 
     @property
     def name(self) -> str:
-        words = [SHORT[self.dtype], f"C{self.channels[0]}-{self.channels[1]}"]
-        words += [f"{self.kernel}x{self.kernel}"]
+        inner, outer = self.channels
+        words = [SHORT[self.dtype], f"C{inner}-{outer}", f"{self.kernel}x{self.kernel}"]
         words += [f"stride {self.stride}"] if self.stride > 1 else []
-        missing = [f"no-{name}" for name in self.without if name != "conv_bias"]
-        words += [self.tile.name, *self.form.split()[1:], *missing]
+        words += [self.tile.name, *self.form.split()[1:]]
+        words += [f"no-{name}" for name in self.without if name != "conv_bias"]
         return " ".join(words + ["conv_bias"] * ("conv_bias" not in self.without))
 
     @property
@@ -272,17 +243,11 @@ def convolutions() -> Iterator[Convolution]:
         yield replace(infer, without=("conv_bias", *without))
 
 
-def convolution_cases() -> Iterator[Case]:
-    for convolution in convolutions():
-        yield Case(convolution.name, convolution.form, convolution.run)
-
-
-OPERATORS: tuple[Callable[[], Iterator[Case]], ...] = (
-    epilogue_cases,
-    mask_cases,
-    convolution_cases,
-)
-
-
-def all_cases() -> list[Case]:
-    return [case for operator in OPERATORS for case in operator()]
+def all_cases() -> list[Epilogue | MaskCall | Convolution]:
+    masks = (
+        MaskCall(),
+        MaskCall(dtype=torch.float32),
+        MaskCall(12),  # DenseNet grows by 12 channels a layer
+        MaskCall(layout=torch.contiguous_format),
+    )
+    return [*epilogues(), *masks, *convolutions()]

@@ -7,15 +7,14 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from itertools import chain, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import track
 from rich.table import Table
 
 from ...defective.errors import UserError, counted, nearest
@@ -23,9 +22,9 @@ from ...defective.serialization import atomic_path
 from ...train.screen import make_console, show
 from ..harness import compiling_process
 from ..options import make_parser
+from . import budget as budgets
 
 if TYPE_CHECKING:  # these import Triton, whose absence or interpreter is dealt with first
-    from .budget import Budget
     from .code import Measurement
     from .record import Launch
 
@@ -95,78 +94,65 @@ def _arch(name: str) -> int:
 def run(arguments: argparse.Namespace) -> int:
     import triton
 
-    from . import budget as budgets
-
+    version = triton.__version__
     path = Path(arguments.budget) if arguments.budget else budgets.FILE
     named = bool(arguments.kernel or arguments.case)
     filtered = named or arguments.cover or len(set(arguments.archs)) < len(ARCHS)
-    budget = _budget_to_compare(path, triton.__version__, arguments.update_budget, filtered)
-    survey = surveyed()
-    chosen = select(survey.launches, arguments.kernel, arguments.case, arguments.cover)
-    console = make_console()
-    start = time.perf_counter()
-    measurements = measure_all(
-        [(launch, arch, case) for arch in dict.fromkeys(arguments.archs) for launch, case in chosen]
-    )
-    elapsed = time.perf_counter() - start
-
-    show(console, table(measurements, budget, each=arguments.all or named))
-    console.print(f"{counted(len(measurements), 'kernel')} compiled and read in {elapsed:.0f} s")
-    counts = [f"{form} {' + '.join(map(str, n))}" for form, n in survey.counts.items()]
-    show(console, f"launches of a call, forward + backward: {', '.join(counts)}")
-    if arguments.json:
-        write_json(Path(arguments.json), triton.__version__, measurements, survey.counts)
-
-    if arguments.update_budget:
-        budget = budgets.Budget(
-            triton.__version__, budget.kernels if filtered else {}, survey.counts
-        )
-        for m in measurements:
-            budget.set(m)
-        budgets.save(budget, path)
-        console.print(f"wrote {path}")
-    findings = budgets.check(measurements, survey.counts, budget, not filtered)
-    for finding in findings:
-        console.print(str(finding), soft_wrap=True)
-    if not findings:
-        console.print("no spills, no narrow accesses, within the budget")
-        return 0
-    console.print(counted(len(findings), "finding"))
-    if budget.triton != triton.__version__:
-        console.print(
-            f"the budget belongs to Triton {budget.triton} and this is {triton.__version__}, so "
-            "that they fail nothing"
-        )
-        return 0
-    return 1 if arguments.check else 0
-
-
-def _budget_to_compare(path: Path, version: str, update: bool, filtered: bool) -> Budget:
-    from . import budget as budgets
-
-    if update and (not filtered or not path.exists()):
-        return budgets.Budget(version)
-    budget = budgets.load(path)
-    if update and budget.triton != version:
+    if arguments.update_budget and (not filtered or not path.exists()):
+        budget = budgets.Budget(version)
+    else:
+        budget = budgets.load(path)
+    own = budget.triton == version
+    if arguments.update_budget and not own:
         raise UserError(
             f"{path} belongs to Triton {budget.triton} and this is {version}: --update-budget has "
             "to measure everything; leave out --arch, --kernel, --case and --cover"
         )
-    return budget
+    launches, counts = surveyed()
+    chosen = select(launches, arguments.kernel, arguments.case, arguments.cover)
+    console = make_console()
+    start = time.perf_counter()
+    archs = dict.fromkeys(arguments.archs)
+    measurements = measure_all([(launch, arch, case) for arch in archs for launch, case in chosen])
+    elapsed = time.perf_counter() - start
+
+    show(console, table(measurements, budget, each=arguments.all or named))
+    console.print(f"{counted(len(measurements), 'kernel')} compiled and read in {elapsed:.0f} s")
+    words = [f"{form} {' + '.join(map(str, n))}" for form, n in counts.items()]
+    show(console, f"launches of a call, forward + backward: {', '.join(words)}")
+    if arguments.json:
+        derived = ("narrow", "blocks", "occupancy", "in_flight")
+        rows = [
+            asdict(m) | {"code": m.code._asdict()} | {name: getattr(m, name) for name in derived}
+            for m in measurements
+        ]
+        content = {"triton": version, "launches": counts, "kernels": rows}
+        with atomic_path(Path(arguments.json)) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n")
+    if arguments.update_budget:
+        budget.launches = counts
+        for m in measurements:
+            budget.set(m)
+        budgets.save(budget, path)
+        console.print(f"wrote {path}")
+    findings = budgets.check(measurements, counts, budget, not filtered)
+    for finding in findings:
+        console.print(finding, soft_wrap=True)
+    if not findings:
+        console.print("no spills, no narrow accesses, within the budget")
+        return 0
+    console.print(counted(len(findings), "finding"))
+    if not own:
+        console.print(
+            f"the budget belongs to Triton {budget.triton} and this is {version}, so that they "
+            "fail nothing"
+        )
+    return int(own and arguments.check)
 
 
-class Survey(NamedTuple):
-    """All cases, recorded.
-
-    launches: the distinct ones, each with the name of the first case that makes it.
-    counts: form of a call: most launches forward and backward.
-    """
-
-    launches: list[tuple[Launch, str]]
-    counts: dict[str, list[int]]
-
-
-def surveyed() -> Survey:
+def surveyed() -> tuple[list[tuple[Launch, str]], dict[str, list[int]]]:
+    """All cases, recorded: their distinct launches, each with the name of the first case that makes
+    it; and of each form of a call, most launches forward and backward."""
     from .cases import all_cases
     from .record import record
 
@@ -182,7 +168,7 @@ def surveyed() -> Survey:
                 name = case.name if nth == 1 else f"{case.name} #{nth}"
                 found[launch.identity] = launch, name
         counts[case.form] = list(map(max, map(len, parts), counts.get(case.form, map(len, parts))))
-    return Survey(list(found.values()), counts)
+    return list(found.values()), counts
 
 
 def select(
@@ -233,67 +219,32 @@ def covering(launches: list[tuple[Launch, str]]) -> list[tuple[Launch, str]]:
 
 def measure_all(tasks: list[tuple[Launch, int, str]]) -> list[Measurement]:
     """Compile and read launches for architectures, a few at a time, with a progress bar."""
+    from .code import measure
+
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    workers = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
-    with (
-        Progress(
-            *columns,
-            TimeElapsedColumn(),
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        futures = [pool.submit(measure, *task) for task in tasks]
+        done = track(
+            as_completed(futures),
+            "compiling",
+            len(futures),
             console=console,
             transient=True,
             disable=not console.is_terminal,
-        ) as progress,
-        ThreadPoolExecutor(workers) as pool,
-    ):
-        task = progress.add_task("compiling", total=len(tasks))
-        futures = [pool.submit(_measure, *task) for task in tasks]
+        )
         try:
-            for done in as_completed(futures):
-                done.result()
-                progress.advance(task)
+            for future in done:
+                future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [future.result() for future in futures]
 
 
-def _measure(launch: Launch, arch: int, case: str) -> Measurement:
-    from .code import measure
-
-    try:
-        return measure(launch, arch, case)
-    except Exception as error:
-        error.add_note(f"while compiling {launch.kernel} for sm_{arch}: {case}")
-        raise
-
-
-def write_json(
-    path: Path, version: str, measurements: list[Measurement], counts: dict[str, list[int]]
-) -> None:
-    derived = ("narrow", "blocks", "occupancy", "in_flight")
-    rows = [
-        {**asdict(m), "code": m.code._asdict(), **{name: getattr(m, name) for name in derived}}
-        for m in measurements
-    ]
-    content = {"triton": version, "launches": counts, "kernels": rows}
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-
-
-NUMBERS: dict[str, Callable[[Measurement], int]] = {
-    "registers": lambda m: m.code.registers,
-    "spilled": lambda m: m.code.spilled,
-    "shared": lambda m: m.shared,
-    "blocks": lambda m: m.blocks,
-    "in_flight": lambda m: m.in_flight,
-    "instructions": lambda m: m.code.instructions,
-    "narrow": lambda m: len(m.narrow),
-    "LDS/STS": lambda m: m.code.shared_accesses,
-    "barriers": lambda m: m.code.barriers,
-    "shuffles": lambda m: m.code.shuffles,
-    "conversions": lambda m: m.conversions,
-}
+COLUMNS = (
+    *("registers", "spilled", "shared", "blocks", "in_flight", "instructions", "narrow"),
+    *("LDS/STS", "barriers", "shuffles", "conversions"),
+)
 EXPLANATION = (
     "blocks: that a multiprocessor holds at once; in_flight: bytes of loads that these can have "
     "issued before they wait for one, an estimate; narrow: activations that are accessed in "
@@ -303,11 +254,11 @@ EXPLANATION = (
 )
 
 
-def table(measurements: list[Measurement], budget: Budget, each: bool) -> Table:
+def table(measurements: list[Measurement], budget: budgets.Budget, each: bool) -> Table:
     """A line for each configuration, or the span over those of each kernel and architecture."""
     view = Table(title="kernels", title_justify="left", caption=EXPLANATION)
     view.add_column("kernel", overflow="fold")
-    for name in (*NUMBERS, "loads", "stores", "matrix"):
+    for name in (*COLUMNS, "loads", "stores", "matrix"):
         view.add_column(name.replace("_", " "), justify="right", overflow="fold")
 
     def place(m: Measurement) -> tuple:
@@ -316,9 +267,11 @@ def table(measurements: list[Measurement], budget: Budget, each: bool) -> Table:
     for (kernel, arch, *case), group in groupby(sorted(measurements, key=place), key=place):
         ms = list(group)
         allowed = (budget.entry(ms[0]) if each else None) or {}
+        figures = [m.figures for m in ms]
         cells = []
-        for name, number in NUMBERS.items():
-            low, high = min(map(number, ms)), max(map(number, ms))
+        for name in COLUMNS:
+            values = [found[name] for found in figures]
+            low, high = min(values), max(values)
             change = low - allowed.get(name, low)
             span = f"{low:,}" if low == high else f"{low:,}-{high:,}"
             cells.append(f"{span} ({change:+,})" if change else span)

@@ -12,9 +12,10 @@ import re
 import subprocess
 import tempfile
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import triton
 from triton import knobs
@@ -34,18 +35,17 @@ SASS = re.compile(
     r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*?);|^(\.L_\w+):", re.MULTILINE
 )
 USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
-LOADS, STORES = ("LDG", "LDGSTS"), ("STG",)
-SPILLS = ("LDL", "STL")
 # Tensor memory accelerator: copies of whole tiles.
 BULK = ("UTMALDG", "UTMASTG", "UBLKCP", "UTMAREDG")
 MATRIX = re.compile(r"^(HMMA|IMMA|DMMA|QMMA|OMMA|\w*GMMA|UTC\w*MMA)$")
 SASS_REGISTER = re.compile(r"\bR(\d+)\b")
 TARGET = re.compile(r"\((\.L_\w+)\)")
+WIDTHS = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16, "256": 32}
 
 PTX = re.compile(r"^\s*(?:@!?%p\d+\s+)?([a-z][\w.:]*)\s+(.*?);", re.MULTILINE)
 PARAMETER = re.compile(r"\w+_param_(\d+)")
 PTX_REGISTER = re.compile(r"%rd\d+")
-ACCESS = re.compile(r"^(ld|st|red|atom)\.(?:[\w:]+\.)*?global\b")
+ACCESS = re.compile(r"^(?:ld|st|red|atom)\.(?:[\w:]+\.)*?global\b")
 VECTOR_TYPE = re.compile(r"(?:\.v([248]))?\.[bsuf](8|16|32|64|128)$")
 BULK_WIDTH = 128  # what we call the width of a copy of a whole tile
 
@@ -68,30 +68,23 @@ class Measurement:
         return f"{self.kernel}: {self.case}"
 
     @property
-    def narrowest(self) -> int | None:
-        """Of all accesses to activations, in bytes; None without any."""
-        return min(
-            (self.widths[name][0] for name in self.wanted if name in self.widths), default=None
-        )
-
-    @property
     def narrow(self) -> dict[str, int]:
         """Activations accessed in smaller pieces than their layout allows, and the narrowest."""
-        return {
-            name: self.widths[name][0]
-            for name, wanted in self.wanted.items()
-            if name in self.widths and self.widths[name][0] < wanted
-        }
+        least = self._least
+        return {name: width for name, width in least.items() if width < self.wanted[name]}
+
+    @property
+    def _least(self) -> dict[str, int]:
+        """Bytes of the narrowest access to each activation."""
+        return {name: self.widths[name][0] for name in self.wanted if name in self.widths}
 
     @property
     def blocks(self) -> int:
         """Blocks that a multiprocessor holds at once."""
         threads = 32 * self.warps
         registers = -(-self.code.registers // 8) * 8 * threads
-        shared = self.shared + RESERVED
-        return min(
-            REGISTERS // registers, SHARED[self.arch] * 1024 // shared, THREADS // threads, BLOCKS
-        )
+        shared = SHARED[self.arch] * 1024 // (self.shared + RESERVED)
+        return min(REGISTERS // registers, shared, THREADS // threads, BLOCKS)
 
     @property
     def occupancy(self) -> float:
@@ -103,6 +96,25 @@ class Measurement:
         """Bytes of loads that a multiprocessor can have under way at once: an estimate."""
         return self.code.in_flight * 32 * self.warps * self.blocks
 
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What tables and budgets tell."""
+        return {
+            "registers": self.code.registers,
+            "spilled": self.code.spilled,
+            "shared": self.shared,
+            "blocks": self.blocks,
+            "in_flight": self.in_flight,
+            "instructions": self.code.instructions,
+            "narrow": len(self.narrow),
+            "narrowest": min(self._least.values(), default=None),
+            "LDS/STS": self.code.shared_accesses,
+            "barriers": self.code.barriers,
+            "shuffles": self.code.shuffles,
+            "conversions": self.conversions,
+            "matrix": "+".join(sorted(self.code.matrix)),
+        }
+
 
 def compiled(launch: Launch, arch: int) -> CompiledKernel:
     """Compiled for an architecture, such as 90. Triton's cache on disk is used."""
@@ -113,19 +125,34 @@ def compiled(launch: Launch, arch: int) -> CompiledKernel:
 
 def measure(launch: Launch, arch: int, case: str) -> Measurement:
     """Compile for an architecture and read the result."""
-    kernel = compiled(launch, arch)
-    code = disassemble(kernel.asm["cubin"], arch)
-    return Measurement(
-        kernel=launch.kernel,
-        case=case,
-        arch=arch,
-        warps=kernel.metadata.num_warps,
-        shared=kernel.metadata.shared + code.static_shared,
-        conversions=kernel.asm["ttgir"].count("ttg.convert_layout"),
-        code=code,
-        widths=argument_widths(kernel.asm["ptx"], launch.parameters),
-        wanted=launch.widths,
-    )
+    try:
+        kernel = compiled(launch, arch)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "kernel.cubin"
+            path.write_bytes(kernel.asm["cubin"])
+            usage = _output(knobs.nvidia.cuobjdump.path, "-res-usage", path)
+            code = count(usage, _output(knobs.nvidia.nvdisasm.path, "-c", "-ndf", path), arch)
+        return Measurement(
+            kernel=launch.kernel,
+            case=case,
+            arch=arch,
+            warps=kernel.metadata.num_warps,
+            shared=kernel.metadata.shared + code.static_shared,
+            conversions=kernel.asm["ttgir"].count("ttg.convert_layout"),
+            code=code,
+            widths=argument_widths(kernel.asm["ptx"], launch.parameters),
+            wanted=launch.widths,
+        )
+    except Exception as error:
+        error.add_note(f"while compiling {launch.kernel} for sm_{arch}: {case}")
+        raise
+
+
+def _output(*command) -> str:
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))} failed: {done.stderr.strip()}")
+    return done.stdout
 
 
 class Code(NamedTuple):
@@ -145,54 +172,43 @@ class Code(NamedTuple):
     in_flight: int  # bytes of loads that a thread has under way at most
 
 
-def disassemble(cubin: bytes, arch: int) -> Code:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernel.cubin"
-        path.write_bytes(cubin)
-        usage = _output(knobs.nvidia.cuobjdump.path, "-res-usage", path)
-        code = _output(knobs.nvidia.nvdisasm.path, "-c", "-ndf", path)
-    return count(usage, code, arch)
-
-
 def count(usage: str, code: str, arch: int) -> Code:
     """Args: what ``cuobjdump -res-usage`` and ``nvdisasm -c`` print."""
     registers, stack, shared, local = map(int, USAGE.search(usage).groups())
     # Trap loops and padding behind the end of the kernel are no code of ours.
     names = [name for name, _, _ in SASS.findall(code) if name not in ("", "NOP")]
-    heads = [name.split(".")[0] for name in names]
-    spills = sum(head in SPILLS for head in heads)
+    heads = Counter(map(head, names))
+
+    def total(*wanted: str) -> int:
+        return sum(heads[name] for name in wanted)
+
+    def widths(*wanted: str) -> dict[int, int]:
+        return dict(sorted(Counter(width(n) for n in names if head(n) in wanted).items()))
+
     return Code(
         registers=registers,
         # Older assemblers may report a stack of 0 beside spills.
-        spilled=max(stack + local, 4 * spills),
+        spilled=max(stack + local, 4 * total("LDL", "STL")),
         static_shared=max(0, shared - RESERVED) if arch >= RESERVING_SINCE else shared,
         instructions=len(names),
-        loads=_widths(n for n, head in zip(names, heads, strict=True) if head in LOADS),
-        stores=_widths(n for n, head in zip(names, heads, strict=True) if head in STORES),
-        bulk=sum(head in BULK for head in heads),
-        matrix=dict(Counter(head for head in heads if MATRIX.match(head))),
-        shared_accesses=sum(head in ("LDS", "STS", "LDSM", "STSM") for head in heads),
-        barriers=heads.count("BAR"),
-        shuffles=heads.count("SHFL"),
+        loads=widths("LDG", "LDGSTS"),
+        stores=widths("STG"),
+        bulk=total(*BULK),
+        matrix={name: number for name, number in heads.items() if MATRIX.match(name)},
+        shared_accesses=total("LDS", "STS", "LDSM", "STSM"),
+        barriers=heads["BAR"],
+        shuffles=heads["SHFL"],
         in_flight=bytes_in_flight(code),
     )
 
 
-def width(name: str) -> int:
+def head(opcode: str) -> str:
+    return opcode.partition(".")[0]
+
+
+def width(opcode: str) -> int:
     """Bytes of one thread's access: ``LDG.E.128`` has 16."""
-    parts = name.split(".")
-    for part in parts[1:]:
-        if part in ("U8", "S8"):
-            return 1
-        if part in ("U16", "S16"):
-            return 2
-        if part in ("64", "128", "256"):
-            return int(part) // 8
-    return 4
-
-
-def _widths(names) -> dict[int, int]:
-    return dict(sorted(Counter(map(width, names)).items()))
+    return next((WIDTHS[part] for part in opcode.split(".") if part in WIDTHS), 4)
 
 
 def bytes_in_flight(code: str) -> int:
@@ -213,9 +229,8 @@ def bytes_in_flight(code: str) -> int:
             loops.append(instructions[labels[target[1]] :])
         instructions.append((opcode, operands))
     # As often as it takes to fill a pipeline of several stages.
-    return max((_most_under_way(body * 4) for body in loops), default=0) or _most_under_way(
-        instructions
-    )
+    in_loops = max((_most_under_way(body * 4) for body in loops), default=0)
+    return in_loops or _most_under_way(instructions)
 
 
 def _most_under_way(instructions: list[tuple[str, str]]) -> int:
@@ -224,81 +239,62 @@ def _most_under_way(instructions: list[tuple[str, str]]) -> int:
     copies = [0]  # to shared memory, in bytes: groups in order, the last one still open
     most = 0
     for number, (opcode, operands) in enumerate(instructions):
-        head = opcode.split(".")[0]
         registers = list(map(int, SASS_REGISTER.findall(operands)))
         # Whatever touches a register waits for the load that fills it.
         for register in registers:
             under_way.pop(owners.pop(register, None), None)
-        if head == "LDG":
+        if head(opcode) == "LDG":
             under_way[number] = width(opcode)
             last = registers[0] + max(1, width(opcode) // 4)
             owners |= dict.fromkeys(range(registers[0], last), number)
-        elif head == "LDGSTS":
+        elif head(opcode) == "LDGSTS":
             copies[-1] += width(opcode)
-        elif head == "LDGDEPBAR":
+        elif head(opcode) == "LDGDEPBAR":
             copies.append(0)
-        elif head == "DEPBAR" and opcode.startswith("DEPBAR.LE"):
+        elif opcode.startswith("DEPBAR.LE"):
             copies = copies[-1 - int(operands.split(",")[1], 0) :]
         most = max(most, sum(under_way.values()) + sum(copies))
     return most
 
 
-def _output(*command) -> str:
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command))} failed: {done.stderr.strip()}")
-    return done.stdout
-
-
-def argument_widths(code: str, parameters: list[str]) -> dict[str, tuple[int, ...]]:
+def argument_widths(ptx: str, parameters: list[str]) -> dict[str, tuple[int, ...]]:
     """Widths in bytes of the accesses through each argument. Scratch space has no name here."""
-    widths: dict[str, set[int]] = {}
-    for access in global_accesses(code):
-        if access.parameter < len(parameters):
-            widths.setdefault(parameters[access.parameter], set()).add(access.width)
+    widths: dict[str, set[int]] = defaultdict(set)
+    for parameter, bytes_ in global_accesses(ptx):
+        if parameter < len(parameters):
+            widths[parameters[parameter]].add(bytes_)
     return {name: tuple(sorted(found)) for name, found in widths.items()}
 
 
-class Access(NamedTuple):
-    operation: str  # "load", "store" or "reduction"
-    parameter: int
-    width: int  # bytes of one thread's access
-
-
-def global_accesses(ptx: str) -> list[Access]:
-    """Every access to global memory in the code, in order; one entry for each argument it may
-    go through."""
+def global_accesses(ptx: str) -> Iterator[tuple[int, int]]:
+    """An argument's number and the bytes of one thread's access, for every access to global memory
+    in the code, in order, and for each argument that it may go through."""
     instructions = PTX.findall(ptx)
     owners = _owners(instructions)
-    found = []
     for opcode, operands in instructions:
-        operation, width = _classify(opcode, operands)
-        if operation is None:
+        width = _global_width(opcode, operands)
+        if width is None:
             continue
         # A copy to shared memory names its destination first: take the 64-bit address.
-        addresses = [
-            r for a in re.findall(r"\[([^\]]*)\]", operands) for r in PTX_REGISTER.findall(a)
-        ]
-        parameters = set().union(*(owners[r] for r in addresses))
+        addresses = PTX_REGISTER.findall(" ".join(re.findall(r"\[([^\]]*)\]", operands)))
+        parameters = set().union(*(owners[register] for register in addresses))
         if not parameters:
             raise RuntimeError(f"no argument found behind the address of: {opcode} {operands}")
-        found += [Access(operation, p, width) for p in sorted(parameters)]
-    return found
+        for parameter in sorted(parameters):
+            yield parameter, width
 
 
-def _classify(opcode: str, operands: str) -> tuple[str | None, int]:
+def _global_width(opcode: str, operands: str) -> int | None:
+    """Of an instruction that accesses global memory; None of any other."""
     if opcode.startswith("cp.async.bulk"):
-        if "commit" in opcode or "wait" in opcode or "prefetch" in opcode:
-            return None, 0
-        return ("store" if ".global.shared" in opcode else "load"), BULK_WIDTH
+        waits = any(word in opcode for word in ("commit", "wait", "prefetch"))
+        return None if waits else BULK_WIDTH
     if opcode.startswith("cp.async.c") and ".shared.global" in opcode:
-        return "load", int(operands.split("],")[-1].split(",")[0].strip(), 0)
-    access = ACCESS.match(opcode)
-    if not access:
-        return None, 0
+        return int(operands.split("],")[-1].split(",")[0].strip(), 0)
+    if not ACCESS.match(opcode):
+        return None
     count, bits = VECTOR_TYPE.search(opcode).groups()
-    operation = {"ld": "load", "st": "store"}.get(access[1], "reduction")
-    return operation, int(count or 1) * int(bits) // 8
+    return int(count or 1) * int(bits) // 8
 
 
 def _owners(instructions: list[tuple[str, str]]) -> dict[str, set[int]]:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -58,22 +59,20 @@ class Launch(NamedTuple):
     def arguments(self) -> dict[str, str | None]:
         """Type of every argument by name, elements of tuples on their own: "*bf16", "i32", None
         where it was left out; a constant's is its value, as text."""
-        found = {}
-        for path, name, kind in _leaves(self.signature.items()):
-            if kind == "constexpr":
-                value = self.constants[path]
-                kind = value if value is None else repr(value)
-            found[name] = kind
-        return found
+        return {name: kind for name, kind, _ in self._known()}
 
     @property
     def features(self) -> frozenset[tuple]:
         """What a compiler may stumble over: kernel, argument, its type or value or absence, and
         what is known of its divisibility."""
-        paths = [path for path, _, _ in _leaves(self.signature.items())]
-        known = [repr(self.attributes.get(path, [])) for path in paths]
-        found = zip(self.arguments.items(), known, strict=True)
-        return frozenset((self.kernel, name, kind, more) for (name, kind), more in found)
+        return frozenset((self.kernel, *known) for known in self._known())
+
+    def _known(self) -> Iterator[tuple[str, str | None, str]]:
+        for path, name, kind in _leaves(self.signature.items()):
+            if kind == "constexpr":
+                value = self.constants[path]
+                kind = value if value is None else repr(value)
+            yield name, kind, repr(self.attributes.get(path, []))
 
     @property
     def parameters(self) -> list[str]:
@@ -136,30 +135,17 @@ def _compiling_nothing() -> Iterator[None]:
         parts = function.module, function.__name__, signature, constants, attributes, given
         names = function.arg_names
 
-        def launched(values: tuple) -> None:
+        def launched(x, y, z, stream, function, packed, metadata, enter, leave, *values) -> None:
             tensors = [(name, v) for _, name, v in _leaves(zip(names, values, strict=True))]
             widths = {name: widest_access(t) for name, t in tensors if _activation(t)}
             _notes[-1](Launch(*parts, widths))
 
-        return _Uncompiled(launched)
+        # What launchers ask of a compiled kernel.
+        nothing = {"function": None, "packed_metadata": None, "launch_metadata": lambda *_: None}
+        return SimpleNamespace(run=launched, **nothing)
 
     with mock.patch.object(JITFunction, "_do_compile", compiled):
         yield
-
-
-class _Uncompiled:
-    """What launchers ask of a compiled kernel; a launch notes itself."""
-
-    function = packed_metadata = None
-
-    def __init__(self, launched: Callable[[tuple], None]):
-        self.launched = launched
-
-    def launch_metadata(self, *_) -> None:
-        return None
-
-    def run(self, x, y, z, stream, function, packed, metadata, enter, leave, *arguments) -> None:
-        self.launched(arguments)
 
 
 def _leaves(items: Iterable[tuple[str, Any]]) -> Iterator[tuple[tuple[int, ...], str, Any]]:

@@ -12,20 +12,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 
+from ...train.screen import make_console, wrapped
 from .. import harness
 from ..options import make_parser
-from . import checks, gpus
+from . import checks, gpus, kernels
 from .checks import ABSENT, FAILED, OK, VERDICTS, WARNING, CheckResult, Context, Run, examine
 
 
@@ -35,63 +34,62 @@ class Check(NamedTuple):
     slow: bool = False  # left out by --quick
 
 
-def _kernels(name: str) -> Run:
-    """A check of ``kernels``, which imports all that is measured."""
-
-    def run(context: Context) -> Iterator[CheckResult]:
-        from . import kernels
-
-        yield from getattr(kernels, name)(context)
-
-    run.__name__ = name  # what a result is called if it breaks down
-    return run
-
-
 # To add a check: a function of a context that yields results, and a line here.
 CHECKS = (
     Check("Python and libraries", checks.libraries),
     Check("Devices", gpus.gpus),
     Check("Precision and backend", checks.dtypes),
     Check("Precision and backend", checks.backend),
-    Check("Kernels", _kernels("kernels"), slow=True),
-    Check("Compilers", _kernels("compilers")),
-    Check("Compilers", _kernels("compiles"), slow=True),
+    Check("Kernels", kernels.kernels, slow=True),
+    Check("Compilers", kernels.compilers),
+    Check("Compilers", kernels.compiles, slow=True),
     Check("Caches and disk", checks.caches),
     Check("Caches and disk", checks.disk),
     Check("Data sets", checks.data_sets),
     Check("Tools", checks.tools),
 )
 
-STYLES = {OK: "green", WARNING: "yellow", FAILED: "bold red", ABSENT: "dim", "": "none"}
+STYLES = {OK: "green", WARNING: "yellow", FAILED: "bold red", ABSENT: "dim"}
 WIDTH = 100
-SUBJECT = 22  # columns of a line's subject
+SUBJECT = 22  # columns of a result's subject
 
 
 def main(argv: list[str]) -> int:
     """Examine, print, and return the exit status. Raises UserError for bad options."""
     options = parse(argv)
-    out = Console(highlight=False, markup=False, emoji=False)
+    out = make_console()
     out.width = min(out.width, WIDTH) if out.is_terminal else WIDTH
     found: list[tuple[str, CheckResult]] = []
-    topic = None
     for check in CHECKS:
         if options.quick and check.slow:
             continue
-        new = watched(check, options.data_root)
-        found += [(check.topic, line) for line in new]
-        if options.json:
-            continue
-        if check.topic != topic:
-            out.print(f"\n{check.topic}" if topic else check.topic, style="bold")
-            topic = check.topic
-        for text, verdict in rows(new, out.width):
-            out.print(text, style=STYLES[verdict], soft_wrap=True)
+        results = watched(check, options.data_root)
+        if not options.json:
+            if check.topic not in [topic for topic, _ in found]:
+                out.print(f"\n{check.topic}" if found else check.topic, style="bold")
+            for text, style in lines(results, out.width):
+                out.print(text, style=style, soft_wrap=True)
+        found += [(check.topic, result) for result in results]
+    counts = Counter(result.verdict for _, result in found)
     if options.json:
-        print(json.dumps(report(found, options.quick), indent=1, allow_nan=False))
+        report = {
+            "status": FAILED if counts[FAILED] else OK,
+            "quick": options.quick,
+            "counts": {verdict: counts[verdict] for verdict in VERDICTS},
+            "machine": _machine(),
+            "python": sys.executable,
+            "lines": [{"topic": topic} | asdict(result) for topic, result in found],
+        }
+        print(json.dumps(report, indent=1, allow_nan=False))
+        return int(bool(counts[FAILED]))
+    named = {WARNING: "warnings" if counts[WARNING] > 1 else WARNING}
+    text = ", ".join(f"{counts[v]} {named.get(v, v)}" for v in VERDICTS if counts[v])
+    out.print("\n" + text + "; kernels and torch.compile were left out" * options.quick)
+    if failed := [result.what for _, result in found if result.verdict == FAILED]:
+        out.print(f"Failed: {', '.join(failed)}. Mend the first of them first.")
     else:
-        out.print()
-        out.print(summary([line for _, line in found], options.quick))
-    return 1 if any(line.verdict == FAILED for _, line in found) else 0
+        out.print("Nothing failed. Start with: scotoma train")
+    return int(bool(failed))
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -106,7 +104,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def watched(check: Check, data_root: Path | None) -> list[CheckResult]:
-    """The lines of a check; a terminal shows meanwhile what it is about."""
+    """The results of a check; a terminal shows meanwhile what it is about."""
     with Console(stderr=True).status(check.topic) as status:
 
         def progress(words: str) -> None:
@@ -115,58 +113,23 @@ def watched(check: Check, data_root: Path | None) -> list[CheckResult]:
         return list(examine(check.run, Context(data_root, progress)))
 
 
-def rows(lines: list[CheckResult], width: int) -> Iterator[tuple[str, str]]:
-    """Lines of text and their verdicts: verdict, subject and finding, and below them the fix.
+def lines(results: list[CheckResult], width: int) -> Iterator[tuple[str, str]]:
+    """Text and its style: verdict, subject and finding, and below them the fix.
 
     Neighbours that share a fix have it once, below the last of them.
     """
-    verdicts = max(map(len, VERDICTS))
-    subjects = max([SUBJECT, *(len(line.what) for line in lines)])
-    for line, following in zip(lines, [*lines[1:], None], strict=True):
-        first = f"  {line.verdict:<{verdicts}}  {line.what:<{subjects}}  "
-        yield wrapped(first, line.detail, len(first), width), line.verdict
-        if line.fix and (following is None or following.fix != line.fix):
+    indent = 2 + max(map(len, VERDICTS)) + 2
+    subjects = max([SUBJECT, *(len(result.what) for result in results)])
+    for result, fix in zip(results, [r.fix for r in results[1:]] + [""], strict=True):
+        text = f"{'  ' + result.verdict:{indent}}{result.what:{subjects}}  {result.detail}"
+        yield wrapped(text, width, indent + subjects + 2), STYLES[result.verdict]
+        if result.fix and result.fix != fix:
             # Not below the finding: a command should fit on a line.
-            yield wrapped(" " * (verdicts + 4) + "-> ", line.fix, verdicts + 7, width), ""
+            yield wrapped(f"{'':{indent}}-> {result.fix}", width), "none"
 
 
-def wrapped(first: str, text: str, indent: int, width: int) -> str:
-    """Text behind a beginning, broken at spaces only: what is copied must stay whole."""
-    return textwrap.fill(
-        text,
-        width,
-        initial_indent=first,
-        subsequent_indent=" " * indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
-def summary(lines: list[CheckResult], quick: bool) -> str:
-    counts = Counter(line.verdict for line in lines)
-    named = {WARNING: "warnings" if counts[WARNING] > 1 else WARNING}
-    text = ", ".join(f"{counts[v]} {named.get(v, v)}" for v in VERDICTS if counts[v])
-    if quick:
-        text += "; kernels and torch.compile were left out"
-    failed = [line.what for line in lines if line.verdict == FAILED]
-    if failed:
-        return f"{text}\nFailed: {', '.join(failed)}. Mend the first of them first."
-    return f"{text}\nNothing failed. Start with: scotoma train"
-
-
-def report(found: list[tuple[str, CheckResult]], quick: bool) -> dict:
-    """Everything as one JSON object."""
-    counts = Counter(line.verdict for _, line in found)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _machine() -> dict:
     try:
-        described = harness.describe_machine(device)
+        return harness.describe_machine(checks.first_device())
     except Exception as error:
-        described = {"problem": str(error)}
-    return {
-        "status": FAILED if counts[FAILED] else OK,
-        "quick": quick,
-        "counts": {verdict: counts[verdict] for verdict in VERDICTS},
-        "machine": described,
-        "python": sys.executable,
-        "lines": [{"topic": topic} | asdict(line) for topic, line in found],
-    }
+        return {"problem": str(error)}

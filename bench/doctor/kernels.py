@@ -17,7 +17,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import torch
@@ -33,17 +32,16 @@ EAGER = "meanwhile: export SCOTOMA_BACKEND=eager"
 
 def kernels(context: Context) -> Iterator[CheckResult]:
     cpu = torch.device("cpu")
-    yield from self_test(context, cpu, (torch.float32,), "eager")
+    yield from self_test(context, cpu, "eager")
     if importlib.util.find_spec("triton") is None:
         detail = "not run here: Triton is not installed"
         yield CheckResult("fused kernels", ABSENT, detail, "on Linux: pip install triton")
     elif backends.interpreting():
-        yield from self_test(context, cpu, (torch.float32,), "triton")
+        yield from self_test(context, cpu, "triton")
     elif devices := usable_gpus():
-        for index in devices:
-            label = "" if len(devices) == 1 else f" (GPU {index})"
-            device = torch.device("cuda", index)
-            yield from self_test(context, device, backends.DTYPES, "triton", label)
+        for device in devices:
+            label = "" if len(devices) == 1 else f" (GPU {device.index})"
+            yield from self_test(context, device, "triton", label)
     else:
         yield from compile_ahead(context)
         detail = "not run here: no GPU that runs them"
@@ -51,41 +49,37 @@ def kernels(context: Context) -> Iterator[CheckResult]:
         yield CheckResult("fused kernels run", ABSENT, detail, fix)
 
 
-def usable_gpus() -> list[int]:
+def usable_gpus() -> list[torch.device]:
     """The first GPU of each name on which kernels run."""
-    if not torch.cuda.is_available():
-        return []
-    first: dict[str, int] = {}
-    for index in range(torch.cuda.device_count()):
+    first: dict[str, torch.device] = {}
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         device = torch.device("cuda", index)
         if backends.device_refusal(device) is None:
-            first.setdefault(harness.device_name(device), index)
+            first.setdefault(harness.device_name(device), device)
     return list(first.values())
 
 
 def self_test(
-    context: Context,
-    device: torch.device,
-    dtypes: tuple[torch.dtype, ...],
-    backend: str,
-    label: str = "",
+    context: Context, device: torch.device, backend: str, label: str = ""
 ) -> Iterator[CheckResult]:
-    """A line for each operator, with its largest error in each dtype; "eager": one for all."""
-    fused = backend == "triton"
-    trials: list[Trial] = []
+    """A result for each operator, with its largest error in each dtype; "eager": one for all."""
+    fused, on_gpu = backend == "triton", device.type == "cuda"
+    what, trials = f"fused kernels{label}", []
     with (
-        torch.cuda.device(device) if device.type == "cuda" else nullcontext(),
+        torch.cuda.device(device) if on_gpu else nullcontext(),
         sanitize.count_launches() if fused else nullcontext({}) as launched,
     ):
-        for dtype in dtypes:
+        for dtype in backends.DTYPES if on_gpu else (torch.float32,):
             for case in sanitize.cases(device, dtype):
                 if case.dtype != dtype:
                     continue  # has its turn with its own dtype
-                name = str(dtype).removeprefix("torch.")
-                context.progress(f"{case} {name}")
+                context.progress(f"{case} {str(dtype).removeprefix('torch.')}")
                 trials.append(Trial(case, device, backend))
                 if gpu_is_lost(device):
-                    yield _lost(trials[-1], label)
+                    at = f"{case.operator} {trials[-1].problem}"
+                    detail = f"the GPU stopped at {at}; others were not run"
+                    fix = "compute-sanitizer python -m scotoma.bench.sanitize  finds the access"
+                    yield CheckResult(what, FAILED, detail, f"{fix}; {EAGER}")
                     return
     if not fused:
         yield verdict("eager definition", trials)
@@ -95,102 +89,76 @@ def self_test(
     missing = [name for name, count in launched.items() if not count]
     if missing:
         detail = f"never launched: {', '.join(missing)}"
-        yield CheckResult("fused kernels" + label, FAILED, detail, f"{UNKNOWN}; {EAGER}")
+        yield CheckResult(what, FAILED, detail, f"{UNKNOWN}; {EAGER}")
     else:
         detail = f"all {len(launched)} launched: {', '.join(launched)}"
-        yield CheckResult("fused kernels" + label, OK, detail, values={"launches": dict(launched)})
+        yield CheckResult(what, OK, detail, values={"launches": dict(launched)})
 
 
 class Trial:
-    """One call: its largest relative error, or the exception it ended with."""
+    """One call: its largest relative error, and what went wrong, in one line."""
 
     def __init__(self, case: sanitize.Case, device: torch.device, backend: str):
-        self.operator, self.variant = case.operator, case.variant
-        self.dtype = str(case.dtype).removeprefix("torch.")
+        self.operator, self.dtype = case.operator, str(case.dtype).removeprefix("torch.")
         # Fused, a convolution of float32 is one of TF32, which has as many digits as float16.
         tf32 = case.operator.startswith("conv") and case.dtype == torch.float32
         tf32 &= device.type == "cuda"
-        self.allowed = tolerance(torch.float16 if tf32 else case.dtype)
-        self.error, self.exception = math.inf, None
+        allowed = tolerance(torch.float16 if tf32 else case.dtype)
+        self.error, self.problem, self.fix = math.inf, "", ""
         try:
             with backends.tf32_allowed(convolutions=tf32, products=False):
                 self.error = sanitize.worst_error(case, backend)
-        except Exception as exception:
-            self.exception = exception
-
-    @property
-    def problem(self) -> str:
-        """In one line; empty if there is none."""
-        where = f"{self.dtype} {self.variant}"
-        if self.exception is not None:
-            return f"{where}: {brief(self.exception)}"
-        if not self.error <= self.allowed:
-            return f"{where}: wrong, relative error {self.error:.2g} (allowed {self.allowed:.2g})"
-        return ""
+            if not self.error <= allowed:
+                self.problem = f"wrong, relative error {self.error:.2g} (allowed {allowed:.2g})"
+        except Exception as error:
+            self.problem, self.fix = brief(error), known_fix(error)
+        if self.problem:
+            self.problem = f"{self.dtype} {case.variant}: {self.problem}"
 
 
 def verdict(what: str, trials: list[Trial]) -> CheckResult:
-    """One line for the calls of one operator."""
     worst: dict[str, float] = {}
     for trial in trials:
         worst[trial.dtype] = max(worst.get(trial.dtype, 0.0), trial.error)
     values = {"errors": {k: v if math.isfinite(v) else None for k, v in worst.items()}}
-    problems = [trial for trial in trials if trial.problem]
-    if problems:
-        first = problems[0]
-        detail = f"{len(problems)} of {len(trials)} calls fail; {first.problem}"
-        fix = known_fix(first.exception or "") or f"{UNKNOWN}; {EAGER}"
-        values["problems"] = [trial.problem for trial in problems]
-        return CheckResult(what, FAILED, detail, fix, values)
+    wrong = [trial for trial in trials if trial.problem]
+    if wrong:
+        detail = f"{len(wrong)} of {len(trials)} calls fail; {wrong[0].problem}"
+        values["problems"] = [trial.problem for trial in wrong]
+        return CheckResult(what, FAILED, detail, wrong[0].fix or f"{UNKNOWN}; {EAGER}", values)
     errors = ", ".join(f"{dtype} {error:.2g}" for dtype, error in worst.items())
     return CheckResult(what, OK, f"error against float64: {errors}", values=values)
 
 
 def gpu_is_lost(device: torch.device) -> bool:
     """Whether a kernel went astray so that this process cannot use the GPU any more."""
-    if device.type != "cuda":
-        return False
     try:
-        torch.cuda.synchronize(device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
     except RuntimeError:
         return True
     return False
 
 
-def _lost(trial: Trial, label: str) -> CheckResult:
-    detail = f"the GPU stopped at {trial.operator} {trial.problem}; others were not run"
-    fix = f"compute-sanitizer python -m scotoma.bench.sanitize  finds the access; {EAGER}"
-    return CheckResult("fused kernels" + label, FAILED, detail, fix)
-
-
 def compile_ahead(context: Context) -> Iterator[CheckResult]:
     """Every kernel once, compiled for one architecture, as ``scotoma bench aot`` compiles all."""
-    from ..aot import cases, record
-    from ..aot.code import Measurement, measure
+    from ..aot import cases, code, record
 
-    runs = (
-        cases.Epilogue("projection").run,
-        next(cases.mask_cases()).run,
-        cases.Convolution(cases.CONV_TILES[0], training=False).run,
+    calls = (
+        cases.Epilogue("projection"),
+        cases.MaskCall(),
+        cases.Convolution(cases.CONV_TILES[0], training=False),
     )
-    launches = [launch for run in runs for part in record.record(run) for launch in part]
+    launches = [launch for call in calls for part in record.record(call.run) for launch in part]
     context.progress(f"compiling {len(launches)} kernels for sm_{ARCH}")
-
-    def compiled(launch: record.Launch) -> Measurement | Exception:
+    good = []
+    for launch in launches:
         try:
-            return measure(launch, ARCH, "doctor")
+            code.compiled(launch, ARCH)
+            good.append(launch.kernel)
         except Exception as error:
-            return error
-
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        results = list(pool.map(compiled, launches))
-    good = [launch.kernel for launch, result in zip(launches, results, strict=True)
-            if not isinstance(result, Exception)]  # fmt: skip
-    for launch, result in zip(launches, results, strict=True):
-        if isinstance(result, Exception):
-            fix = known_fix(result) or UNKNOWN
-            detail = f"does not compile for sm_{ARCH}: {brief(result)}"
-            yield CheckResult(launch.kernel, FAILED, detail, fix)
+            detail = f"does not compile for sm_{ARCH}: {brief(error)}"
+            yield CheckResult(launch.kernel, FAILED, detail, known_fix(error) or UNKNOWN)
     if good:
         detail = f"{len(good)} compile for sm_{ARCH}: {', '.join(good)}"
         yield CheckResult("fused kernels compile", OK, detail, values={"kernels": good})
@@ -202,33 +170,34 @@ SECONDS = 180
 _FIX = "train without --compile; pytorch.org/get-started has the versions that go together"
 
 
+COMPILERS = {
+    "CC": ("C", ("gcc", "clang", "cc"), "Triton needs one to launch kernels"),
+    "CXX": ("C++", ("g++", "clang++", "c++"), "torch.compile needs one on a CPU"),
+}
+
+
 def compilers(context: Context) -> Iterator[CheckResult]:
     """The compilers that torch.compile and Triton call."""
-    c = _found("CC", "gcc", "clang", "cc")
-    cxx = _found("CXX", "g++", "clang++", "c++")
-    yield _compiler("C compiler", c, "Triton needs one to launch kernels", "gcc", "CC")
-    yield _compiler("C++ compiler", cxx, "torch.compile needs one on a CPU", "g++", "CXX")
+    for variable, (language, names, use) in COMPILERS.items():
+        what, path = f"{language} compiler", _compiler(variable)
+        if path is not None:
+            yield CheckResult(what, OK, path, values={"path": path})
+            continue
+        given = os.environ.get(variable)
+        found = f"{variable} is {given!r}, which is not there" if given else "none found"
+        fix = f"sudo apt install {names[0]}" + (f", or unset {variable}" if given else "")
+        yield CheckResult(what, WARNING, f"{found}; {use}", fix, {"path": None})
 
 
-def _found(variable: str, *names: str) -> str | None:
-    given = shlex.split(os.environ.get(variable, ""))[:1]
-    return next((path for name in (given or names) if (path := shutil.which(name))), None)
-
-
-def _compiler(what: str, path: str | None, use: str, package: str, variable: str) -> CheckResult:
-    values = {"path": path}
-    if path is not None:
-        return CheckResult(what, OK, path, values=values)
-    given = os.environ.get(variable)
-    found = f"{variable} is {given!r}, which is not there" if given else "none found"
-    fix = f"sudo apt install {package}" + (f", or unset {variable}" if given else "")
-    return CheckResult(what, WARNING, f"{found}; {use}", fix, values)
+def _compiler(variable: str) -> str | None:
+    names = shlex.split(os.environ.get(variable, ""))[:1] or COMPILERS[variable][1]
+    return next(filter(None, map(shutil.which, names)), None)
 
 
 def compiles(context: Context) -> Iterator[CheckResult]:
     """A tiny function around the operator, compiled for the device that networks run on."""
     kind = "cuda" if torch.cuda.is_available() and torch.version.hip is None else "cpu"
-    if kind == "cpu" and _found("CXX", "g++", "clang++", "c++") is None:
+    if kind == "cpu" and _compiler("CXX") is None:
         detail = "not tried without a C++ compiler"
         yield CheckResult("torch.compile", WARNING, detail, "sudo apt install g++")
         return
@@ -237,7 +206,7 @@ def compiles(context: Context) -> Iterator[CheckResult]:
 
 
 def outcome(command: list[str], kind: str, limit: float = SECONDS) -> CheckResult:
-    """A line for a program that ends with status 0, or with the reason in its last line."""
+    """Of a program that ends with status 0, or with the reason in its last line."""
     # Interpreted kernels cannot be compiled.
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     start = time.perf_counter()
