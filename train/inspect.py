@@ -63,13 +63,12 @@ def models(argv: list[str]) -> int:
     parser.add_argument("--all-sites", action="store_true", help="also list every site and shape")
     arguments = parser.parse_args(argv)
 
-    table = Table(
-        title=f"{arguments.defects}, {arguments.in_channels}x{arguments.image_size}x"
-        f"{arguments.image_size}, {counted(arguments.num_classes, 'class')}"
+    size = f"{arguments.in_channels}x{arguments.image_size}x{arguments.image_size}"
+    table = _table(
+        f"{arguments.defects}, {size}, {counted(arguments.num_classes, 'class')}",
+        *("architecture", "parameters", "sites", "neurons masked over", "kept"),
     )
-    for column in ("architecture", "parameters", "sites", "neurons masked over", "kept"):
-        table.add_column(column, justify="left" if column == "architecture" else "right")
-    listings, failures = [], []
+    sites, failures = {}, []
     for name in model_names():
         try:
             model = network_from(arguments, name)
@@ -77,27 +76,19 @@ def models(argv: list[str]) -> int:
             failures.append(error)
             table.add_row(name, "-", "-", "not available", "-")
             continue
-        masks = mask_sites(model)
+        masks = sites[name] = mask_sites(model)
         neurons = sum(mask.numel() for mask in masks.values())
         kept = sum(int(mask.sum()) for mask in masks.values())
-        table.add_row(
-            name,
-            f"{sum(p.numel() for p in model.parameters()):,}",
-            str(len(masks)),
-            f"{neurons:,}",
-            f"{kept / neurons:.2%}" if neurons else "-",
-        )
-        listings.append((name, masks))
-    if not listings:
+        share = f"{kept / neurons:.2%}" if neurons else "-"
+        table.add_row(name, _parameters(model), str(len(masks)), f"{neurons:,}", share)
+    if not sites:
         raise failures[0]
     console = make_console()
     show(console, table)
-    if arguments.all_sites:
-        for name, masks in listings:
-            console.print(f"\n{name}")
-            for site, mask in masks.items():
-                shape = "x".join(map(str, mask.shape))
-                console.print(f"  {site:24} {shape:>12}  keeps {int(mask.sum()):,}")
+    for name, masks in sites.items() if arguments.all_sites else ():
+        console.print(f"\n{name}")
+        for site, mask in masks.items():
+            console.print(f"  {site:24} {_shape(mask):>12}  keeps {int(mask.sum()):,}")
     return 0
 
 
@@ -108,38 +99,35 @@ def info(argv: list[str]) -> int:
     model, (_, details) = load_model(path), read_details(path)
     spec = model.spec
 
-    console = make_console()
-    facts = Table.grid(padding=(0, 2))
-    facts.add_row("file", str(path))
-    facts.add_row("network", f"{spec.name}, {spec.defects}, width {spec.width}")
-    facts.add_row("parameters", f"{sum(p.numel() for p in model.parameters()):,}")
     size = f"{spec.in_channels}x{spec.image_size}x{spec.image_size}"
-    facts.add_row(
-        "input", f"{size}, pixels in [0,1]; normalised by mean {spec.mean} std {spec.std}"
-    )
-    facts.add_row("output", f"{spec.num_classes} logits")
     exact = "exact count" if spec.exact_masks else "Bernoulli"
     seed = "not those of a seed" if spec.mask_seed is None else f"seed {spec.mask_seed}"
-    facts.add_row("masks", f"{seed}, {exact}, sites of the {spec.sites}")
+    facts = {
+        "file": path,
+        "network": f"{spec.name}, {spec.defects}, width {spec.width}",
+        "parameters": _parameters(model),
+        "input": f"{size}, pixels in [0,1]; normalised by mean {spec.mean} std {spec.std}",
+        "output": f"{spec.num_classes} logits",
+        "masks": f"{seed}, {exact}, sites of the {spec.sites}",
+    }
     if spec.regularizer != "none":
-        facts.add_row("regulariser", spec.regularizer)
+        facts["regulariser"] = spec.regularizer
     for key, value in details.items():
         if isinstance(value, list):
             value = ", ".join(map(str, value))
         elif isinstance(value, float):
             value = f"{value:.2%}" if key.endswith("acc1") else f"{value:.4g}"
-        facts.add_row({"seed": "training seed"}.get(key, key.replace("_", " ")), str(value))
-    console.print(facts)
+        facts["training seed" if key == "seed" else key.replace("_", " ")] = value
+    grid = Table.grid(padding=(0, 2))
+    for name, fact in facts.items():
+        grid.add_row(name, str(fact))
+    console = make_console()
+    console.print(grid)
 
-    masks = mask_sites(model)
-    if masks:
-        sites = Table(title="mask sites")
-        for column in ("site", "shape", "kept", "share"):
-            sites.add_column(column, justify="left" if column == "site" else "right")
+    if masks := mask_sites(model):
+        sites = _table("mask sites", "site", "shape", "kept", "share")
         for name, mask in masks.items():
-            kept = int(mask.sum())
-            shape = "x".join(map(str, mask.shape))
-            sites.add_row(name, shape, f"{kept:,}", f"{kept / mask.numel():.2%}")
+            sites.add_row(name, _shape(mask), f"{int(mask.sum()):,}", f"{_share(mask):.2%}")
         show(console, sites)
     return 0
 
@@ -170,18 +158,13 @@ def masks(argv: list[str]) -> int:
         raise UserError(f"{model.spec.name} {model.spec.defects} has no masks to draw")
     plots.save(draw_masks(model, arguments.channels), out)
     for name, mask in masks.items():
-        shape = "x".join(map(str, mask.shape))
-        print(f"{name:24} {shape:>12}  keeps {int(mask.sum()):>8,}  {_share(mask):.2%}")
+        print(f"{name:24} {_shape(mask):>12}  keeps {int(mask.sum()):>8,}  {_share(mask):.2%}")
     print(f"wrote {out}")
     return 0
 
 
 def draw_masks(model: Network, channels: int = 6) -> Figure:
-    """One row a site: its first channels, and the share kept of every channel as a histogram.
-
-    Args:
-        model: a network with masks. channels: to show of each mask.
-    """
+    """One row a site: its first channels, and the share kept of every channel as a histogram."""
     from matplotlib.colors import ListedColormap
 
     masks, terms = mask_sites(model), model_terms(model)
@@ -201,8 +184,7 @@ def draw_masks(model: Network, channels: int = 6) -> Figure:
                 cell.imshow(patterns[index], cmap=colours, vmin=0, vmax=1, interpolation="nearest")
             else:
                 cell.axis("off")
-        shape = "x".join(map(str, mask.shape))
-        label = f"{name}\n{shape}\n{_share(mask):.1%} kept"
+        label = f"{name}\n{_shape(mask)}\n{_share(mask):.1%} kept"
         row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
         # One range for all, so that rows compare: small masks spread more than large ones.
         shares = 100 * mask.float().mean((1, 2))
@@ -216,6 +198,22 @@ def draw_masks(model: Network, channels: int = 6) -> Figure:
         cell.set_title(f"channel {index}", fontsize=8)
     axes[0][-1].set_title("channels by share kept (%), dotted: p", fontsize=8)
     return figure
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    """Words on the left, numbers on the right."""
+    table = Table(first, title=title)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _parameters(model: Network) -> str:
+    return f"{sum(p.numel() for p in model.parameters()):,}"
+
+
+def _shape(mask: Tensor) -> str:
+    return "x".join(map(str, mask.shape))
 
 
 def _share(mask: Tensor) -> float:

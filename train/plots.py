@@ -13,7 +13,6 @@ from itertools import product, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,8 +74,8 @@ def short(names: Sequence[str], longest: int) -> dict[str, str]:
     for text in set(found.values()):
         alike = [name for name in found if found[name] == text]
         if len(alike) > 1:
-            first = _shared(alike)
-            last = _shared([name[::-1] for name in alike])
+            first = shared(alike)
+            last = shared([name[::-1] for name in alike])
             for name in alike:
                 found[name] = _window(name, first, len(name) - last, longest)
     seen: Counter[str] = Counter()
@@ -87,8 +86,8 @@ def short(names: Sequence[str], longest: int) -> dict[str, str]:
     return {name: plain(text) for name, text in found.items()}
 
 
-def _shared(texts: Sequence[str]) -> int:
-    """With how many equal characters all begin."""
+def shared(texts: Sequence[Sequence[str]]) -> int:
+    """With how many equal characters, or words, all begin."""
     columns = zip(*texts, strict=False)
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
@@ -190,8 +189,8 @@ def draw_curves(
 ) -> Figure:
     """Accuracy, loss, and the learning rate of the steps, against epochs: the paper's Figure 14.
 
-    Args:
-        history: one mapping an epoch, with the keys of metrics.jsonl. data: name of the data set.
+    ``history`` is one mapping an epoch, with the keys of metrics.jsonl; ``data`` the data set's
+    name.
     """
     from .config import learning_rate
 
@@ -201,9 +200,8 @@ def draw_curves(
     epochs = [record["epoch"] for record in history]
     marks = {"marker": "o" if len(epochs) < 20 else None, "markersize": 3, "clip_on": False}
     splits = {"train": ("#4c72b0", "--"), "val": ("#55a868", "-"), "test": ("#c44e52", "-")}
-    for axes, (key, label, scale) in zip(
-        charts, (("acc1", "accuracy (%)", 100), ("loss", "loss", 1)), strict=False
-    ):
+    kinds = (("acc1", "accuracy (%)", 100), ("loss", "loss", 1))
+    for axes, (key, label, scale) in zip(charts[:2], kinds, strict=True):
         for split, (tint, dashes) in splits.items():
             for name, look, words in (
                 (f"{split}/{key}", dashes, split),
@@ -301,8 +299,8 @@ def interval_line(
 
 def interval_point(
     axes: Axes, x: Range, y: Range, *, colour: str, marker: str = "o", size: float = 6
-) -> None:
-    """A mark with lines along both intervals."""
+) -> Line2D:
+    """A mark with lines along both intervals. Returns the mark."""
 
     def lengths(of: Range) -> list[list[float]] | None:
         if of[0] is None or of[2] is None:
@@ -310,80 +308,20 @@ def interval_point(
         # Rounding must not make an empty one negative.
         return [[max(0.0, of[1] - of[0])], [max(0.0, of[2] - of[1])]]
 
-    drawn = axes.errorbar(
-        x[1],
-        y[1],
-        xerr=lengths(x),
-        yerr=lengths(y),
-        color=colour,
-        marker=marker,
-        markersize=size,
-        elinewidth=0.8,
-        linestyle="none",
-        clip_on=False,
-        zorder=3,  # above the frame
-    )
-    for bar in drawn[2]:
+    look = {"color": colour, "marker": marker, "markersize": size, "linestyle": "none"}
+    above = {"clip_on": False, "zorder": 3}  # of the frame
+    ends = {"xerr": lengths(x), "yerr": lengths(y), "elinewidth": 0.8}
+    mark, _, bars = axes.errorbar(x[1], y[1], **ends, **look, **above)
+    for bar in bars:
         bar.set_clip_on(False)
+    return mark
 
 
-def place_labels(axes: Axes, points: Mapping[str, tuple[Range, Range]]) -> None:
-    """Write each label near its point, inside the axes, with a thin line where it is far away.
-
-    Places are tried in rings about the point; the nearest that meets no other label, no point and
-    no interval is taken, or where there is none the one that covers least. The axes must have
-    their final place in the figure: call ``figure.draw_without_rendering()`` before.
-
-    Args:
-        points: x and y by label, in the units of the data.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    def pixels(x: float, y: float) -> np.ndarray:
-        return axes.transData.transform((x, y))
-
-    renderer = FigureCanvasAgg(axes.figure).get_renderer()
-    unit = axes.figure.dpi / 100
-    inside = axes.get_window_extent(renderer).extents
-    taken = []  # boxes in pixels: left, bottom, right, top
-    for x, y in points.values():
-        centre = pixels(x[1], y[1])
-        taken.append([*(centre - 7 * unit), *(centre + 7 * unit)])
-        for ends in ((x[0], y[1], x[2], y[1]), (x[1], y[0], x[1], y[2])):
-            if None not in ends:
-                taken.append([*(pixels(*ends[:2]) - unit), *(pixels(*ends[2:]) + unit)])
-    rings, angles = np.meshgrid(8 + 5.0 * np.arange(60), np.pi / 12 * np.arange(24), indexing="ij")
-    for label, (x, y) in points.items():
-        text = axes.annotate(
-            label,
-            (x[1], y[1]),
-            xytext=(0, 0),
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            fontsize=7.5,
-            zorder=5,
-            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "#777777", "shrinkB": 4},
-        )
-        text.set_in_layout(False)
-        extent = text.get_window_extent(renderer)
-        size = np.array([extent.width + 4 * unit, extent.height + 2 * unit])
-        # Sideways by the label's width more: it is its edge that keeps the distance.
-        ways = np.stack([np.cos(angles), np.sin(angles)], -1).reshape(-1, 2)
-        offsets = ways * (unit * rings.reshape(-1, 1) + size / 2)
-        middles = pixels(x[1], y[1]) + offsets
-        boxes = np.concatenate([middles - size / 2, middles + size / 2], 1)
-        fits = (boxes[:, :2] >= inside[:2]).all(1) & (boxes[:, 2:] <= inside[2:]).all(1)
-        others = np.array(taken)
-        shared = np.minimum(boxes[:, None, 2:], others[:, 2:])
-        shared -= np.maximum(boxes[:, None, :2], others[:, :2])
-        covered = np.where(fits, shared.clip(0).prod(-1).sum(-1), np.inf)
-        best = int(covered.argmin()) if fits.any() else 6  # of a label wider than all: above
-        taken.append(boxes[best])
-        # In points, so that it holds at whatever resolution the picture is written.
-        text.set_position(offsets[best] * 72 / axes.figure.dpi)
-        gap = np.maximum(np.abs(offsets[best]) - size / 2, 0)
-        text.arrow_patch.set_visible(bool(np.hypot(*gap) >= 14 * unit))
+def legend(figure: Figure, marks: Mapping[str, Line2D], title: str) -> None:
+    """Names of marks, right of all axes."""
+    where = {"loc": "outside right center", "frameon": False}
+    size = {"fontsize": 8, "title_fontsize": 8}
+    figure.legend(list(marks.values()), list(marks), title=title, **where, **size)
 
 
 # Images
@@ -420,11 +358,11 @@ def amplified(difference: Tensor) -> tuple[Tensor, int]:
 
 @dataclass(frozen=True)
 class Strip:
-    """A row of images with lines of words below each.
+    """A row of images, float [n,C,H,W] of pixels in [0,1], with lines of words below each.
 
     Attributes:
-        name: left of the images. images: float [n,C,H,W], pixels in [0,1]; n may be 0.
-        lines: of each its name, n words, and their n colours. above: a heading over the row.
+        name: left of the images. above: a heading over the row.
+        lines: of each its name, n words, and their n colours.
     """
 
     name: str

@@ -1,13 +1,18 @@
-"""Targets of protocols that need no training, and what a protocol told while it went on."""
+"""Targets of protocols that need no training, and what a protocol told while it went on.
+
+Fixtures are taken over by name, as in ``images, cells = shared.images, shared.cells``.
+"""
 
 from functools import cache
 
+import pytest
 import torch
 from fitted_networks import pixels, sample
 from scotoma.defective import create_model
 from scotoma.train.robustness.images import TestImages
 from scotoma.train.robustness.models import Member, NamedModel
 from scotoma.train.robustness.protocols import CleanPredictions
+from scotoma.train.store import Store
 from torch import nn
 
 
@@ -91,6 +96,26 @@ def right_for_both():
     """Numbers of 30 images that both of :func:`shallow` get right, in no order."""
     some = torch.randperm(1000, generator=torch.Generator().manual_seed(0))[:400]
     return some[CleanPredictions(sample_images(), 100).right_for_all(watched(), some)][:30]
+
+
+@pytest.fixture
+def images():
+    return sample_images()
+
+
+@pytest.fixture
+def targets():
+    return watched()
+
+
+@pytest.fixture
+def indices():
+    return right_for_both()
+
+
+@pytest.fixture
+def cells(tmp_path):
+    return Store(tmp_path / "cells")
 
 
 class Told(list):

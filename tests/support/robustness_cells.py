@@ -102,3 +102,52 @@ def shuffle(target, grid, k, n=1000):
 
 def stylized(target, k, n=1000):
     return cell("stylized", target, {"files": "beef"}, {"accuracy": rate(k, n)})
+
+
+def everything():
+    """Cells of every kind, as two networks of one name, hostile names and missing images give
+    them."""
+    cells = [clean("standard", 953), clean("0.3-Bottom", 918), clean("0.5-Bottom", 935)]
+    for attack in ("fgsm", "pgd"):
+        more = {"source": "standard", "attack": attack}
+        cells += [
+            transfer("standard", 0, 980, relation="white-box", **more),
+            transfer("0.5-Bottom", 340, 930, **more),
+            transfer("0.3-Bottom", 640, 900, relation="DIF", same_wrong_class=rate(5, 8), **more),
+        ]
+    cells += [transfer("0.5-Top", 0, 0), transfer("0.1-Bottom", 4, 9)]
+    for changes in ({"steps": 40}, {"pixels": "float"}):  # settings shown and not shown in a head
+        made = transfer("0.5-Top", 5, 9, source="s|t", defence_unrounded=rate(3, 8))
+        made["identity"]["set"]["pixels"] = changes.get("pixels", "uint8")
+        if "steps" in changes:
+            made["identity"]["set"]["attack"] |= changes
+            shown = made["results"]["shown"]
+            shown["attack"] = shown["attack"].replace("steps=20", "steps=40")
+        cells.append(made)
+    for together in ("ab", "abc", "bc"):  # a target measured in two commands has two such rates
+        for name in together:
+            made = transfer(name, 4, 9, defence_common=rate(len(together), 8), source="x")
+            made["identity"]["images_common"] = together
+            cells.append(made)
+    cells += [white_box("standard", 3, 1000), white_box("0.3-Bottom", 30, 1000)]
+    cells += [boundary("standard", 7.3e-6, 1.2e-5, 500, "a"), boundary("a", None, None, 0, "a")]
+    cells += [boundary("0.3-Bottom", 3.5e-5, 5.6e-5, 400, "b")]
+    for target, slope in (("standard", 10), ("0.3-Bottom", 8)):
+        cells += [noise(target, e, round(1000 - slope * e)) for e in (64, 8, 16, 0.01, 4)]
+        cells += [noise(target, 8, 700 - slope, tails="keep")]
+        cells += [shuffle(target, k, 1000 - slope * k) for k in (8, 1, 2, 4)]
+        cells += [stylized(target, slope * 20)]
+    for group, images in (("abc", "1st"), ("d", "2nd")):  # two choices of images share no table
+        for name in group:
+            for made in (noise(name, 8, 0, 0), shuffle(name, 8, 50, 100)):
+                made["identity"]["indices"] = images
+                made["results"]["shown"]["right_for"] = list(group)
+                cells.append(made)
+    cells += [clean("a|b`*_<i>\nc", 5, 10), clean("twice", 9, 10), clean("twice", 5, 10)]
+    for cell_, digest in zip(cells[-2:], ("a" * 10, "b" * 10), strict=True):
+        cell_["identity"]["target"] = digest
+    for k, end in ((3, "a"), (5, "b")):  # settings that differ beyond what is shown
+        made = clean("d", k, 10)
+        made["identity"]["images"] = "the same for 24 characters " + end
+        cells.append(made)
+    return cells

@@ -7,17 +7,15 @@ from math import comb
 from statistics import fmean, median
 from typing import ClassVar
 
+import protocol_targets as shared
 import pytest
 import torch
-from fitted_networks import sample
-from protocol_targets import Shallow, Told, Watched, named
+from protocol_targets import Shallow, Told, named, right_for_both
 from scotoma.defective.attacks import Attack, AttackResult, Oracle, Status
 from scotoma.defective.attacks.base import parameter
 from scotoma.defective.attacks.boundary import Boundary
 from scotoma.defective.errors import UserError
 from scotoma.train.robustness.boundary import evaluate_boundary, median_interval
-from scotoma.train.robustness.images import TestImages
-from scotoma.train.robustness.protocols import CleanPredictions
 from scotoma.train.store import Store
 
 
@@ -52,21 +50,7 @@ def fresh():
     STOP.clear()
 
 
-@pytest.fixture(scope="module")
-def images():
-    return TestImages(sample(), torch.device("cpu"))
-
-
-@pytest.fixture
-def targets():
-    return [named(Watched(Shallow(seed)), name) for seed, name in enumerate("ab")]
-
-
-@pytest.fixture
-def cells(tmp_path):
-    return Store(tmp_path / "cells")
-
-
+images, targets, cells = shared.images, shared.targets, shared.cells
 INDICES = torch.tensor([15, 3, 4, 8, 20, 10, 2, 9, 100, 7, 6])
 
 
@@ -103,12 +87,10 @@ def test_the_score_is_the_squared_distance_per_value_of_the_turned_images(target
 
 
 def test_where_nothing_was_turned_there_is_no_score(targets, images, cells):
-    (cell,) = evaluate(targets[:1], images, cells, indices=torch.tensor([10, 15]))
-    results = {k: v for k, v in cell["results"].items() if k != "shown"}
-    assert results == {
-        "score_median": None, "score_median_interval": None, "score_mean": None, "n": 0,
-        "statuses": {"no_start": 1, "resisted": 1}, "forwards_mean": None,
-    }  # fmt: skip
+    (results,) = numbers(evaluate(targets[:1], images, cells, indices=torch.tensor([10, 15])))
+    assert results.pop("statuses") == {"no_start": 1, "resisted": 1} and results.pop("n") == 0
+    scores = "score_median", "score_median_interval", "score_mean", "forwards_mean"
+    assert results == dict.fromkeys(scores)
 
 
 def coverage(count, rank):
@@ -137,8 +119,11 @@ def test_a_second_call_computes_nothing(targets, images, cells):
     assert cells.computed == 4 and cells.reused == 2
 
 
-@pytest.mark.parametrize("after", range(1, 7))
-@pytest.mark.parametrize("size", [4, 3])
+def numbers(cells):
+    return [{k: v for k, v in cell["results"].items() if k != "shown"} for cell in cells]
+
+
+@pytest.mark.parametrize(("after", "size"), [(1, 4), (2, 3), (4, 3), (6, 4)])
 def test_a_stopped_evaluation_goes_on_with_the_other_batches(
     targets, images, tmp_path, after, size
 ):
@@ -153,8 +138,7 @@ def test_a_stopped_evaluation_goes_on_with_the_other_batches(
     cells.all()  # what is unfinished is no damaged cell
     renamed = [replace(target, name=f"new {target.name}") for target in targets]
     again = evaluate(renamed, images, cells, batch_size=size)
-    numbers = [{k: v for k, v in c["results"].items() if k != "shown"} for c in again]
-    assert numbers == [{k: v for k, v in c["results"].items() if k != "shown"} for c in whole]
+    assert numbers(again) == numbers(whole)
     later = [i for call in CALLS[after:] for i in call]
     assert sorted(finished + later) == sorted(2 * INDICES.tolist())
     assert all(file.suffix == ".json" for file in cells.folder.iterdir())
@@ -164,40 +148,33 @@ def test_stopped_between_the_last_batch_and_the_cell(targets, images, cells, mon
     def fail(*_):
         raise KeyboardInterrupt
 
-    module = "scotoma.train.robustness.boundary._results"
-    with monkeypatch.context() as patch:
-        patch.setattr(module, fail)
-        with pytest.raises(KeyboardInterrupt):
-            evaluate(targets[:1], images, cells)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("scotoma.train.robustness.boundary._results", fail)
+        evaluate(targets[:1], images, cells)
     calls = len(CALLS)
     (cell,) = evaluate(targets[:1], images, cells)
     assert cell["results"]["n"] == 7
     assert len(CALLS) == calls == 3
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", '{"3": 4}', '{"3": [77, 0.1, 5]}', '{"3": [0]}'])
-def test_damaged_parts_are_an_error_that_names_the_file(targets, images, cells, content):
+def test_damaged_parts_are_an_error_that_names_the_file(targets, images, cells):
     STOP.append(2)
     with pytest.raises(KeyboardInterrupt):
         evaluate(targets[:1], images, cells)
     STOP.clear()
     (parts,) = cells.folder.glob("*.parts")
-    parts.write_text(content)
-    with pytest.raises(UserError, match=rf"{parts.name}: no batches .*remove it"):
-        evaluate(targets[:1], images, cells)
+    for content in ("{", "[1]", '{"3": 4}', '{"3": [77, 0.1, 5]}', '{"3": [0]}'):
+        parts.write_text(content)
+        with pytest.raises(UserError, match=rf"{parts.name}: no batches .*remove it"):
+            evaluate(targets[:1], images, cells)
     parts.unlink()
     assert evaluate(targets[:1], images, cells)[0]["results"]["n"] == 7
 
 
-def test_the_boundary_attack_itself(images, cells, tmp_path):
+def test_the_boundary_attack_itself(targets, images, cells):
     """Two networks; the result is what the attack gives all images at once."""
-    targets = [named(Shallow(0), "a"), named(Shallow(1), "b")]
-    some = torch.arange(60)
-    indices = some[CleanPredictions(images, 60).right_for_all(targets, some)][:12]
-    attack = Boundary(steps=60, seed=3)
+    indices, attack = right_for_both()[:12], Boundary(steps=60, seed=3)
     found = evaluate(targets, images, cells, attack, indices, batch_size=5)
-    other = Store(tmp_path / "other")
-    assert evaluate(targets, images, other, attack, indices, batch_size=12)[0]["results"]["n"]
     ((_, clean, labels),) = images.batches(indices, 100)
     for target, cell in zip(targets, found, strict=True):
         result = attack(target.model, clean, labels, keys=indices)
@@ -216,15 +193,12 @@ def test_a_model_that_cannot_be_attacked_is_named(images, cells):
     assert not cells.all()
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_bad_arguments_are_refused(targets, images, cells):
+    for changes, message in (
         ({"attack": "boundary"}, "attack is 'boundary'"),
         ({"indices": INDICES[:0]}, "no images"),
         ({"batch_size": -1}, "batch_size is -1"),
-    ],
-)
-def test_bad_arguments_are_refused(targets, images, cells, changes, message):
-    with pytest.raises(UserError, match=message):
-        evaluate(targets, images, cells, **changes)
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate(targets, images, cells, **changes)
     assert not CALLS

@@ -1,8 +1,7 @@
 """Pictures of evaluations: what is drawn, and that nothing lies upon anything else."""
 
 import random
-from itertools import chain, combinations, islice
-from pathlib import Path
+from itertools import combinations
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.text import Annotation, Text
+from matplotlib.text import Text
 from PIL import Image
 from robustness_cells import clean, noise, transfer
 from scotoma.train import plots
@@ -73,16 +72,11 @@ def texts(figure):
     return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
 
 
-def drawn_boxes(figure, chosen):
-    """Of texts as they are drawn, in pixels."""
+def assert_readable(figure, chosen):
+    """Texts lie inside the picture and apart."""
     figure.draw_without_rendering()
     renderer = FigureCanvasAgg(figure).get_renderer()
-    return [Text.get_window_extent(text, renderer) for text in chosen]
-
-
-def assert_readable(figure, chosen):
-    """Texts lie inside the picture and apart. Returns their boxes."""
-    boxes = drawn_boxes(figure, chosen)
+    boxes = [Text.get_window_extent(text, renderer) for text in chosen]  # in pixels
     assert len(boxes) > 1
     width, height = figure.get_size_inches() * figure.dpi
     for text, box in zip(chosen, boxes, strict=True):
@@ -92,7 +86,6 @@ def assert_readable(figure, chosen):
         wide = min(one.x1, other.x1) - max(one.x0, other.x0)
         high = min(one.y1, other.y1) - max(one.y0, other.y0)
         assert min(wide, high) < 1.5, (a.get_text(), b.get_text())
-    return boxes
 
 
 def visible(figure):
@@ -165,27 +158,23 @@ def test_the_noise_curve_is_the_data():
     assert len(looks) == 3
 
 
-def test_noise_of_two_settings_has_two_panels():
-    cells = [noise("standard", e, 900 - e) for e in EPSILONS]
-    cells += [noise("standard", e, 800 - e, tails="keep") for e in EPSILONS]
-    axes = draw_noise(frame(cells)).axes
-    assert [a.get_title() for a in axes] == ["tails clip", "tails keep"]
-    assert axes[1].get_lines()[0].get_ydata()[0] == pytest.approx(79.8)
-
-
-def test_the_trade_off_has_a_labelled_point_a_target():
+def test_the_trade_off_has_a_point_a_target():
     cells = [clean("standard", 95, 100), clean("0.3-Bottom", 90, 100), clean("alone", 9, 10)]
     cells += [transfer("standard", 20, 100), transfer("0.3-Bottom", 60, 100)]
     cells += [transfer("0.1-Bottom", 70, 100)]  # without a clean accuracy
-    (axes,) = draw_tradeoff(frame(cells)).axes
-    marked = {t.get_text(): t.xy for t in axes.texts}
-    assert marked["standard"] == pytest.approx((20, 95))
-    assert marked["0.3-Bottom"] == pytest.approx((60, 90))
-    assert set(marked) == {"standard", "0.3-Bottom"}
+    figure = draw_tradeoff(frame(cells))
+    (axes,), (legend,) = figure.axes, figure.legends
     points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.get_lines()]
     assert points == [pytest.approx((20, 95)), pytest.approx((60, 90))]
+    assert [text.get_text() for text in legend.get_texts()] == ["standard", "0.3-Bottom"]
+    looks = [[(a.get_color(), a.get_marker()) for a in each.get_lines()] for each in (axes, legend)]
+    assert looks[0] == looks[1] and len(set(looks[0])) == 2
     spans = [p.vertices[:, 0] for c in axes.collections[:1] for p in c.get_paths()]
     assert spans[0] == pytest.approx([13.34, 28.88], abs=0.01)
+    for values, ends in (([], (0, 100)), ([40, 60], (39, 61)), ([50], (49.5, 50.5))):
+        assert plots.percent_limits(values) == pytest.approx(ends)
+    alone = [clean("standard", 9, 10), transfer("standard", 5, 9), transfer("0.3-Bottom", 5, 9)]
+    assert draw_tradeoff(frame(alone)) is None
 
 
 def test_panels_have_one_scale_within_0_and_100_percent():
@@ -200,40 +189,9 @@ def test_panels_have_one_scale_within_0_and_100_percent():
     cells = [noise("standard", e, 1000 - e) for e in (0, 8)]
     cells += [noise("standard", e, e, tails="keep") for e in (0, 8)]
     one, other = draw_noise(frame(cells)).axes
+    assert [axes.get_title() for axes in (one, other)] == ["tails clip", "tails keep"]
     assert one.get_ylim() == other.get_ylim() == (0, 100)
     assert not one.get_lines()[0].get_clip_on()
-
-
-@pytest.mark.parametrize(
-    ("values", "ends"),
-    [([], (0, 100)), ([40, 60], (39, 61)), ([50], (49.5, 50.5)), ([0, 100], (0, 100))],
-)
-def test_limits_of_percents(values, ends):
-    assert plots.percent_limits(values) == pytest.approx(ends)
-
-
-def test_no_trade_off_of_one_target():
-    assert draw_tradeoff(frame([clean("standard", 9, 10), transfer("standard", 5, 9)])) is None
-    only = [transfer("standard", 5, 9), transfer("0.3-Bottom", 5, 9)]
-    assert draw_tradeoff(frame(only)) is None
-
-
-@pytest.mark.parametrize("count", [2, 12])
-def test_labels_of_points_never_overlap(count):
-    figure = draw_tradeoff(frame(cells_of(count, ("b",), ("pgd", "fgsm"), seed=count)))
-    assert len(figure.axes) == 2
-    labels = {axes: [t for t in axes.texts if isinstance(t, Annotation)] for axes in figure.axes}
-    boxes = iter(assert_readable(figure, list(chain(*labels.values()))))
-    for axes, own in labels.items():
-        assert len(own) == count
-        edge = axes.get_window_extent()
-        marks = axes.transData.transform([t.xy for t in own])
-        for box in islice(boxes, count):
-            assert edge.x0 <= box.x0 and box.x1 <= edge.x1
-            assert edge.y0 <= box.y0 and box.y1 <= edge.y1
-            # A marker's radius is about 5 pixels.
-            near = [box.padded(4).contains(*mark) for mark in marks]
-            assert not any(near)
 
 
 @pytest.mark.parametrize(
@@ -252,15 +210,12 @@ def test_labels_of_points_never_overlap(count):
 def test_texts_lie_inside_the_picture_and_apart(count, sources, attacks):
     found = frame(cells_of(count, sources, attacks))
     for figure in (draw_transfer(found), draw_noise(found)):
-        shown = visible(figure)
-        assert_readable(figure, shown)
-    # Labels of points have a test of their own; ticks beyond the axes are texts that are not drawn.
-    if len(sources) < 3:
-        figure = draw_tradeoff(found)
-        around = [figure._suptitle]
-        for axes in figure.axes:
-            around += [axes.title, axes.xaxis.label, axes.yaxis.label]
-        assert_readable(figure, around)
+        assert_readable(figure, visible(figure))
+    figure = draw_tradeoff(found)  # of ticks beyond the axes there are texts that are not drawn
+    around = [figure._suptitle, *figure.legends[0].get_texts()]
+    for axes in figure.axes:
+        around += [axes.title, axes.xaxis.label, axes.yaxis.label]
+    assert_readable(figure, around)
 
 
 def test_examples_show_labels_with_signs_and_colours():
@@ -280,39 +235,20 @@ def test_examples_show_labels_with_signs_and_colours():
     assert torch.allclose(difference.float(), torch.tensor(0.5 + 16 * 0.03), atol=1e-5)
 
 
-def test_examples_say_which_of_several_sets_they_show():
-    samples = {"rows": samples_of()["rows"][:1]}
-    assert "Adversarial images" in texts(draw_examples(samples))
-    assert "Adversarial images" in texts(draw_examples(samples | {"set": (1, 1)}))
-    assert "Adversarial images, set 2 of 4" in texts(draw_examples(samples | {"set": (2, 4)}))
-
-
-def test_examples_with_many_networks_and_long_labels():
-    samples = samples_of()
-    label = "a class of ImageNet with a long name"
-    samples["labels"] = [label] * 3
-    samples["rows"] = [
-        {**samples["rows"][0], "title": f"pgd:eps=8/255 from b: {name}", "predicted": [label] * 3}
-        for name in names_of(12)
-    ]
-    figure = draw_examples(samples)
-    assert_readable(figure, visible(figure))
-
-
-def test_predictions_for_the_originals_stand_under_them():
-    samples = samples_of()
+def test_examples_with_more_or_less_than_usual():
+    """Predictions for originals stand under them; without those there is no difference; several
+    sets are counted; many networks and long labels fit."""
+    samples, label = samples_of(), "a class of ImageNet with a long name"
     row = {"title": "standard", "images": samples["clean"], "predicted": ["cat", "dog", "frog"]}
-    samples["rows"].insert(0, {**row, "right": [True] * 3})
-    figure = draw_examples(samples)
-    assert len(figure.axes) == 9
-    assert "✓ frog" in texts(figure)
-
-
-def test_examples_without_originals_have_no_difference():
-    samples = samples_of()
-    figure = draw_examples({"rows": samples["rows"]})
-    assert len(figure.axes) == 3
-    assert not [t for t in texts(figure) if "difference" in t or t == "original"]
+    more = draw_examples(samples | {"rows": [row | {"right": [True] * 3}, *samples["rows"]]})
+    assert len(more.axes) == 9 and "✓ frog" in texts(more)
+    less = draw_examples({"rows": samples["rows"], "set": (2, 4)})
+    assert len(less.axes) == 3 and "Adversarial images, set 2 of 4" in texts(less)
+    assert not [t for t in texts(less) if "difference" in t or t == "original"]
+    long = {**samples["rows"][0], "predicted": [label] * 3}
+    rows = [{**long, "title": f"pgd:eps=8/255 from b: {name}"} for name in names_of(12)]
+    many = draw_examples(samples | {"labels": [label] * 3, "rows": rows})
+    assert_readable(many, visible(many))
 
 
 @pytest.mark.parametrize(("channels", "size", "how"), [(1, 28, "nearest"), (3, 96, "antialiased")])
@@ -412,18 +348,3 @@ def test_another_format(tmp_path, format, begin):
 )
 def test_each_alone(tmp_path, cells, samples, expected):
     assert [p.name for p in draw_all(cells, tmp_path / "x", samples=samples)] == expected
-
-
-def test_an_error_leaves_no_half_file(tmp_path, monkeypatch):
-    (path,) = draw_all([transfer("standard", 5, 9)], tmp_path)
-    before = path.read_bytes()
-
-    def broken(self, data):
-        self.write_text("half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Path, "write_bytes", broken)
-    with pytest.raises(OSError, match="disk full"):
-        draw_all([transfer("standard", 7, 9)], tmp_path)
-    assert list(tmp_path.iterdir()) == [path]
-    assert path.read_bytes() == before

@@ -1,7 +1,7 @@
 """Stylised images: which belong to which test image, and which count."""
 
 import numpy as np
-import protocol_fixtures as shared
+import protocol_targets as shared
 import pytest
 import torch
 from PIL import Image

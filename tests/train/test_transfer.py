@@ -4,27 +4,32 @@ from dataclasses import replace
 
 import pytest
 import torch
-from evaluated_networks import classes_of, hand_made_set, named, pixels_of, sample_images
+from fitted_networks import classes_of, hand_made_set, named, pixels_of, sample_images
 from scotoma.defective.errors import UserError
 from scotoma.train.robustness.protocols import CleanPredictions, evaluate_clean
 from scotoma.train.robustness.transfer import check_set, content_digest, evaluate_transfer
 from scotoma.train.store import Store
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def images():
     return sample_images()
 
 
-@pytest.fixture
-def networks(tmp_path):
-    return named(tmp_path, ("standard", 0), ("0.5-Bottom", 1))
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    return named(tmp_path_factory.mktemp("nets"), ("standard", 0), ("0.5-Bottom", 1))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def indices():
     """In no order, and not from the first image on."""
     return torch.randperm(120, generator=torch.Generator().manual_seed(5))[:50]
+
+
+@pytest.fixture(scope="module")
+def made(networks, images, indices):
+    return hand_made_set(images, networks[0], indices)
 
 
 def altered(found):
@@ -82,9 +87,11 @@ def test_rates_equal_a_count_by_hand(tmp_path, networks, images, indices, pixels
     }
 
 
-def test_the_common_images_are_those_that_all_targets_get_right(tmp_path, images, indices):
-    source, one, other = named(tmp_path, ("standard", 0), ("0.5-Bottom", 1), ("standard", 2))
-    found = hand_made_set(images, source, indices)
+def test_the_common_images_are_those_that_all_targets_get_right(
+    tmp_path, networks, images, indices, made
+):
+    (source, one), (other,) = networks, named(tmp_path, ("standard", 2))
+    found = made
     cells, clean = Store(tmp_path / "cells"), CleanPredictions(images, 50)
     options = {"batch_size": 50, "clean": clean}
     alone = evaluate_transfer(one, found, images, cells, **options)["results"]
@@ -100,73 +107,53 @@ def test_the_common_images_are_those_that_all_targets_get_right(tmp_path, images
     assert cell["results"]["defence_common"]["n"] != both["defence_common"]["n"]
 
 
-def test_relations(tmp_path, images, indices):
-    first, again, redrawn, other, ensemble = named(
-        tmp_path,
-        ("0.5-Bottom", 1),
-        ("0.5-Bottom", 3),
-        ("0.5-Bottom", 4, 7),
-        ("standard", 0),
-        ensembles=[
-            [str(tmp_path / "0.5-Bottom-1.safetensors"), str(tmp_path / "standard-0.safetensors")]
-        ],
+def test_the_source_itself_and_an_ensemble_with_it(tmp_path, networks, images, made):
+    pair = [str(tmp_path / f"{name}.safetensors") for name in ("0.5-Bottom-1", "standard-0")]
+    *_, ensemble = named(tmp_path, ("0.5-Bottom", 1), ("standard", 0), ensembles=[pair])
+    own, mixed = (
+        evaluate_transfer(target, made, images, Store(tmp_path), batch_size=60)["results"]
+        for target in (networks[0], ensemble)
     )
-    found = hand_made_set(images, first, indices)
-    cells = Store(tmp_path)
-    seen = [
-        evaluate_transfer(target, found, images, cells, batch_size=60)["results"]
-        for target in (first, again, redrawn, other, ensemble)
-    ]
-    assert [r["relation"] for r in seen] == [
-        "white-box",
-        "gray-box",
-        "DIF",
-        "transfer",
-        "white-box",  # an ensemble with the source in it
-    ]
-    assert seen[0]["defence"]["k"] == 0 and seen[0]["defence"]["n"] == int(found.fooled.sum())
-    assert seen[0]["same_wrong_class"]["rate"] == 1.0
-    shown = seen[4]["shown"]
-    assert (shown["target_arch"], shown["target_defects"]) == ("resnet18", "0.5-Bottom+standard")
+    assert own["relation"] == mixed["relation"] == "white-box"
+    assert own["defence"]["k"] == 0 and own["defence"]["n"] == int(made.fooled.sum())
+    assert own["same_wrong_class"]["rate"] == 1.0
+    assert mixed["shown"]["target_arch"] == "resnet18"
+    assert mixed["shown"]["target_defects"] == "0.5-Bottom+standard"
 
 
-def test_the_batch_size_changes_nothing_and_results_are_kept(tmp_path, networks, images, indices):
-    found = hand_made_set(images, networks[0], indices)
-    one = evaluate_transfer(networks[1], found, images, Store(tmp_path / "a"), batch_size=1)
+def test_results_do_not_depend_on_the_batch_and_are_kept_for_what_is_in_the_set(
+    tmp_path, networks, images, made
+):
+    def evaluate(found, size, cells):
+        return evaluate_transfer(networks[1], found, images, cells, batch_size=size)["results"]
+
     cells = Store(tmp_path / "b")
-    many = evaluate_transfer(networks[1], found, images, cells, batch_size=1000)
-    assert one["results"] == many["results"]
-    evaluate_transfer(networks[1], found, images, cells, batch_size=3)
+    assert evaluate(made, 1, Store(tmp_path / "a")) == evaluate(made, 1000, cells)
+    evaluate(made, 3, cells)
     assert (cells.computed, cells.reused) == (1, 1)
-
-
-@pytest.mark.parametrize("name", ["images", "predictions", "clean_predictions"])
-def test_a_set_that_was_made_anew_is_evaluated_anew(tmp_path, networks, images, indices, name):
-    found = hand_made_set(images, networks[0], indices)
-    cells = Store(tmp_path)
-    evaluate_transfer(networks[1], found, images, cells, batch_size=60)
-    changed = getattr(found, name).clone()
-    changed[3] = 1 - changed[3] if name == "images" else 9 - changed[3]
-    other = replace(found, **{name: changed})
-    assert content_digest(other) != content_digest(found)
-    evaluate_transfer(networks[1], other, images, cells, batch_size=60)
-    assert cells.computed == 2
+    for number, name in enumerate(("images", "predictions", "clean_predictions"), 2):
+        changed = getattr(made, name).clone()
+        changed[3] = 1 - changed[3] if name == "images" else 9 - changed[3]
+        other = replace(made, **{name: changed})
+        assert content_digest(other) != content_digest(made)
+        evaluate(other, 60, cells)
+        assert cells.computed == number
 
 
 @pytest.mark.parametrize("case", ["not fooled", "target wrong", "empty"])
-def test_nothing_left_to_count_is_a_warning(tmp_path, networks, images, indices, case):
-    source, target = networks
-    found = hand_made_set(images, source, indices)
+def test_nothing_left_to_count_is_a_warning(tmp_path, networks, images, indices, made, case):
+    target, found = networks[1], made
     if case == "not fooled":
-        found = replace(found, predictions=found.labels.clone())
+        found = replace(made, predictions=made.labels.clone())
     elif case == "target wrong":
-        wrong = classes_of(target.model, pixels_of(images, indices)) != found.labels
-        found = found.subset(wrong & found.fooled)
+        wrong = classes_of(target.model, pixels_of(images, indices)) != made.labels
+        found = made.subset(wrong & made.fooled)
         assert len(found)
     else:
-        found = found.subset(torch.zeros(0, dtype=torch.int64))
-    data = found.details["data"] | {"fingerprint": images.fingerprint(found.indices)}
-    found = replace(found, details=found.details | {"data": data})
+        found = made.subset(torch.zeros(0, dtype=torch.int64))
+    found = with_details(
+        found, data=made.details["data"] | {"fingerprint": images.fingerprint(found.indices)}
+    )
     results = evaluate_transfer(target, found, images, Store(tmp_path), batch_size=9)["results"]
     assert results["defence"] == {"k": 0, "n": 0, "rate": None, "low": None, "high": None}
     assert results["defence_all"]["n"] == len(found)
@@ -175,19 +162,19 @@ def test_nothing_left_to_count_is_a_warning(tmp_path, networks, images, indices,
     assert ("the target classifies none" in warning) == (case == "target wrong")
 
 
-def without(found, *keys):
-    details = {key: value for key, value in found.details.items() if key not in keys}
-    return replace(found, details=details)
+def with_details(found, **changes):
+    return replace(found, details=found.details | changes)
 
 
 def renamed(found, name="cifar10"):
-    data = found.details["data"] | {"name": name, "fingerprint": "0" * 32}
-    return replace(found, details=found.details | {"data": data})
+    return with_details(found, data=found.details["data"] | {"name": name, "fingerprint": "0" * 32})
 
 
-def damaged_source(found):
-    source = found.details["source"] | {"members": [3]}
-    return replace(found, details=found.details | {"source": source})
+def wrong_class(name):
+    return lambda found: replace(found, **{name: getattr(found, name) + 99})
+
+
+UNKNOWN = "does not say what it was made of"
 
 
 @pytest.mark.parametrize(
@@ -199,15 +186,19 @@ def damaged_source(found):
         (lambda f: replace(f, indices=f.indices + 100), "not the test images of sample"),
         (lambda f: replace(f, labels=(f.labels + 1) % 10), "not the test images of sample"),
         (lambda f: replace(f, images=f.images[..., :14]), "1x28x14, but standard-0 takes 1x28x28"),
-        (lambda f: without(f, "data"), "does not say what it was made of"),
-        (lambda f: without(f, "source"), "does not say what it was made of"),
-        (damaged_source, "description of a source is damaged"),
-        (lambda f: without(f, "attack_text"), "does not say what it was made of"),
-        (lambda f: replace(f, details=f.details | {"data": 3}), "does not say what it was made of"),
+        (wrong_class("predictions"), r"my\.set has predictions of class 1\d\d"),
+        (wrong_class("unrounded_predictions"), r"has unrounded_predictions of class 1\d\d"),
+        (lambda f: with_details(f, data=None), UNKNOWN),
+        (lambda f: with_details(f, source={}), UNKNOWN),
+        (lambda f: with_details(f, attack_text=None), UNKNOWN),
+        (
+            lambda f: with_details(f, source=f.details["source"] | {"members": [3]}),
+            "description of a source is damaged",
+        ),
     ],
 )
-def test_sets_that_do_not_fit_are_refused(tmp_path, networks, images, indices, change, message):
-    found = change(hand_made_set(images, networks[0], indices))
+def test_sets_that_do_not_fit_are_refused(tmp_path, networks, images, made, change, message):
+    found = change(made)
     with pytest.raises(UserError, match=message):
         check_set(found, images, networks, "my.set")
     with pytest.raises(UserError):

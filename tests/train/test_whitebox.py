@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from evaluated_networks import classes_of, named, pixels_of, sample_images
+from fitted_networks import classes_of, named, pixels_of, sample_images
 from scotoma.defective.attacks import FGSM, PGD
 from scotoma.defective.errors import UserError
 from scotoma.train.robustness.images import sample_of_all
@@ -31,17 +31,12 @@ def test_the_sample_is_of_all_images(images):
 
 def test_rates_equal_a_count_by_hand(tmp_path, images, target):
     indices = sample_of_all(images, 60, 0)
-    attack = PGD(eps=6 / 255, step=2 / 255, steps=4, random_start=True)
-    results = evaluate_white_box(target, attack, images, indices, Store(tmp_path), batch_size=25)[
-        "results"
-    ]
+    attack = PGD(eps=1 / 255, step=0.5 / 255, steps=4, random_start=True)
+    cell = evaluate_white_box(target, attack, images, indices, Store(tmp_path), batch_size=25)
+    results = cell["results"]
     pixels, labels = pixels_of(images, indices), images.labels[indices]
-    found = torch.cat(
-        [
-            attack.images(target.model, pixels[i : i + 1], labels[i : i + 1], indices[i : i + 1])
-            for i in range(60)
-        ]
-    )
+    alone = (x.split(1) for x in (pixels, labels, indices))
+    found = torch.cat([attack.images(target.model, *each) for each in zip(*alone, strict=True)])
     before = classes_of(target.model, pixels) == labels
     after = classes_of(target.model, found) == labels
     rate, defence = results["robust_accuracy"], results["defence"]
@@ -49,7 +44,7 @@ def test_rates_equal_a_count_by_hand(tmp_path, images, target):
     assert (defence["k"], defence["n"]) == (int((after & before).sum()), int(before.sum()))
     assert 0 < defence["k"] < defence["n"] < 60
     turned = (found - pixels).flatten(1)[before & ~after]
-    assert results["median_linf"] == pytest.approx(6 / 255, rel=1e-4)
+    assert results["median_linf"] == pytest.approx(1 / 255, rel=1e-4)
     assert results["median_l2"] == pytest.approx(float(turned.norm(dim=1).quantile(0.5)), rel=1e-4)
     assert (results["forwards_mean"], results["backwards_mean"]) == (4.0, 4.0)
     assert results["statuses"] == {
@@ -60,53 +55,30 @@ def test_rates_equal_a_count_by_hand(tmp_path, images, target):
     assert results["shown"]["attack"] == str(attack)
 
 
-def test_an_attack_that_turns_nothing_has_no_distance(tmp_path, images, target):
-    indices = sample_of_all(images, 10, 0)
-    results = evaluate_white_box(
-        target, FGSM(eps=1e-6), images, indices, Store(tmp_path), batch_size=4
-    )["results"]
-    assert results["defence"]["rate"] == 1.0
-    assert results["median_l2"] is None and results["median_linf"] is None
-
-
 def test_cells_are_kept_for_what_determines_them(tmp_path, images, target):
     cells, indices = Store(tmp_path), sample_of_all(images, 12, 0)
-    source, usual = Source(target), FGSM(eps=4 / 255)
-    calls = []
+    calls, told = [], []
     target.model.register_forward_hook(lambda *_: calls.append(1))
 
-    def evaluate(who=source, attack=usual, which=indices, size=6):
-        return evaluate_white_box(who, attack, images, which, cells, batch_size=size)
+    def evaluate(who=target, attack=FGSM(eps=4 / 255), which=indices, size=6, **more):  # noqa: B008
+        return evaluate_white_box(who, attack, images, which, cells, batch_size=size, **more)
 
-    first = evaluate()
+    first = evaluate(Source(target), size=5, progress=lambda *now: told.append(now[:2]))
+    assert told == [(5, 12), (10, 12), (12, 12)]
     calls.clear()
-    assert evaluate(target, size=12) == first and calls == []
-    evaluate(attack=FGSM(eps=5 / 255))
+    assert evaluate(size=12) == first and calls == []
+    harmless = evaluate(attack=FGSM(eps=1e-6))["results"]
+    assert harmless["defence"]["rate"] == 1.0
+    assert harmless["median_l2"] is None and harmless["median_linf"] is None
     evaluate(which=indices[:11])
     assert (cells.computed, cells.reused) == (3, 1)
 
 
-def test_progress_counts_images(tmp_path, images, target):
-    told = []
-    evaluate_white_box(
-        target,
-        FGSM(eps=4 / 255),
-        images,
-        sample_of_all(images, 10, 0),
-        Store(tmp_path),
-        batch_size=4,
-        progress=lambda done, total, text: told.append((done, total)),
-    )
-    assert told == [(4, 10), (8, 10), (10, 10)]
-
-
 def test_what_cannot_be_attacked_is_named(tmp_path, images, target):
-    indices = sample_of_all(images, 4, 0)
+    on = FGSM(), images, sample_of_all(images, 4, 0), Store(tmp_path)
     with pytest.raises(UserError, match="precision is bfloat16"):
-        evaluate_white_box(
-            Source(target, "bfloat16"), FGSM(), images, indices, Store(tmp_path), batch_size=4
-        )
+        evaluate_white_box(Source(target, "bfloat16"), *on, batch_size=4)
     next(target.model.parameters()).data.fill_(float("nan"))
     with pytest.raises(UserError, match=r"standard-0, fgsm:.*not finite"):
-        evaluate_white_box(target, FGSM(), images, indices, Store(tmp_path), batch_size=4)
+        evaluate_white_box(target, *on, batch_size=4)
     assert not list(tmp_path.glob("*.json"))

@@ -16,6 +16,7 @@ from ...defective.errors import UserError, counted
 from ...defective.robustness import load_set
 from ...defective.robustness.sanity import sanity_flags
 from ...defective.robustness.shuffle import PAPER_GRIDS
+from ...defective.serialization import atomic_path
 from ..config import PictureFormat, setting
 from ..distributed import World, choose_device, device_name
 from ..runfolder import CONFIG, WEIGHTS
@@ -406,13 +407,14 @@ class Evaluation:
         """Tables on the screen and in a file, pictures, and where they are."""
         # Here, since matplotlib takes a second that an error in the arguments need not cost.
         from .pictures import draw_all
-        from .tables import console_tables, write_tables
+        from .tables import console_tables, markdown
 
         console, out, reused = make_console(), self.out, self.store.reused
         console.print()
         show(console, *console_tables(self.results))
         everything, samples = self.everything(), self.picture_samples()
-        write_tables(everything, out)
+        with atomic_path(out / "table.md") as temporary:
+            temporary.write_text(markdown(everything), encoding="utf-8")
         format = self.config.picture_format
         pictures = draw_all(everything, out, samples=samples, format=format)
         files = ", ".join(["table.md", *(path.name for path in pictures)])

@@ -34,19 +34,18 @@ def draw_all(
     samples: Mapping[str, Any] | None = None,
     format: PictureFormat = "png",
 ) -> list[Path]:
-    """Write the pictures that apply, each whole or not at all.
+    """Write the pictures that apply: transfer, noise, tradeoff, examples and shuffled.
 
-    The same pictures in another format, of an earlier call, are removed.
+    Each is whole or not there; the same in another format, of an earlier call, is removed.
 
     Args:
-        cells: as :meth:`scotoma.train.store.Store.all` gives them, in any order.
-        folder: made if need be.
+        cells: in any order. folder: made if need be.
         samples: images for the examples and the shuffled ones, as :func:`example_samples` and
             :func:`shuffled_samples` give them; any key may be missing. "set": which of how many
             sets the examples are of.
 
     Returns:
-        The files written: transfer, noise, tradeoff, examples and shuffled, as FORMAT.
+        The files written.
 
     Raises:
         UserError: a cell without a result that its kind must have. OSError: it cannot be written.
@@ -127,12 +126,11 @@ def draw_noise(found: DataFrame) -> Figure | None:
     figure = plots.new(size, "Accuracy under Gaussian noise")
     told = [flat(settings) for settings, _ in groups]
     same = {k for k, v in told[0].items() if all(each.get(k) == v for each in told)}
-    handles, ends = {}, []
+    marks, ends = {}, []
+    hidden = same | {"images", "indices"}
     all_axes = plots.panels(figure, len(groups), across)
     for axes, own, (_, group) in zip(all_axes, told, groups, strict=True):
-        words = [
-            f"{k} {v}" for k, v in own.items() if k not in same and k not in ("images", "indices")
-        ]
+        words = [f"{k} {v}" for k, v in own.items() if k not in hidden]
         axes.set_title(plots.plain(", ".join(words))[:70], fontsize=9)
         counts = set()
         for number, name in enumerate(names):
@@ -144,7 +142,7 @@ def draw_noise(found: DataFrame) -> Figure | None:
             counts |= {rate["n"] for rate in rates.values()}
             points = [(x, _range(rate)) for x, rate in rates.items() if rate["rate"] is not None]
             if points:
-                handles[name] = plots.interval_line(axes, number, points, shown[name])
+                marks[shown[name]] = plots.interval_line(axes, number, points, shown[name])
                 ends += [end for _, (low, _, high) in points for end in (low, high)]
         axes.set_xlabel("epsilon = 2 sigma (levels of 255)")
         number_of = " to ".join(str(n) for n in sorted({min(counts), max(counts)}))
@@ -152,15 +150,7 @@ def draw_noise(found: DataFrame) -> Figure | None:
         axes.grid(alpha=0.3)
     for axes in all_axes:
         axes.set_ylim(plots.percent_limits(ends))
-    figure.legend(
-        handles.values(),
-        [shown[name] for name in handles],
-        loc="outside right center",
-        fontsize=8,
-        frameon=False,
-        title="target, 95 % interval",
-        title_fontsize=8,
-    )
+    plots.legend(figure, marks, "target, 95 % interval")
     return figure
 
 
@@ -187,11 +177,10 @@ def draw_tradeoff(found: DataFrame) -> Figure | None:
     if not panels:
         return None
     across = min(3 if len(panels) > 4 else 2, len(panels))
-    wide, high = (6.4, 4.4) if max(map(len, panels.values())) > 6 else (5.2, 3.6)
-    size = (wide * across, high * -(-len(panels) // across) + 0.5)
+    size = (5.2 * across + 2.6, 3.6 * -(-len(panels) // across) + 0.5)
     figure = plots.new(size, "Clean accuracy and success defence rate (P1), 95 % intervals")
     targets = list(dict.fromkeys(found.target))
-    shown = plots.short(targets, 30)
+    shown, marks = plots.short(targets, 44), {}
     all_axes = plots.panels(figure, len(panels), across)
     pairs = [pair for points in panels.values() for pair in points.values()]
     across_and_up = [
@@ -202,16 +191,14 @@ def draw_tradeoff(found: DataFrame) -> Figure | None:
         for name, (x, y) in points.items():
             number = targets.index(name)
             look = {"colour": plots.colour(number), "marker": plots.marker(number)}
-            plots.interval_point(axes, x, y, **look)
+            marks[shown[name]] = plots.interval_point(axes, x, y, **look)
         axes.set(xlim=across_and_up[0], ylim=across_and_up[1])
         axes.set_title(plots.cut(label, 72), fontsize=9)
         axes.set_xlabel("success defence rate (P1, %)")
         axes.set_ylabel("clean accuracy (%)")
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)
-    figure.draw_without_rendering()  # labels are placed where the layout has put the axes
-    for axes, points in zip(all_axes, panels.values(), strict=True):
-        plots.place_labels(axes, {shown[name]: pair for name, pair in points.items()})
+    plots.legend(figure, marks, "target")
     return figure
 
 
@@ -221,10 +208,8 @@ def _range(rate: Mapping[str, Any]) -> plots.Range:
 
 
 def draw_examples(samples: Mapping[str, Any]) -> Figure | None:
-    """Originals, adversarial images, differences, and what networks take them for; None without
-    "rows".
-
-    Predicted labels are signed with a tick or a cross, and coloured, as right or wrong.
+    """Originals, adversarial images, differences, and what networks take them for, signed and
+    coloured as right or wrong; None without "rows".
 
     Args:
         samples: "clean" [n,C,H,W] (may be absent), "labels" n names, "rows" of {"title", "images"
@@ -273,13 +258,9 @@ def _marked(row: Mapping[str, Any], count: int) -> tuple[list[str], list[str]]:
 
 
 def _common(titles: list[str]) -> tuple[str, list[str]]:
-    """(the words with which all titles begin, the rest of each)."""
+    """(the words with which all titles begin, the rest of each, which is at least a word)."""
     words = [title.split() for title in titles]
-    shared = 0
-    while len(titles) > 1 and all(len(w) > shared + 1 for w in words):
-        if len({w[shared] for w in words}) > 1:
-            break
-        shared += 1
+    shared = plots.shared([w[:-1] for w in words]) if len(titles) > 1 else 0
     if shared == 0:
         return "adversarial", titles
     heading = " ".join(words[0][:shared]).rstrip(":,")
@@ -303,40 +284,33 @@ def example_samples(
     """Originals and adversarial images that fool their source, and what every network says.
 
     Returns:
-        "indices" int64 [n], and "clean" float [n,C,H,W], "labels" n names and "rows" as
-        :func:`draw_examples` takes them; n is at most eight, and the mapping is empty if the set
-        fools nobody.
+        "indices" int64 [n], and "clean", "labels" and "rows" as :func:`draw_examples` takes them; n
+        is at most eight, and the mapping is empty if the set fools nobody.
     """
-    places = found.fooled.nonzero().flatten()[:COUNT]
-    if not len(places):
+    part = found.subset(found.fooled.nonzero().flatten()[:COUNT])
+    if not len(part):
         return {}
-    part = found.subset(places)
-    names, classes = images.data.classes, part.labels
+    names, adversarial = images.data.classes, part.pixels()
     originals = _pixels(images, part.indices)
-    adversarial = part.pixels()
-    rows: list[dict[str, Any]] = []
-
-    def add(title: str, shown: Tensor, predictions: Tensor) -> None:
-        rows.append(
-            {
-                "title": title,
-                "images": shown,
-                "predicted": [names[c] for c in predictions.tolist()],
-                "right": (predictions == classes).tolist(),
-            }
-        )
-
-    for target in targets:
-        add(f"original: {target.name}", originals, clean.of(target, part.indices))
     source, attack = found.details["source"], found.details["attack_text"]
     heading = f"{attack} from {source['name']}:"
-    add(f"{heading} {source['name']}", adversarial, part.predictions)
+    said = [(f"original: {t.name}", originals, clean.of(t, part.indices)) for t in targets]
+    said.append((f"{heading} {source['name']}", adversarial, part.predictions))
     with full_precision():
         for target in targets:
             if target.digest != source["digest"]:
-                said = classes_of(target, adversarial.to(images.device))
-                add(f"{heading} {target.name}", adversarial, said)
-    labels = [names[c] for c in classes.tolist()]
+                classes = classes_of(target, adversarial.to(images.device))
+                said.append((f"{heading} {target.name}", adversarial, classes))
+    rows = [
+        {
+            "title": title,
+            "images": shown,
+            "predicted": [names[c] for c in classes.tolist()],
+            "right": (classes == part.labels).tolist(),
+        }
+        for title, shown, classes in said
+    ]
+    labels = [names[c] for c in part.labels.tolist()]
     return {"indices": part.indices, "clean": originals, "labels": labels, "rows": rows}
 
 

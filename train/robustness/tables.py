@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -16,7 +15,6 @@ from rich.table import Table as ScreenTable
 from rich.text import Text
 
 from ...defective.errors import UserError
-from ...defective.serialization import atomic_path
 from ..pages import Inline, Markup, Page, code, joined
 
 if TYPE_CHECKING:  # half a second, which only who makes tables is to wait for
@@ -57,7 +55,12 @@ _REQUIRED = {
     "shuffle": ("accuracy", "grid"),
     "stylized": ("accuracy",),
 }
-_RATES = ("accuracy", "defence", "defence_all", "robust_accuracy")
+# What else cells of transfer may have, and what it is.
+_FURTHER = {
+    "defence_unrounded": "P1 with fooling judged before the rounding to 8 bit",
+    "same_wrong_class": "share of the images of P1 to which the target gives the source's wrong "
+    "class",
+}
 # Columns of numbers: head, result, and how it is written.
 _NUMBERS = {
     "white-box": (
@@ -71,14 +74,10 @@ _NUMBERS = {
         ("median score", "score_median", "{:.3g}".format),
         ("mean score", "score_mean", "{:.3g}".format),
         ("N", "n", str),
-        ("images by status", "statuses", lambda counts: _listed(counts, " ").replace("_", " ")),
+        ("images by status", "statuses", lambda counts: _listed(counts)),
         ("forward passes", "forwards_mean", "{:.1f}".format),
     ),
 }
-# Kinds whose images are chosen among those that all targets classify right.
-_RIGHT_FOR_ALL = ("boundary", "noise", "shuffle", "stylized")
-# How the settings begin that say which images a cell is about.
-_IMAGES = ("indices", "images", "fingerprint")
 # The setting by which an attack is known; the others are named only where they tell two apart.
 _HEADLINE = ("eps", "confidence", "sigma")
 
@@ -111,8 +110,8 @@ def grid_text(grid: int) -> str:
     return f"{grid}x{grid}" + (" (control)" if grid == 1 else "")
 
 
-def _listed(pairs: Mapping[str, Any], between: str) -> str:
-    return ", ".join(f"{key}{between}{value}" for key, value in sorted(pairs.items()))
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items())).replace("_", " ")
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -126,10 +125,10 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return found
 
 
-def natural(text: str) -> list[tuple[int, float, str]]:
+def natural(text: str) -> list[str | float]:
     """A sorting key by which eps=8/255 comes before eps=16/255."""
-    parts = re.split(r"(\d+(?:\.\d+)?)", text)
-    return [(0, float(p), "") if i % 2 else (1, 0.0, p) for i, p in enumerate(parts) if p]
+    parts = re.split(r"(\d+(?:\.\d+)?)", text)  # every other one is a number
+    return [float(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def verdict(
@@ -140,10 +139,8 @@ def verdict(
     """One sentence: which target has the highest rate, and whether its interval is clear of all
     others' intervals.
 
-    Args:
-        rates: by target. relations: of some of them to the source, as
-            :func:`scotoma.train.robustness.models.relation` names them; for P1 alone, where a
-            target that is the source itself has 0 by definition, and a part of it little more.
+    ``relations`` of targets to the source are for P1 alone, where a target that is the source
+    itself has 0 by definition, and a part of it little more.
     """
     left = {name: rate for name, rate in rates.items() if rate["rate"] is not None}
     if not left:
@@ -156,17 +153,17 @@ def verdict(
             why = "no image is left for any other target"
         return f"{best} has {share}; {why}"
     rivals = [name for name in others if left[name]["high"] >= left[best]["low"]]
+    second = (rivals or others)[0]
+    theirs = _percent(left[second])
     if rivals:
-        other = left[rivals[0]]
         more = f", and {len(rivals) - 1} more" if len(rivals) > 1 else ""
         return (
             f"not decidable at this N: the interval of {best}'s {share} {interval(left[best])} "
-            f"meets that of {rivals[0]}'s {_percent(other)} {interval(other)}{more}"
+            f"meets that of {second}'s {theirs} {interval(left[second])}{more}"
         )
-    text = f"{best} {verb}: {share}, ahead of {others[0]}'s {_percent(left[others[0]])} "
-    text += "beyond both intervals"
-    if (relations or {}).get(others[0]) == "white-box":
-        text += f" (but the attack was made on {others[0]}'s own weights: white-box)"
+    text = f"{best} {verb}: {share}, ahead of {second}'s {theirs} beyond both intervals"
+    if (relations or {}).get(second) == "white-box":
+        text += f" (but the attack was made on {second}'s own weights: white-box)"
     return text
 
 
@@ -174,45 +171,44 @@ def verdict(
 
 
 def frame(cells: Iterable[Cell]) -> DataFrame:
-    """A row a cell, in an order that depends on nothing but what is in them.
-
-    Targets stand as in the paper's tables: by architecture, the standard network first, then the
-    more of it is kept.
-
-    Args:
-        cells: of an evaluation's store, in any order.
+    """A row a cell, in an order that depends on nothing but what is in them: targets as in the
+    paper's tables, by architecture, the standard network first, then the more of it is kept.
 
     Returns:
         Columns "kind"; "target" and "source", of which two networks of one name are called by their
         digests too; "attack", its text; "settings", everything that determines the row but the
         target; and the results by their names, missing ones NaN. No columns without a cell.
 
-    Raises:
-        UserError: a cell without a result that its kind must have.
+    Raises UserError for a cell without a result that its kind must have.
     """
     import pandas as pd
 
     rows = []
     for cell in sorted(cells, key=lambda cell: json.dumps(cell, sort_keys=True)):
-        _check(cell)
-        shown = cell["results"]["shown"]
-        identity = copy.deepcopy(cell["identity"])
-        settings = {
-            k: v for k, v in identity.items() if not k.startswith(("target", "images_common"))
-        }
-        loose = {k: v for k, v in settings.items() if not k.startswith(_IMAGES)}
+        kind, identity, results = cell["kind"], cell["identity"], cell["results"]
+        shown = results.get("shown", {})
+        missing = [name for name in _REQUIRED.get(kind, ()) if name not in results]
+        missing += ["shown.target"] * ("target" not in shown)
+        if missing:
+            raise UserError(
+                f"cell {cell.get('label', '')!r} ({kind}): its results lack {missing[0]!r}; remove "
+                "its file and evaluate again"
+            )
+        settings = _without(identity, "target", "images_common")
+        loose = _without(settings, "indices", "images", "fingerprint")
         row = {
-            "kind": cell["kind"],
+            "kind": kind,
             "attack": shown.get("attack", ""),
             "settings": settings,
             "strict": json.dumps(settings, sort_keys=True),
             "loose": json.dumps(loose, sort_keys=True),
             "common": identity.get("images_common", ""),
         }
-        for role in ("target", "source"):
+        for role, of in (("target", identity), ("source", identity.get("set", {}))):
             row[role] = shown.get(role) or ""
-            row[f"{role}_key"] = _key(identity, role, row[role])
-        rows.append(cell["results"] | row)
+            key = "".join(str(value) for name, value in of.items() if name.startswith(role))
+            row[f"{role}_key"] = key or row[role]
+        rows.append(results | row)
     found = pd.DataFrame(rows, dtype=object)
     if found.empty:
         return found
@@ -226,88 +222,59 @@ def frame(cells: Iterable[Cell]) -> DataFrame:
     return found.sort_values("target", key=lambda names: names.map(ranked.index), kind="stable")
 
 
-def _check(cell: Cell) -> None:
-    kind, results = cell["kind"], cell["results"]
-    required = ("shown", *_REQUIRED.get(kind, ()))
-    missing = [name for name in required if name not in results]
-    if not missing and "target" not in results["shown"]:
-        missing = ["shown.target"]
-    for name, value in results.items():
-        if isinstance(value, dict) and "rate" in value:
-            missing += [f"{name}.{key}" for key in ("k", "n", "low", "high") if key not in value]
-        elif name in _RATES and name in required:
-            missing.append(name)
-    if missing:
-        raise UserError(
-            f"cell {cell.get('label', '')!r} ({kind}): its results lack {missing[0]!r}; remove its "
-            "file and evaluate again"
-        )
-
-
-def _key(identity: Mapping[str, Any], role: str, name: str) -> str:
-    """The digest of a target or source; its name where the identity has none."""
-    if role == "source" and not name:
-        return ""
-    if role == "source" and isinstance(identity.get("set"), dict):
-        identity = identity["set"]
-    found = [str(value) for key, value in identity.items() if key.startswith(role)]
-    return "".join(found) if found else str(name)
+def _without(values: Mapping[str, Any], *beginnings: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if not key.startswith(beginnings)}
 
 
 def _paper_order(shown: Mapping[str, Any]) -> tuple:
-    defects = str(shown.get("target_defects", ""))
+    arch, defects = (str(shown.get(f"target_{name}", "")) for name in ("arch", "defects"))
     kept = re.search(r"\d*\.?\d+", defects)
     region = re.sub(r"[\d.]+", "", defects)
-    arch = str(shown.get("target_arch", ""))
     return arch, defects != "standard", region, -float(kept[0]) if kept else 0.0
 
 
 def columns(found: DataFrame, kind: str) -> Parts:
     """What each thing done to the images (an attack from a source, a noise) did to each target.
 
-    Args:
-        found: rows of :func:`frame`. kind: of the rows that are asked for.
-
     Returns:
-        By a label that is short and unique, sorted by source and attack: the rows in order, with
-        the target as index and the attack's short name as "short".
+        By a label that is short and unique, sorted by source and attack: the rows of this kind in
+        order, with the target as index and the attack's short name as "short".
     """
     rows = found[found.kind == kind] if len(found) else found
     if rows.empty:
         return {}
     # Where each target was attacked on images of its own, the choice of images does not part them;
     # rates of images that all targets get right never mix.
-    mixed = kind in _RIGHT_FOR_ALL or rows.duplicated(["loose", "target"]).any()
-    groups = [group for _, group in rows.groupby("strict" if mixed else "loose")]
+    right_for_all = kind in ("boundary", "noise", "shuffle", "stylized")
+    apart = right_for_all or rows.duplicated(["loose", "target"]).any()
+    groups = [group for _, group in rows.groupby("strict" if apart else "loose")]
     # ``pgd:eps=8/255,steps=10,...`` is ``pgd eps=8/255``, and the settings that differ.
-    names, options = zip(*(_parsed(group.attack.iat[0]) for group in groups), strict=True)
-    sources = [group.source.iat[0] for group in groups]
+    attacks, options = [], []
+    for group in groups:
+        attack, _, rest = group.attack.iat[0].partition(":")
+        attacks.append(attack)
+        options.append(dict(item.split("=", 1) for item in rest.split(",") if "=" in item))
     usual = {"clean": "clean accuracy", "stylized": "accuracy"}.get(kind, kind)
     shorts, labels = [], []
-    for name, more, source in zip(
-        names, _differing(options, names, _HEADLINE), sources, strict=True
-    ):
+    told = _differing(options, attacks, _HEADLINE)
+    for group, attack, more in zip(groups, attacks, told, strict=True):
         words = ", ".join(f"{key}={value}" for key, value in more.items())
-        shorts.append(f"{name} {words}".strip())
-        labels.append(" from ".join(filter(None, (shorts[-1], source))) or usual)
+        shorts.append(f"{attack} {words}".strip())
+        labels.append(" from ".join(filter(None, (shorts[-1], group.source.iat[0]))) or usual)
     settings = [flat(group.settings.iat[0]) for group in groups]
-    for i, more in enumerate(_differing(settings, tuple(labels))):
+    found = []
+    told = _differing(settings, labels)
+    for group, short, label, more in zip(groups, shorts, labels, told, strict=True):
         words = [f"{key.rpartition('.')[2]} {value[:24]}" for key, value in more.items()]
-        labels[i] += f" ({', '.join(words)})" if words else ""
+        label += f" ({', '.join(words)})" if words else ""
+        part = group.drop_duplicates("target", keep="last").set_index("target")
+        found.append((natural(part.source.iat[0]), natural(label), label, part.assign(short=short)))
     made: Parts = {}
-    for i in sorted(range(len(groups)), key=lambda i: (natural(sources[i]), natural(labels[i]))):
-        label = labels[i]
+    for _, _, label, part in sorted(found, key=lambda each: each[:2]):
         while label in made:
             label += " *"
-        part = groups[i].drop_duplicates("target", keep="last").set_index("target")
-        made[label] = part.assign(short=shorts[i])
+        made[label] = part
     return made
-
-
-def _parsed(attack: str) -> tuple[str, dict[str, str]]:
-    """Name and settings of ``pgd:eps=8/255,steps=10``."""
-    name, _, rest = attack.partition(":")
-    return name, dict(item.split("=", 1) for item in rest.split(",") if "=" in item)
 
 
 def _differing(
@@ -325,11 +292,7 @@ def _differing(
 def series(
     found: DataFrame, kind: str, result: str, setting: str
 ) -> list[tuple[dict[str, Any], dict[Any, DataFrame]]]:
-    """Columns that differ in one setting alone, together: (other settings, {value: rows}).
-
-    Args:
-        result: that holds the value to sort by. setting: its key in the settings.
-    """
+    """Columns that differ in one ``setting`` alone: (the others, {its value, a result: rows})."""
     groups: dict[str, dict[Any, DataFrame]] = {}
     for part in columns(found, kind).values():
         rest = {k: v for k, v in part.settings.iat[0].items() if k not in (setting, result)}
@@ -345,10 +308,9 @@ class Table:
     """Targets as rows, or attacks.
 
     Attributes:
-        frame: its entries are rates, which may have a "mark"; words; or None.
-        notes: sentences below. settings: what was done in full, for the page.
-        brief: whether it is for the terminal too. stacked: whether its columns are many, with
-            intervals below rates.
+        frame: of rates, which may have a "mark"; words; or None. notes: sentences below.
+        settings: what was done in full, for the page. brief: whether it is for the terminal too.
+        stacked: whether its columns are many, with intervals below rates.
     """
 
     section: str
@@ -361,11 +323,8 @@ class Table:
 
 
 def tables(cells: Iterable[Cell]) -> list[Table]:
-    """Every table of an evaluation, in order; equal for equal cells.
-
-    Raises:
-        UserError: a cell without a result that its kind must have.
-    """
+    """Every table of an evaluation, in order; equal for equal cells. Raises UserError as
+    :func:`frame`."""
     import pandas as pd
 
     found, made = frame(cells), []
@@ -392,9 +351,10 @@ def tables(cells: Iterable[Cell]) -> list[Table]:
             [rate | {"mark": mark.replace("transfer", "")} for rate, mark in marks], part.index
         )
         verdicts.append(f"{label}: {verdict(dict(part.defence), dict(part.relation))}.")
-    title = "clean accuracy (of all test images) and " if clean else ""
-    title = f"{title}success defence rate (P1)" if transfer else ""
-    section = "Transfer" if transfer else "Clean accuracy"
+    section, title = "Clean accuracy", ""
+    if transfer:
+        also = "clean accuracy (of all test images) and " if clean else ""
+        section, title = "Transfer", f"{also}success defence rate (P1)"
     add(section, title, first, *verdicts, settings=_settings(clean | transfer))
     add("Transfer", "all images (P2)", picked(transfer, "defence_all"))
     # Each group of targets that was measured together, on what all of them classify right.
@@ -403,10 +363,8 @@ def tables(cells: Iterable[Cell]) -> list[Table]:
     for names, rows in sorted(together, key=lambda pair: (-len(pair[0]), pair[0])):
         title = f"P1 on the images that all of {', '.join(names)} classify correctly"
         add("Transfer", title, picked(columns(rows, "transfer"), "defence_common"), brief=False)
-    title = "P1 with fooling judged before the rounding to 8 bit"
-    add("Transfer", title, picked(transfer, "defence_unrounded"), brief=False)
-    title = "share of the images of P1 to which the target gives the source's wrong class"
-    add("Transfer", title, picked(transfer, "same_wrong_class"), brief=False)
+    for result, title in _FURTHER.items():
+        add("Transfer", title, picked(transfer, result), brief=False)
     # The same for all targets.
     fooled = {k: v.iat[0] for k, v in picked(transfer, "fooled_source").items() if len(v)}
     if fooled:
@@ -422,8 +380,8 @@ def tables(cells: Iterable[Cell]) -> list[Table]:
         title = f"passes and distances of {label}"
         add("White-box", title, _numbers(part, "white-box"), brief=False)
     for label, part in columns(found, "boundary").items():
-        scores, more = _numbers(part, "boundary"), {"settings": _settings({label: part})}
-        add("Decision-based score", f"by {label}", scores, _chosen([part]), **more)
+        notes, scores = _chosen([part]), _numbers(part, "boundary")
+        add("Decision-based score", f"by {label}", scores, notes, settings=_settings({label: part}))
     noisy = "accuracy by epsilon = 2 sigma in levels of 255"
     for section, title, how, text in (
         ("Gaussian noise", noisy, ("noise", "epsilon", "sigma"), levels),
@@ -435,25 +393,23 @@ def tables(cells: Iterable[Cell]) -> list[Table]:
             more = {"settings": [joined(told or ["none"], ", ")], "stacked": True}
             add(section, title, rates, _chosen(group.values()), **more)
     for label, part in columns(found, "stylized").items():
-        more = {"settings": _settings({label: part})}
-        add("Stylised images", "accuracy", {label: part.accuracy}, _chosen([part]), **more)
+        notes, settings = _chosen([part]), _settings({label: part})
+        add("Stylised images", "accuracy", {label: part.accuracy}, notes, settings=settings)
     return made
 
 
 def _numbers(part: DataFrame, kind: str) -> dict[str, Series]:
     """By head, numbers as text; None where there is none."""
-    found = {head: part[result].dropna() for head, result, _ in _NUMBERS[kind] if result in part}
-    texts = {head: text for head, _, text in _NUMBERS[kind]}
-    return {head: values.map(texts[head]) for head, values in found.items()}
+    there = [column for column in _NUMBERS[kind] if column[1] in part]
+    return {head: part[result].dropna().map(text) for head, result, text in there}
 
 
 def _chosen(parts: Iterable[DataFrame]) -> str:
     """Which images the rates of such rows are of that count only what all targets get right."""
     shown = [each for part in parts for each in part.shown]
     names = list(dict.fromkeys(name for each in shown for name in each.get("right_for", ())))
-    who = f"{names[0]} classifies" if len(names) == 1 else "all targets classify"
-    if len(names) > 1:
-        who = f"all of {', '.join(names)} classify"
+    who = f"all of {', '.join(names)} classify" if names else "all targets classify"
+    who = f"{names[0]} classifies" if len(names) == 1 else who
     return (
         f"Of test images that {who} correctly when they are clean; for other targets they are "
         "other images, and the numbers change."
@@ -462,16 +418,13 @@ def _chosen(parts: Iterable[DataFrame]) -> str:
 
 def _settings(parts: Parts) -> list[Inline]:
     """What was done in full, one line a column; several values of one setting are joined."""
-    import pandas as pd
-
     lines = []
     for label, part in parts.items():
-        values = pd.DataFrame([flat(settings) for settings in part.settings])
-        told = {
-            key.removeprefix("set."): ", ".join(values[key].dropna().unique())
-            for key in values
-            if not key.removeprefix("set.").startswith("attack.")  # whose text is there
-        }
+        values: dict[str, list[str]] = {}
+        for key, value in chain(*(flat(settings).items() for settings in part.settings)):
+            values.setdefault(key.removeprefix("set."), []).append(value)
+        told = _without(values, "attack.")  # whose text is there
+        told = {key: ", ".join(dict.fromkeys(each)) for key, each in told.items()}
         first = part.iloc[0]
         words: list[Inline] = [code(first.attack)] if first.attack else []
         if first.source:
@@ -483,43 +436,26 @@ def _settings(parts: Parts) -> list[Inline]:
     return lines
 
 
-# Pages and terminals
-
-
-def write_tables(cells: Iterable[Cell], folder: Path) -> str:
-    """:func:`markdown` of cells, also written to table.md in the folder (made if need be).
-
-    Raises:
-        UserError: a cell without a result that its kind must have. OSError: it cannot be written.
-    """
-    text = markdown(cells)
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / "table.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return text
-
-
 def markdown(cells: Iterable[Cell]) -> str:
-    """A page with a section for each kind of result that there is; equal for equal cells.
+    """A page with a section for each kind of result that there is; equal for equal cells."""
 
-    Args:
-        cells: of an evaluation's store, in any order.
+    def on_page(entry: Any) -> Inline | None:
+        if not isinstance(entry, dict):
+            return entry
+        text = Markup(rate_text(entry))
+        return (text, f", {entry['mark']}") if entry.get("mark") else text
 
-    Raises:
-        UserError: a cell without a result that its kind must have.
-    """
     page, section = Page("Robustness"), ""
     for table in tables(cells):
         if table.section != section:
             section = table.section
             page.heading(section)
-            if section == "Transfer":
-                page.bullets(DEFINITIONS)
-            elif section in _SECTIONS:
+            page.bullets(DEFINITIONS if section == "Transfer" else ())
+            if section in _SECTIONS:
                 page.paragraph(_SECTIONS[section])
         if table.title:
             page.paragraph(f"{table.title[0].upper()}{table.title[1:]}:")
-        page.table(table.frame.map(_on_page).rename_axis(table.frame.index.name or "target"))
+        page.table(table.frame.map(on_page).rename_axis(table.frame.index.name or "target"))
         page.bullets(table.notes)
         if table.settings:
             page.paragraph("Settings:")
@@ -528,21 +464,8 @@ def markdown(cells: Iterable[Cell]) -> str:
     return page.markdown()
 
 
-def _on_page(entry: Any) -> Inline | None:
-    if not isinstance(entry, dict):
-        return entry
-    text = Markup(rate_text(entry))
-    return (text, f", {entry['mark']}") if entry.get("mark") else text
-
-
 def console_tables(cells: Iterable[Cell]) -> list[RenderableType]:
-    """The tables that are brief, as ``screen.show`` prints them, with the verdicts below.
-
-    Rates are in percent, with their 95 % intervals and N. Long names are folded, never cut.
-
-    Raises:
-        UserError: a cell without a result that its kind must have.
-    """
+    """The tables that are brief, as ``screen.show`` prints them, with the verdicts below."""
     return [_on_terminal(table) for table in tables(cells) if table.brief]
 
 
@@ -553,9 +476,9 @@ def _on_terminal(table: Table) -> RenderableType:
     look = {"title_justify": "left", "box": SIMPLE_HEAD, "pad_edge": False}
     made = ScreenTable(title=Text(title, style="bold"), **look)
     made.add_column("target", overflow="fold", max_width=28)
+    look = {"justify": "right", "overflow": "fold", "max_width": 14 if table.stacked else 30}
     for name in table.frame.columns:
-        width = 14 if table.stacked else 30
-        made.add_column(Text(name), justify="right", overflow="fold", max_width=width)
+        made.add_column(Text(name), **look)
     notes, counts = list(table.notes), {rate["n"] for rate in rates}
     once = table.stacked and len(counts) == 1
     if once:
