@@ -52,7 +52,7 @@ from ..train.screen import show
 from ..train.setup import build_model, load_data, make_batches, resolve
 from . import harness
 from .convergence import train_epoch
-from .harness import by_case, figure
+from .harness import figure
 from .options import (
     add_run_options,
     add_variants,
@@ -62,6 +62,7 @@ from .options import (
     make_parser,
     positive,
 )
+from .report.rows import grouped
 
 ARCH = "resnet18"
 TRAINING_LIMIT = 2000
@@ -673,7 +674,7 @@ def main(argv: list[str]) -> int:
         lambda case: measure_case(case, targets[case.network], plan),
         brief,
     )
-    for case, found in by_case(rows).items():
+    for (case,), found in grouped(rows, "case").items():
         show(run.console, table(case, found))
     slower = harness.slower_cases(rows, "scotoma")
     return run.finish(

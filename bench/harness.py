@@ -43,6 +43,7 @@ from rich.table import Table
 from ..defective.errors import UserError
 from ..train.screen import make_console, show
 from .options import UNFINISHED
+from .report.rows import grouped
 
 INTERRUPTED = 130
 
@@ -73,9 +74,7 @@ def append_rows(path: Path, rows: Iterable[dict]) -> None:
     """Add rows to the end of a file, in one write that has reached the disk on return.
 
     A line that an interrupted writer left half done is closed first, so that it spoils no other.
-
-    Raises:
-        UserError: the file cannot be written.
+    Raises UserError if the file cannot be written.
     """
     text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
     with _opened(path) as file:
@@ -89,11 +88,7 @@ def append_rows(path: Path, rows: Iterable[dict]) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Find out before anything is measured whether results can be kept; changes no file.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Raise UserError if results cannot be kept, before anything is measured; change no file."""
     new = not path.exists()
     with _opened(path):
         pass
@@ -217,13 +212,10 @@ def chosen_device(cpu: bool) -> torch.device:
 
 def compiling_process(verb: str, argv: list[str]) -> int | None:
     """Run ``scotoma bench VERB`` in a process in which Triton compiles: its exit status, or None if
-    this one will do.
+    this one will do. Raises UserError if Triton is not installed.
 
     Under the interpreter @triton.jit makes functions that cannot be compiled, from the moment that
     Triton is imported.
-
-    Raises:
-        UserError: Triton is not installed.
     """
     if importlib.util.find_spec("triton") is None:
         raise UserError(
@@ -292,12 +284,13 @@ def median_seconds(work: Callable[[], object], device: torch.device, repeats: in
     return statistics.median(seconds[""])
 
 
-def copy_bandwidth(device: torch.device, repeats: int = 20) -> float:
-    """Bytes per second of a large copy, those read and those written counted."""
+def copy_bandwidth(device: torch.device) -> float:
+    """GB per second of a large copy, bytes read and written counted."""
     count = COPY_BYTES[device.type] // 2
     source = torch.empty(count, dtype=torch.bfloat16, device=device).normal_()
     target = torch.empty_like(source)
-    return 2 * source.nbytes / median_seconds(lambda: target.copy_(source), device, repeats)
+    seconds = median_seconds(lambda: target.copy_(source), device, repeats=20)
+    return round(2 * source.nbytes / seconds / 1e9, 6)
 
 
 def spread(seconds: list[float], calls: int) -> dict[str, float]:
@@ -311,10 +304,8 @@ def spread(seconds: list[float], calls: int) -> dict[str, float]:
 def graph_replays(
     works: dict[Key, Callable[[], None]], rows: dict[Key, dict], what: str = ""
 ) -> dict[Key, Callable[[], None]]:
-    """Replays of CUDA graphs of works; a work that cannot be captured is a problem of its row.
-
-    The current stream must not be the default one (:func:`use_capturing_stream`).
-    """
+    """Replays of CUDA graphs of works, captured on a stream of :func:`use_capturing_stream`; a work
+    that cannot be captured is a problem of its row."""
     replays = {}
     for name, work in works.items():
         try:
@@ -373,10 +364,7 @@ def named(error: Exception) -> str:
 
 @contextmanager
 def noting(*rows: dict, but: type[Exception] | tuple = ()) -> Iterator[None]:
-    """What goes wrong inside is a problem of the rows; the other variants go on.
-
-    but: errors that are passed on.
-    """
+    """What goes wrong inside, ``but`` for some errors, is a problem of the rows; others go on."""
     try:
         yield
     except but:
@@ -407,11 +395,8 @@ def failures(rows: Iterable[dict], label: Callable[[dict], str]) -> list[str]:
 def console_table(
     title: str, rows: Iterable[Any], columns: dict[str, Callable[[Any], str]], words: int = 1
 ) -> Table:
-    """A line for each row.
-
-    columns: a heading, and what stands below it. words: how many of them, on the left, hold words;
-    the others hold figures.
-    """
+    """A line for each row. columns: a heading, and what stands below it; the first ``words`` of
+    them hold words, the others figures."""
     view = Table(title=title)
     for number, heading in enumerate(columns):
         view.add_column(heading, justify="left" if number < words else "right")
@@ -425,22 +410,13 @@ def figure(value: float | None, form: str, factor: float = 1.0) -> str:
     return "-" if value is None else format(factor * value, form)
 
 
-def by_case(rows: Iterable[dict], also: str | None = None) -> dict[str, list[dict]]:
-    """Rows of each case together, in their order. also: a column that parts a case."""
-    found: dict[str, list[dict]] = {}
-    for row in rows:
-        name = row["case"] if also is None else f"{row['case']} {row[also]}"
-        found.setdefault(name, []).append(row)
-    return found
-
-
-def slower_cases(rows: Iterable[dict], ours: str, also: str | None = None) -> list[str]:
+def slower_cases(rows: Iterable[dict], ours: str, *more: str) -> list[str]:
     """A line for each case in which the best rival is faster than the best variant of ours.
 
-    ours: what the names of our variants begin with. also: a column that parts a case.
+    ours: what the names of our variants begin with. more: columns that part a case.
     """
     lines = []
-    for case, found in by_case(rows, also).items():
+    for case, found in grouped(rows, "case", *more).items():
         best: dict[bool, tuple[float, str]] = {}
         for row in found:
             name, time = row["contestant"], row["times"].get("median_us")
@@ -449,25 +425,19 @@ def slower_cases(rows: Iterable[dict], ours: str, also: str | None = None) -> li
                 best[own] = min(best.get(own, (time, name)), (time, name))
         if len(best) == 2 and best[True][0] > best[False][0]:
             (own, name), (other, rival) = best[True], best[False]
-            lines.append(f"{case}: {rival} is {own / other:.2f}x as fast as {name}")
+            lines.append(f"{' '.join(case)}: {rival} is {own / other:.2f}x as fast as {name}")
     return lines
 
 
 class Run:
     """One call of a verb: what its rows begin with, where they go, and what came of it.
 
-    Args:
-        options: out: JSON lines file to append to; None for the device's own. resume, time_limit:
-            see :meth:`measure`.
-        settings: how is measured.
+    Raises UserError if the file, ``options.out`` or the device's own, cannot be written.
 
     Attributes:
-        head: what every row begins with. path: the file. console: for people.
+        head: what every row begins with. path: JSON lines file to append to.
         rows: of this call, in the order of the cases.
         left: cases that were not measured, for lack of time or by interruption.
-
-    Raises:
-        UserError: the file cannot be written.
     """
 
     def __init__(

@@ -43,7 +43,7 @@ from . import harness, operands
 from .harness import figure
 from .operands import KINDS, MODES, PASSES, Call, OpShape, Sweep, dtype_name
 from .options import DTYPES, add_run_options, add_variants, check_names, make_parser, positive
-from .report.rows import by_site
+from .report.rows import by_contestant, by_site, layer_clock, layer_time
 
 OURS = "ours"
 VARIANTS = {
@@ -66,9 +66,8 @@ def main(argv: list[str]) -> int:
     from torch._functorch import config as compiler_config
 
     options = parse(argv)
-    ops = chosen_ops(options)
     if options.list:
-        for op in ops:
+        for op in chosen_ops(options):
             print(f"{op}  ({op.users})")
         return 0
     device = harness.chosen_device(options.cpu)
@@ -77,13 +76,11 @@ def main(argv: list[str]) -> int:
     settings = {"repeats": options.repeats, "cold_l2_sizes": operands.COLD_L2_SIZES}
     settings |= {"dtype": options.dtype, "contestants": list(names)}
     run = harness.Run("layers", options, device, settings)
-    copy = harness.copy_bandwidth(device)
-    run.head["copy_gb_per_s"] = round(copy / 1e9, 1)
-    run.announce(f"copies at {run.head['copy_gb_per_s']} GB/s")
-    plan = Plan(names, getattr(torch, options.dtype), device, options.repeats, copy)
+    copy = run.head["copy_gb_per_s"] = harness.copy_bandwidth(device)
+    run.announce(f"copies at {copy:.1f} GB/s")
     # A backward is timed many times over one forward, which donated buffers forbid.
     with compiler_config.patch(donated_buffer=False):
-        rows = run.measure(ops, partial(measure, plan=plan), brief)
+        rows = run.measure(chosen_ops(options), partial(measure, names=names, call=run), brief)
     if rows:
         show(run.console, table(rows))
     slower = slower_cases(rows)
@@ -150,24 +147,23 @@ def chosen_variants(options, device: torch.device) -> tuple[str, ...]:
 
 def chosen_ops(options) -> list[OpShape]:
     """Each form once, in the first group that has it; all in training before any in evaluation."""
-    groups = SITES[1:] if options.sites == "all" else (options.sites,)
+
+    def of_networks(batch: int, image_size: int) -> list[OpShape]:
+        return network_ops(options.networks, options.batch or batch, image_size)
+
+    groups = {
+        "shape": lambda: headline_ops(options.shape, "--shape"),
+        "headline": lambda: headline_ops(SMALL_SHAPES if options.cpu else HEADLINE_SHAPES),
+        "networks": lambda: of_networks(BATCH, options.image_size),
+        "imagenet": lambda: of_networks(IMAGENET_BATCH, IMAGENET_SIZE),
+    }
     found: dict[tuple, OpShape] = {}
-    for group in groups:
-        for op in _group(group, options):
+    for group in SITES[1:] if options.sites == "all" else (options.sites,):
+        for op in groups[group]():
             found.setdefault(op.form, op)
     ops = list(found.values())[: options.max_sites]
     modes = MODES if options.mode == "both" else (options.mode,)
     return [replace(op, mode=mode) for mode in modes for op in ops]
-
-
-def _group(name: str, options) -> list[OpShape]:
-    if name == "shape":
-        return headline_ops(options.shape, "--shape")
-    if name == "headline":
-        return headline_ops(SMALL_SHAPES if options.cpu else HEADLINE_SHAPES)
-    large = name == "imagenet"
-    batch, size = (IMAGENET_BATCH, IMAGENET_SIZE) if large else (BATCH, options.image_size)
-    return network_ops(options.networks, options.batch or batch, size)
 
 
 def headline_ops(shapes=HEADLINE_SHAPES, users: str = "headline") -> list[OpShape]:
@@ -261,20 +257,11 @@ def variant(name: str, op: OpShape, dtype: torch.dtype) -> Variant:
     return Variant(name, run, torch.float16 if name == "eager-fp16" else dtype)
 
 
-class Plan(NamedTuple):
-    """How every operator of a run is measured."""
-
-    names: tuple[str, ...]
-    dtype: torch.dtype
-    device: torch.device
-    repeats: int
-    copy_bytes_per_second: float
-
-
-def measure(op: OpShape, plan: Plan) -> list[dict]:
-    """Rows of all variants. One that fails or computes something else gets no times."""
+def measure(op: OpShape, names: Sequence[str], call: harness.Run) -> list[dict]:
+    """Rows of some variants. One that fails or computes something else gets no times."""
     torch.compiler.reset()
-    variants = [variant(name, op, plan.dtype) for name in plan.names]
+    dtype = getattr(torch, call.options.dtype)
+    variants = [variant(name, op, dtype) for name in names]
     site = {"name": str(op), "kind": op.kind, "relu": op.relu, "masked": op.masked}
     site |= {"shape": list(op.shape), "users": op.users}
     rows = {
@@ -291,37 +278,34 @@ def measure(op: OpShape, plan: Plan) -> list[dict]:
         for one in variants
     }
     with harness.noting(*rows.values()):  # the next one may fit into memory
-        _fill(op, plan, variants, rows)
-    harness.release(plan.device)
+        first = operands.draw(op, dtype, call.device)
+        _check(op, variants, first, rows)
+        sound = [one for one in variants if not rows[one.name]["problems"]]
+        for cache in ("cold", "hot") if sound else ():
+            _time(op, sound, first, rows, cache, call)
+    harness.release(call.device)
     return list(rows.values())
 
 
-def _fill(op: OpShape, plan: Plan, variants: list[Variant], rows: dict[str, dict]) -> None:
-    first = operands.draw(op, plan.dtype, plan.device)
+def _check(op: OpShape, variants: list[Variant], first: Call, rows: dict[str, dict]) -> None:
+    """Compare results, which also compiles; note what right ones cost in memory."""
     expected = operands.exact_results(op, first)
     for one in variants:
+        row = rows[one.name]
         # A rival that cannot run here is a result too; the others go on.
-        with harness.noting(rows[one.name]):
-            _check(one, op, first, expected, rows[one.name])
+        with harness.noting(row):
+            given = one.own(first)
+            if one.name.startswith(("eager", "released")):
+                row["batch_norm"] = batch_norm_library(given, op.training)
+            operands.check(row, one.run, given, expected, without_gradients=not op.training)
     del expected
-    sound = [one for one in variants if not rows[one.name]["problems"]]
-    for one in sound:
-        call, row = one.own(first), rows[one.name]
-        row["saved_bytes"] = operands.saved_bytes(one.run, call)
-        row["saved_bytes_per_element"] = round(row["saved_bytes"] / op.elements, 3)
-        row["peak_bytes"] = operands.peak_bytes(one.run, call)
-    if sound:
-        for cache in ("cold", "hot"):
-            _time(op, plan, sound, first, rows, cache)
-
-
-def _check(one: Variant, op: OpShape, first: Call, expected: dict, row: dict) -> None:
-    """Compare one variant's results, which also compiles it."""
-    call = one.own(first)
-    if one.name.startswith(("eager", "released")):
-        row["batch_norm"] = batch_norm_library(call, op.training)
-    found = operands.results(one.run, call, without_gradients=not op.training)
-    harness.compare(row, operands.errors(found, expected))
+    for one in variants:
+        row = rows[one.name]
+        if not row["problems"]:
+            given = one.own(first)
+            row["saved_bytes"] = operands.saved_bytes(one.run, given)
+            row["saved_bytes_per_element"] = round(row["saved_bytes"] / op.elements, 3)
+            row["peak_bytes"] = operands.peak_bytes(one.run, given)
 
 
 def batch_norm_library(call: Call, training: bool) -> str:
@@ -336,25 +320,27 @@ def batch_norm_library(call: Call, training: bool) -> str:
     return {0: "native", 1: "cudnn", 2: "miopen"}.get(int(index), "unknown")
 
 
-def _time(op: OpShape, plan: Plan, variants, first: Call, rows: dict, cache: str) -> None:
-    hot = cache == "hot"
+def _time(
+    op: OpShape, variants: list[Variant], first: Call, rows: dict, cache: str, call: harness.Run
+) -> None:
+    hot, device = cache == "hot", call.device
     sets, sweeps = {}, {}
     for one in variants:
         data = one.dtype, one.adapt  # variants of equal ones are called on the same operands
         if data not in sets:
             # The residual or second branch is read, the output written.
             touched = (2 + (op.kind != "none")) * op.elements * one.dtype.itemsize
-            count = 1 if hot else operands.cold_sets(touched, harness.l2_bytes(plan.device))
+            count = 1 if hot else operands.cold_sets(touched, harness.l2_bytes(device))
             sets[data] = [one.own(first) for _ in range(count)]
         sweeps[one.name] = Sweep(one.run, sets[data], hot=hot, training=op.training)
-    clocks = ("wall", "graph") if plan.device.type == "cuda" else ("wall",)
+    clocks = ("wall", "graph") if device.type == "cuda" else ("wall",)
     for step in PASSES:
         for clock, name, found in operands.timings(
-            sweeps, step, clocks, plan.device, plan.repeats, rows, f"{cache} {step}"
+            sweeps, step, clocks, device, call.options.repeats, rows, f"{cache} {step}"
         ):
-            rate = rows[name]["bytes"][step] / (found["median_us"] * 1e-6)
-            found["gb_per_s"] = round(rate / 1e9, 1)
-            found["copy_percent"] = round(100 * rate / plan.copy_bytes_per_second, 1)
+            rate = rows[name]["bytes"][step] / (found["median_us"] * 1e-6) / 1e9
+            found["gb_per_s"] = round(rate, 1)
+            found["copy_percent"] = round(100 * rate / call.head["copy_gb_per_s"], 1)
             times = rows[name]["times"].setdefault(cache, {})
             times.setdefault(clock, {})[step] = found
     for name, sweep in sweeps.items():
@@ -364,34 +350,19 @@ def _time(op: OpShape, plan: Plan, variants, first: Call, rows: dict, cache: str
 # What is shown
 
 
-def median(
-    row: dict | None, cache: str, clock: str, step: str, name: str = "median_us"
-) -> float | None:
-    """Microseconds of a call, or another figure of it; None where it was not measured."""
-    try:
-        return row["times"][cache][clock][step][name]
-    except (KeyError, TypeError):
-        return None
-
-
-def _ratio(row: dict | None, base: dict | None, *how: str) -> float | None:
-    other, own = median(row, *how), median(base, *how)
-    return None if other is None or own is None else other / own
-
-
-def _clock(rows: Iterable[dict]) -> str:
-    """What is shown: graph replay, where there is one."""
-    return "graph" if any("graph" in row["times"].get("cold", {}) for row in rows) else "wall"
-
-
 def brief(rows: list[dict]) -> str:
     """Forward and backward of each variant, cold, in microseconds."""
     parts = []
     for row in rows:
-        times = [median(row, "cold", _clock([row]), step) for step in PASSES[:2]]
-        text = "failed" if None in times else f"{times[0]:.1f}+{times[1]:.1f}"
+        times = [layer_time(row, "cold", layer_clock([row]), step) for step in PASSES[:2]]
+        text = "+".join(f"{time['median_us']:.1f}" for time in times) if all(times) else "failed"
         parts.append(f"{row['contestant']} {text}")
     return ", ".join(parts)
+
+
+def _ratio(row: dict | None, base: dict | None, *how: str) -> float | None:
+    own, other = layer_time(row, *how), layer_time(base, *how)
+    return own["median_us"] / other["median_us"] if own and other else None
 
 
 def table(rows: Sequence[dict]) -> Table:
@@ -399,12 +370,12 @@ def table(rows: Sequence[dict]) -> Table:
 
     Ours leads; where it was not measured (on a CPU), the first variant does.
     """
-    names = list(dict.fromkeys(row["contestant"] for row in rows))
+    names = list(by_contestant(rows))
     leader = OURS if OURS in names else names[0]
-    cold = "cold", _clock(rows)
+    cold = "cold", layer_clock(rows)
 
     def own(site: tuple, step: str, name: str, form: str) -> str:
-        return figure(median(site[1].get(leader), *cold, step, name), form)
+        return figure(layer_time(site[1].get(leader), *cold, step).get(name), form)
 
     def ratios(site: tuple, name: str) -> str:
         found = (_ratio(site[1].get(name), site[1].get(leader), *cold, step) for step in PASSES)
@@ -418,7 +389,7 @@ def table(rows: Sequence[dict]) -> Table:
         if name != leader:
             columns[f"{name}\nfwd, bwd, both"] = partial(ratios, name=name)
     title = f"cold caches, {cold[1]} times of {leader}; others in multiples of it"
-    return harness.console_table(title, by_site(rows).items(), columns, words=1)
+    return harness.console_table(title, by_site(rows).items(), columns)
 
 
 def slower_cases(rows: Iterable[dict]) -> list[str]:
@@ -428,9 +399,9 @@ def slower_cases(rows: Iterable[dict]) -> list[str]:
         for name, row in found.items():
             cases = []
             for how in product(("cold", "hot"), ("graph", "wall"), PASSES):
-                ratio = _ratio(row, found.get(OURS), *how)
-                if ratio is not None and ratio < 1:
-                    cases.append(f"{' '.join(how)} {1 / ratio:.2f}x")
+                ratio = _ratio(found.get(OURS), row, *how)
+                if ratio is not None and ratio > 1:
+                    cases.append(f"{' '.join(how)} {ratio:.2f}x")
             if cases:
                 lines.append(f"{site}: slower than {name}: {', '.join(cases)}")
     return lines

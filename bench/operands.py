@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from ..defective import sample_mask
 from ..defective.errors import UserError
@@ -80,8 +81,7 @@ Operands = namedtuple(
 """Arguments of one call, in the order in which they are passed on."""
 
 
-@dataclass
-class Call:
+class Call(NamedTuple):
     """One call's operands, any named tuple, and the gradient that comes back."""
 
     operands: NamedTuple
@@ -102,32 +102,29 @@ class Call:
 
     def copy(self, dtype: torch.dtype) -> Call:
         """The same values in memory of its own, activations in ``dtype``."""
-        return self._converted(lambda t: t.to(dtype if t.dim() == 4 else t.dtype, copy=True))
+        return _leaves(self, lambda t: t.to(dtype if t.dim() == 4 else t.dtype, copy=True))
 
     def double(self) -> Call:
         """The same values in memory of its own, all floats in float64."""
-        return self._converted(
-            lambda t: t.to(torch.float64, copy=True) if t.is_floating_point() else t
+        return _leaves(
+            self, lambda t: t.to(torch.float64, copy=True) if t.is_floating_point() else t
         )
 
-    def _converted(self, convert: Callable[[Tensor], Tensor]) -> Call:
-        def own(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else _leaf(tensor, convert)
 
-        return Call(type(self.operands)(*map(own, self.operands)), own(self.grad_out))
-
-
-def _leaf(tensor: Tensor, convert: Callable[[Tensor], Tensor]) -> Tensor:
-    return convert(tensor.detach()).requires_grad_(tensor.requires_grad)
+def _leaves(tree, convert: Callable[[Tensor], Tensor]):
+    """Tensors converted, each a leaf that wants a gradient as before."""
+    return tree_map_only(
+        Tensor, lambda t: convert(t.detach()).requires_grad_(t.requires_grad), tree
+    )
 
 
-def draw(op: OpShape, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Call:
+def draw(op: OpShape, dtype: torch.dtype, device: torch.device) -> Call:
     """Random operands: parameters and statistics in float32, activations channels_last.
 
     Parameters need a gradient in training alone: in evaluation nobody but an attack asks for one,
     and an attack asks for that of its input.
     """
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(0)
 
     def activation(offset: float = 0.0) -> Tensor:
         values = torch.randn(op.shape, device=device, generator=generator).add_(offset)
@@ -140,7 +137,7 @@ def draw(op: OpShape, dtype: torch.dtype, device: torch.device, seed: int = 0) -
     def branch() -> tuple:
         mask = None
         if op.masked:
-            cpu = torch.Generator().manual_seed(seed)
+            cpu = torch.Generator().manual_seed(0)
             mask = sample_mask(op.shape[1:], KEEP, generator=cpu).to(device).unsqueeze(0)
             # In the order of the activations, as a network in channels_last keeps it.
             mask = mask.contiguous(memory_format=torch.channels_last).squeeze(0)
@@ -173,9 +170,8 @@ def operator(op: OpShape, backend: str) -> Callable[..., Tensor]:
 
 
 def released(op: OpShape) -> Callable[..., Tensor]:
-    """The reference's layer as it was released, run under autocast without a thought.
-
-    For operands as :func:`as_released` makes them.
+    """The reference's layer as it was released, run under autocast without a thought, for operands
+    as :func:`as_released` makes them.
 
     Its masks are float32 buffers. A mask times the half-precision output of batch norm is float32
     by torch's promotion rule, and so are the addition and ReLU after it; the next convolution's
@@ -215,13 +211,10 @@ def as_released(op: OpShape) -> Callable[[Call], Call] | None:
         return None
 
     def adapt(call: Call) -> Call:
-        wide = {
-            name: _leaf(tensor, Tensor.float)
-            for name, tensor in call.named().items()
-            if name in ("mask", "mask2", "residual")
-        }
+        there = call.named()
+        wide = {n: there[n] for n in ("mask", "mask2", "residual") if n in there}
         grad_out = call.grad_out if op.relu else call.grad_out.float()
-        return Call(call.operands._replace(**wide), grad_out)
+        return Call(call.operands._replace(**_leaves(wide, Tensor.float)), grad_out)
 
     return adapt
 
@@ -288,6 +281,11 @@ def results(run, call: Call, *, without_gradients: bool = False) -> dict[str, Te
         with torch.no_grad():
             found["inference"] = run(*call.operands)
     return found | dict(zip(inputs, grads, strict=True))
+
+
+def check(row: dict, run, call: Call, expected: dict[str, Tensor], **options) -> None:
+    """Note how far :func:`results` are from those in float64; a wrong one is a problem."""
+    harness.compare(row, errors(results(run, call, **options), expected))
 
 
 def errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:

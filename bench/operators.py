@@ -37,13 +37,6 @@ from .operands import (
 # is not counted. These figures are approximate, and nothing hangs on them: such operators have
 # about two operations a byte, where a GPU needs tens before arithmetic costs time.
 
-# sum of (x - centre) and of its square: a subtraction, a sum, a multiply-add
-STATISTICS = 4
-# g, and g * (x - mean), each added to its sum
-GRADIENT_SUMS = 4
-# constant + (x - mean) * slope, subtracted
-STATISTICS_TERMS = 4
-
 
 def norm_flops(op: OpShape) -> dict[str, int]:
     """Operations of ``bn_mask_add_relu`` forward and backward."""
@@ -52,15 +45,16 @@ def norm_flops(op: OpShape) -> dict[str, int]:
     # (x - mean) * scale + bias, times the mask, the branches or the residual added
     value = 3 * branches + masks + (op.kind != "none")
     forward = value + op.relu
-    past_relu = 0
-    if op.relu:
-        # A saved bit selects, or the value is computed again and compared.
-        past_relu = 1 if op.kind == "residual" else value + 2
+    # A saved bit selects, or the value is computed again and compared.
+    past_relu = op.relu * (1 if op.kind == "residual" else value + 2)
     backward = past_relu + masks + branches  # the gradient masked and scaled
     if op.training:
-        forward += STATISTICS * branches
-        backward += STATISTICS_TERMS * branches
-        backward += past_relu + masks + GRADIENT_SUMS * branches  # the pass for the sums
+        # (x - centre) and its square summed: a subtraction, a sum, a multiply-add
+        forward += 4 * branches
+        # the pass for the sums: g, and g * (x - mean), each added to its sum
+        backward += past_relu + masks + 4 * branches
+        # constant + (x - mean) * slope, subtracted
+        backward += 4 * branches
     return {"forward": forward * op.elements, "backward": backward * op.elements}
 
 
@@ -112,12 +106,8 @@ class Layer:
 def network_layers(
     networks: Iterable[str], batch: int, image_size: int, width: int | None = None
 ) -> list[Layer]:
-    """The distinct 1x1 and 3x3 convolutions of some networks, and their linear layers.
-
-    They are found by a run on the meta device.
-
-    width: channels of the first block; None for the networks' own.
-    """
+    """The distinct 1x1 and 3x3 convolutions of some networks, and their linear layers, found by a
+    run on the meta device. width: channels of the first block; None for the networks' own."""
     users: dict[Layer, Counter] = {}
     for network in networks:
         with torch.device("meta"):
@@ -158,7 +148,6 @@ class Pass(NamedTuple):
         name: "forward", "backward", or "evaluation": a forward without gradients.
         moved, flops: the fewest bytes, and the operations.
         wanted: the operands that need a gradient.
-        note: for people.
     """
 
     name: str
@@ -169,10 +158,7 @@ class Pass(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """One way to compute an operator: its backend, and the function of the operands.
-
-    Of several tiles of one backend the fastest counts.
-    """
+    """A function of the operands. Of several tiles of one backend the fastest counts."""
 
     backend: str
     run: Callable[..., Tensor]
@@ -323,10 +309,10 @@ def layer_case(layer: Layer, dtype: torch.dtype, device: torch.device) -> Case:
     def drawn() -> Call:
         if layer.linear:
             normal, (n, c), k = _normal(dtype, device), layer.shape[:2], layer.out_channels
-            factors = LayerOperands(normal((n, c)), normal((k, c), c**-0.5), normal((k,)))
-            return Call(factors, normal((n, k)))
-        factors = LayerOperands(*_factors(layer, dtype, device))
-        return Call(factors, _normal(dtype, device, 1)(layer.out_shape))
+            factors = normal((n, c)), normal((k, c), c**-0.5), normal((k,))
+            return Call(LayerOperands(*factors), normal((n, k)))
+        factors = _factors(layer, dtype, device)
+        return Call(LayerOperands(*factors), _normal(dtype, device, 1)(layer.out_shape))
 
     return Case(
         name,
@@ -368,9 +354,8 @@ def _normal(dtype: torch.dtype, device: torch.device, seed: int = 0) -> Callable
 
 def arithmetic(dtype: torch.dtype, device: torch.device, tf32: bool) -> str:
     """Whose ceiling holds for a matrix product. tf32: it is taken for float32 on a GPU."""
-    return (
-        "tf32" if dtype == torch.float32 and device.type == "cuda" and tf32 else dtype_name(dtype)
-    )
+    tf32 = tf32 and dtype == torch.float32 and device.type == "cuda"
+    return "tf32" if tf32 else dtype_name(dtype)
 
 
 OPERATORS = ("bn_mask_add_relu", "apply_mask", "conv_bn_mask_add_relu", "convolution", "linear")

@@ -24,7 +24,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from rich.table import Table
@@ -86,8 +85,8 @@ def main(argv: list[str]) -> int:
     rates = ceilings["matmul_tflop_per_s"].items()
     products = ", ".join(f"{name} at {factor * rate:,.1f} {unit}" for name, rate in rates)
     run.announce(f"copies at {ceilings['copy_gb_per_s']:.1f} GB/s, products in {products}")
-    plan = Plan(dtype, device, options.repeats, ceilings)
-    rows = run.measure(chosen, partial(measure_case, plan=plan), brief)
+    how = {"dtype": dtype, "device": device, "repeats": options.repeats, "ceilings": ceilings}
+    rows = run.measure(chosen, partial(measure_case, **how), brief)
     timed = by_distance(rows)
     if timed:
         show(run.console, table(timed))
@@ -154,8 +153,7 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype) -> dict:
             matmul["tf32"] = rate(torch.float32)
     with backends.tf32_allowed(convolutions=False, products=False):
         matmul["float32"] = rate(torch.float32)
-    copy = round(harness.copy_bandwidth(device) / 1e9, 3)
-    return {"copy_gb_per_s": copy, "matmul_tflop_per_s": matmul}
+    return {"copy_gb_per_s": harness.copy_bandwidth(device), "matmul_tflop_per_s": matmul}
 
 
 def roofs(row: dict, ceilings: dict) -> dict[str, float]:
@@ -167,16 +165,9 @@ def roofs(row: dict, ceilings: dict) -> dict[str, float]:
     }
 
 
-class Plan(NamedTuple):
-    """How every case of a run is measured."""
-
-    dtype: torch.dtype
-    device: torch.device
-    repeats: int
-    ceilings: dict
-
-
-def measure_case(case: Case, plan: Plan) -> list[dict]:
+def measure_case(
+    case: Case, dtype: torch.dtype, device: torch.device, repeats: int, ceilings: dict
+) -> list[dict]:
     """Rows of all passes and variants: each checked, then timed in turns. One that fails or
     computes something else gets no times."""
     rows: list[dict] = []
@@ -191,7 +182,7 @@ def measure_case(case: Case, plan: Plan) -> list[dict]:
                 "detail": ", ".join(text for text in (case.detail, step.note) if text),
                 "users": case.users,
                 "tile": variant.tile,
-                "dtype": dtype_name(plan.dtype),
+                "dtype": dtype_name(dtype),
                 "arithmetic": case.arithmetic,
                 "bytes": step.moved,
                 "flops": step.flops,
@@ -204,9 +195,16 @@ def measure_case(case: Case, plan: Plan) -> list[dict]:
             for variant in case.variants
         ]
         with harness.noting(*new):  # the next pass may fit into memory
-            _fill(case, step, plan, new)
+            _fill(case, step, new, dtype, device, repeats)
+        for row in new:
+            if row["times"]:
+                seconds = row["times"]["median_us"] * 1e-6
+                row["gb_per_s"] = round(step.moved / seconds / 1e9, 3)
+                row["tflop_per_s"] = round(step.flops / seconds / 1e12, 6)
+                least = max(roofs(row, ceilings).values())
+                row["attained_percent"] = round(100 * least / seconds, 2)
         rows += fastest(new)
-        harness.release(plan.device)
+        harness.release(device)
     return rows
 
 
@@ -226,7 +224,14 @@ def fastest(rows: list[dict]) -> list[dict]:
     return found
 
 
-def _fill(case: Case, step: Pass, plan: Plan, rows: list[dict]) -> None:
+def _fill(
+    case: Case,
+    step: Pass,
+    rows: list[dict],
+    dtype: torch.dtype,
+    device: torch.device,
+    repeats: int,
+) -> None:
     """Check all variants; time those that are right, with cold caches, by graph replay on a GPU, by
     the wall's clock on a CPU."""
     first = case.draw()
@@ -235,17 +240,14 @@ def _fill(case: Case, step: Pass, plan: Plan, rows: list[dict]) -> None:
             tensor.requires_grad_(name in step.wanted)
     expected = case.exact(first)
     # TF32 has the unit of float16.
-    unit = torch.float16 if case.arithmetic == "tf32" else plan.dtype
+    allowed = operands.tolerance(torch.float16 if case.arithmetic == "tf32" else dtype)
     for variant, row in zip(case.variants, rows, strict=True):
         with harness.noting(row):
-            found = operands.results(variant.run, first.copy(plan.dtype))
-            row["tolerance"] = operands.tolerance(unit)
-            harness.compare(row, operands.errors(found, expected))
-            del found
+            row["tolerance"] = allowed
+            operands.check(row, variant.run, first.copy(dtype), expected)
     del expected
-    touched = plan.dtype.itemsize * case.elements
-    count = operands.cold_sets(touched, harness.l2_bytes(plan.device))
-    sets = [first.copy(plan.dtype) for _ in range(count)]
+    count = operands.cold_sets(dtype.itemsize * case.elements, harness.l2_bytes(device))
+    sets = [first.copy(dtype) for _ in range(count)]
     training = step.name != "evaluation"
     sweeps = {
         number: operands.Sweep(variant.run, sets, training=training)
@@ -253,17 +255,10 @@ def _fill(case: Case, step: Pass, plan: Plan, rows: list[dict]) -> None:
         if not rows[number]["problems"]
     }
     each = "backward" if step.name == "backward" else "forward"
-    clock = "graph" if plan.device.type == "cuda" else "wall"
-    for _, number, found in operands.timings(
-        sweeps, each, [clock], plan.device, plan.repeats, dict(enumerate(rows))
-    ):
-        row, seconds = rows[number], found["median_us"] * 1e-6
-        row["times"] = found
-        row["calls"] = [len(sets), sweeps[number].calls]
-        row["gb_per_s"] = round(step.moved / seconds / 1e9, 3)
-        row["tflop_per_s"] = round(step.flops / seconds / 1e12, 6)
-        least = max(roofs(row, plan.ceilings).values())
-        row["attained_percent"] = round(100 * least / seconds, 2)
+    clocks = ["graph" if device.type == "cuda" else "wall"]
+    found = operands.timings(sweeps, each, clocks, device, repeats, dict(enumerate(rows)))
+    for _, number, times in found:
+        rows[number] |= {"times": times, "calls": [len(sets), sweeps[number].calls]}
 
 
 def by_distance(rows: Iterable[dict]) -> list[dict]:

@@ -26,7 +26,6 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
-from typing import NamedTuple
 
 import torch
 from rich.table import Table
@@ -38,7 +37,7 @@ from ..kernels import backends
 from ..train.data import ResidentBatches
 from ..train.screen import show
 from . import harness
-from .harness import by_case, figure
+from .harness import figure
 from .model import Model, add_model_options, chosen_model, refuse_ours
 from .options import (
     DTYPES,
@@ -50,6 +49,7 @@ from .options import (
     make_parser,
     positive,
 )
+from .report.rows import grouped
 from .variants import (
     ON_CPU,
     ON_GPU,
@@ -91,11 +91,11 @@ def main(argv: list[str]) -> int:
     if model is not None:
         show(run.console, f"{model.name}: {model.text}")
     run.announce(", ".join(names))
-    plan = Plan(names, device, options.windows, options.window_seconds)
-    rows = run.measure(cases, partial(measure, plan=plan), brief)
-    for case, found in by_case(rows).items():
+    how = {"names": names, "device": device, "options": options}
+    rows = run.measure(cases, partial(measure, **how), brief)
+    for (case,), found in grouped(rows, "case").items():
         show(run.console, table(case, found))
-    slower = harness.slower_cases(rows, "fused", also="defects")
+    slower = harness.slower_cases(rows, "fused", "defects")
     return run.finish(lambda row: f"{row['case']} {row['defects']}: {row['contestant']}", slower)
 
 
@@ -159,49 +159,37 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
-class Plan(NamedTuple):
-    """How every case of a run is measured.
-
-    Attributes:
-        names: variants; the first is what the others are compared with.
-        device: where. windows: timed stretches of each. window_seconds: length of one, about.
-    """
-
-    names: tuple[str, ...]
-    device: torch.device
-    windows: int
-    window_seconds: float
-
-
-def measure(case: Case, plan: Plan) -> list[dict]:
-    """Rows of all variants and defects.
+def measure(
+    case: Case, names: Sequence[str], device: torch.device, options: argparse.Namespace
+) -> list[dict]:
+    """Rows of some variants and all defects; the first is what the others are compared with.
 
     All are kept in memory at once, so that they can be timed in turns; where that is too much,
     one variant after the other, with all its defects in turns.
     """
     from torch._dynamo import config as dynamo_config
 
-    data = random_images(case, plan.device)
+    data = random_images(case, device)
     # One entry of the compiler's cache for each variant, defects and mode.
     with dynamo_config.patch(recompile_limit=64):
         try:
-            return _measure(case, plan, plan.names, data, in_turns=True)
+            return _measure(case, names, device, options, data, in_turns=True)
         except torch.OutOfMemoryError:
-            _release(plan.device)
+            _release(device)
         rows = []
-        for name in plan.names:
+        for name in names:
             try:
-                rows += _measure(case, plan, (name,), data, in_turns=False)
+                rows += _measure(case, [name], device, options, data, in_turns=False)
             except torch.OutOfMemoryError as error:
                 found = [_row(case, name, defects) for defects in case.defects]
                 rows += [row | {"problems": [harness.named(error)]} for row in found]
-                _release(plan.device)
+                _release(device)
     _compare(rows, case)
     return _with_overheads(rows)
 
 
 def _measure(
-    case: Case, plan: Plan, names: tuple[str, ...], data: ResidentBatches, in_turns: bool
+    case: Case, names: Sequence[str], device, options, data: ResidentBatches, in_turns: bool
 ) -> list[dict]:
     torch.compiler.reset()
     runs: dict[tuple[str, str], NetworkRun] = {}
@@ -211,15 +199,15 @@ def _measure(
             row["in_turns"] = in_turns
             # A rival that cannot run here is a result too; the others go on.
             with harness.noting(row, but=torch.OutOfMemoryError):
-                runs[key] = _prepared(*key, case, data, plan, row)
+                runs[key] = _prepared(*key, case, data, device, row)
         if in_turns:
             _compare(list(rows.values()), case)
         sound = {key: one.run for key, one in runs.items() if not rows[key]["problems"]}
         steps = {
-            key: harness.calls_in(run, plan.device, plan.window_seconds, least=2)
+            key: harness.calls_in(run, device, options.window_seconds, least=2)
             for key, run in sound.items()
         }
-        samples = harness.time_in_turns(sound, steps, plan.device, plan.windows)
+        samples = harness.time_in_turns(sound, steps, device, options.windows)
         for key, seconds in samples.items():
             times = harness.spread(seconds, steps[key] * runs[key].units)
             speed = round(case.batch_size / times["median_us"] * 1e6, 1)
@@ -228,59 +216,51 @@ def _measure(
         for one in runs.values():
             one.close()
         runs.clear()
-        _release(plan.device)
-    now = harness.clocks(plan.device)
+        _release(device)
+    now = harness.clocks(device)
     return _with_overheads([row | {"clocks": now} for row in rows.values()])
 
 
 def _row(case: Case, name: str, defects: str) -> dict:
-    empty = ("images_per_s", "peak_bytes", "prepare_s", "mask_overhead_percent")
-    return {
-        **case.as_row(name, defects),
-        "losses": [],
-        "times": {},
-        **dict.fromkeys(empty),
-        "problems": [],
-    }
+    later = dict.fromkeys(("images_per_s", "peak_bytes", "prepare_s", "mask_overhead_percent"))
+    return case.as_row(name, defects) | {"losses": [], "times": {}, "problems": []} | later
 
 
 def _prepared(
-    name: str, defects: str, case: Case, data: ResidentBatches, plan: Plan, row: dict
+    name: str, defects: str, case: Case, data: ResidentBatches, device: torch.device, row: dict
 ) -> NetworkRun:
     """A variant ready to be timed; its losses, memory and preparation time go to ``row``."""
-    on_gpu = plan.device.type == "cuda"
-    before = torch.cuda.memory_allocated(plan.device) if on_gpu else 0
+    on_gpu = device.type == "cuda"
+    before = torch.cuda.memory_allocated(device) if on_gpu else 0
     start = time.perf_counter()
-    one = NetworkRun(name, case, defects, data, plan.device)
+    one = NetworkRun(name, case, defects, data, device)
     losses = one.warm_up(FIRST)
     if on_gpu:
-        torch.cuda.reset_peak_memory_stats(plan.device)
+        torch.cuda.reset_peak_memory_stats(device)
     losses += one.warm_up(WARM_UP)
     row["prepare_s"] = round(time.perf_counter() - start, 3)
     row["losses"] = [loss if math.isfinite(loss) else None for loss in losses]
     if on_gpu:
-        row["peak_bytes"] = torch.cuda.max_memory_allocated(plan.device) - before
+        row["peak_bytes"] = torch.cuda.max_memory_allocated(device) - before
     return one
 
 
 def _compare(rows: list[dict], case: Case) -> None:
     """A time of a wrong result is worth nothing: losses must be those of the first variant."""
-    tolerance, first = TOLERANCE[case.dtype], {}
+    allowed, first = TOLERANCE[case.dtype], {}
     for row in rows:
-        if None in row["losses"]:
+        losses = row["losses"]
+        if None in losses:
             row["problems"].append("the loss is not finite")
         # The loader's workers draw their own order and crops.
-        if not row["losses"] or None in row["losses"] or VARIANTS[row["contestant"]].released:
-            continue
-        expected = first.setdefault(row["defects"], row["losses"])
-        worst = max(
-            abs(a - b) / max(abs(b), 0.1) for a, b in zip(row["losses"], expected, strict=True)
-        )
-        if worst > tolerance:
-            row["problems"].append(
-                f"losses differ from the first variant's by {worst:.2g}, allowed {tolerance:.2g}"
-            )
-            row["times"], row["images_per_s"] = {}, None
+        elif losses and not VARIANTS[row["contestant"]].released:
+            pairs = zip(losses, first.setdefault(row["defects"], losses), strict=True)
+            worst = max(abs(a - b) / max(abs(b), 0.1) for a, b in pairs)
+            if worst > allowed:
+                row["problems"].append(
+                    f"losses differ from the first variant's by {worst:.2g}, allowed {allowed:.2g}"
+                )
+                row |= {"times": {}, "images_per_s": None}
 
 
 def _with_overheads(rows: list[dict]) -> list[dict]:

@@ -47,8 +47,7 @@ class Case:
     Attributes:
         arch: architecture, or the name of ``model``. defects: those it is measured with, in the
             paper's notation.
-        batch_size: images. work: one of ``WORKS``.
-        dtype: of activations, by autocast: "float32", "bfloat16" or "float16".
+        work: one of ``WORKS``. dtype: of activations, by autocast.
         image_size: side of the images in pixels. width: base width; None for the paper's.
         model: a network of somebody else, which has no defects.
     """
@@ -86,7 +85,6 @@ class Variant:
     """One way to run a network.
 
     Attributes:
-        text: for people.
         backend: of the defective layers; "auto" lets measured convolutions be fused too.
         compile: torch.compile mode, or "none". graph: the whole step is one CUDA graph.
         released: float32, NCHW, images augmented by loader workers, as the paper's release does.
@@ -183,12 +181,8 @@ BATCHES = 8
 
 
 class NetworkRun:
-    """One network run in one way; every method goes on to the next batch.
-
-    Args:
-        name: one of ``VARIANTS``. case: what to run. defects: which of its defects.
-        data: images that all variants of a case share.
-    """
+    """One network run in one of ``VARIANTS``, with one of the case's defects, on images that all
+    variants of a case share; every method goes on to the next batch."""
 
     def __init__(
         self, name: str, case: Case, defects: str, data: ResidentBatches, device: torch.device
@@ -210,11 +204,8 @@ class NetworkRun:
                 self._forward = GraphedStep(self._forward, device)
 
     def run(self) -> Tensor:
-        """One step of the case's work (for "pgd" a whole attack of ``units`` steps).
-
-        Returns:
-            The loss, or for "pgd" the adversarial images; on the device.
-        """
+        """One step of the case's work: the loss; of "pgd" a whole attack of ``units`` steps: the
+        adversarial images. On the device."""
         images, labels = next(self._batches)
         if self.case.work == "train":
             size = self.case.batch_size

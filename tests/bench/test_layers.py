@@ -126,21 +126,22 @@ def test_bad_options(verb, options, words, monkeypatch):
     assert all(word in str(error.value) for word in words)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-@pytest.mark.parametrize("verb", [layers, step, roofline])
-def test_no_gpu_is_said(verb):
-    with pytest.raises(UserError, match="--cpu"):
-        verb.main([])
-
-
-@pytest.mark.parametrize("verb", [layers, step, roofline])
-def test_a_file_that_cannot_be_written_is_said_first(verb, tmp_path, monkeypatch):
-    monkeypatch.setattr(harness, "interleaved", lambda *_: pytest.fail("work was begun"))
-    monkeypatch.setattr(harness, "wall_seconds", lambda *_: pytest.fail("work was begun"))
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    [(layers, []), (roofline, []), (step, ["--networks", "resnet18"])],
+    ids=["layers", "roofline", "step"],
+)
+def test_what_a_machine_lacks_is_said_first(verb, options, tmp_path, monkeypatch):
+    """A GPU, or a file that can be written."""
+    for work in ("interleaved", "wall_seconds"):
+        monkeypatch.setattr(harness, work, lambda *_: pytest.fail("work was begun"))
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="--cpu"):
+            verb.main(options)
     (tmp_path / "file").touch()
     for out in (tmp_path, tmp_path / "file" / "rows.jsonl"):
         with pytest.raises(UserError, match="cannot be written"):
-            verb.main(["--cpu", "--out", str(out)])
+            verb.main(["--cpu", *options, "--out", str(out)])
     # Asking leaves nothing behind.
     harness.check_writable(tmp_path / "new.jsonl")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -23,7 +23,7 @@ from scotoma.bench.operators import (
     norm_case,
     norm_flops,
 )
-from scotoma.bench.roofline import Plan, measure_case, roofs
+from scotoma.bench.roofline import measure_case, roofs
 from torch.utils.flop_counter import FlopCounterMode
 
 CPU = torch.device("cpu")
@@ -92,7 +92,7 @@ def test_fused_convolution_beside_the_separate_one():
     if torch.cuda.is_available():
         pytest.skip("without a GPU kernels run on CPU tensors")
     case = fused_case(Layer((2, 8, 4, 4), 16), "residual", *FLOAT32)
-    separate, fused = measure_case(case, Plan(*FLOAT32, 1, ROOFS))
+    separate, fused = measure_case(case, *FLOAT32, 1, ROOFS)
     assert separate["problems"] == fused["problems"] == []
     assert (separate["backend"], fused["backend"]) == ("separate", "triton")
     assert separate["pass"] == fused["pass"] == "evaluation"
@@ -130,7 +130,7 @@ def test_what_raises_is_a_problem_of_its_row():
         raise RuntimeError("no such kernel")
 
     case = replace(layer_case(CONVOLUTION, *FLOAT32), variants=[Variant("torch", broken)])
-    rows = measure_case(case, Plan(*FLOAT32, 1, ROOFS))
+    rows = measure_case(case, *FLOAT32, 1, ROOFS)
     assert [r["problems"] for r in rows] == 3 * [["RuntimeError: no such kernel"]]
     assert roofline.by_distance(rows) == []
 
@@ -235,7 +235,7 @@ def test_every_case_can_be_measured(name):
     found = cases([name], torch.bfloat16, CPU)
     for case in (found[0], found[-1]):
         right = [one for one in case.variants if one.backend != "triton"]
-        rows = measure_case(replace(case, variants=right), Plan(torch.bfloat16, CPU, 1, ROOFS))
+        rows = measure_case(replace(case, variants=right), torch.bfloat16, CPU, 1, ROOFS)
         assert rows and all(r["problems"] == [] and r["times"] for r in rows)
         assert all(r["bytes"] > 0 and r["flops"] > 0 for r in rows)
 

@@ -1,5 +1,6 @@
 """``scotoma bench step`` end to end on a CPU, and what its rows are made of."""
 
+from argparse import Namespace
 from dataclasses import replace
 
 import pytest
@@ -168,12 +169,13 @@ def two(monkeypatch):
     """Measures two variants that are the same, of which one may be replaced by another class."""
     monkeypatch.setitem(VARIANTS, "compile", VARIANTS["eager"])
 
-    def measure(one, other=NetworkRun, plan=("eager", "compile")):
+    def measure(one, other=NetworkRun, names=("eager", "compile")):
         def make(name, *rest):
             return (other if name == "compile" else NetworkRun)(name, *rest)
 
         monkeypatch.setattr(step, "NetworkRun", make)
-        return step.measure(one, step.Plan(plan, CPU, windows=1, window_seconds=1e-3))
+        options = Namespace(windows=1, window_seconds=1e-3)
+        return step.measure(one, names, CPU, options)
 
     return measure
 
@@ -231,7 +233,7 @@ def test_slower_cases_are_listed():
             {"case": "C", "defects": "D", "contestant": name, "times": time and {"median_us": time}}
             for name, time in zip(names, medians, strict=False)
         ]
-        return harness.slower_cases(rows, "fused", also="defects")
+        return harness.slower_cases(rows, "fused", "defects")
 
     assert slower(3.0, 2.0, 4.0, {}) == ["C D: compile is 2.00x as fast as fused"]
     assert slower(3.0, 2.0, 4.0, {}, 1.0) == slower(3.0, 2.0) == []

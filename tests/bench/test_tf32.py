@@ -98,8 +98,15 @@ print("done")
 """
 
 
-def test_every_reader_and_writer_with_every_api():
-    said = [(text, *answers) for text, answers in SAID.items()]
+FEW = ("pass", "cudnn.allow_tf32 = False; cudnn.conv.fp32_precision = 'tf32'")
+FEW += ("torch.backends.fp32_precision = 'tf32'", "torch.set_float32_matmul_precision('high')")
+
+
+@pytest.mark.parametrize(
+    "asked", [FEW, pytest.param(tuple(SAID), marks=pytest.mark.slow)], ids=["few", "all"]
+)
+def test_every_reader_and_writer_with_every_api(asked):
+    said = [(text, *SAID[text]) for text in asked]
     result = subprocess.run(
         [sys.executable, "-c", f"SAID = {said!r}\n{SCRIPT}"],
         capture_output=True,
@@ -110,19 +117,18 @@ def test_every_reader_and_writer_with_every_api():
     assert result.stdout == "done\n"
 
 
-@pytest.mark.parametrize("floor", ["kernels", "defective", "train", "bench"])
-def test_nobody_else_reads_or_writes_the_switches(floor):
+SWITCHES = {"allow_tf32", "fp32_precision"}
+SWITCHES |= {"get_float32_matmul_precision", "set_float32_matmul_precision"}
+
+
+def test_nobody_else_reads_or_writes_the_switches():
     """``kernels.backends`` knows the pitfalls; a second reader would not."""
-    switches = {
-        "allow_tf32",
-        "fp32_precision",
-        "get_float32_matmul_precision",
-        "set_float32_matmul_precision",
-    }
-    for path in (ROOT / floor).rglob("*.py"):
-        if path == ROOT / "kernels" / "backends.py":
-            continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            used = isinstance(node, ast.Attribute) and node.attr in switches
-            ours = used and getattr(node.value, "id", "") == "backends"
-            assert not used or ours, f"{path.relative_to(ROOT)}:{node.lineno}: {node.attr}"
+    for floor in ("kernels", "defective", "train", "bench"):
+        for path in (ROOT / floor).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            if path == ROOT / "kernels" / "backends.py" or not any(map(text.count, SWITCHES)):
+                continue
+            for node in ast.walk(ast.parse(text)):
+                used = isinstance(node, ast.Attribute) and node.attr in SWITCHES
+                ours = used and getattr(node.value, "id", "") == "backends"
+                assert not used or ours, f"{path.relative_to(ROOT)}:{node.lineno}: {node.attr}"
