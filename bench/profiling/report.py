@@ -4,8 +4,10 @@ picture of one step of each variant on one axis of time."""
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -141,47 +143,41 @@ class Profiled:
 
     @property
     def window(self) -> Interval:
-        """The step that is shown; of a run of several steps, one from its middle."""
-        begin, end = self.trace.typical()
+        """The step that is shown: of the run of median length, one from its middle."""
+        runs = list(pairwise(self.trace.starts))
+        median = statistics.median_low(map(_length, runs))
+        begin, end = next(run for run in runs if _length(run) == median)
         length = (end - begin) / self.units
         begin += length * (self.units // 2)
         return begin, begin + length
 
-    @property
-    def shown_ms(self) -> float:
-        return (self.window[1] - self.window[0]) / 1e3
-
-    @property
-    def means(self) -> dict[str, float]:
-        """Milliseconds of each family in a mean step, gaps left out."""
-        return {family: _ms(self.row, family) for family in COLOURS}
-
-    def lanes(self) -> list[str | int]:
-        """From the top: what the host launched (on a GPU), what ran (by stream), the mean step."""
+    def streams(self) -> list[int]:
+        """Those on which something runs in that step, the last one first; one on a CPU."""
         begin, end = self.window
-        spans = [span for span in self.trace.spans if span.start < end and span.end > begin]
-        streams = sorted({span.stream for span in spans})
-        launches = [LAUNCHES] if self.trace.on_device else []
-        return [*launches, *(streams if self.trace.on_device else [0]), MEAN]
+        found = {one.stream for one in self.trace.spans if one.start < end and one.end > begin}
+        return sorted(found, reverse=True)
 
 
-LAUNCHES, MEAN = "host launches", "sum, mean step"
+def _length(interval: Interval) -> float:
+    return interval[1] - interval[0]
 
 
 def draw(strips: Sequence[Profiled], title: str) -> Figure:
-    """The picture: of each variant one step, and the mean time of a step by family, end to end.
+    """The picture. Of each variant what the host launched (on a GPU), what ran, a row for each
+    stream, and the mean time of a step by family, end to end, with its gaps left out.
 
     Args:
         strips: at least one. title: what all of them have in common.
     """
     from matplotlib.patches import Patch
 
-    heights = [0.62 + 0.42 * len(strip.lanes()) for strip in strips]
+    heights = [1.04 + 0.42 * (len(one.streams()) + one.trace.on_device) for one in strips]
     figure = plots.new((WIDTH, 1.5 + sum(heights)), title)
     grid = figure.subplots(
         len(strips), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
     )
-    longest = max(max(strip.shown_ms, sum(strip.means.values())) for strip in strips)
+    sums = (sum(_ms(one.row, family) for family in COLOURS) for one in strips)
+    longest = max(*(_length(one.window) / 1e3 for one in strips), *sums)
     for strip, axes in zip(strips, grid[:, 0], strict=True):
         _strip(axes, strip, longest)
     grid[-1, 0].set_xlabel("time in ms from the beginning of the step (dotted: its end)")
@@ -197,61 +193,35 @@ def draw(strips: Sequence[Profiled], title: str) -> Figure:
 
 
 def _strip(axes: Axes, strip: Profiled, longest: float) -> None:
-    lanes = strip.lanes()[::-1]
-    streams = [lane for lane in lanes if isinstance(lane, int)]
-    labels = []
-    for at, lane in enumerate(lanes):
-        label = lane
-        if lane == LAUNCHES:
-            _ticks(axes, strip, at)
-        elif lane == MEAN:
-            _sums(axes, strip.means, at, longest)
-        else:
-            _bars(axes, strip, lane, at)
-            label = "device" if len(streams) == 1 else f"stream {lane}"
-            label = label if strip.trace.on_device else "host operators"
-        labels.append(label)
-    axes.set_yticks(range(len(lanes)), labels, fontsize=9)
+    row, trace, streams, window = strip.row, strip.trace, strip.streams(), strip.window
+    labels = ["sum, mean step", *(f"stream {stream}" for stream in streams)]
+    if len(streams) == 1:
+        labels[1] = "device" if trace.on_device else "host operators"
+    labels += ["host launches"] * trace.on_device
+    left, shown = 0.0, _length(window) / 1e3
+    for family, colour in COLOURS.items():
+        ms = _ms(row, family)
+        axes.barh(0, ms, left=left, height=0.72, color=colour, linewidth=0)
+        if ms > NARROW * longest:
+            ink = "black" if family in (MATMUL, LOSS, DATA, MEMSET) else "white"
+            look = {"ha": "center", "va": "center", "color": ink, "fontsize": 8}
+            axes.text(left + ms / 2, 0, f"{ms:.2f}", **look)
+        left += ms
+        for at, stream in enumerate(streams, 1):
+            own = (one for one in trace.spans if (one.family, one.stream) == (family, stream))
+            ends = (clipped(span.start, span.end, window) for span in own)
+            bars = [((a - window[0]) / 1e3, (b - a) / 1e3) for a, b in ends if b > a]
+            axes.broken_barh(bars, (at - 0.36, 0.72), facecolors=colour, linewidth=0)
+        # A tick for every launch in this time, of whatever step it is.
+        ticks = [(time - window[0]) / 1e3 for time, name in trace.calls if name == family]
+        ticks, top = [tick for tick in ticks if 0 <= tick < shown], len(labels) - 1
+        axes.vlines(ticks, top - 0.3, top + 0.3, colors=colour, linewidth=0.7)
+    axes.set_yticks(range(len(labels)), labels, fontsize=9)
     axes.tick_params(axis="y", length=0)
-    axes.set_ylim(-0.5, len(lanes) - 0.45)
-    row, busy = strip.row, ""
-    if row["busy_percent"] is not None:
-        busy = f", device busy {row['busy_percent']:.0f} %"
-    words = f"{row['contestant']}: step {row['step_ms']:.3f} ms{busy}"
-    shown = f"Shown: a profiled step of {strip.shown_ms:.3f} ms"
-    axes.set_title(f"{words}. {shown}", loc="left", fontsize=10)
+    axes.set_ylim(-0.5, len(labels) - 0.45)
+    busy = "" if row["busy_percent"] is None else f", device busy {row['busy_percent']:.0f} %"
+    words = f"{row['contestant']}: step {row['step_ms']:.3f} ms{busy}. Shown: a profiled step of "
+    axes.set_title(f"{words}{shown:.3f} ms", loc="left", fontsize=10)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.axvline(strip.shown_ms, color="#444444", linewidth=0.8, linestyle=":")
-
-
-def _bars(axes: Axes, strip: Profiled, stream: int, at: float) -> None:
-    """What ran on a stream in the step that is shown."""
-    window = strip.window
-    for family, colour in COLOURS.items():
-        bars = []
-        for span in strip.trace.spans:
-            start, end = clipped(span.start, span.end, window)
-            if (span.family, span.stream) == (family, stream) and end > start:
-                bars.append(((start - window[0]) / 1e3, (end - start) / 1e3))
-        axes.broken_barh(bars, (at - 0.36, 0.72), facecolors=colour, linewidth=0)
-
-
-def _ticks(axes: Axes, strip: Profiled, at: float) -> None:
-    """A tick for every launch in this time, of whatever step it is."""
-    for family, colour in COLOURS.items():
-        times = [(t - strip.window[0]) / 1e3 for t, name in strip.trace.calls if name == family]
-        inside = [time for time in times if 0 <= time < strip.shown_ms]
-        axes.vlines(inside, at - 0.3, at + 0.3, colors=colour, linewidth=0.7)
-
-
-def _sums(axes: Axes, means: dict[str, float], at: float, longest: float) -> None:
-    left = 0.0
-    for family, ms in means.items():
-        axes.barh(at, ms, left=left, height=0.72, color=COLOURS[family], linewidth=0)
-        if ms > NARROW * longest:
-            # On pale bars.
-            colour = "black" if family in (MATMUL, LOSS, DATA, MEMSET) else "white"
-            look = {"ha": "center", "va": "center", "color": colour, "fontsize": 8}
-            axes.text(left + ms / 2, at, f"{ms:.2f}", **look)
-        left += ms
+    axes.axvline(shown, color="#444444", linewidth=0.8, linestyle=":")

@@ -7,7 +7,6 @@ All times are microseconds on the trace's own axis.
 from __future__ import annotations
 
 import bisect
-import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -75,12 +74,6 @@ class Trace:
     @property
     def window(self) -> Interval:
         return self.starts[0], self.starts[-1]
-
-    def typical(self) -> Interval:
-        """The step of median length."""
-        lengths = [b - a for a, b in zip(self.starts, self.starts[1:], strict=False)]
-        number = lengths.index(statistics.median_low(lengths))
-        return self.starts[number], self.starts[number + 1]
 
 
 def read(events: Iterable[dict], on_device: bool) -> Trace:

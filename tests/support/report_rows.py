@@ -1,7 +1,10 @@
 """Rows of results that nobody measured, of devices that do not exist."""
 
+import copy
 import json
 import re
+from functools import partial
+from pathlib import Path
 
 from scotoma.bench.report.rows import load
 
@@ -10,15 +13,9 @@ HOSTILE = (
     "\x1b[2J\u202e\ud800\n# h & i"
 )
 OLD, NEW = "2026-01-02T03:04:05+00:00", "2026-02-03T04:05:06+00:00"
-NETWORK = {
-    "arch": "resnet18",
-    "defects": "standard",
-    "width": None,
-    "image_size": 32,
-    "batch_size": 512,
-    "dtype": "bfloat16",
-}
 PART = {"ms": 1.0, "percent": 50.0, "launches": 4}
+USUAL = json.loads(Path(__file__).with_suffix(".json").read_text())
+"""Fields of each benchmark's rows."""
 
 
 def row(benchmark, *, device="Test GPU", gpu=True, commit="aaa1111", time=OLD, **values):
@@ -26,7 +23,8 @@ def row(benchmark, *, device="Test GPU", gpu=True, commit="aaa1111", time=OLD, *
     machine |= {"torch": "2.0-test", "triton": "3.0-test", "driver": "1.0-test"}
     head = {"benchmark": benchmark, "time": time, "machine": machine, "settings": {"repeats": 3}}
     clocks = {"clocks.sm": "1234", "temperature.gpu": "[N/A]"}
-    return head | {"problems": [], "clocks": clocks} | values
+    usual = copy.deepcopy(USUAL.get(benchmark, {}))
+    return head | {"problems": [], "clocks": clocks} | usual | values
 
 
 def spread(median):
@@ -35,96 +33,37 @@ def spread(median):
     return {"median_us": median, "p10_us": median * 0.99, "p90_us": median * 1.01}
 
 
-def step(contestant, median, **values):
-    batch = values.get("batch_size", 512)
-    usual = {
-        "work": "train",
-        "contestant": contestant,
-        "times": spread(median),
-        "images_per_s": batch * 1e6 / median if median else None,
-        "peak_bytes": 2**30,
-        "mask_overhead_percent": None,
-        "in_turns": True,
-        "prepare_s": 1.5,
-    }
-    return row("step", **NETWORK | usual | values)
+def timed(benchmark, contestant, median, **values):
+    """Of images in batches."""
+    batch = values.get("batch_size", USUAL[benchmark]["batch_size"])
+    rate = {"images_per_s": batch * 1e6 / median if median else None}
+    times = {"contestant": contestant, "times": spread(median)}
+    return row(benchmark, **rate | times | values)
 
 
-def layer(contestant, median, users="resnet18 x3, vgg19 x2", **values):
-    least = {"forward": 1_000_000, "backward": 2_000_000, "both": 3_000_000}
+step, attack = partial(timed, "step"), partial(timed, "attacks")
+
+
+def layer(contestant, median, **values):
     times = {
-        name: spread(median * bytes / 1e6) | {"copy_percent": 50.0} for name, bytes in least.items()
+        name: spread(median * bytes / 1e6) | {"copy_percent": 50.0}
+        for name, bytes in USUAL["layers"]["bytes"].items()
     }
-    usual = {
-        "copy_gb_per_s": 1000.0,
-        "site": {"name": "4x16x8x8 none", "users": users},
-        "contestant": contestant,
-        "dtype": "bfloat16",
-        "bytes": least,
-        "times": {"cold": {"graph": times, "wall": times}, "hot": {"graph": times}},
-        "saved_bytes": 2**20,
-        "peak_bytes": 2**21,
-    }
-    return row("layers", **usual | values)
+    times = {"cold": {"graph": times, "wall": times}, "hot": {"graph": times}}
+    return row("layers", **{"contestant": contestant, "times": times} | values)
 
 
 def operator(backend, median, **values):
-    usual = {
-        "operator": "bn_mask_add_relu",
-        "kind": "none",
-        "pass": "forward",
-        "backend": backend,
-        "shape": [4, 16, 8, 8],
-        "detail": "",
-        "dtype": "bfloat16",
-        "bytes": 10**6,
-        "flops": 10**7,
-        "times": spread(median),
-        "ceilings": {"copy_gb_per_s": 1000.0, "matmul_tflop_per_s": {"bfloat16": 100.0}},
-    }
-    return row("roofline", **usual | values)
-
-
-def attack(contestant, median, **values):
-    usual = {
-        "batch_size": 128,
-        "attack": "pgd20",
-        "contestant": contestant,
-        "peer": "foolbox",
-        "dtype": "float32",
-        "dataset": "sample",
-        "results": {"success": 0.9, "median_l2": None, "equal_pixels": 1.0},
-        "times": spread(median),
-        "images_per_s": 128e6 / median if median else None,
-        "times_faster": 2.0,
-    }
-    return row("attacks", **NETWORK | usual | values)
+    return row("roofline", **{"backend": backend, "times": spread(median)} | values)
 
 
 def convergence(contestant, seed, seconds, **values):
-    usual = {
-        "arch": "resnet18",
-        "defects": "standard",
-        "dataset": "fake",
-        "seed": seed,
-        "contestant": contestant,
-        "target": 0.8,
-        "seconds_to_target": seconds,
-        "history": [{"epoch": e, "seconds": 10.0 * e, "accuracy": 0.3 * e} for e in (1, 2, 3)],
-        "accuracy": 0.9,
-    }
-    return row("convergence", **usual | values)
+    values = {"contestant": contestant, "seed": seed, "seconds_to_target": seconds} | values
+    return row("convergence", **values)
 
 
 def profile(contestant, **values):
-    usual = {
-        "contestant": contestant,
-        **{"step_ms": 2.0, "profiled_step_ms": 2.5, "host_wait_ms": 0.5, "host_launches": 30},
-        **{"busy_percent": 50.0, "busy_percent_profiled": 40.0},
-        "families": {"convolution": PART, "gaps": PART | {"launches": 0}},
-        "trace": "trace.json.gz",
-    }
-    return row("profile", **NETWORK | usual | values)
+    return row("profile", contestant=contestant, **values)
 
 
 def one_of_each():
