@@ -1,23 +1,15 @@
 """The moving average of weights: torch's numbers, by one operator that nobody waits for."""
 
-from collections import Counter
-
 import pytest
 import torch
-from scotoma.train.distributed import World
-from scotoma.train.engine import Engine, MovingAverage
-from scotoma.train.setup import build_model, load_data, make_batches, resolve
+from engines import Operators, engine_of
+from scotoma.train.engine import MovingAverage
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils._python_dispatch import TorchDispatchMode
-
-CPU = torch.device("cpu")
 
 
 def engine_and_batches(tiny, **changes):
-    config = resolve(tiny(**changes), CPU)
-    data = load_data(config)
-    engine = Engine(build_model(config, data), config, CPU, World())
-    return engine, make_batches(config, data, data.train, CPU, training=True).epoch(0, 0, 64)
+    engine, batches = engine_of(tiny(**changes))
+    return engine, batches.epoch(0, 0, 64)
 
 
 def floats(state):
@@ -59,19 +51,7 @@ def test_a_state_of_torchs_own_goes_on(tiny):
         assert torch.equal(fresh.state_dict()[name], value), name
 
 
-class Operators(TorchDispatchMode):
-    """Counts the operators that are called."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = Counter()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.calls[function._overloadpacket.__name__] += 1
-        return function(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("arch", ["resnet18", "densenet121"])
+@pytest.mark.parametrize("arch", ["resnet18", pytest.param("densenet121", marks=pytest.mark.slow)])
 def test_a_step_has_one_operator_more_however_many_layers(tiny, arch):
     """None of them copies a counter to another device or looks at one: a step never waits."""
     calls = []

@@ -1,44 +1,27 @@
 """Weights cast together: the same numbers as autocast's, with fewer operations."""
 
-from collections import Counter
 from contextlib import nullcontext
 
 import pytest
 import torch
-from scotoma.train.distributed import World
-from scotoma.train.engine import Engine
+from engines import Operators, engine_of
 from scotoma.train.precision import CastWeights, FastWeightGradients
-from scotoma.train.setup import build_model, load_data, make_batches, resolve
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
-class Count(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.calls = Counter()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.calls[function._overloadpacket.__name__] += 1
-        return function(*args, **(kwargs or {}))
-
-
 def trained(config, at_once, device):
     """Weights and running statistics after three steps, and how often each operator ran."""
-    config = resolve(config, torch.device(device))
-    data = load_data(config)
-    engine = Engine(build_model(config, data), config, torch.device(device), World())
+    engine, batches = engine_of(config, torch.device(device))
     assert isinstance(engine.cast_weights, CastWeights)
     if not at_once:
         engine.cast_weights = None
-    batches = make_batches(config, data, data.train, torch.device(device), training=True)
     batches = [batch for _, batch in zip(range(3), batches.epoch(0, 0, 32), strict=False)]
-    with Count() as count:
+    with Operators() as operators:
         for number, batch in enumerate(batches):
             engine.step(batch, number, 0.05, 32)
-    return engine.model.state_dict(), count.calls
+    return engine.model.state_dict(), operators.calls
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -97,13 +80,20 @@ def test_memory_order_is_kept():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"precision": "float32"}, {"backend": "eager"}, {"compile": "default"}], ids=str
+    ("changes", "ours"),
+    [
+        ({}, True),
+        ({"precision": "float32"}, False),
+        ({"backend": "eager"}, False),
+        ({"compile": "default"}, False),
+    ],
+    ids=str,
 )
-def test_where_it_is_left_to_others(tiny, changes):
+def test_where_it_is_left_to_others(tiny, changes, ours):
     """Float32 has nothing to cast; plain PyTorch is autocast; the compiler sees to it itself."""
-    config = resolve(tiny(**{"precision": "bfloat16"} | changes), torch.device("cpu"))
-    engine = Engine(build_model(config, load_data(config)), config, torch.device("cpu"), World())
-    assert engine.cast_weights is None
+    engine, _ = engine_of(tiny(**{"precision": "bfloat16"} | changes))
+    assert (engine.cast_weights is not None) == ours
+    assert (engine.convolutions is not None) == ours
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -155,19 +145,3 @@ def test_only_training_convolutions_are_changed():
         with torch.no_grad():
             assert layer(x).dtype == torch.float32
         assert layer.requires_grad_(False)(x).dtype == torch.float32
-
-
-@pytest.mark.parametrize(
-    ("changes", "there"),
-    [
-        ({}, True),
-        ({"backend": "eager"}, False),
-        ({"compile": "default"}, False),
-        ({"precision": "float32"}, False),
-    ],
-    ids=str,
-)
-def test_where_gradients_of_weights_are_fast(tiny, changes, there):
-    config = resolve(tiny(**{"precision": "bfloat16"} | changes), torch.device("cpu"))
-    engine = Engine(build_model(config, load_data(config)), config, torch.device("cpu"), World())
-    assert (engine.convolutions is not None) == there

@@ -4,20 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from scotoma.train.distributed import World
-from scotoma.train.engine import Engine
+from engines import engine_of
 from scotoma.train.run import run_training
-from scotoma.train.setup import build_model, load_data, make_batches, resolve
 
 pytestmark = pytest.mark.gpu
-
-
-def engine_and_batches(config):
-    device = torch.device("cuda", 0)
-    config = resolve(config, device)
-    data = load_data(config)
-    engine = Engine(build_model(config, data), config, device, World())
-    return engine, make_batches(config, data, data.train, device, training=True)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
@@ -26,7 +16,7 @@ def test_a_step_never_waits_for_the_device(tiny, precision, augment):
     """Data, augmentation, step and metrics; the first steps may still compile and allocate."""
     config = tiny(device="cuda", precision=precision, augment=augment, clip_norm=1.0, ema=0.9)
     config.cuda_graph = False  # a captured step could not wait anyway
-    engine, batches = engine_and_batches(config)
+    engine, batches = engine_of(config, torch.device("cuda", 0))
     correct = torch.zeros((), dtype=torch.int64, device="cuda")
     losses = torch.zeros(5, device="cuda")
     try:
@@ -49,10 +39,8 @@ def test_runs_learn_on_a_gpu(tiny, precision):
 
 def test_batches_are_those_of_the_cpu(tiny):
     """The same images in the same order on every device."""
-    config = resolve(tiny(augment="crop-flip"), torch.device("cpu"))
-    data = load_data(config)
     on_cpu, on_gpu = (
-        make_batches(config, data, data.train, torch.device(name), training=True).epoch(0, 1, 64)
+        engine_of(tiny(augment="crop-flip", device=name), torch.device(name))[1].epoch(0, 1, 64)
         for name in ("cpu", "cuda")
     )
     for (images, labels), (gpu_images, gpu_labels) in zip(on_cpu, on_gpu, strict=True):

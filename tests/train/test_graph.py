@@ -9,18 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from engines import CPU, engine_of
 from scotoma.defective import UserError
 from scotoma.defective.graph import WARM_UP, GraphedStep
 from scotoma.train import engine as engine_module
 from scotoma.train.config import check_graph, graph_line
-from scotoma.train.distributed import World
-from scotoma.train.engine import Engine
 from scotoma.train.loop import Trainer
 from scotoma.train.run import run_training
-from scotoma.train.setup import as_saved, build_model, load_data, make_batches, resolve
+from scotoma.train.setup import as_saved, resolve
 from torch.utils._python_dispatch import TorchDispatchMode
-
-CPU = torch.device("cpu")
 
 
 def repeat(work):
@@ -60,14 +57,13 @@ def final_weights(config):
     [
         {"ema": 0.9, "clip_norm": 1.0, "nesterov": True, "label_smoothing": 0.1}
         | {"regularizer": "dropblock", "schedule": "step", "milestones": [1]},
-        {"adversarial_eps": 0.03, "adversarial_steps": 1, "logit_pairing": 0.5, "thermometer": 4}
-        | {"train_limit": 200},
+        {"adversarial_eps": 0.03, "adversarial_steps": 1, "logit_pairing": 0.5, "thermometer": 4},
         *(
             pytest.param(changes, marks=pytest.mark.slow)
             for changes in (
                 {},
                 {"regularizer": "dropblock"},
-                {"adversarial_eps": 0.03, "adversarial_steps": 2, "train_limit": 200},
+                {"adversarial_eps": 0.03, "adversarial_steps": 2},
                 {"schedule": "step", "milestones": [1], "defects": "0.5-Bottom"},
             )
         ),
@@ -76,7 +72,7 @@ def final_weights(config):
 )
 def test_a_graphed_run_ends_with_the_same_weights(tiny, graphs_on_cpu, changes):
     """Learning rates, random numbers, the short last batch and averaged weights included."""
-    config = tiny(train_limit=350, **changes) if "train_limit" not in changes else tiny(**changes)
+    config = tiny(train_limit=200, test_limit=20, **changes)
     plain = final_weights(replace(config, name="plain"))
     graphed = final_weights(replace(config, name="graphed", cuda_graph=True))
     assert len(graphs_on_cpu) == 1
@@ -112,7 +108,7 @@ def test_every_batch_is_worked_on_once():
 
 def test_runs_go_on_with_and_without_a_graph(tiny, graphs_on_cpu, monkeypatch):
     """The weights do not depend on it, so a run may change its mind."""
-    config = tiny(epochs=3, name="whole")
+    config = tiny(epochs=3, name="whole", train_limit=200, test_limit=20)
     whole = final_weights(config)
     first = replace(config, name="halves", cuda_graph=True)
     with monkeypatch.context() as patch:
@@ -156,18 +152,16 @@ def interrupt_after(epochs):
 )
 def test_nothing_of_a_step_is_decided_by_the_host(tiny, precision, changes):
     """No value is looked at, which would be an error during a capture."""
-    config = resolve(tiny(precision=precision, **changes), CPU)
-    data = load_data(config)
-    engine = Engine(build_model(config, data), config, CPU, World())
+    size = 16
+    engine, batches = engine_of(tiny(precision=precision, train_limit=2 * size, **changes))
     engine.lr = torch.full((), 0.1)
     for group in engine.optimizer.param_groups:
         group["lr"], group["fused"] = engine.lr, True  # as on a GPU
     engine.optimizer._step_supports_amp_scaling = True
-    batches = make_batches(config, data, data.train, CPU, training=True).epoch(0, 0, 64)
-    first, second = next(batches), next(batches)
-    engine._update(*first, 64)  # what is done once
+    first, second, *_ = batches.epoch(0, 0, size)
+    engine._update(*first, size)  # what is done once
     with NothingIsLookedAt():
-        loss, _ = engine._update(*second, 64)
+        loss, _ = engine._update(*second, size)
     with NothingIsLookedAt(), pytest.raises(AssertionError):
         loss.item()
 
@@ -308,17 +302,12 @@ def test_a_step_that_cannot_be_captured_is_said():
 def test_a_cuda_graph_computes_the_same(tiny, precision, changes):
     """Bit for bit: the same kernels on the same numbers, chosen and launched once."""
     config = tiny(device="cuda", precision=precision, **changes)
-    config = resolve(config, torch.device("cuda", 0))
-    data = load_data(config)
     torch.backends.cudnn.benchmark = False  # two engines could choose differently
     torch.backends.cudnn.deterministic = True
     losses = []
     try:
         for graph in (False, True):
-            own = replace(config, cuda_graph=graph)
-            device = torch.device("cuda", 0)
-            engine = Engine(build_model(own, data), own, device, World())
-            batches = make_batches(own, data, data.train, device, training=True)
+            engine, batches = engine_of(replace(config, cuda_graph=graph), torch.device("cuda", 0))
             seen = []
             for epoch in range(2):
                 for number, batch in enumerate(batches.epoch(0, epoch, 64)):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from engines import CPU, engine_of
 from scotoma.defective import UserError, load_model, save_model
 from scotoma.defective.attacks import pgd
 from scotoma.defective.attacks.lspga import LSPGA
@@ -16,9 +17,8 @@ from scotoma.train.distributed import World
 from scotoma.train.engine import Engine, paired_loss
 from scotoma.train.robustness.models import load_named, relation
 from scotoma.train.run import run_training
-from scotoma.train.setup import build_model, load_data, make_batches, resolve
+from scotoma.train.setup import build_model, load_data, resolve
 
-CPU = torch.device("cpu")
 ATTACK = {"adversarial_eps": 0.1, "adversarial_step": 0.05, "adversarial_steps": 2}
 PAIRED = ATTACK | {"logit_pairing": 0.5}
 
@@ -33,13 +33,9 @@ def assert_same(one, other):
         assert torch.equal(one[name], other[name]), name
 
 
-def engine_of(config, **changes):
+def engine_and_batch(config, **changes):
     """An engine as a run has it, and a batch of 32 images."""
-    config = resolve(replace(config, **changes), CPU)
-    data = load_data(config)
-    engine = Engine(build_model(config, data), config, CPU, World())
-    engine.model.train()
-    batches = make_batches(config, data, data.train, CPU, training=False)
+    engine, batches = engine_of(replace(config, **changes))
     return engine, next(iter(batches.in_order(32)))
 
 
@@ -98,8 +94,8 @@ def test_half_precision_logits_are_widened():
 def test_a_step_has_the_gradients_of_the_formula(tiny, thermometer):
     """One pass over clean and adversarial images together; part of a larger global batch."""
     changes = PAIRED | {"thermometer": thermometer, "label_smoothing": 0.1}
-    engine, (images, labels) = engine_of(tiny(), **changes)
-    twin, _ = engine_of(tiny(), **changes)
+    engine, (images, labels) = engine_and_batch(tiny(), **changes)
+    twin, _ = engine_and_batch(tiny(), **changes)
     seen, (loss, correct) = gradients_of_a_step(engine, (images, labels), global_size=40)
     with_seed_of_step(twin)
     attacked = twin._attacked(images, labels)
@@ -129,16 +125,16 @@ def test_a_step_has_the_gradients_of_the_formula(tiny, thermometer):
 
 def test_without_pairing_the_step_is_plain_adversarial_training(tiny):
     """Adversarial images alone, at full weight; not the mixed batch, which a small weight gives."""
-    engine, batch = engine_of(tiny(), **ATTACK)
+    engine, batch = engine_and_batch(tiny(), **ATTACK)
     seen, (loss, _) = gradients_of_a_step(engine, batch)
-    twin, (images, labels) = engine_of(tiny(), **ATTACK)
+    twin, (images, labels) = engine_and_batch(tiny(), **ATTACK)
     with_seed_of_step(twin)
     expected = F.cross_entropy(twin.model(twin._attacked(images, labels)), labels)
     expected.backward()
     for name, parameter in twin.model.named_parameters():
         torch.testing.assert_close(seen[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
     assert float(loss) == pytest.approx(expected.item(), rel=1e-6)
-    mixed, batch = engine_of(tiny(), **ATTACK | {"logit_pairing": 1e-12})
+    mixed, batch = engine_and_batch(tiny(), **ATTACK | {"logit_pairing": 1e-12})
     _, (other, _) = gradients_of_a_step(mixed, batch)
     assert abs(float(other) - float(loss)) > 1e-4
 
@@ -165,7 +161,7 @@ def test_pairing_needs_an_attack(tiny):
     words = r"--logit-pairing is 0\.5 without --adversarial-eps"
     with pytest.raises(UserError, match=words):
         resolve(tiny(logit_pairing=0.5), CPU)
-    engine, _ = engine_of(tiny(train_limit=64))
+    engine, _ = engine_and_batch(tiny(train_limit=64))
     with pytest.raises(UserError, match=words):  # a run's settings, edited by hand
         Engine(engine.model, replace(engine.config, logit_pairing=0.5), CPU, World())
 
@@ -181,7 +177,7 @@ def test_the_gradient_scaler_goes_with_it(tiny):
 
 def test_thermometer_training_uses_its_own_attack(tiny):
     """PGD would leave the pixels where its random start put them."""
-    engine, (images, labels) = engine_of(tiny(), **ATTACK, thermometer=8)
+    engine, (images, labels) = engine_and_batch(tiny(), **ATTACK, thermometer=8)
     with_seed_of_step(engine)
     attacked = engine._attacked(images, labels)
     assert engine.model.training and (attacked - images).abs().max() <= 0.1 + 1e-6
@@ -201,7 +197,7 @@ def test_thermometer_training_uses_its_own_attack(tiny):
 
 def test_the_attack_of_training_is_that_of_the_library(tiny, monkeypatch):
     """From the same first logits, both find the same levels."""
-    engine, (images, labels) = engine_of(tiny(), **ATTACK, thermometer=8)
+    engine, (images, labels) = engine_and_batch(tiny(), **ATTACK, thermometer=8)
     with_seed_of_step(engine)
     expected = engine._attacked(images, labels)
     start = torch.Generator().manual_seed(derived_seed(engine.config.seed, "step", 0, 0))
