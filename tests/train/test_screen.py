@@ -6,6 +6,7 @@ import pytest
 from rich.console import Group
 from rich.table import Table
 from scotoma.defective.errors import counted
+from scotoma.train import screen
 from scotoma.train.screen import make_console, show, wrapped
 
 NAME = "a-network-of-a-long-name-for-its-folder-{}"
@@ -62,6 +63,16 @@ def test_lines_are_wrapped_but_not_what_is_copied_from_them():
     assert lines[1].startswith(" " * 12)
     assert wrapped(f"  page      {path}", 80) == f"  page      {path}".rstrip()
     assert wrapped("[brackets] stay", 80) == "[brackets] stay" == shown("[brackets] stay")[0]
+
+
+def test_progress_is_told_to_a_pipe_now_and_then(capsys, monkeypatch):
+    clock = iter([0.0, 10.0, 20.0, 70.0, 75.0, 120.0])
+    monkeypatch.setattr(screen.time, "monotonic", lambda: next(clock))
+    with screen.Progress() as bar:
+        bar.begin("pgd")
+        for done in (10, 20, 70, 75, 100):
+            bar.advance(done, 100)
+    assert capsys.readouterr().out.strip().splitlines() == ["70 of 100 images  1.0 images/s"]
 
 
 def test_singular_and_plural():

@@ -21,12 +21,40 @@ from scotoma.train.runfolder import alone_in
 models, images, chosen = shared.models, shared.images, shared.chosen
 
 
-def test_a_set_is_what_the_attack_makes_of_each_image(models, images, chosen, tmp_path):
-    path = tmp_path / "a.safetensors"
-    told = []
-    found = make_set(
-        models[1], RANDOM, images, chosen, path, batch_size=16, advance=lambda *a: told.append(a)
-    )
+@pytest.fixture
+def make(models, images, chosen, tmp_path):
+    """A set in a file of ``tmp_path``."""
+
+    def make_it(name="a", attack=RANDOM, source=0, which=slice(None), **options):
+        options = {"batch_size": 16} | options
+        source = models[source] if isinstance(source, int) else source
+        return make_set(source, attack, images, chosen[which], tmp_path / name, **options)
+
+    return make_it
+
+
+@pytest.fixture
+def cut(make, monkeypatch):
+    """A set that is stopped after so many batches."""
+
+    def cut_it(after, **options):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            interrupt(patch, after)
+            make(**options)
+
+    return cut_it
+
+
+@pytest.fixture(scope="module")
+def whole(models, images, chosen, tmp_path_factory):
+    """What a set in batches of 16 has to be."""
+    path = tmp_path_factory.mktemp("whole") / "a"
+    return make_set(models[0], RANDOM, images, chosen, path, batch_size=16)
+
+
+def test_a_set_is_what_the_attack_makes_of_each_image(models, images, chosen, make, tmp_path):
+    path, told = tmp_path / "a.safetensors", []
+    found = make(path.name, source=1, advance=lambda *a: told.append(a))
     assert_equal(found, load_set(path))
     assert load_set(path).details == json.loads(json.dumps(found.details))
     assert torch.equal(found.indices, chosen)
@@ -45,16 +73,17 @@ def test_a_set_is_what_the_attack_makes_of_each_image(models, images, chosen, tm
     assert (found.forwards == 2).all() and (found.backwards == 2).all()
 
 
-def test_details_say_everything(models, images, chosen, tmp_path):
-    found = make_set(
-        models[2], RANDOM, images, chosen, tmp_path / "a", batch_size=16, sampling={"seed": 0}
-    )
+def test_a_set_of_an_ensemble_says_everything_and_is_judged_by_the_mean(
+    models, images, chosen, make
+):
+    found = make(source=2, sampling={"seed": 0})
+    assert torch.equal(found.predictions, Oracle(models[2].model).verdict(found.images))
+    assert not torch.equal(found.predictions, Oracle(models[0].model).verdict(found.images))
     details = found.details
     assert details["attack"] == RANDOM.parameters() and details["attack_text"] == str(RANDOM)
     assert details["source"]["digest"] == models[2].digest
-    assert [m["path"] for m in details["source"]["members"]] == [
-        m.members[0].path for m in models[:2]
-    ]
+    paths = [m["path"] for m in details["source"]["members"]]
+    assert paths == [m.members[0].path for m in models[:2]]
     assert details["data"] == {
         "name": "sample",
         "split": "test",
@@ -66,26 +95,17 @@ def test_details_say_everything(models, images, chosen, tmp_path):
     assert details["versions"]["torch"] == torch.__version__ and "CPU" in details["device"]
 
 
-@pytest.mark.parametrize("attack", [RANDOM, GaussianNoise(sigma=0.3)], ids=lambda a: a.name)
-def test_the_batch_size_does_not_matter(models, images, chosen, tmp_path, attack):
-    sets = [
-        make_set(models[0], attack, images, chosen, tmp_path / str(size), batch_size=size)
-        for size in (16, 64)
-    ]
-    assert_equal(*sets, exact=False)
-
-
-def test_neither_do_the_other_images_nor_their_order(models, images, chosen, tmp_path):
-    whole = make_set(models[0], RANDOM, images, chosen, tmp_path / "a", batch_size=64)
+def test_neither_the_batch_size_nor_the_other_images_nor_their_order_matter(make, whole):
+    assert_equal(whole, make("b", batch_size=64), exact=False)
     rows = torch.tensor([30, 2, 11])
-    few = make_set(models[0], RANDOM, images, chosen[rows], tmp_path / "b", batch_size=2)
-    assert_equal(whole.subset(rows), few, exact=False)
+    assert_equal(whole.subset(rows), make("c", which=rows, batch_size=2), exact=False)
+    noise = GaussianNoise(sigma=0.3)
+    assert_equal(make("d", noise), make("e", noise, batch_size=64), exact=False)
 
 
-def test_rounding_is_to_the_nearest_level_and_judged_after(models, images, chosen, tmp_path):
+def test_rounding_is_to_the_nearest_level_and_judged_after(models, make):
     attack = PGD(eps=0.3, step=0.0137, steps=3)
-    exact = make_set(models[0], attack, images, chosen, tmp_path / "a")
-    found = make_set(models[0], attack, images, chosen, tmp_path / "b", pixels="uint8")
+    exact, found = make("a", attack), make("b", attack, pixels="uint8")
     assert found.images.dtype == torch.uint8 and exact.images.dtype == torch.float32
     assert torch.equal(found.images, to_uint8(exact.images))
     assert (found.pixels() - exact.images).abs().max() <= 0.5 / 255 + 1e-6
@@ -95,32 +115,26 @@ def test_rounding_is_to_the_nearest_level_and_judged_after(models, images, chose
     assert torch.equal(found.status, exact.status)
 
 
-def test_rounding_that_undoes_an_attack_is_seen(models, images, chosen, tmp_path):
+def test_rounding_that_undoes_an_attack_is_seen(images, chosen, make):
     """Steps of a third of a level: rounding carries every pixel back to where it was."""
-    attack = FGSM(eps=0.3 / 255)
-    found = make_set(models[0], attack, images, chosen, tmp_path / "a", pixels="uint8")
+    found = make(attack=FGSM(eps=0.3 / 255), pixels="uint8")
     assert torch.equal(found.images, images.split.images[chosen].permute(0, 3, 1, 2))
     assert torch.equal(found.predictions, found.clean_predictions)
     assert not found.fooled.any()
 
 
-def test_autocast_is_for_the_attack_alone(models, images, chosen, tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        models[0].model,
-        "forward",
-        lambda x, f=models[0].model.forward: (seen.append(torch.is_autocast_enabled("cpu")), f(x))[
-            1
-        ],
-    )
-    source = Source(models[0], "bfloat16")
+def test_autocast_is_for_the_attack_alone(models, make):
+    seen, source = [], Source(models[0], "bfloat16")
     assert source.oracle(RANDOM).dtype == torch.bfloat16
     source.warnings = []  # their passes are not the attack's
-    attack = PGD(eps=0.1, step=0.1, steps=2)
-    make_set(source, attack, images, chosen[:4], tmp_path / "a", precision="bfloat16")
+    hook = models[0].model.register_forward_hook(
+        lambda *_: seen.append(torch.is_autocast_enabled("cpu"))
+    )
+    make(attack=PGD(eps=0.1, step=0.1, steps=2), source=source, precision="bfloat16", batch_size=40)
+    hook.remove()
     assert seen == [False, True, True, False]
     with pytest.raises(UserError, match="the source is of 'bfloat16'"):
-        make_set(source, attack, images, chosen[:4], tmp_path / "b")
+        make("b", source=source)
 
 
 def test_one_oracle_is_kept_and_shrinking_batches_have_none_with_graphs(models):
@@ -133,15 +147,11 @@ def test_one_oracle_is_kept_and_shrinking_batches_have_none_with_graphs(models):
     assert source.oracle(shrinking[0])._graphs is None
 
 
-def test_warnings_are_said_once_and_kept(models, images, chosen, tmp_path, monkeypatch):
-    calls = []
-    monkeypatch.setattr(
-        sets, "sanity_flags", lambda *a: (calls.append(len(a[1])), ["it is odd"])[1]
-    )
-    source, said = Source(models[0]), []
+def test_warnings_are_said_once_and_kept(models, make, monkeypatch):
+    calls, source, said = [], Source(models[0]), []
+    monkeypatch.setattr(sets, "sanity_flags", lambda *a: calls.append(len(a[1])) or ["it is odd"])
     for name, attack in (("a", FGSM()), ("b", FGSM(eps=0.1))):
-        path = tmp_path / name
-        found = make_set(source, attack, images, chosen, path, batch_size=16, say=said.append)
+        found = make(name, attack, source, say=said.append)
         assert found.details["warnings"] == ["it is odd"]
     assert calls == [16] and said == ["warning: standard: it is odd"]
 
@@ -152,11 +162,10 @@ def test_warnings_are_said_once_and_kept(models, images, chosen, tmp_path, monke
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("no"), RuntimeError("can't allocate memory: you tried")]
 )
-def test_no_memory_names_the_batch_size(models, images, chosen, tmp_path, monkeypatch, error):
-    with monkeypatch.context() as patch:
-        interrupt(patch, 1, error)
-        with pytest.raises(UserError, match=r"--batch-size below 16; finished batches are kept"):
-            make_set(models[0], RANDOM, images, chosen, tmp_path / "a", batch_size=16)
+def test_no_memory_names_the_batch_size(make, tmp_path, monkeypatch, error):
+    interrupt(monkeypatch, 1, error)
+    with pytest.raises(UserError, match=r"--batch-size below 16; finished batches are kept"):
+        make()
     assert len(list((tmp_path / "a.parts").glob("part-*"))) == 1
 
 
@@ -177,20 +186,18 @@ def test_other_errors_are_no_lack_of_memory():
     ],
 )
 def test_bad_arguments_leave_nothing(models, images, chosen, tmp_path, options, word):
-    arguments = {"indices": chosen} | options
+    arguments = {"indices": chosen, "path": tmp_path / "a"} | options
     with pytest.raises(UserError, match=word):
-        make_set(models[0], RANDOM, images, arguments.pop("indices"), tmp_path / "a", **arguments)
+        make_set(models[0], RANDOM, images, **arguments)
     assert not list(tmp_path.iterdir())
 
 
-def test_an_error_within_names_source_and_attack(models, images, chosen, tmp_path):
-    broken = replace(
-        models[0], model=torch.nn.Sequential(models[0].model, torch.nn.Softmax(1)).eval()
-    )
-    source = Source(broken)
+def test_an_error_within_names_source_and_attack(models, make):
+    model = torch.nn.Sequential(models[0].model, torch.nn.Softmax(1)).eval()
+    source = Source(replace(models[0], model=model))
     source.warnings = []
     with pytest.raises(UserError, match="standard, pgd: the model returns probabilities"):
-        make_set(source, RANDOM, images, chosen, tmp_path / "a")
+        make(source=source)
 
 
 def test_tf32_is_off_for_a_while_only():
@@ -227,99 +234,63 @@ def test_names_of_files(models):
     assert len(long) == 2 and all(len(each) < 200 for each in long)
 
 
-def test_the_attack_judges_by_the_oracle_it_was_given(models, images, chosen, tmp_path):
-    """An ensemble's classes are those of its mean, not of a member."""
-    found = make_set(models[2], FGSM(eps=0.05), images, chosen, tmp_path / "a")
-    assert torch.equal(found.predictions, Oracle(models[2].model).verdict(found.images))
-    assert not torch.equal(found.predictions, Oracle(models[0].model).verdict(found.images))
-
-
 # Sets that are there already: stopped ones, finished ones, those of other requests
 
 
 @pytest.mark.parametrize(("after", "pixels"), [(0, "float"), (1, "uint8"), (2, "float")])
-def test_a_stopped_set_goes_on_to_the_same_end(
-    models, images, chosen, tmp_path, monkeypatch, after, pixels
-):
-    options = {"batch_size": 16, "pixels": pixels}
-    whole = make_set(models[0], RANDOM, images, chosen, tmp_path / "whole", **options)
-    path = tmp_path / "cut"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt(patch, after)
-        make_set(models[0], RANDOM, images, chosen, path, **options)
-    assert not path.exists()
-    parts = tmp_path / "cut.parts"
-    assert len(list(parts.glob("part-*"))) == after
-    said = []
-    with monkeypatch.context() as patch:
-        calls = interrupt(patch, 100)
-        found = make_set(models[0], RANDOM, images, chosen, path, say=said.append, **options)
+def test_a_stopped_set_goes_on_to_the_same_end(make, cut, tmp_path, monkeypatch, after, pixels):
+    whole = make("whole", pixels=pixels)
+    cut(after, pixels=pixels)
+    parts = tmp_path / "a.parts"
+    assert not (tmp_path / "a").exists() and len(list(parts.glob("part-*"))) == after
+    said, calls = [], interrupt(monkeypatch, 100)
+    found = make(say=said.append, pixels=pixels)
     assert calls[0] == 3 - after
     assert said == ([f"going on: {16 * after} of 40 images were finished before"] if after else [])
     assert_equal(found, whole)
-    assert_equal(load_set(path), whole)
+    assert_equal(load_set(tmp_path / "a"), whole)
     assert not parts.exists()
 
 
-def test_going_on_with_smaller_batches(models, images, chosen, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt(patch, 1)
-        make_set(models[0], RANDOM, images, chosen, tmp_path / "cut", batch_size=16)
-    found = make_set(models[0], RANDOM, images, chosen, tmp_path / "cut", batch_size=5)
-    whole = make_set(models[0], RANDOM, images, chosen, tmp_path / "whole", batch_size=16)
-    assert_equal(found, whole, exact=False)
+def test_going_on_with_smaller_batches(make, cut, whole):
+    cut(1)
+    assert_equal(make(batch_size=5), whole, exact=False)
 
 
-def test_a_damaged_part_is_made_again(models, images, chosen, tmp_path, monkeypatch):
-    whole = make_set(models[0], RANDOM, images, chosen, tmp_path / "whole", batch_size=16)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt(patch, 2)
-        make_set(models[0], RANDOM, images, chosen, tmp_path / "cut", batch_size=16)
-    parts = tmp_path / "cut.parts"
+def test_damaged_and_overlapping_parts_and_files_of_others(chosen, make, cut, whole, tmp_path):
+    """Two commands at once may leave parts that overlap."""
+    cut(2)
+    parts, said = tmp_path / "a.parts", []
     first = parts / f"part-{int(chosen[0]):08}.safetensors"
     first.write_bytes(first.read_bytes()[:1000])
     (parts / ".part-00000099.safetensors.x1y2.tmp").write_bytes(b"half")
-    said = []
-    found = make_set(
-        models[0], RANDOM, images, chosen, tmp_path / "cut", batch_size=16, say=said.append
-    )
-    assert_equal(found, whole)
+    (parts / "notes.txt").write_text("mine")
+    save_set(whole.subset(torch.arange(10, 30)), parts / "part-x.safetensors")
+    assert_equal(make(say=said.append), whole)
     assert any("damaged" in line and first.name in line for line in said)
-    assert any("16 of 40" in line for line in said)
-    assert not parts.exists()
+    assert any("22 of 40" in line for line in said)
+    assert [path.name for path in parts.iterdir()] == ["notes.txt"]
 
 
-def test_a_set_that_is_being_made_is_left_alone(models, images, chosen, tmp_path):
+def test_a_set_that_is_being_made_is_left_alone(make, tmp_path):
     (tmp_path / "a.parts").mkdir()
     with (
         alone_in(tmp_path / "a.parts", "x"),
         pytest.raises(UserError, match=r"a\.parts: the same attack is running there \(process"),
     ):
-        make_set(models[0], FGSM(), images, chosen, tmp_path / "a")
-    make_set(models[0], FGSM(), images, chosen, tmp_path / "a")
+        make()
+    make()
     assert not (tmp_path / "a.parts").exists()
 
 
-def test_parts_that_overlap_count_once(models, images, chosen, tmp_path, monkeypatch):
-    """As two commands at once may leave them."""
-    whole = make_set(models[0], RANDOM, images, chosen, tmp_path / "whole", batch_size=16)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt(patch, 1)
-        make_set(models[0], RANDOM, images, chosen, tmp_path / "cut", batch_size=16)
-    save_set(whole.subset(torch.arange(10, 30)), tmp_path / "cut.parts" / "part-x.safetensors")
-    found = make_set(models[0], RANDOM, images, chosen, tmp_path / "cut", batch_size=16)
-    assert_equal(found, whole)
-
-
-def test_a_finished_set_is_used_again(models, images, chosen, tmp_path, monkeypatch):
-    path = tmp_path / "a"
-    first = make_set(models[0], RANDOM, images, chosen, path)
-    stamp, said = path.stat().st_mtime_ns, []
+def test_a_finished_set_is_used_again(models, make, tmp_path, monkeypatch):
+    """Names, paths and batches are no part of a request."""
+    first, said = make(), []
+    stamp = (tmp_path / "a").stat().st_mtime_ns
     (tmp_path / "a.parts").mkdir()  # the end came before it was removed
-    with monkeypatch.context() as patch:
-        calls = interrupt(patch, 0)
-        again = make_set(models[0], RANDOM, images, chosen, path, batch_size=7, say=said.append)
-    assert calls == [0] and path.stat().st_mtime_ns == stamp
+    calls = interrupt(monkeypatch, 0)
+    again = make(source=replace(models[0], name="other"), batch_size=7, say=said.append)
+    assert calls == [0] and (tmp_path / "a").stat().st_mtime_ns == stamp
     assert_equal(first, again)
     assert len(said) == 1 and "reused" in said[0]
     assert not (tmp_path / "a.parts").exists()
@@ -329,53 +300,23 @@ CHANGES = {
     "attack eps": {"attack": replace(RANDOM, eps=0.2)},
     "attack seed": {"attack": replace(RANDOM, seed=1)},
     "another source": {"source": 1},
-    "number of images": {"rows": slice(0, 39)},
-    "another data indices": {"rows": torch.arange(40).flip(0)},
+    "number of images": {"which": slice(0, 39)},
+    "another data indices": {"which": torch.arange(40).flip(0)},
     "pixels": {"pixels": "uint8"},
     "precision": {"precision": "bfloat16"},
 }
 
 
-@pytest.mark.parametrize("word", CHANGES)
 @pytest.mark.parametrize("finished", [True, False])
-def test_another_request_is_refused(models, images, chosen, tmp_path, monkeypatch, word, finished):
-    def make(source=0, attack=RANDOM, rows=slice(None), **options):
-        request = models[source], attack, images, chosen[rows], tmp_path / "a"
-        return make_set(*request, batch_size=16, **options)
-
-    if finished:
-        make()
-    else:
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            interrupt(patch, 1)
-            make()
+def test_another_request_is_refused(models, images, chosen, make, cut, tmp_path, finished):
+    make() if finished else cut(1)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
-    with pytest.raises(UserError, match=rf"{word}.*--out") as caught:
-        make(**CHANGES[word])
-    assert str(tmp_path / "a") in str(caught.value)
-    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
-
-
-def test_names_and_paths_are_no_part_of_a_request(models, images, chosen, tmp_path):
-    make_set(models[0], RANDOM, images, chosen, tmp_path / "a")
-    renamed = replace(models[0], name="other")
-    said = []
-    make_set(renamed, RANDOM, images, chosen, tmp_path / "a", say=said.append)
-    assert "reused" in said[0]
-
-
-def test_other_data_under_the_same_numbers_are_another_request(models, images, chosen, tmp_path):
-    make_set(models[0], RANDOM, images, chosen, tmp_path / "a")
+    for word, changes in CHANGES.items():
+        with pytest.raises(UserError, match=rf"{word}.*--out") as caught:
+            make(**changes)
+        assert str(tmp_path / "a") in str(caught.value)
     split = replace(images.split, images=255 - images.split.images)
     negative = TestImages(replace(images.data, test=split), CPU)
     with pytest.raises(UserError, match="another data fingerprint"):
         make_set(models[0], RANDOM, negative, chosen, tmp_path / "a")
-
-
-def test_a_folder_of_other_things_stays(models, images, chosen, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt(patch, 1)
-        make_set(models[0], RANDOM, images, chosen, tmp_path / "a", batch_size=16)
-    (tmp_path / "a.parts" / "notes.txt").write_text("mine")
-    make_set(models[0], RANDOM, images, chosen, tmp_path / "a", batch_size=16)
-    assert [p.name for p in (tmp_path / "a.parts").iterdir()] == ["notes.txt"]
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before

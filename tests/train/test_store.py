@@ -16,6 +16,29 @@ def never():
     raise AssertionError("computed again")
 
 
+@pytest.fixture
+def cells(tmp_path):
+    return Store(tmp_path)
+
+
+@pytest.fixture
+def keep(cells, tmp_path):
+    """Keep results. Returns the cell's file."""
+
+    def keep_it(results, kind="noise"):
+        cells.get(kind, "a", IDENTITY, lambda: results)
+        (file,) = tmp_path.glob(f"{kind}-*")
+        return file
+
+    return keep_it
+
+
+def assert_refused(cells, words):
+    for read in (cells.all, lambda: cells.get("noise", "a", IDENTITY, never)):
+        with pytest.raises(UserError, match=words):
+            read()
+
+
 def test_a_cell_is_computed_once(tmp_path):
     cells = Store(tmp_path / "cells")
     first, was_there = cells.get("noise", "a network", IDENTITY, lambda: {"n": 3})
@@ -27,75 +50,54 @@ def test_a_cell_is_computed_once(tmp_path):
     assert first["made"]["seconds"] >= 0 and first["made"]["torch"]
 
 
-@pytest.mark.parametrize(
-    "identity",
-    [IDENTITY | {"target": "abd"}, IDENTITY | {"eps": 0.03}, {**IDENTITY, "set": {"pixels": "x"}}],
-)
-def test_another_identity_is_another_cell(tmp_path, identity):
-    cells = Store(tmp_path)
-    cells.get("noise", "a", IDENTITY, lambda: {"n": 1})
-    cell, was_there = cells.get("noise", "a", identity, lambda: {"n": 2})
-    assert not was_there and cell["results"]["n"] == 2
-    assert len(cells.all()) == 2
+def test_another_identity_or_kind_is_another_cell(cells, keep):
+    keep({"n": 1})
+    for number, (kind, changes) in enumerate(
+        (
+            ("noise", {"target": "abd"}),
+            ("noise", {"eps": 0.03}),
+            ("noise", {"set": {"pixels": "x"}}),
+            ("shuffle", {}),
+        ),
+        2,
+    ):
+        cell, was_there = cells.get(kind, "a", IDENTITY | changes, lambda: {"n": 2})
+        assert not was_there and cell["results"]["n"] == 2
+        assert len(cells.all()) == number
 
 
-def test_kinds_are_apart(tmp_path):
-    cells = Store(tmp_path)
-    cells.get("noise", "a", IDENTITY, lambda: {"n": 1})
-    assert cells.get("shuffle", "a", IDENTITY, lambda: {"n": 2})[0]["results"]["n"] == 2
-
-
-def test_renamed_networks_keep_their_cells_and_get_their_new_names(tmp_path):
-    cells = Store(tmp_path)
+def test_renamed_networks_keep_their_cells_and_get_their_new_names(cells, tmp_path):
     cells.get("clean", "old", IDENTITY, lambda: {"n": 1}, shown={"target": "old"})
     cell, was_there = cells.get("clean", "new", IDENTITY, never, shown={"target": "new"})
     assert was_there and cell["results"] == {"n": 1, "shown": {"target": "new"}}
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_an_interruption_leaves_nothing_half_done(tmp_path):
-    cells = Store(tmp_path)
+def test_an_interruption_or_a_full_disk_leaves_nothing_half_done(cells, tmp_path, monkeypatch):
+    def stop(error):
+        def stopped(*_):
+            raise error
 
-    def interrupted():
-        raise KeyboardInterrupt
+        return stopped
 
     with pytest.raises(KeyboardInterrupt):
-        cells.get("noise", "a", IDENTITY, interrupted)
-    assert list(tmp_path.iterdir()) == []
+        cells.get("noise", "a", IDENTITY, stop(KeyboardInterrupt))
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+        patch.setattr(module.Path, "write_text", stop(OSError("full")))
+        cells.get("noise", "a", IDENTITY, lambda: {"n": 1})
+    assert list(tmp_path.iterdir()) == [] and cells.computed == 0
     assert cells.get("noise", "a", IDENTITY, lambda: {"n": 1})[1] is False
 
 
-def test_a_full_disk_leaves_nothing_half_done(tmp_path, monkeypatch):
-    cells = Store(tmp_path)
-    monkeypatch.setattr(
-        module.Path, "write_text", lambda *_: (_ for _ in ()).throw(OSError("full"))
-    )
-    with pytest.raises(OSError, match="full"):
-        cells.get("noise", "a", IDENTITY, lambda: {"n": 1})
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("content", ["", "[1]", "{}", '{"format": 1', "[" * 20_000])
-def test_a_damaged_cell_is_named(tmp_path, content):
-    cells = Store(tmp_path)
-    cells.get("noise", "a", IDENTITY, lambda: {"n": 1})
-    (file,) = tmp_path.iterdir()
-    file.write_text(content)
-    for read in (cells.all, lambda: cells.get("noise", "a", IDENTITY, never)):
-        with pytest.raises(UserError, match="remove it") as error:
-            read()
-        assert file.name in str(error.value)
-
-
-@pytest.mark.parametrize(("old", "new"), [('"rate": 0.5', '"rate": 5.0'), ('"eps": 0', '"eps": 1')])
-def test_an_edited_cell_is_refused(tmp_path, old, new):
-    cells = Store(tmp_path)
-    cells.get("noise", "a", IDENTITY, lambda: proportion(1, 2))
-    (file,) = tmp_path.iterdir()
-    file.write_text(file.read_text().replace(old, new))
-    for read in (cells.all, lambda: cells.get("noise", "a", IDENTITY, never)):
-        with pytest.raises(UserError, match="damaged or edited"):
-            read()
+def test_a_damaged_or_edited_cell_is_named(cells, keep):
+    file = keep(proportion(1, 2))
+    text = file.read_text()
+    for content in ("", "[1]", "{}", '{"format": 1', "[" * 20_000):
+        file.write_text(content)
+        assert_refused(cells, rf"{file.name}.*remove it")
+    for old, new in (('"rate": 0.5', '"rate": 5.0'), ('"eps": 0', '"eps": 1')):
+        file.write_text(text.replace(old, new))
+        assert_refused(cells, "damaged or edited")
 
 
 def rated(**changes):
@@ -123,65 +125,44 @@ def rated(**changes):
         {"per_draw": [4]},
         {"per_draw": []},
         {"per_draw": [proportion(1, 4), proportion(1, 5)]},
+        [],
+        None,
+        3,
     ],
     ids=str,
 )
-def test_numbers_that_cannot_be_are_refused(tmp_path, results):
+def test_numbers_that_cannot_be_are_refused(cells, keep, results):
     """Even under a digest that is right."""
-    cells = Store(tmp_path)
-    cells.get("noise", "a", IDENTITY, lambda: results)
-    (file,) = tmp_path.iterdir()
-    for read in (cells.all, lambda: cells.get("noise", "a", IDENTITY, never)):
-        with pytest.raises(UserError, match=f"{file.name}: .*remove it"):
-            read()
+    assert_refused(cells, f"{keep(results).name}: .*remove it")
 
 
-@pytest.mark.parametrize("results", [[], None, 3])
-def test_results_that_are_no_mapping_are_refused(tmp_path, results):
-    cells = Store(tmp_path)
-    cells.get("noise", "a", IDENTITY, lambda: results)
-    with pytest.raises(UserError, match="results are no mapping"):
-        cells.all()
-
-
-def test_a_cell_under_the_name_of_another_is_refused(tmp_path):
-    cells, other = Store(tmp_path), IDENTITY | {"target": "abd"}
-    cells.get("noise", "a", IDENTITY, lambda: {"n": 1})
-    (file,) = tmp_path.iterdir()
-    file.rename(cells.path("noise", "a", other))
+def test_a_cell_under_the_name_of_another_is_refused(cells, keep):
+    other = IDENTITY | {"target": "abd"}
+    keep({"n": 1}).rename(cells.path("noise", "a", other))
     with pytest.raises(UserError, match="of another result than its name"):
         cells.get("noise", "a", other, never)
 
 
-def test_files_of_others_are_left_alone(tmp_path):
-    cells = Store(tmp_path)
-    cells.get("noise", "a", IDENTITY, lambda: {"n": 1})
+def test_files_of_others_and_of_another_format_are_left_alone(cells, keep, tmp_path, monkeypatch):
+    keep({"n": 1})
     (tmp_path / "my-notes.json").write_text("[")
     assert len(cells.all()) == 1
+    monkeypatch.setattr(module, "FORMAT", module.FORMAT + 1)
+    assert cells.get("noise", "a", IDENTITY, lambda: {"n": 2})[0]["results"]["n"] == 2
+    assert [cell["results"]["n"] for cell in cells.all()] == [2]
 
 
-def test_draws_of_an_image_are_not_counted_as_images(tmp_path):
+def test_draws_of_an_image_are_not_counted_as_images(cells, keep):
     """As cells of noise did at first."""
     draws = [proportion(k, 100) for k in (80, 90, 85)]
-    old = {"accuracy": proportion(255, 300), "per_draw": draws}
-    cells = Store(tmp_path)
-    cells.get("noise", "a", IDENTITY, lambda: old)
+    keep({"accuracy": proportion(255, 300), "per_draw": draws})
     (cell,) = cells.all()
     assert cell["results"]["accuracy"] == proportion(85, 100)
     again, _ = cells.get("noise", "a", IDENTITY, never)
     assert again["results"]["accuracy"]["n"] == 100
 
 
-def test_cells_of_another_format_are_made_again(tmp_path, monkeypatch):
-    cells = Store(tmp_path)
-    cells.get("noise", "a", IDENTITY, lambda: {"n": 1})
-    monkeypatch.setattr(module, "FORMAT", module.FORMAT + 1)
-    assert cells.get("noise", "a", IDENTITY, lambda: {"n": 2})[0]["results"]["n"] == 2
-    assert [cell["results"]["n"] for cell in cells.all()] == [2]
-
-
-def test_names_of_files_are_harmless(tmp_path):
-    cells = Store(tmp_path)
+def test_names_of_files_are_harmless(cells, tmp_path):
     label = "../..//a b:" + "x" * 500
     cell, _ = cells.get("noise", label, IDENTITY, lambda: {"n": 1})
     (file,) = tmp_path.iterdir()
@@ -190,10 +171,10 @@ def test_names_of_files_are_harmless(tmp_path):
     assert json.loads(file.read_text())["results"] == {"n": 1}
 
 
-def test_one_at_a_time_makes_a_thing(tmp_path):
-    one, other = Store(tmp_path), Store(tmp_path)
+def test_one_at_a_time_makes_a_thing(cells, tmp_path):
+    other = Store(tmp_path)
     with (
-        one.alone("key") as first,
+        cells.alone("key") as first,
         other.alone("key", wait=False) as second,
         other.alone("another", wait=False) as third,
     ):
