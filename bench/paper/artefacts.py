@@ -8,8 +8,7 @@ import shutil
 import signal
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, fields, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -80,8 +79,8 @@ class Context:
         """The network, or ensemble of several, in run folders; on the device."""
 
         def load() -> NamedModel:
-            ensembles = None if len(paths) == 1 else [list(paths)]
-            return load_named([] if ensembles else list(paths), ensembles, self.device)[0]
+            several = [list(paths)] if len(paths) > 1 else []
+            return load_named([] if several else list(paths), several, self.device)[0]
 
         return replace(_kept(self._networks, paths, load, NETWORKS), name=name)
 
@@ -147,12 +146,7 @@ class Training(Artefact):
 
     def settings(self) -> dict[str, Any]:
         # Only what differs from the defaults: a setting that is new next year changes no key.
-        usual = {f.name: f.default for f in fields(TrainConfig)}
-        usual |= {
-            f.name: f.default_factory()
-            for f in fields(TrainConfig)
-            if f.default_factory is not MISSING
-        }
+        usual = asdict(TrainConfig())
         chosen = {
             name: value
             for name, value in asdict(self.config).items()
@@ -254,11 +248,8 @@ class Model:
 
     def load(self, context: Context) -> NamedModel:
         """On the context's device."""
-        return context.network(tuple(map(str, self.checkpoints(context.store))), self.name)
-
-    def checkpoints(self, store: Store) -> list[Path]:
-        """The run folders."""
-        return [member.path(store) for member in self.members]
+        paths = tuple(str(member.path(context.store)) for member in self.members)
+        return context.network(paths, self.name)
 
 
 @dataclass(frozen=True)
@@ -418,41 +409,34 @@ class Result(Artefact):
 
     @classmethod
     def clean(cls, target: Model) -> Result:
-        """Of the whole test split."""
         return cls("clean", (target,))
 
     @classmethod
     def transfer(cls, target: Model, images: AdversarialImages) -> Result:
-        """Of an adversarial set."""
         return cls("transfer", (target,), images)
 
     @classmethod
     def white_box(cls, target: Model, attack: str, sample: Sample) -> Result:
-        """Of an attack on the network itself."""
         return cls("white-box", (target,), sample, attack)
 
     @classmethod
     def boundary(cls, target: Model, attack: str, sample: Sample) -> Result:
-        """Of an attack that sees decisions only."""
         return cls("boundary", (target,), sample, attack)
 
     @classmethod
     def noise(
         cls, target: Model, sample: Sample, epsilons: tuple[float, ...], draws: int = 3
     ) -> Result:
-        """Under Gaussian noise of each epsilon (twice the standard deviation)."""
         return cls("noise", (target,), sample, options=(("epsilons", epsilons), ("draws", draws)))
 
     @classmethod
     def shuffled(
         cls, target: Model, sample: Sample, grids: tuple[int, ...], seed: int = 0
     ) -> Result:
-        """With patches in another order, for each grid."""
         return cls("shuffle", (target,), sample, options=(("grids", grids), ("seed", seed)))
 
     @classmethod
     def stylized(cls, targets: tuple[Model, ...]) -> Result:
-        """On stylised copies of the test images that all targets classify right."""
         return cls("stylized", targets)
 
     @property
@@ -480,13 +464,11 @@ class Result(Artefact):
         match self.protocol:
             case "transfer":
                 return f"{names}-against-{self.on.label}"
-            case "white-box":
-                return f"{names}-white-box-{parse_attack(self.attack).name}"
-            case "boundary":
-                return f"{names}-{parse_attack(self.attack).name}"
             case "shuffle":
                 return f"{names}-shuffled"
-        return f"{names}-{self.protocol}"
+            case "white-box":
+                return f"{names}-white-box-{parse_attack(self.attack).name}"
+        return f"{names}-{parse_attack(self.attack).name if self.attack else self.protocol}"
 
     def settings(self) -> dict[str, Any]:
         members = [len(target.members) for target in self.targets]
@@ -519,46 +501,27 @@ class Result(Artefact):
     def compute(self, context: Context, cells: Cells) -> list[dict[str, Any]]:
         """The cells, each kept among ``cells`` as soon as it is there."""
         targets = [target.load(context) for target in self.targets]
-        images, options = context.images(self.data), dict(self.options)
-        size, progress = context.batch_size, context.progress
-        clean = context.clean(self.data)
-        if isinstance(self.on, Sample):
-            indices, _ = self.on.read(context.store)
+        images, clean = context.images(self.data), context.clean(self.data)
+        indices = self.on.read(context.store)[0] if isinstance(self.on, Sample) else None
         attack = parse_attack(self.attack) if self.attack else None
+        how = {"batch_size": context.batch_size, "progress": context.progress} | dict(self.options)
         match self.protocol:
             case "clean":
-                found = evaluate_clean(targets[0], images, cells, clean=clean, progress=progress)
-                return [found]
+                progress = context.progress
+                return [evaluate_clean(targets[0], images, cells, clean=clean, progress=progress)]
             case "transfer":
-                found = evaluate_transfer(
-                    targets[0],
-                    load_set(self.on.path(context.store)),
-                    images,
-                    cells,
-                    batch_size=size,
-                    clean=clean,
-                    progress=progress,
-                )
-                return [found]
+                found = load_set(self.on.path(context.store))
+                return [evaluate_transfer(targets[0], found, images, cells, clean=clean, **how)]
             case "white-box":
-                found = evaluate_white_box(
-                    targets[0], attack, images, indices, cells, batch_size=size, progress=progress
-                )
-                return [found]
+                return [evaluate_white_box(targets[0], attack, images, indices, cells, **how)]
             case "stylized":
                 folder = self.data.stylized_folder(context.store)
-                return evaluate_stylized(
-                    targets, images, folder, cells, clean=clean, batch_size=size, progress=progress
-                )
+                return evaluate_stylized(targets, images, folder, cells, clean=clean, **how)
             case "boundary":
-                evaluate, options = evaluate_boundary, {"attack": attack}
+                return evaluate_boundary(targets, images, indices, cells, attack=attack, **how)
             case "noise":
-                evaluate = evaluate_noise
-            case "shuffle":
-                evaluate = evaluate_shuffle
-        return evaluate(
-            targets, images, indices, cells, batch_size=size, progress=progress, **options
-        )
+                return evaluate_noise(targets, images, indices, cells, **how)
+        return evaluate_shuffle(targets, images, indices, cells, **how)
 
     def read(self, store: Store) -> list[dict[str, Any]]:
         """The ``results`` of each cell. Raises UserError if the file is damaged."""

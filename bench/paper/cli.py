@@ -12,9 +12,9 @@ from ...defective.errors import UserError, check_installed
 from ...train.distributed import World, choose_device
 from ...train.screen import Progress, make_console, show
 from ...train.settings import Parser, add_picture_format, make_parser
+from . import reproduce
 from .artefacts import Context
 from .experiment import Definition, only_rows
-from .reproduce import add_run_options, add_setup_options, run_options
 from .setup import read_setup
 from .tables import definition, definitions
 from .work import Plan, Store
@@ -32,7 +32,7 @@ def make_paper_parser() -> Parser:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="table4, figure5, ...; several; or all"
     )
-    add_setup_options(parser)
+    reproduce.add_setup_options(parser)
     parser.add_argument(
         "--rows",
         nargs="+",
@@ -49,7 +49,7 @@ def make_paper_parser() -> Parser:
         default=True,
         help="with --dry-run: time a few steps of each network here; otherwise only count",
     )
-    add_run_options(parser)
+    reproduce.add_run_options(parser)
     add_picture_format(parser, "also write the pictures in this format")
     return parser
 
@@ -61,20 +61,24 @@ def main(argv: list[str]) -> int:
         UserError: bad arguments, before any work; or an artefact that could not be made, after all
             others are.
     """
-    if argv[:1] == ["list"]:
-        return list_tables(argv[1:])
-    verb = VERBS.get(argv[0]) if argv else None
-    if verb is not None:
-        return importlib.import_module(verb, __package__).main(argv[1:])
-    arguments = make_paper_parser().parse_args(argv)
-    make(arguments)
+    verb = argv[0] if argv else ""
+    if verb == "list":
+        parser = make_parser("paper list", "Show the tables and figures, and what each needs.")
+        parser.add_argument(
+            "names", nargs="*", metavar="NAME", help="table4, figure5, ...: say more"
+        )
+        show_list(make_console(), parser.parse_args(argv[1:]).names)
+    elif verb in VERBS:
+        return importlib.import_module(VERBS[verb], __package__).main(argv[1:])
+    else:
+        make(make_paper_parser().parse_args(argv))
     return 0
 
 
 def make(arguments: argparse.Namespace) -> None:
     """Make tables and figures, and their pages."""
     chosen = chosen_definitions(arguments.names)
-    options = run_options(arguments)
+    options = reproduce.run_options(arguments)
     setup = read_setup(arguments, [role for each in chosen for role in each.roles])
     device = choose_device(arguments.device, World())
     store = Store(Path(arguments.out))
@@ -90,11 +94,8 @@ def make(arguments: argparse.Namespace) -> None:
         from .cost import cost_of, show_cost
 
         console = make_console()
-        found = cost_of(plan, store, device, console.print, measure=arguments.measure)
-        show_cost(found, console)
+        show_cost(cost_of(plan, store, device, console.print, arguments.measure), console)
         return
-    from . import reproduce
-
     check_installed("jinja2", "markdown_it", "scipy")  # for the page, which comes last
     with Progress() as screen:
         context = Context(store, device, screen, arguments.batch_size, arguments.workers)
@@ -117,8 +118,6 @@ def chosen_definitions(names: list[str]) -> list[Definition]:
     return list({each.name: each for each in map(definition, names)}.values())
 
 
-# scotoma paper list
-
 _DATA = {
     "cifar10": "CIFAR-10",
     "mnist": "MNIST",
@@ -127,18 +126,13 @@ _DATA = {
 }
 
 
-def data_of(definition: Definition) -> str:
-    """The data sets that a table needs, in words."""
-    names = [_DATA[role] for role in definition.roles]
-    return ", ".join([*names, *(["Stylized-ImageNet"] if definition.stylized else [])])
-
-
 def show_list(console: Console, names: list[str]) -> None:
     """Print a line for every table and figure, or all that is known of some. Raises UserError."""
     for each in [definition(name) for name in names]:
-        facts = {"section": each.section, "data": data_of(each), "needs": each.needs}
+        data = [_DATA[role] for role in each.roles] + ["Stylized-ImageNet"] * each.stylized
         show(console, f"{each.name}  {each.title}")
-        show(console, *(f"  {label:8} {text}" for label, text in facts.items()))
+        show(console, f"  section  {each.section}", f"  data     {', '.join(data)}")
+        show(console, f"  needs    {each.needs}")
     if not names:
         show(console, *(f"{each.name:9} {each.title}" for each in definitions().values()))
         show(
@@ -146,11 +140,3 @@ def show_list(console: Console, names: list[str]) -> None:
             "What one needs: scotoma paper list NAME. Make it: scotoma paper NAME --budget "
             "smoke|quick|full. --dry-run shows the work first.",
         )
-
-
-def list_tables(argv: list[str]) -> int:
-    """Raises UserError if there is no table or figure of a name."""
-    parser = make_parser("paper list", "Show the tables and figures, and what each needs.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="table4, figure5, ...: say more")
-    show_list(make_console(), parser.parse_args(argv).names)
-    return 0

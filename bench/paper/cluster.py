@@ -3,25 +3,25 @@ in common."""
 
 from __future__ import annotations
 
+import math
 import os
 import platform
-import secrets
 import socket
 import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import NamedTemporaryFile
+from typing import Any
 
 import torch
 
 from ... import __version__
 from ...defective.errors import UserError, counted
-from ...defective.serialization import atomic_path
 from ...train.screen import Progress
 from .artefacts import Context
 from .work import Artefact, Failure, Plan, Queue, Store, make_alone
@@ -46,40 +46,15 @@ class Order:
     """What the workers of one command know beside its artefacts.
 
     Attributes:
-        folder: of the store. name: of the command's folder in ``logs``, where workers write what
-            they say, and how an artefact ended. batch_size, workers: as of :class:`Context`.
-        retries: how often an artefact is begun again whose process or machine died.
-        version: of scotoma.
+        folder: of the store. token: a file in it, which every machine has to see.
+        batch_size, workers: as of :class:`Context`. version: of scotoma.
     """
 
     folder: Path
-    name: str
+    token: Path
     batch_size: int
     workers: int
-    retries: int = 3
     version: str = __version__
-
-    @property
-    def logs(self) -> Path:
-        return self.folder / "logs" / self.name
-
-    def log(self, artefact: Artefact) -> Path:
-        """What was said while it was made, after a line with # for each attempt."""
-        return self.logs / f"{artefact.key}.log"
-
-    def attempts(self, artefact: Artefact) -> int:
-        path = self.log(artefact)
-        text = path.read_text(errors="replace") if path.exists() else ""
-        return sum(line.startswith("# ") for line in text.splitlines())
-
-    def note(self, artefact: Artefact, how: Literal["done", "failed"], text: str) -> None:
-        """How it ended; what failed is not tried again by another worker."""
-        with atomic_path(self.logs / f"{artefact.key}.{how}") as temporary:
-            temporary.write_text(text)
-
-    def noted(self, artefact: Artefact, how: Literal["done", "failed"]) -> str | None:
-        path = self.logs / f"{artefact.key}.{how}"
-        return path.read_text() if path.exists() else None
 
 
 def make_on_ray(
@@ -88,7 +63,7 @@ def make_on_ray(
     """Make what is missing. What cannot be made ends nothing but what needs it.
 
     Means the same as :func:`scotoma.bench.paper.work.make_here`, but for an error that is a bug: it
-    is a failure of its artefact here, with its traceback in the artefact's log.
+    is a failure of its artefact here, and its traceback is printed.
 
     Args:
         context: for its store, which all machines see under the same path, its screen and sizes of
@@ -111,27 +86,36 @@ def make_on_ray(
     if not plan.missing:
         return []
     context.store.prepare()
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    order = Order(context.store.folder, name, context.batch_size, context.workers, retries)
-    order.logs.mkdir(parents=True)
-    with connected(address, gpus=per_gpu != 0) as ray:
-        return _Command(ray, plan, context, order, per_gpu).run()
+    folder = context.store.folder
+    with (
+        connected(address, gpus=per_gpu != 0) as ray,
+        NamedTemporaryFile(prefix="ray-", dir=folder / "locks") as token,
+    ):
+        order = Order(folder, Path(token.name), context.batch_size, context.workers)
+        return _Command(ray, plan, context, order, per_gpu, retries).run()
 
 
 class _Command:
-    """One call of :func:`make_on_ray`: workers that are on their way, and what they have made."""
+    """One call of :func:`make_on_ray`: workers that are on their way, and what they make."""
 
-    def __init__(self, ray: Any, plan: Plan, context: Context, order: Order, per_gpu: int | None):
-        self.ray, self.order, self.per_gpu = ray, order, per_gpu
+    def __init__(
+        self,
+        ray: Any,
+        plan: Plan,
+        context: Context,
+        order: Order,
+        per_gpu: int | None,
+        retries: int,
+    ):
+        self.ray, self.order, self.per_gpu, self.retries = ray, order, per_gpu, retries
         self.store, self.line = context.store, context.screen.line
         self.queue = Queue(by_need(plan.to_make()), self.line)
         self.unit = "GPU" if per_gpu != 0 and ray.cluster_resources().get("GPU") else "CPU"
         # On a GPU a process ends with its artefacts: its memory is free then, and the next one may
         # be given another GPU, which a process that has used one cannot see.
         self.worker = ray.remote(max_calls=1)(work) if self.unit == "GPU" else ray.remote(work)
-        self.sent: dict[Any, float] = {}
-        self.seen: set[str] = set()
-        self.deaths = 0
+        self.sent: dict[Any, list[Artefact]] = {}
+        self.attempts: Counter[str] = Counter()
 
     def share(self, artefact: Artefact) -> float:
         """GPUs, in the ten thousandths that Ray counts in; or one CPU."""
@@ -145,7 +129,7 @@ class _Command:
         machines = sum(bool(have.get("CPU") or have.get("GPU")) for have in nodes)
         self.line(
             f"{self.queue.total} artefacts; {counted(machines, 'machine')} with "
-            f"{self._capacity():g} {self.unit}s; logs in {self.order.logs}"
+            f"{self._capacity():g} {self.unit}s"
         )
         told = time.monotonic()
         try:
@@ -153,7 +137,6 @@ class _Command:
                 before = len(self.queue.left)
                 self._send()
                 self._receive()
-                self._look()
                 if len(self.queue.left) < before:
                     told = time.monotonic()
                 elif time.monotonic() - told > QUIET_SECONDS:
@@ -169,57 +152,64 @@ class _Command:
         return self.ray.cluster_resources().get(self.unit, 0.0)
 
     def _send(self) -> None:
-        """A worker for each artefact that is ready, up to what the cluster has room for."""
-        ready = Counter(self.share(artefact) for artefact in self.queue.ready())
-        running = Counter(self.sent.values())
-        for share, count in ready.items():
+        """Workers for what is ready, up to what the cluster has room for: each for some artefacts
+        of one affinity, whose data and networks are loaded once."""
+        at_work = {artefact.key for several in self.sent.values() for artefact in several}
+        ready = [a for a in self.queue.ready() if a.key not in at_work]
+        for share in dict.fromkeys(map(self.share, ready)):
+            alike = [a for a in ready if self.share(a) == share]
             room = max(1, int(self._capacity() / share + 1e-6)) if share else 1
-            todo = [a for a in self.queue.left.values() if self.share(a) == share]
+            room -= sum(self.share(several[0]) == share for several in self.sent.values())
+            most = min(MOST, math.ceil(len(alike) / max(room, 1)))
             gpus = share if self.unit == "GPU" else 0
             worker = self.worker.options(num_cpus=1, num_gpus=gpus, max_retries=0)
-            for _ in range(min(count, room) - running[share]):
-                self.sent[worker.remote(todo, self.order)] = share
+            for _ in range(room):
+                if alike:
+                    todo = [a for a in alike if a.affinity == alike[0].affinity][:most]
+                    alike = [a for a in alike if a not in todo]
+                    self.sent[worker.remote(todo, self.order)] = todo
 
     def _receive(self) -> None:
-        """Wait for a worker, and for nothing if one is there."""
-        start = time.monotonic()
+        """Wait for a worker, and see what is there meanwhile."""
+        start, ended = time.monotonic(), False
         answers, _ = self.ray.wait(list(self.sent), timeout=LOOK_SECONDS) if self.sent else ([], [])
-        ended = 0
         for answer in answers:
-            del self.sent[answer]
-            errors = self.ray.exceptions
-            try:
-                ended += self.ray.get(answer)
-            except UserError as error:  # of the machine, not of an artefact
-                raise UserError(str(getattr(error, "cause", error))) from None
-            except errors.RayTaskError as error:  # the worker could not even begin
-                raise UserError(
-                    f"a machine cannot take part ({first_line(error.cause or error)}); is the same "
-                    "version of scotoma installed there?"
-                ) from None
-            except errors.RayError as error:  # a process or machine is gone
-                self.deaths += 1
-                if self.deaths > (1 + self.order.retries) * self.queue.total + 8:
-                    raise UserError(f"workers die at once ({first_line(error)})") from None
+            todo = self.sent.pop(answer)
+            found = self._answer(answer, todo)
+            ended |= bool(found)
+            for artefact in todo:
+                message = found.get(artefact.key)
+                if message and artefact.key in self.queue.left:
+                    self.line(f"{self.queue.head(artefact)}: failed: {message}")
+                    self.queue.fails(artefact, message)
+        for artefact in list(self.queue.left.values()):
+            if artefact.is_done(self.store):
+                self.line(f"{self.queue.head(artefact)} done")
+                self.queue.finished(artefact)
         if not ended:  # others are at all that is ready
             time.sleep(max(0.0, LOOK_SECONDS - (time.monotonic() - start)))
 
-    def _look(self) -> None:
-        """What is there now, or failed."""
-        for artefact in list(self.queue.left.values()):
-            head = self.queue.head(artefact)
-            message = self.order.noted(artefact, "failed")
-            if message is not None:
-                message = f"{message}; see {self.order.log(artefact)}"
-                self.queue.fails(artefact, message)
-                self.line(f"{head}: failed: {message}")
-            elif artefact.is_done(self.store):
-                note = self.order.noted(artefact, "done")
-                if note is None and artefact.key not in self.seen:
-                    self.seen.add(artefact.key)  # its worker writes that in a moment, if it is ours
-                    continue
-                self.queue.finished(artefact)
-                self.line(f"{head} done{note or ' elsewhere'}")
+    def _answer(self, answer: Any, todo: list[Artefact]) -> dict[str, str]:
+        """What :func:`work` returned, or what its end means."""
+        errors = self.ray.exceptions
+        try:
+            ended, told = self.ray.get(answer)
+        except UserError as error:  # of the machine, not of an artefact
+            raise UserError(str(getattr(error, "cause", error))) from None
+        except errors.RayTaskError as error:  # the worker could not even begin
+            raise UserError(
+                f"a machine cannot take part ({first_line(error.cause or error)}); is the same "
+                "version of scotoma installed there?"
+            ) from None
+        except errors.RayError:  # a process or machine is gone, at the first that is not there
+            left = [artefact.key for artefact in todo if not artefact.is_done(self.store)]
+            self.attempts.update(left[:1])
+            count = max((self.attempts[key] for key in left[:1]), default=0)
+            message = f"the process that made it died {count} times in a row"
+            return dict.fromkeys(left[:1], message) if count > self.retries else {}
+        if told:
+            self.line(told)
+        return ended
 
     def _stop(self) -> None:
         """Let workers save what they have; a second Ctrl-C, or the end of patience, ends them."""
@@ -246,9 +236,12 @@ def by_need(todo: list[Artefact]) -> list[Artefact]:
 # In a worker.
 
 
-def work(todo: list[Artefact], order: Order) -> int:
-    """Make those that are ready and that nobody else is making: up to 16 of one affinity, whose
-    data and networks are loaded once. Returns how many ended.
+def work(todo: list[Artefact], order: Order) -> tuple[dict[str, str], str]:
+    """Make those that nobody else is making.
+
+    Returns:
+        ({key of what ended: why it failed, or ""}, the traceback of an error that nobody expected:
+        after one, on a GPU above all, a process is not fit to go on).
 
     Raises:
         UserError: this machine must not make any. KeyboardInterrupt: cancelled.
@@ -258,72 +251,30 @@ def work(todo: list[Artefact], order: Order) -> int:
             f"{platform.node()} has scotoma {__version__}, and {order.version} gave the command; "
             "install the same version on all machines"
         )
-    if not order.logs.is_dir():
+    if not order.token.exists():
         raise UserError(
             f"{platform.node()} does not see the folder of --out; give one that all machines of "
             "the cluster share, under the same path"
         )
     context = _context(order.folder, _device(load_ray()), order.batch_size, order.workers)
-    store, ended, affinity = context.store, 0, None
+    ended: dict[str, str] = {}
     for artefact in todo:
-        if affinity not in (None, artefact.affinity) or not _is_ready(artefact, order, store):
-            continue
-        with store.alone(artefact.key, wait=False) as mine:
-            if not mine or not _is_ready(artefact, order, store):
+        with context.store.alone(artefact.key, wait=False) as mine:
+            if not mine:
                 continue
-            affinity = artefact.affinity
-            fit = _make(artefact, order, context)
-        ended += 1
-        if ended == MOST or not fit:
-            break
-    return ended
-
-
-def _is_ready(artefact: Artefact, order: Order, store: Store) -> bool:
-    ended = artefact.is_done(store) or order.noted(artefact, "failed") is not None
-    return not ended and all(each.is_done(store) for each in artefact.inputs())
-
-
-def _make(artefact: Artefact, order: Order, context: Context) -> bool:
-    """Returns whether the process is fit to go on; after an error that nobody expected, on a GPU
-    above all, it is not."""
-    start, attempts = time.perf_counter(), order.attempts(artefact)
-    with _logged(order.log(artefact)):
-        now = time.strftime("%Y-%m-%d %H:%M:%S")
-        print(f"# {now} {platform.node()} process {os.getpid()}: {artefact.label}")
-        try:
-            if attempts > order.retries:
-                raise UserError(f"the process that made it died {attempts} times in a row")
-            context.screen.begin(artefact.label)
-            make_alone(artefact, context)
-            if not artefact.is_done(context.store):
-                raise UserError(f"{artefact.path(context.store)} was made, but is not seen")
-        except UserError as error:
-            print(f"failed: {error}")
-            order.note(artefact, "failed", str(error))
-        except Exception as error:  # a bug; other artefacts need not suffer from it
-            traceback.print_exc()
-            order.note(artefact, "failed", f"{type(error).__name__}: {error}")
-            return False
-        else:
-            seconds = time.perf_counter() - start
-            order.note(artefact, "done", f" in {seconds:.0f} s on {platform.node()}")
-    return True
-
-
-@contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    """Whatever is printed is added to a file, from C and from child processes too."""
-    kept = os.dup(1), os.dup(2)
-    with path.open("a", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
-        try:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-            yield
-        finally:
-            for number, before in enumerate(kept, 1):
-                os.dup2(before, number)
-                os.close(before)
+            try:
+                if not artefact.is_done(context.store):
+                    context.screen.begin(artefact.label)
+                    make_alone(artefact, context)
+                if not artefact.is_done(context.store):
+                    raise UserError(f"{artefact.path(context.store)} was made, but is not seen")
+                ended[artefact.key] = ""
+            except UserError as error:
+                ended[artefact.key] = str(error)
+            except Exception as error:  # a bug; other artefacts need not suffer from it
+                ended[artefact.key] = f"{type(error).__name__}: {error}"
+                return ended, f"{artefact.label} on {platform.node()}\n{traceback.format_exc()}"
+    return ended, ""
 
 
 def _device(ray: Any) -> str:

@@ -7,9 +7,9 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -54,8 +54,7 @@ WORDS = {
 }
 
 
-@dataclass(frozen=True)
-class Network:
+class Network(NamedTuple):
     """What the speed of a network depends on.
 
     ``defects`` has one keep probability for all masks of neurons: they cost the same.
@@ -73,14 +72,12 @@ class Network:
     precision: str
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """Passes of one network.
 
-    Attributes:
-        what: "train", forward, backward and update; "gradient", forward, and backward to the image;
-            "forward". images: how many pass, an image that passes again included.
-        at_most: whether the number is a bound, because images leave early.
+    ``what`` is "train", forward, backward and update; "gradient", forward, and backward to the
+    image; or "forward". ``images`` is how many pass, an image that passes again included;
+    ``at_most`` whether that is a bound, because images leave early.
     """
 
     network: Network
@@ -93,24 +90,19 @@ Speeds = dict[tuple[Network, What], float]
 """Seconds an image."""
 
 
-def network_of(training: Training, store: Store) -> Network:
+def network_of(training: Training) -> Network:
     """Raises UserError as :func:`scotoma.bench.paper.data.info_of`."""
-    config, info = training.config, info_of(training.data, store)
+    config, info = training.config, info_of(training.data)
     defects = Defects.parse(config.defects)
-    terms = [
+    terms = tuple(
         replace(t, keep_probability=0.5) if t.kind in ("neuron", "SM") else t for t in defects.terms
-    ]
+    )
     return Network(
         config.arch,
-        str(replace(defects, terms=tuple(terms))),
+        str(replace(defects, terms=terms)),
         config.width,
-        info.side,
-        info.channels,
-        info.classes,
-        config.regularizer,
-        config.thermometer,
-        config.batch_size,
-        config.precision,
+        *(info.side, info.channels, info.classes),
+        *(config.regularizer, config.thermometer, config.batch_size, config.precision),
     )
 
 
@@ -139,11 +131,11 @@ def work_of(artefact: Artefact, store: Store) -> list[Work]:
 
     def passes(model: Model, what: What, images: float, at_most: bool = False) -> list[Work]:
         """Of every member of an ensemble."""
-        return [Work(network_of(m, store), what, images, at_most) for m in model.members]
+        return [Work(network_of(member), what, images, at_most) for member in model.members]
 
     def count(sample: Sample, most: int | None = None) -> int:
         """Images, at most: a small test set has fewer than are asked for."""
-        found = min(sample.count, info_of(sample.data, store).test)
+        found = min(sample.count, info_of(sample.data).test)
         return found if most is None else min(found, most)
 
     def attacked(model: Model, text: str, images: int) -> list[Work]:
@@ -154,17 +146,26 @@ def work_of(artefact: Artefact, store: Store) -> list[Work]:
         return found
 
     match artefact:
-        case Training():
-            return _training_work(artefact, store)
+        case Training(config=config):
+            epochs, data = artefact.epochs_left(store), info_of(artefact.data)
+            network, images = network_of(artefact), epochs * data.train
+            found = [
+                Work(network, "train", images * (2 if config.logit_pairing else 1)),
+                Work(network, "forward", epochs * data.test),
+            ]
+            if config.adversarial_eps:
+                images += epochs * min(config.adversarial_test_images, data.test)
+                found.append(Work(network, "gradient", images * config.adversarial_steps))
+            return found
         case Sample():
-            test = info_of(artefact.data, store).test
+            test = info_of(artefact.data).test
             return [w for model in artefact.models for w in passes(model, "forward", test, True)]
         case AdversarialImages():
             return attacked(artefact.source, artefact.attack, count(artefact.sample, artefact.most))
         case Result(protocol="clean"):
-            return passes(artefact.target, "forward", info_of(artefact.data, store).test)
+            return passes(artefact.target, "forward", info_of(artefact.data).test)
         case Result(protocol="stylized"):
-            test = info_of(artefact.data, store).test
+            test = info_of(artefact.data).test
             return [w for t in artefact.targets for w in passes(t, "forward", 2 * test, True)]
         case Result(protocol="transfer"):
             images = count(artefact.sample, artefact.images.most)
@@ -173,25 +174,9 @@ def work_of(artefact: Artefact, store: Store) -> list[Work]:
             return attacked(artefact.target, artefact.attack, count(artefact.sample))
         case Result(protocol="noise" | "shuffle"):
             options = dict(artefact.options)
-            times = len(options.get("epsilons", ())) * options.get("draws", 1)
-            times = times or len(options["grids"])
+            times = len(options.get("epsilons") or options["grids"]) * options.get("draws", 1)
             return passes(artefact.target, "forward", count(artefact.sample) * times)
     return []
-
-
-def _training_work(training: Training, store: Store) -> list[Work]:
-    config, info = training.config, info_of(training.data, store)
-    network = network_of(training, store)
-    epochs = training.epochs_left(store)
-    images = epochs * info.train
-    found = [
-        Work(network, "train", images * (2 if config.logit_pairing else 1)),
-        Work(network, "forward", epochs * info.test),
-    ]
-    if config.adversarial_eps:
-        tested = min(config.adversarial_test_images, info.test) * epochs
-        found.append(Work(network, "gradient", (images + tested) * config.adversarial_steps))
-    return found
 
 
 # Speeds.
@@ -281,7 +266,7 @@ class SpeedFile:
         """Beside those of other devices. Raises OSError."""
         content = self._content()
         content[self.machine] = {
-            json.dumps([asdict(network), what], sort_keys=True): value
+            json.dumps([network._asdict(), what], sort_keys=True): value
             for (network, what), value in speeds.items()
         }
         with atomic_path(self.path) as temporary:
@@ -311,7 +296,7 @@ def finished_speeds(trainings: Iterable[Training], store: Store, device: torch.d
             speed = float(summary["train_s"]) / images
         except (OSError, ValueError, TypeError, KeyError, ZeroDivisionError):
             continue
-        found[network_of(training, store), "train"] = speed
+        found[network_of(training), "train"] = speed
     return found
 
 
@@ -323,19 +308,16 @@ class Cost:
     """What a plan costs.
 
     Attributes:
-        plan: of it. there: keys of what is made already. device: the name of what was measured.
-        on_gpu: whether that is a GPU. work: {key: passes} of what has to be made.
-        seconds: {key: seconds}, or None if nothing was measured. at_most: keys whose time is a
-            bound.
+        plan: of it. there: keys of what is made already. device: what was measured.
+        work: {key: passes} of what has to be made. seconds: {key: seconds}, or None if nothing was
+            measured.
     """
 
     plan: Plan
     there: frozenset[str]
-    device: str
-    on_gpu: bool
+    device: torch.device
     work: Mapping[str, list[Work]]
     seconds: Mapping[str, float] | None
-    at_most: frozenset[str]
 
     @property
     def total(self) -> float:
@@ -360,7 +342,6 @@ def cost_of(
         UserError: data that is no data set. OSError: speeds.json cannot be written.
     """
     work = {artefact.key: work_of(artefact, store) for artefact in plan.to_make()}
-    bounds = frozenset(key for key, several in work.items() if any(w.at_most for w in several))
     seconds = None
     if measure:
         needed = [(w.network, w.what) for several in work.values() for w in several]
@@ -382,8 +363,7 @@ def cost_of(
             for key, several in work.items()
         }
     there = frozenset(a.key for a in plan.artefacts if a.is_done(store))
-    on_gpu = device.type == "cuda"
-    return Cost(plan, there, device_name(device), on_gpu, work, seconds, bounds)
+    return Cost(plan, there, device, work, seconds)
 
 
 def show_cost(found: Cost, console: Console) -> None:
@@ -408,12 +388,13 @@ def show_cost(found: Cost, console: Console) -> None:
     if found.seconds is None:
         show(console, "Not timed; without --no-measure a few steps of each network are.")
         return
-    where = "GPU hours" if found.on_gpu else "hours of this CPU"
-    sign = "at most " if found.at_most else ""
+    where = "GPU hours" if found.device.type == "cuda" else "hours of this CPU"
+    sign = "at most " if any(w.at_most for several in found.work.values() for w in several) else ""
     show(
         console,
-        f"in all {sign}{found.total / 3600:.2f} {where} ({found.device}), one after the other, by "
-        "steps timed here or by trainings that are finished; reading data comes on top",
+        f"in all {sign}{found.total / 3600:.2f} {where} ({device_name(found.device)}), one after "
+        "the other, by steps timed here or by trainings that are finished; reading data comes on "
+        "top",
     )
 
 
@@ -445,13 +426,13 @@ def _group(artefact: Artefact) -> str:
 
 def _totals(found: Cost, artefacts: list[Artefact]) -> tuple[str, str]:
     """(passes of images, time)"""
-    keys = [a.key for a in artefacts]
-    sign = "<= " if any(key in found.at_most for key in keys) else ""
-    count = sum(w.images for key in keys for w in found.work.get(key, ()))
+    work = [w for a in artefacts for w in found.work.get(a.key, ())]
+    sign = "<= " if any(w.at_most for w in work) else ""
+    count = sum(w.images for w in work)
     passes = f"{sign}{count:,.0f}" if count else "-"
-    if found.seconds is None or not keys:
+    if found.seconds is None or not artefacts:
         return passes, "-"
-    return passes, sign + hours(sum(found.seconds.get(key, 0.0) for key in keys))
+    return passes, sign + hours(sum(found.seconds.get(a.key, 0.0) for a in artefacts))
 
 
 def hours(seconds: float) -> str:

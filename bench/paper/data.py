@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from .artefacts import Context
 
-TINY_IMAGES = {"train": 100_000, "val": 10_000}
-"""Of the archive of Tiny-ImageNet."""
 SIDE = 32
 """Of :class:`SampleFolder`. Divided by the paper's 2, 4 and 8 patches, which 28 is not."""
 
@@ -49,7 +47,7 @@ class Data:
     train_limit: int | None = None
     root: str | None = None
     download: bool = False
-    made_by: Artefact | None = None
+    made_by: SampleFolder | None = None
     stylized: str = ""
     stylized_content: str = ""
 
@@ -118,7 +116,8 @@ def named_content(dataset: str, root: str | None) -> str:
         return ""
     files = files_in(folder) if folder.is_dir() else []
     images = Counter(name.partition("/")[0] for name, _ in files if name.endswith(".JPEG"))
-    if dataset == "tiny-imagenet" and TINY_IMAGES.items() <= images.items():
+    tiny = KNOWN["tiny-imagenet"]
+    if dataset == "tiny-imagenet" and (images["train"], images["val"]) == (tiny.train, tiny.test):
         return ""
     return files_digest(files) if files else ""
 
@@ -148,24 +147,22 @@ KNOWN = {
 }
 
 
-def info_of(data: Data, store: Store) -> DataInfo:
+def info_of(data: Data) -> DataInfo:
     """Of a data set with its limits.
 
     Raises:
         UserError: a folder that is no data set.
     """
-    if isinstance(data.made_by, SampleFolder):
+    if data.made_by is not None:
         found = DataInfo(data.made_by.train, data.made_by.test, SIDE, 1, 10)
     elif data.dataset == "imagenet" and data.content:  # people use parts of it
         root = Path(data.root) if data.root else default_root()
-        whole = KNOWN["imagenet"]
-        found = replace(
-            _counted(root / "imagenet", data.content), side=whole.side, channels=whole.channels
-        )
+        whole, part = KNOWN["imagenet"], _counted(root / "imagenet", data.content)
+        found = replace(part, side=whole.side, channels=whole.channels)
     elif data.dataset in KNOWN:
         found = KNOWN[data.dataset]
     else:
-        found = _counted(Path(data.location(store)), data.content)
+        found = _counted(Path(data.dataset), data.content)
     train = found.train if data.train_limit is None else min(found.train, data.train_limit)
     return replace(found, train=train, side=data.image_size or found.side)
 
@@ -184,18 +181,9 @@ def fitting_grids(data: Data) -> tuple[int, ...]:
     """Those of the paper's 2, 4 and 8 patches a side that divide the images' side.
 
     Raises:
-        UserError: a folder that is none of images.
+        UserError: a folder that is no data set.
     """
-    if data.image_size is not None:
-        side = data.image_size
-    elif data.made_by is not None:
-        side = SIDE
-    elif data.dataset in KNOWN:
-        side = KNOWN[data.dataset].side
-    else:
-        _, train, _ = folder.find_splits(Path(data.dataset))
-        side = folder.image_format(train[0][0])[0][0]
-    return tuple(grid for grid in PAPER_GRIDS if side % grid == 0)
+    return tuple(grid for grid in PAPER_GRIDS if info_of(data).side % grid == 0)
 
 
 @dataclass(frozen=True)
@@ -237,24 +225,22 @@ class SampleFolder(Artefact):
             self._write(work)
             work.chmod(0o755)
             work.rename(path)
-        except BaseException:
+        finally:
             shutil.rmtree(work, ignore_errors=True)
-            raise
 
     def _write(self, folder: Path) -> None:
         import torch.nn.functional as F
 
         data = load_dataset("sample")
         padding = (SIDE - data.image_size) // 2
-        for split, name, count in (
-            (data.train, "train", self.train),
-            (data.test, "test", self.test),
+        for name, split, count in (
+            ("train", data.train, self.train),
+            ("test", data.test, self.test),
         ):
             labels = split.labels[:count]
             images = F.pad(split.images[:count, :, :, 0], (padding,) * 4)
             _save(images, labels, data.classes, folder / "images" / name)
-            if name == "test":
-                _save(stylized(images, labels), labels, data.classes, folder / "stylized")
+        _save(stylized(images, labels), labels, data.classes, folder / "stylized")
 
 
 def stylized(images: Tensor, labels: Tensor) -> Tensor:

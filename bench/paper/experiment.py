@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...defective.errors import UserError
 from .artefacts import Context, Result
 from .judge import Estimate, combined, share
+from .published import published
 from .setup import Setup
 from .work import Artefact, Store
 
@@ -18,13 +19,11 @@ if TYPE_CHECKING:
     from .pictures import Picture
 
 
-@dataclass(frozen=True)
-class Measure:
+class Measure(NamedTuple):
     """One number of a result.
 
-    Attributes:
-        result: where it is. quantity: its key there: a rate as of
-            :mod:`scotoma.defective.robustness.rates`, or a plain number. index: of the cell.
+    ``quantity`` is its key in the cell ``index``: a rate as of
+    :mod:`scotoma.defective.robustness.rates`, or a plain number.
     """
 
     result: Result
@@ -34,6 +33,19 @@ class Measure:
 
 Place = tuple[str, str]
 """(row, column)."""
+Places = dict[Place, Measure]
+
+
+class Content(NamedTuple):
+    """What a table has for one seed, or a figure is drawn of; names as of :class:`Experiment`."""
+
+    rows: Iterable[str] = ()
+    columns: Iterable[str] = ()
+    cells: Mapping[Place, Measure] = {}
+    asides: Mapping[Place, Measure] = {}
+    attached: Mapping[str, Artefact] = {}
+    attacks: Mapping[str, str] = {}
+    notes: Iterable[str] = ()
 
 
 @dataclass(frozen=True)
@@ -48,7 +60,7 @@ class Experiment:
         notes: where this differs from the paper, for people. only: patterns that rows were chosen
             by (:func:`only_rows`); empty for all.
         asides: as ``cells``, of numbers that the paper's table has not, with rows of their own.
-        axes: what rows and columns are, in a word each; accuracies beside attacks need none.
+        axes: what rows and columns are, in a word each. attacks: {name for people: text}.
     """
 
     rows: tuple[str, ...]
@@ -60,35 +72,77 @@ class Experiment:
     only: tuple[str, ...] = ()
     asides: Mapping[Place, tuple[Measure, ...]] = field(default_factory=dict)
     axes: tuple[str, str] = ("network", "attack")
+    attacks: Mapping[str, str] = field(default_factory=dict)
 
     def wanted(self) -> list[Artefact]:
         """The artefacts that have to be there in the end."""
-        measures = [*self.cells.values(), *self.asides.values()]
-        measured = [measure.result for several in measures for measure in several]
-        return list({a.key: a for a in [*measured, *self.attached.values()]}.values())
+        measures = [m for places in (self.cells, self.asides) for ms in places.values() for m in ms]
+        wanted = [*(measure.result for measure in measures), *self.attached.values()]
+        return list({artefact.key: artefact for artefact in wanted}.values())
 
 
 @dataclass(frozen=True)
 class Definition:
-    """A table or a figure of the paper.
+    """A table or a figure of the paper, as ``tables.yaml`` tells of it.
 
     Attributes:
         name: "table4", "figure5". title: for people. section: of the paper.
         roles: the paper's data sets that it needs. needs: in words: networks, attacks.
-        build: from a setup to the experiment. draw: its pictures beside those that every page has,
-            or None. of_table: the number whose printed values belong to it, or None.
-        stylized: whether it needs stylised images.
+        fill: what it has for one seed of a setup. draw: its pictures beside those that every page
+            has, or None. stylized: whether it needs stylised images.
+        settings, notes, axes: as of :class:`Experiment`, lists of lists of lines.
     """
 
     name: str
     title: str
     section: str
-    roles: tuple[str, ...]
+    roles: Sequence[str]
     needs: str
-    build: Callable[[Setup], Experiment]
-    of_table: int | None = None
-    stylized: bool = False
+    fill: Callable[[Setup, int], Content]
     draw: Callable[[Made], list[Picture]] | None = None
+    stylized: bool = False
+    settings: Sequence[Any] = ()
+    notes: Sequence[Any] = ()
+    axes: Sequence[str] = ("network", "attack")
+
+    @property
+    def of_table(self) -> int | None:
+        """The number whose printed values belong to it."""
+        return int(self.name.removeprefix("table")) if self.name.startswith("table") else None
+
+    def build(self, setup: Setup) -> Experiment:
+        """The experiment, with a measure of each seed in each place."""
+        seeds = [self.fill(setup, seed) for seed in setup.seeds]
+        first = seeds[0]
+        rows = first.rows if self.of_table is None else published(self.of_table).rows
+        common, budget = setup.images == "common", setup.budget
+        words = vars(budget) | {
+            "boundary": budget.attack("boundary"),
+            "carlini": min(budget.cw_samples, budget.samples),
+            "judges": "all five sources classify" if common else "their source classifies",
+            "sources": "both sources classify" if common else "its source classifies",
+        }
+        return Experiment(
+            rows=tuple(dict.fromkeys([*rows, *first.rows])),  # the paper's may be of others
+            columns=tuple(first.columns),
+            cells={p: tuple(one.cells[p] for one in seeds) for p in first.cells},
+            asides={p: tuple(one.asides[p] for one in seeds) for p in first.asides},
+            attached=first.attached,
+            settings=tuple(line.format(**words) for line in _flat(self.settings, common)),
+            notes=(*_flat(self.notes, common), *first.notes),
+            axes=tuple(self.axes),
+            attacks=first.attacks,
+        )
+
+
+def _flat(lines: Sequence[Any], common: bool) -> Iterator[str]:
+    for line in lines:
+        if isinstance(line, list):
+            yield from _flat(line, common)
+        elif isinstance(line, str):
+            yield line
+        elif common:
+            yield line["images common"]
 
 
 @dataclass(frozen=True)
@@ -128,14 +182,14 @@ def only_rows(experiment: Experiment, patterns: Sequence[str], name: str) -> Exp
     }
     line = f"Made were only the rows that match {' or '.join(patterns)}."
     settings = (*experiment.settings, line)
-    return replace(
-        experiment,
-        rows=rows,
-        cells=cells,
-        settings=settings,
-        only=tuple(patterns),
-        asides=asides,
-    )
+    only = tuple(patterns)
+    return replace(experiment, rows=rows, cells=cells, settings=settings, only=only, asides=asides)
+
+
+def read_values(places: Mapping[Place, Sequence[Measure]], store: Store) -> dict[Place, Estimate]:
+    """The numbers that are there. Raises UserError as :func:`estimate`."""
+    found = {place: estimate(several, store) for place, several in places.items()}
+    return {place: value for place, value in found.items() if value is not None}
 
 
 def estimate(measures: Sequence[Measure], store: Store) -> Estimate | None:
@@ -146,52 +200,31 @@ def estimate(measures: Sequence[Measure], store: Store) -> Estimate | None:
     """
     found = []
     for measure in measures:
-        if not measure.result.is_done(store):
-            return None
-        one = _read(measure, store)
+        one = _read(measure, store) if measure.result.is_done(store) else None
         if one is None:
             return None
         found.append(one)
     return combined(found)
 
 
-def read_values(experiment: Experiment, store: Store) -> dict[Place, Estimate]:
-    """The table's numbers that are there. Raises UserError as :func:`estimate`."""
-    return read_places(experiment.cells, store)
-
-
-def read_places(places: Mapping[Place, Sequence[Measure]], store: Store) -> dict[Place, Estimate]:
-    """The numbers that are there. Raises UserError as :func:`estimate`."""
-    found = {place: estimate(several, store) for place, several in places.items()}
-    return {place: value for place, value in found.items() if value is not None}
-
-
 def _read(measure: Measure, store: Store) -> Estimate | None:
-    cells = measure.result.read(store)
+    cells, quantity = measure.result.read(store), measure.quantity
     try:
         results: Mapping[str, Any] = cells[measure.index]
-        value = results[measure.quantity]
+        value = results[quantity]
         if isinstance(value, Mapping):
-            return _rate(value, results.get("per_draw"))
+            if value["rate"] is None:
+                return None
+            # Version 0.1.0 counted every draw of an image as an image at first.
+            counted = results["per_draw"][0] if results.get("per_draw") else value
+            return share(float(value["rate"]), int(counted["n"]))
         if value is None:
             return None
-        return _score(float(value), results, measure.quantity)
+        value, interval = float(value), results.get(f"{quantity}_interval")
+        low, high = (None, None) if interval is None else map(float, interval)
+        if not math.isfinite(value) or (interval is not None and not low <= value <= high):
+            raise ValueError(f"{quantity} is {value!r} with the interval {interval!r}")
+        return Estimate(value, low, high, int(results.get("n", 0)), (value,))
     except (KeyError, IndexError, TypeError, ValueError) as error:
         path = measure.result.path(store)
         raise UserError(f"{path}: no result of a reproduction ({error!r}); remove it") from None
-
-
-def _rate(rate: Mapping[str, Any], draws: Sequence[Mapping[str, Any]] | None) -> Estimate | None:
-    if rate["rate"] is None:
-        return None
-    # Version 0.1.0 counted every draw of an image as an image at first; see mean_over_draws.
-    n = int(draws[0]["n"]) if draws else int(rate["n"])
-    return share(float(rate["rate"]), n)
-
-
-def _score(value: float, results: Mapping[str, Any], quantity: str) -> Estimate:
-    interval = results.get(f"{quantity}_interval")
-    low, high = (None, None) if interval is None else map(float, interval)
-    if not math.isfinite(value) or (interval is not None and not low <= value <= high):
-        raise ValueError(f"{quantity} is {value!r} with the interval {interval!r}")
-    return Estimate(value, low, high, int(results.get("n", 0)), (value,))

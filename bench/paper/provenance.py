@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
@@ -19,7 +19,7 @@ from ...train.runfolder import SUMMARY
 from .claims import claims_of
 from .experiment import Made
 from .judge import RULES
-from .work import Artefact, closure
+from .work import Artefact, Store, closure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,74 +30,51 @@ _LISTED = 6
 """Networks, variants and seeds that are named; of more, some."""
 
 
-@dataclass
-class Origin:
+class Origin(NamedTuple):
     """What the files of a page's artefacts tell, also of what was made for another page.
 
-    Attributes:
-        artefacts: all of them, inputs first. told: what each one's file says of its making, by
-            key; only of those that are there. seconds: measured, over all files.
-        devices, versions, warnings: each once, in the order of the artefacts.
+    ``artefacts`` are all of them, inputs first. ``told`` has, by key, the records of the file of
+    each that is there: of a result one for each cell.
     """
 
     artefacts: Sequence[Artefact]
-    told: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    seconds: float = 0.0
-    devices: dict[str, None] = field(default_factory=dict)
-    versions: dict[str, None] = field(default_factory=dict)
-    warnings: dict[str, None] = field(default_factory=dict)
+    told: Mapping[str, Sequence[Mapping[str, Any]]]
 
     def of(self, kind: str) -> list:
         return [artefact for artefact in self.artefacts if artefact.kind == kind]
+
+    def tells(self, artefact: Artefact, name: str) -> Any:
+        """A value of its file, or None."""
+        records = self.told.get(artefact.key)
+        return records[0].get(name) if records else None
 
     def attacked(self) -> list[tuple[str, str, int]]:
         """(attack, whom, how many images) of each set, and of attacks on the targets themselves."""
         found = []
         for each in self.artefacts:
             if each.kind == "set":
-                count = self.told.get(each.sample.key, {}).get("found", each.sample.count)
-                counts = [each.sample.count, count, *([] if each.most is None else [each.most])]
-                found.append((each.attack, each.source.name, min(counts)))
+                counts = [each.sample.count, self.tells(each.sample, "found"), each.most]
+                count = min(count for count in counts if count is not None)
+                found.append((each.attack, each.source.name, count))
             elif getattr(each, "attack", ""):
                 found.append((each.attack, "each network itself", each.sample.count))
         return found
 
-    def _add(self, seconds: Any, versions: Any, device: Any = None, warnings: Any = ()) -> None:
-        self.seconds += float(seconds or 0)
-        if versions:
-            self.versions[", ".join(f"{name} {number}" for name, number in versions.items())] = None
-        if device:
-            self.devices[str(device)] = None
-        self.warnings |= {str(each): None for each in warnings or ()}
-
-    def read(self, artefact: Artefact, path: Path, made: Made) -> None:
-        """Read one file."""
-        told: Mapping[str, Any] = {}
-        if artefact.kind == "train":
-            told = json.loads((path / SUMMARY).read_text())
-            self._add(told.get("train_s"), told.get("versions"), told.get("device"))
-        elif artefact.kind == "set":
-            told = _set_details(path)
-            self._add(*(told.get(key) for key in ("seconds", "versions", "device", "warnings")))
-        elif artefact.kind == "sample":
-            told = artefact.read(made.context.store)[1]
-        elif artefact.kind == "result":
-            for cell in json.loads(path.read_text())["cells"]:
-                by = dict(cell.get("made") or {})
-                self._add(by.pop("seconds", 0), by, None, cell["results"].get("warnings"))
-        self.told[artefact.key] = told
+    @property
+    def records(self) -> list[Mapping[str, Any]]:
+        return [record for records in self.told.values() for record in records]
 
 
 def read_origin(made: Made) -> Origin:
     """Raises UserError on a damaged file, which it names."""
     store = made.context.store
-    found = Origin(closure(made.experiment.wanted()))
-    for artefact in found.artefacts:
+    artefacts, told = closure(made.experiment.wanted()), {}
+    for artefact in artefacts:
         if not artefact.is_done(store):
             continue
         path = artefact.path(store)
         try:
-            found.read(artefact, path, made)
+            told[artefact.key] = _records(artefact, path, store)
         except UserError:
             raise
         except (
@@ -106,6 +83,32 @@ def read_origin(made: Made) -> Origin:
         ) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{path}: damaged ({reason}); remove it to make it again") from None
+    return Origin(artefacts, told)
+
+
+def _records(artefact: Artefact, path: Path, store: Store) -> list[dict[str, Any]]:
+    """What a file tells, with ``seconds`` and, as text, ``versions`` and ``warnings``."""
+    if artefact.kind == "train":
+        summary = json.loads((path / SUMMARY).read_text())
+        found = [{**summary, "seconds": summary.get("train_s")}]
+    elif artefact.kind == "set":
+        found = [_set_details(path)]
+    elif artefact.kind == "sample":
+        found = [artefact.read(store)[1]]
+    elif artefact.kind == "result":
+        found = []
+        for cell in json.loads(path.read_text())["cells"]:
+            versions = dict(cell.get("made") or {})
+            seconds = versions.pop("seconds", 0)
+            warnings = cell["results"].get("warnings")
+            found.append({"seconds": seconds, "versions": versions, "warnings": warnings})
+    else:
+        found = []
+    for record in found:
+        versions = (record.get("versions") or {}).items()
+        record["versions"] = ", ".join(f"{name} {number}" for name, number in versions)
+        record["seconds"] = float(record.get("seconds") or 0)
+        record["warnings"] = [str(each) for each in record.get("warnings") or ()]
     return found
 
 
@@ -120,9 +123,8 @@ def _set_details(path: Path) -> dict[str, Any]:
 
 def tell_settings(page: Page, made: Made, origin: Origin, commit: str | None, when: str) -> None:
     """Everything below the pictures."""
-    names, lines = attack_names(made.experiment.settings)
     page.heading("Settings")
-    page.bullets(lines)
+    page.bullets(made.experiment.settings)
     page.heading("Data and images", 3)
     samples = dict.fromkeys(_sample(each, origin) for each in origin.of("sample"))
     page.bullets([*_data(made, origin), *samples])
@@ -136,6 +138,7 @@ def tell_settings(page: Page, made: Made, origin: Origin, commit: str | None, wh
         found: dict[tuple[str, int], dict[str, None]] = {}
         for text, whom, count in attacks:
             found.setdefault((str(parse_attack(text)), count), {})[whom] = None
+        names = {text: name for name, text in made.experiment.attacks.items()}
         rows = (
             [names.get(text, parse_attack(text).name), code(text), ", ".join(whom), f"{count:,}"]
             for (text, count), whom in found.items()
@@ -149,9 +152,9 @@ def tell_settings(page: Page, made: Made, origin: Origin, commit: str | None, wh
         page.paragraph(told)
     page.heading("Where and when", 3)
     page.bullets(_machines(made, origin, commit, when))
-    if origin.warnings:
+    if warnings := dict.fromkeys(w for record in origin.records for w in record["warnings"]):
         page.heading("Warnings", 3)
-        page.bullets(origin.warnings)
+        page.bullets(warnings)
     if differing := [*made.experiment.notes, *_cuts(made, origin)]:
         page.heading("Where it differs from the paper")
         page.bullets(differing)
@@ -162,18 +165,6 @@ def tell_settings(page: Page, made: Made, origin: Origin, commit: str | None, wh
     page.paragraph(code(command(made)))
 
 
-def attack_names(lines: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """({full text: name in the table}, the other lines), from lines such as "PGD16: pgd:..."."""
-    names, others = {}, []
-    for line in lines:
-        name, _, text = line.partition(": ")
-        try:
-            names[str(parse_attack(text))] = name
-        except UserError:
-            others.append(line)
-    return names, others
-
-
 def _data(made: Made, origin: Origin) -> list[Inline]:
     """A line for each data set that the page's networks were trained on.
 
@@ -182,14 +173,13 @@ def _data(made: Made, origin: Origin) -> list[Inline]:
     lines: list[Inline] = []
     for role in made.definition.roles:
         data = made.setup.data[role]
-        keys = {t.key for t in origin.of("train") if t.data.settings() == data.settings()}
-        if not keys:
+        trained = [t for t in origin.of("train") if t.data.settings() == data.settings()]
+        if not trained:
             continue
         where = data.location(made.context.store)
-        told = [found for key, found in origin.told.items() if key in keys]
         parts = []
         for what, words in (("train", "training images"), ("test", "test images")):
-            numbers = {each.get(f"{what}_images") for each in told} - {None}
+            numbers = {origin.tells(each, f"{what}_images") for each in trained} - {None}
             if len(numbers) == 1:
                 parts.append(f"{numbers.pop():,} {words}")
         if data.image_size:
@@ -201,7 +191,7 @@ def _data(made: Made, origin: Origin) -> list[Inline]:
 
 def _sample(sample: Artefact, origin: Origin) -> str:
     """A choice of test images."""
-    found = origin.told.get(sample.key, {}).get("found")
+    found = origin.tells(sample, "found")
     number = f"{sample.count:,}" if found is None else f"{found:,} of {sample.count:,} wanted"
     names = [model.name for model in sample.models]
     right = ""
@@ -227,16 +217,15 @@ def _training_table(trainings: Sequence[Training]) -> pd.DataFrame:
         alike = {k: v for k, v in asdict(training.config).items() if k not in apart}
         key = repr([training.data.label, sorted(alike.items())])
         groups.setdefault(key, []).append(training.config)
+    usual = asdict(TrainConfig())
     rows = []
     for configs in groups.values():
         config = configs[0]
         further = [f"augment {config.augment}"]
-        for item in fields(TrainConfig):
-            usual = item.default if item.default_factory is MISSING else item.default_factory()
-            value = getattr(config, item.name)
-            if item.name not in apart | shown and value != usual:
+        for name, value in asdict(config).items():
+            if name not in apart | shown and value != usual[name]:
                 told = f"{value:.4g}" if isinstance(value, float) else str(value)
-                further.append(f"{item.name.replace('_', '-')} {told}")
+                further.append(f"{name.replace('_', '-')} {told}")
         rate = [f"{config.lr:g}", config.schedule]
         if config.schedule == "step":
             rate[1] = f"divided by 10 after {', '.join(map(str, config.milestones))}"
@@ -270,18 +259,24 @@ def _some(names: Sequence[str], noun: str) -> str:
 
 
 def _machines(made: Made, origin: Origin, commit: str | None, when: str) -> list[Inline]:
-    told = [origin.told[each.key] for each in origin.of("train") if each.key in origin.told]
-    precisions = dict.fromkeys(str(each["precision"]) for each in told if "precision" in each)
+    precisions = dict.fromkeys(
+        str(told) for each in origin.of("train") if (told := origin.tells(each, "precision"))
+    )
+    devices, versions = (
+        "; ".join(dict.fromkeys(str(told) for each in origin.records if (told := each.get(name))))
+        for name in ("device", "versions")
+    )
+    seconds = sum(record["seconds"] for record in origin.records)
     lines: list[Inline] = []
     # A page of images alone has neither networks nor results, and so no machine to speak of.
     if origin.of("train") or origin.of("result"):
         lines += [
-            f"Devices of trainings and attacks: {'; '.join(origin.devices) or 'unknown'}.",
+            f"Devices of trainings and attacks: {devices or 'unknown'}.",
             f"Precision of trainings: {', '.join(precisions) or 'unknown'}.",
-            f"Versions: {'; '.join(origin.versions) or 'unknown'}.",
+            f"Versions: {versions or 'unknown'}.",
             f"Batches of {made.context.batch_size} images in attacks and evaluations.",
             f"Measured time of all trainings, attacks and evaluations, also where they were made "
-            f"for another page: {duration(origin.seconds)}.",
+            f"for another page: {duration(seconds)}.",
         ]
     written = f"; this page was written on {when}."
     files = (code("cells.json"), " and ", code("cells.csv"), " beside this page.")

@@ -14,33 +14,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ...defective.errors import UserError, nearest
 
-_PRINTED = Path(__file__).parent / "printed"
-
-# Number of a table: the section that has it, and what it shows.
-TABLES: dict[int, tuple[str, str]] = {
-    1: ("3.2", "ImageNet: shuffled patches and stylised images"),
-    2: ("4.1.2", "CIFAR-10: transfer attacks, beside other defences"),
-    3: ("4.1.2", "Tiny-ImageNet: transfer attacks, beside other defences"),
-    4: ("4.1.2", "CIFAR-10: PGD between five architectures"),
-    5: ("4.2", "CIFAR-10: ablations of ResNet-18, attacked from DenseNet-121"),
-    6: ("A.1", "CIFAR-10: boundary attack"),
-    7: ("A.3", "CIFAR-10: transfer attacks on WideResNet-32, beside other defences"),
-    8: ("A.4", "CIFAR-10: PGD from ensembles of four architectures"),
-    9: ("A.5", "MNIST: PGD between five architectures"),
-    10: ("A.6", "CIFAR-10: gray-box PGD between defective ResNet-18"),
-    11: ("A.6", "CIFAR-10: gray-box PGD between standard networks"),
-    12: ("A.7", "CIFAR-10: white-box attacks on ResNet-18"),
-    13: ("A.8", "ImageNet: shuffled patches and stylised images, five architectures"),
-    14: ("A.10", "CIFAR-10: all variants of ResNet-18, attacked from DenseNet-121"),
-    15: ("A.10", "CIFAR-10: all variants of ResNet-18, attacked from another ResNet-18"),
-    16: ("A.10", "CIFAR-10: all variants of ResNet-18, attacked from ResNet-50"),
-    17: ("A.10", "CIFAR-10: all variants of ResNet-18, attacked from SENet-18"),
-    18: ("A.10", "CIFAR-10: all variants of ResNet-18, attacked from VGG-19"),
-}
+_FOLDER = Path(__file__).parent
+TABLES = range(1, 19)
 
 
 @dataclass(frozen=True)
@@ -48,18 +27,14 @@ class Published:
     """One table of the paper.
 
     Attributes:
-        table: its number, 1 to 18.
-        title: what it shows, in our words.
-        section: the paper's section that has it, such as "4.1.2" or "A.10".
+        table: its number, 1 to 18. section: the paper's that has it, such as "4.1.2" or "A.10".
         unit: "rate", fractions of 1, or "score", the boundary attack's S(M) of Table 6, which is
             a median squared distance per value of the image.
-        rows: names, each once, in the paper's order.
-        columns: likewise.
+        rows, columns: names, each once, in the paper's order.
         cells: one tuple for each row; None where the paper reports nothing.
     """
 
     table: int
-    title: str
     section: str
     unit: Literal["rate", "score"]
     rows: tuple[str, ...]
@@ -77,32 +52,22 @@ class Published:
         Raises:
             UserError: for a row or column that the table lacks; the message names the nearest.
         """
-        at_row = self._index("row", row, self.rows)
-        return self.cells[at_row][self._index("column", column, self.columns)]
-
-    def _index(self, what: str, name: str, names: tuple[str, ...]) -> int:
-        if name not in names:
-            hint = nearest(str(name), names) or f" It has: {'; '.join(names)}."
-            raise UserError(
-                f"{what} {name!r}: Table {self.table} of the paper has none such.{hint}"
-            )
-        return names.index(name)
+        for what, name, names in (("row", row, self.rows), ("column", column, self.columns)):
+            if name not in names:
+                hint = nearest(str(name), names) or f" It has: {'; '.join(names)}."
+                raise UserError(
+                    f"{what} {name!r}: Table {self.table} of the paper has none such.{hint}"
+                )
+        return self.cells[self.rows.index(row)][self.columns.index(column)]
 
 
-def published(table: int) -> Published:
-    """A table of the paper, 1 to 18; read once.
+@cache
+def facts() -> dict[str, dict[str, Any]]:
+    """{name of a table or figure: what ``tables.yaml`` tells of it}"""
+    import yaml
 
-    Raises:
-        UserError: for a number that no table has; the message names the nearest.
-    """
-    if isinstance(table, bool) or not isinstance(table, int):
-        raise UserError(f"table {table!r}: expected a number from 1 to {max(TABLES)}, such as 4")
-    if table not in TABLES:
-        closest = min(TABLES, key=lambda known: abs(known - table))
-        raise UserError(
-            f"table {table}: the paper has tables 1 to {max(TABLES)}; the nearest is {closest}"
-        )
-    return _read(table)
+    found = yaml.safe_load((_FOLDER / "tables.yaml").read_text(encoding="utf-8"))
+    return {name: told for name, told in found.items() if name != "words"}
 
 
 @cache
@@ -110,31 +75,37 @@ def quoted() -> dict[int, dict[str, str]]:
     """{table: {row of other people's defence: the work cited}}."""
     import yaml
 
-    return yaml.safe_load((_PRINTED / "quoted.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load((_FOLDER / "printed" / "quoted.yaml").read_text(encoding="utf-8"))
+
+
+def published(table: int) -> Published:
+    """A table of the paper, 1 to 18; read once.
+
+    Raises:
+        UserError: for a number that no table has.
+    """
+    if isinstance(table, bool) or not isinstance(table, int) or table not in TABLES:
+        raise UserError(f"table {table!r}: expected a number from 1 to {max(TABLES)}, such as 4")
+    return _read(table)
 
 
 @cache
 def _read(table: int) -> Published:
-    section, title = TABLES[table]
-    file = _PRINTED / f"table{table:02}.csv"
+    file = _FOLDER / "printed" / f"table{table:02}.csv"
     header, *lines = csv.reader(file.read_text(encoding="utf-8").splitlines(), strict=True)
-    unit = "score" if table == 6 else "rate"
+    unit, divisor = ("score", 1) if table == 6 else ("rate", 100)
     return Published(
         table=table,
-        title=title,
-        section=section,
+        section=facts()[f"table{table}"]["section"],
         unit=unit,
-        rows=tuple(line[0] for line in lines),
+        rows=tuple(row for row, *_ in lines),
         columns=tuple(header[1:]),
-        cells=tuple(tuple(_number(cell, unit) for cell in line[1:]) for line in lines),
+        # By Decimal, 14.14 percent are exactly the float 0.1414.
+        cells=tuple(
+            tuple(float(Decimal(cell) / divisor) if cell else None for cell in cells)
+            for _, *cells in lines
+        ),
     )
-
-
-def _number(cell: str, unit: str) -> float | None:
-    # By Decimal, 14.14 percent are exactly the float 0.1414.
-    if not cell:
-        return None
-    return float(Decimal(cell) / 100 if unit == "rate" else Decimal(cell))
 
 
 class TradeOff(NamedTuple):

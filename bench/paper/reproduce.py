@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from ...defective.errors import UserError, counted
 from ...train.config import PictureFormat
@@ -17,22 +17,13 @@ from .artefacts import Context, Training
 from .budgets import BUDGETS, ROLES
 from .claims import claims_of
 from .data import Data
-from .experiment import Definition, Experiment, Made, read_places, read_values
+from .experiment import Definition, Experiment, Made, read_values
 from .judge import Verdict, judge
 from .page import build_page, tally, why_apart, write_page
 from .published import published
 from .setup import Setup
 from .tables import definition as find
 from .work import Failure, Plan, make_here
-
-
-@dataclass(frozen=True)
-class Written:
-    """A page that was written: of what, its file to look at, and the verdicts on it."""
-
-    name: str
-    file: Path
-    verdicts: Sequence[Verdict]
 
 
 def introduce(
@@ -66,22 +57,6 @@ def introduce(
     )
 
 
-def check_data(plan: Plan, context: Context) -> None:
-    """Load the data sets of the missing artefacts, so that a missing one is known at once.
-
-    Raises:
-        UserError: a data set that is not there, with the way to get it.
-    """
-    needed: dict[str, Data] = {}
-    for artefact in plan.to_make():
-        data = getattr(artefact, "data", None)
-        if isinstance(data, Data) and data.made_by is None:
-            needed.setdefault(repr((data.location(context.store), data.root)), data)
-    for data in needed.values():
-        context.screen.begin(f"reading {data.label}")
-        context.images(data)
-
-
 def make_missing(plan: Plan, context: Context, options: RunOptions) -> list[Failure]:
     """Make what is missing, here or on a cluster.
 
@@ -89,8 +64,16 @@ def make_missing(plan: Plan, context: Context, options: RunOptions) -> list[Fail
         UserError: data or a cluster that is not there, before any work.
         KeyboardInterrupt: stopped; what is finished is kept, and the same command goes on.
     """
+    # Load the data sets of the missing artefacts, so that a missing one is known at once.
+    needed = {
+        (data.location(context.store), data.root): data
+        for artefact in plan.to_make()
+        if isinstance(data := getattr(artefact, "data", None), Data) and data.made_by is None
+    }
     try:
-        check_data(plan, context)
+        for data in needed.values():
+            context.screen.begin(f"reading {data.label}")
+            context.images(data)
         if options.ray is None:
             return make_here(plan, context)
         from .cluster import make_on_ray
@@ -111,14 +94,23 @@ def make_pages(
 ) -> list[UserError]:
     """Write the pages, and say what they found. Returns why some could not be written."""
     context.screen.begin("writing pages")
-    pages, errors = [], []
+    line = context.screen.line
+    pages: list[tuple[str, Path, Sequence[Verdict]]] = []
+    errors = []
     for each, experiment in zip(definitions, experiments, strict=True):
         try:
-            pages.append(make_page(each, setup, experiment, context, failures, picture_format))
+            pages.append(
+                (each.name, *make_page(each, setup, experiment, context, failures, picture_format))
+            )
         except UserError as error:  # a damaged file is no reason to withhold the other pages
-            context.screen.line(f"{each.name}: no page: {error}")
+            line(f"{each.name}: no page: {error}")
             errors.append(error)
-    conclude(pages, context)
+    for name, file, verdicts in pages:
+        line(f"{name}: {tally(verdicts)}")
+        if len(pages) == 1:
+            for verdict in verdicts:
+                line(f"  {verdict.verdict}: {verdict.claim}")
+        line(f"  page      {file}")
     return errors
 
 
@@ -129,19 +121,20 @@ def make_page(
     context: Context,
     failures: Sequence[Failure],
     picture_format: PictureFormat,
-) -> Written:
-    """Write the page of a table or figure.
+) -> tuple[Path, list[Verdict]]:
+    """Write the page of a table or figure. Returns its file to look at, and the verdicts on it.
 
     Raises:
         UserError: a damaged result, or a file that cannot be written.
     """
-    values = read_values(experiment, context.store)
-    asides = read_places(experiment.asides, context.store)
+    values, asides = (
+        read_values(places, context.store) for places in (experiment.cells, experiment.asides)
+    )
     made = Made(definition, setup, experiment, values, context, asides)
     printed = None if definition.of_table is None else published(definition.of_table)
     claims = claims_of(definition.name)
     others = {
-        name: read_values(find(name).build(setup), context.store)
+        name: read_values(find(name).build(setup).cells, context.store)
         for name in dict.fromkeys(name for claim in claims for name in claim.elsewhere)
     }
     decides = not why_apart(definition, setup)
@@ -149,18 +142,7 @@ def make_page(
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = build_page(made, printed, verdicts, failures, commit(), when)
     folder = context.store.folder / "pages" / f"{definition.name}-{setup.budget.name}"
-    return Written(definition.name, write_page(page, folder, picture_format)[0], verdicts)
-
-
-def conclude(pages: Sequence[Written], context: Context) -> None:
-    """Say where the pages are and what they found; claim by claim if there is one page."""
-    line = context.screen.line
-    for page in pages:
-        line(f"{page.name}: {tally(page.verdicts)}")
-        if len(pages) == 1:
-            for each in page.verdicts:
-                line(f"  {each.verdict}: {each.claim}")
-        line(f"  page      {page.file}")
+    return write_page(page, folder, picture_format)[0], verdicts
 
 
 def fail(failures: Sequence[Failure], plan: Plan, errors: Sequence[UserError] = ()) -> None:
@@ -190,7 +172,28 @@ def add_setup_options(parser: Parser, tables: bool = True) -> None:
     lines = "; ".join(f"{budget.name}: {budget.description}" for budget in BUDGETS.values())
     parser.add_argument("--budget", choices=tuple(BUDGETS), default="quick", help=lines)
     if tables:
-        _add_table_options(parser)
+        parser.add_argument(
+            "--seeds",
+            type=int,
+            default=1,
+            metavar="N",
+            help="train every network N times; intervals are then over seeds, which vary more than "
+            "the choice of images",
+        )
+        parser.add_argument(
+            "--images",
+            choices=("common", "source"),
+            default="common",
+            help="attack images that all five sources classify right, or that the set's own does; "
+            "'source' trains fewer networks for a table of one source",
+        )
+        parser.add_argument(
+            "--stylized",
+            default=absent,
+            metavar="FOLDER",
+            help="Stylized-ImageNet's validation images (tables 1 and 13); without it that column "
+            "stays empty",
+        )
     parser.add_argument(
         "--first-seed", type=int, default=0, metavar="SEED", help="of the first repetition"
     )
@@ -214,31 +217,6 @@ def add_setup_options(parser: Parser, tables: bool = True) -> None:
     parser.add_argument("--out", default="paper", help="folder for everything that is made")
 
 
-def _add_table_options(parser: Parser) -> None:
-    parser.add_argument(
-        "--seeds",
-        type=int,
-        default=1,
-        metavar="N",
-        help="train every network N times; intervals are then over seeds, which vary more than "
-        "the choice of images",
-    )
-    parser.add_argument(
-        "--images",
-        choices=("common", "source"),
-        default="common",
-        help="attack images that all five sources classify right, or that the set's own does; "
-        "'source' trains fewer networks for a table of one source",
-    )
-    parser.add_argument(
-        "--stylized",
-        default=argparse.SUPPRESS,
-        metavar="FOLDER",
-        help="Stylized-ImageNet's validation images (tables 1 and 13); without it that column "
-        "stays empty",
-    )
-
-
 def add_run_options(parser: Parser) -> None:
     """Options of where artefacts are made."""
     absent = argparse.SUPPRESS
@@ -258,14 +236,9 @@ def add_run_options(parser: Parser) -> None:
     )
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """Where artefacts are made.
-
-    Attributes:
-        ray: address of a cluster, or None. per_gpu: tasks on one of its GPUs, or None; 0 where a
-            cluster computes on CPUs.
-    """
+class RunOptions(NamedTuple):
+    """Where artefacts are made: address of a cluster, or None; and tasks on one of its GPUs, or
+    None, or 0 where a cluster computes on CPUs."""
 
     ray: str | None
     per_gpu: int | None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from ...defective import Defects
 from ...defective.errors import UserError, nearest
@@ -14,10 +14,8 @@ from ...train.config import TrainConfig
 from ...train.datasets import DATASETS
 from ...train.settings import read_recipe
 from .artefacts import AdversarialImages, Model, Sample, Training
-from .budgets import BUDGETS, ROLES, Budget, DataPlan
+from .budgets import BUDGETS, ROLES, Budget
 from .data import Data, SampleFolder, folder_content, named_content
-
-Key, Value = TypeVar("Key"), TypeVar("Value")
 
 SOURCE_SEED = 1000
 """Sources are trained from other seeds than targets: the paper initialises them differently."""
@@ -91,16 +89,18 @@ class Setup:
         return Training(TrainConfig(**values), self.data[role])
 
     def target(
-        self, name: str, arch: str, defects: str = "standard", *, seed: int, **more
+        self,
+        name: str,
+        arch: str,
+        defects: str = "standard",
+        *,
+        seed: int,
+        members: int = 1,
+        **more,
     ) -> Model:
-        """A network to defend with. Args as :meth:`training`; ``seed`` is the repetition."""
-        return Model(name, (self.training(arch, defects, seed=seed, **more),))
-
-    def ensemble(
-        self, name: str, arch: str, defects: str, *, seed: int, count: int = 5, **more
-    ) -> Model:
-        """``count`` networks with masks and weights of their own, as one (the paper's EN)."""
-        seeds = [seed + MEMBER_SEED * k for k in range(count)]
+        """A network to defend with; or several, with masks and weights of their own, as one (the
+        paper's EN). Args as :meth:`training`; ``seed`` is the repetition."""
+        seeds = [seed + MEMBER_SEED * number for number in range(members)]
         return Model(name, tuple(self.training(arch, defects, seed=s, **more) for s in seeds))
 
     def source(self, arch: str, *, seed: int, role: str = "cifar10", **more) -> Model:
@@ -108,20 +108,16 @@ class Setup:
         training = self.training(arch, role=role, seed=SOURCE_SEED + seed, **more)
         return Model(ARCHITECTURES.get(arch, arch), (training,))
 
-    def sources(self, *, seed: int, role: str = "cifar10") -> dict[str, Model]:
-        """{architecture: source} of the five."""
-        return {arch: self.source(arch, seed=seed, role=role) for arch in ARCHITECTURES}
-
     def sample(self, role: str, models: tuple[Model, ...], count: int | None = None) -> Sample:
         """The images that all ``models`` classify right; of them the budget's number."""
         return Sample(self.data[role], models, self.budget.samples if count is None else count)
 
     def attacked_sample(self, source: Model, *, seed: int, role: str = "cifar10") -> Sample:
         """The images that sets of ``source`` are made of."""
-        judges = (source,)
+        judges = [source]
         if self.images == "common":
-            judges = tuple(self.sources(seed=seed, role=role).values())
-        return self.sample(role, judges)
+            judges = [self.source(arch, seed=seed, role=role) for arch in ARCHITECTURES]
+        return self.sample(role, tuple(judges))
 
     def adversarial(self, source: Model, attack: str, sample: Sample) -> AdversarialImages:
         """The set of an attack; of Carlini and Wagner's, the first images only."""
@@ -130,18 +126,6 @@ class Setup:
         if most is not None and most >= sample.count:
             most = None
         return AdversarialImages(source, text, sample, most)
-
-    def each_seed(
-        self, build: Callable[[int], tuple[Mapping[Key, Value], Mapping[Key, Value]]]
-    ) -> tuple[dict[Key, tuple[Value, ...]], dict[Key, tuple[Value, ...]]]:
-        """The table and the rows beside it that ``build`` makes for one repetition, with a value
-        for each of them."""
-        built = [build(seed) for seed in self.seeds]
-        table, beside = (
-            {key: tuple(one[part][key] for one in built) for key in built[0][part]}
-            for part in (0, 1)
-        )
-        return table, beside
 
 
 def fgsm(level: int) -> str:
@@ -177,27 +161,34 @@ def read_setup(arguments: argparse.Namespace, roles: Iterable[str]) -> Setup:
         if value < least:
             option = name.replace("_", "-")
             raise UserError(f"--{option} is {value}; expected {least} or more")
-    count = getattr(arguments, "seeds", 1)
-    last = arguments.first_seed + count - 1
-    if last >= MEMBER_SEED:
-        raise UserError(
-            f"--first-seed {arguments.first_seed} and --seeds {count} reach seed {last}; "
-            f"expected seeds below {MEMBER_SEED}: from there on they are of ensembles' members"
-        )
     budget = BUDGETS[arguments.budget]
     places = _places(getattr(arguments, "data", []))
     stylized = _place(getattr(arguments, "stylized", ""))
     content = folder_content(Path(stylized), "--stylized") if stylized else ""
     root = _place(getattr(arguments, "data_root", "")) or None
-    data = {
-        role: _data(
-            role, budget.data[role], places.get(role), root, arguments.download, stylized, content
-        )
-        for role in ROLES
-        if role in set(roles)
-    }
-    seeds = tuple(range(arguments.first_seed, last + 1))
-    return Setup(budget, data, seeds, getattr(arguments, "images", "common"))
+
+    def data_of(role: str) -> Data:
+        plan = budget.data[role]
+        found = {
+            "image_size": plan.image_size,
+            "train_limit": plan.train_limit,
+            "root": root,
+            "download": arguments.download,
+        }
+        if role == "imagenet":
+            found |= {"stylized": stylized, "stylized_content": content}
+        dataset = places.get(role, plan.dataset)
+        if dataset == "sample-folder":
+            return Data(role, "", made_by=SampleFolder(1500, 400), **found)
+        if dataset in DATASETS:
+            return Data(role, dataset, named_content(dataset, root), **found)
+        folder = _place(dataset)
+        return Data(role, folder, folder_content(Path(folder), f"--data {role}"), **found)
+
+    roles = set(roles)
+    data = {role: data_of(role) for role in ROLES if role in roles}
+    seeds = range(arguments.first_seed, arguments.first_seed + getattr(arguments, "seeds", 1))
+    return Setup(budget, data, tuple(seeds), getattr(arguments, "images", "common"))
 
 
 def _place(text: str) -> str:
@@ -221,31 +212,3 @@ def _places(texts: list[str]) -> dict[str, str]:
             raise UserError(f"--data {text}: {role} is given twice")
         found[role] = place
     return found
-
-
-def _data(
-    role: str,
-    plan: DataPlan,
-    place: str | None,
-    root: str | None,
-    download: bool,
-    stylized: str,
-    stylized_content: str,
-) -> Data:
-    common = {
-        "role": role,
-        "image_size": plan.image_size,
-        "train_limit": plan.train_limit,
-        "root": root,
-        "download": download,
-    }
-    if role == "imagenet":
-        common |= {"stylized": stylized, "stylized_content": stylized_content}
-    dataset = place or plan.dataset
-    if dataset == "sample-folder":
-        return Data(dataset="", made_by=SampleFolder(1500, 400), **common)
-    if dataset in DATASETS:
-        return Data(dataset=dataset, content=named_content(dataset, root), **common)
-    folder = _place(dataset)
-    content = folder_content(Path(folder), f"--data {role}")
-    return Data(dataset=folder, content=content, **common)

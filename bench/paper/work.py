@@ -132,12 +132,10 @@ class Plan:
         left = list(wanted)
         while left:
             artefact = left.pop()
-            if artefact.key in seen:
-                continue
-            seen.add(artefact.key)
-            if not artefact.is_done(store):
+            if artefact.key not in seen and not artefact.is_done(store):
                 missing.add(artefact.key)
                 left += artefact.inputs()
+            seen.add(artefact.key)
         return cls(tuple(closure(wanted)), frozenset(missing))
 
     def to_make(self) -> list[Artefact]:
@@ -168,17 +166,20 @@ class Failure:
 
 
 class Queue:
-    """What is left of a plan, what failed, and a line about each artefact as it comes to its end.
+    """What is left of a plan, what failed, and a line about what is left out.
 
     Args:
         todo: missing artefacts, inputs first. say: gets the lines.
+
+    Attributes:
+        left: {key: artefact}. own: failures, without what was left out because of them.
     """
 
     def __init__(self, todo: list[Artefact], say: Callable[[str], None]):
         self.left = {artefact.key: artefact for artefact in todo}
         self.total, self.say = len(todo), say
-        self.failed: dict[str, Failure] = {}
         self.own: list[Failure] = []
+        self._failed: dict[str, Failure] = {}
 
     def head(self, artefact: Artefact) -> str:
         """The number of an artefact that ends next, of how many, and what it is."""
@@ -189,12 +190,10 @@ class Queue:
         """Those whose inputs are there, as of when each is asked for. What needs something that
         failed is left out on the way, and said."""
         for artefact in list(self.left.values()):
-            reason = next(
-                (self.failed[i.key] for i in artefact.inputs() if i.key in self.failed), None
-            )
-            if reason is not None:
-                self.say(f"{self.head(artefact)}: left out, {reason.artefact.label} failed")
-                self.failed[self.left.pop(artefact.key).key] = reason
+            reasons = [self._failed[i.key] for i in artefact.inputs() if i.key in self._failed]
+            if reasons:
+                self.say(f"{self.head(artefact)}: left out, {reasons[0].artefact.label} failed")
+                self._failed[self.left.pop(artefact.key).key] = reasons[0]
             elif not any(i.key in self.left for i in artefact.inputs()):
                 yield artefact
 
@@ -205,7 +204,7 @@ class Queue:
         """What needs it is left out later; the others are made."""
         failure = Failure(artefact, message)
         self.own.append(failure)
-        self.failed[self.left.pop(artefact.key).key] = failure
+        self._failed[self.left.pop(artefact.key).key] = failure
 
 
 def make_here(plan: Plan, context: Context) -> list[Failure]:
@@ -251,13 +250,6 @@ def make_here(plan: Plan, context: Context) -> list[Failure]:
             waits = True
             time.sleep(WAIT_SECONDS)
     return queue.own
-
-
-def make_one(artefact: Artefact, context: Context) -> None:
-    """Make an artefact, unless somebody else just did. Raises as :meth:`Artefact.make`."""
-    with context.store.alone(artefact.key):
-        if not artefact.is_done(context.store):
-            make_alone(artefact, context)
 
 
 def make_alone(artefact: Artefact, context: Context) -> None:

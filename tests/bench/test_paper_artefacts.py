@@ -1,6 +1,7 @@
 """Artefacts, really made: stopped, damaged, gone on with, and ended with the same bits."""
 
 import json
+import shutil
 import signal
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from scotoma.bench.paper.artefacts import AdversarialImages, Result, Sample, Training
 from scotoma.bench.paper.data import SIDE, Data, SampleFolder, stylized
 from scotoma.bench.paper.setup import pgd
-from scotoma.bench.paper.work import closure, make_one
+from scotoma.bench.paper.work import closure
 from scotoma.defective.errors import Terminated, UserError
 from scotoma.defective.robustness import load_set
 from scotoma.train.config import TrainConfig
@@ -27,7 +28,7 @@ def chain():
     setup = learning_setup(images="source")
     source = setup.source("resnet18", seed=0)
     target = setup.target("defective", "resnet18", "0.3-Bottom", seed=0)
-    images = setup.adversarial(source, pgd(2, 3, 8), setup.attacked_sample(source, seed=0))
+    images = setup.adversarial(source, pgd(32, 3, 64), setup.attacked_sample(source, seed=0))
     return source, target, images, [Result.transfer(target, images), Result.clean(target)]
 
 
@@ -57,60 +58,35 @@ def whole(tmp_path_factory):
 
 def test_a_stopped_run_goes_on_and_ends_with_the_same_bits(whole, store, monkeypatch):
     """Stopped in a training, between the batches of a set, and before a result."""
-    _, _, _, wanted = chain()
-    calls = {"step": 0, "part": 0, "result": 0}
+    wanted, asked, told = chain()[3], [], Trainer._told_to_stop
+    training = next(a for a in closure(wanted) if isinstance(a, Training))
 
-    with monkeypatch.context() as patch:
-        told = Trainer._told_to_stop
+    def stop(*_):
+        raise KeyboardInterrupt
 
-        def stop_in_training(self, stop):
-            calls["step"] += 1
-            return calls["step"] == 20 or told(self, stop)
+    def told_to_stop(self, stop):
+        asked.append(self)
+        return len(asked) == 20 or told(self, stop)
 
-        patch.setattr(Trainer, "_told_to_stop", stop_in_training)
-        with pytest.raises(KeyboardInterrupt):
+    make = AdversarialImages.make
+
+    def make_a_part(self, context):
+        context.batch_size, context.progress = 5, stop
+        make(self, context)
+
+    for owner, name, instead in (
+        (Trainer, "_told_to_stop", told_to_stop),
+        (AdversarialImages, "make", make_a_part),
+        (Result, "compute", stop),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(owner, name, instead)
             finish(wanted, store)
-    assert calls["step"] == 20
-    trainings = [a for a in closure(wanted) if isinstance(a, Training)]
-    assert not any(training.is_done(store) for training in trainings)
-
-    with monkeypatch.context() as patch:
-        make = AdversarialImages.make
-
-        def stop_in_set(self, context):
-            context.batch_size = 5
-            advance = context.progress
-
-            def progress(done, total, text=""):
-                advance(done, total)
-                calls["part"] += 1
-                raise KeyboardInterrupt
-
-            context.progress = progress
-            make(self, context)
-
-        patch.setattr(AdversarialImages, "make", stop_in_set)
-        with pytest.raises(KeyboardInterrupt):
-            finish(wanted, store)
-    assert calls["part"] == 1
-    before = {t.key: (t.path(store) / "last.safetensors").stat().st_mtime_ns for t in trainings[:1]}
-
-    with monkeypatch.context() as patch:
-
-        def stop_in_result(self, context, cells):
-            calls["result"] += 1
-            raise KeyboardInterrupt
-
-        patch.setattr(Result, "compute", stop_in_result)
-        with pytest.raises(KeyboardInterrupt):
-            finish(wanted, store)
-    assert calls["result"] == 1
-
+        assert training.is_done(store) == (instead is not told_to_stop)
+    weights = training.path(store) / "last.safetensors"
+    before = weights.stat().st_mtime_ns
     assert finish(wanted, store) == []
-    assert contents(store) == contents(whole)
-    for training in trainings[:1]:
-        path = training.path(store) / "last.safetensors"
-        assert path.stat().st_mtime_ns == before[training.key]
+    assert contents(store) == contents(whole) and weights.stat().st_mtime_ns == before
 
 
 def test_results_are_those_of_the_files(whole):
@@ -138,35 +114,30 @@ def test_results_are_those_of_the_files(whole):
     assert indices.tolist() == found.indices.tolist() and details["found"] == len(indices)
 
 
-def test_a_sample_without_models_is_drawn_without_a_look(whole):
-    sample = Sample(DATA, (), 7, seed=4)
-    assert finish([sample], whole) == []
+def test_samples_without_models_and_the_first_of_a_sample(whole):
+    sample, everything = Sample(DATA, (), 7, seed=4), Sample(DATA, (), 5000)
+    _, target, images, _ = chain()
+    few = replace(images, most=3)
+    assert finish([sample, everything, Result.transfer(target, few)], whole) == []
     indices, details = sample.read(whole)
     order = torch.randperm(1000, generator=torch.Generator().manual_seed(4))
     assert indices.tolist() == order[:7].tolist() and details["found"] == 7
-    everything = Sample(DATA, (), 5000)
-    finish([everything], whole)
     assert sorted(everything.read(whole)[0].tolist()) == list(range(1000))
-
-
-def test_only_so_many_of_the_sample(whole):
-    _, target, images, _ = chain()
-    few = replace(images, most=3)
-    assert finish([Result.transfer(target, few)], whole) == []
     indices, _ = images.sample.read(whole)
     assert load_set(few.path(whole)).indices.tolist() == indices[:3].tolist()
 
 
-DAMAGED = ["", "{", "[]", "null", "7", '{"cells": 3}', '{"cells": [{}]}', "[" * 5000, "\udc80"]
-
-
-@pytest.mark.parametrize("number", range(len(DAMAGED)))
-def test_damaged_files_are_named(store, number):
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "null", "7", '{"cells": 3}', '{"cells": [{}]}', "[" * 5000, "\udc80"],
+    ids=range(9),
+)
+def test_damaged_files_are_named(store, content):
     source, target, images, _ = chain()
     for artefact in (Result.clean(target), images.sample):
         path = artefact.path(store)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(DAMAGED[number].encode("utf-8", "surrogateescape"))
+        path.write_bytes(content.encode("utf-8", "surrogateescape"))
         with pytest.raises(UserError, match="remove it") as error:
             artefact.read(store)
         assert str(path) in str(error.value)
@@ -177,17 +148,13 @@ def test_damaged_files_are_named(store, number):
 @pytest.mark.parametrize(
     "content",
     [
-        {"indices": [1, -2], "details": {}},
-        {"indices": [0.5], "details": {}},
-        {"indices": ["1"], "details": {}},
-        {"indices": [[1]], "details": {}},
-        {"indices": 3, "details": {}},
+        *({"indices": indices, "details": {}} for indices in ([1, -2], [0.5], ["1"], [[1]], 3)),
+        *({"indices": indices, "details": {}} for indices in ([True], [1 << 70])),
+        {"indices": [1], "details": 3},
         {"indices": [1]},
         {"details": {}},
-        {"indices": [True], "details": {}},
-        {"indices": [1 << 70], "details": {}},
-        {"indices": [1], "details": 3},
     ],
+    ids=str,
 )
 def test_damaged_choices_of_images(store, content):
     sample = chain()[2].sample
@@ -226,19 +193,16 @@ def test_the_sample_as_a_folder(store):
 
 
 def test_a_folder_is_there_whole_or_not_at_all(store, monkeypatch):
-    artefact = SampleFolder(6, 4)
-    write = SampleFolder._write
+    artefact, write = SampleFolder(6, 4), SampleFolder._write
 
     def stop(self, folder):
         write(self, folder)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(SampleFolder, "_write", stop)
-        with pytest.raises(KeyboardInterrupt):
-            finish([artefact], store)
-    assert not artefact.is_done(store)
-    assert list((store.folder / "data").iterdir()) == []
+        finish([artefact], store)
+    assert not artefact.is_done(store) and list((store.folder / "data").iterdir()) == []
     assert finish([artefact], store) == [] and artefact.is_done(store)
 
 
@@ -246,14 +210,13 @@ def test_stylised_images_have_the_texture_of_another_class():
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (6, 8, 8), generator=generator, dtype=torch.uint8)
     labels = torch.tensor([0, 0, 1, 1, 1, 0])
-    found = stylized(images, labels)
-    assert found.dtype == torch.uint8 and found.shape == images.shape
     flat = images.clone()
     flat[2:5] = 100  # class 1 has no texture: images of class 0 become smooth
     smooth = torch.nn.functional.avg_pool2d(
         flat.float()[:, None], 5, 1, 2, count_include_pad=False
     )[:, 0]
     found = stylized(flat, labels)
+    assert found.dtype == torch.uint8 and found.shape == images.shape
     for number in (0, 1, 5):
         assert torch.equal(found[number], smooth[number].round().to(torch.uint8))
     for number in (2, 3, 4):
@@ -263,17 +226,16 @@ def test_stylised_images_have_the_texture_of_another_class():
 
 
 def test_networks_on_the_folder_find_it_in_the_store(store):
-    setup = tiny_setup()
-    network = setup.training("resnet18", role="imagenet", seed=0)
+    network = tiny_setup().training("resnet18", role="imagenet", seed=0)
     (folder,) = network.inputs()
-    assert isinstance(folder, SampleFolder)
-    config = network.whole_config(store, "cpu")
+    config, place = network.whole_config(store, "cpu"), network.path(store)
     assert config.dataset == str(folder.path(store) / "images")
     assert network.data.stylized_folder(store) == folder.path(store) / "stylized"
-    elsewhere = new_store(store.folder / "elsewhere")
-    assert network.path(elsewhere).name == network.path(store).name
-    assert config.name == network.path(store).name
-    assert config.out == str(network.path(store).parent)
+    assert network.path(new_store(store.folder / "elsewhere")).name == place.name == config.name
+    assert config.out == str(place.parent)
+
+
+# Trainings that were cut short.
 
 
 def test_a_training_goes_on_only_where_it_began(store, monkeypatch):
@@ -290,17 +252,70 @@ def test_a_training_goes_on_only_where_it_began(store, monkeypatch):
     folder = training.path(store)
     for _ in range(2):
         with pytest.raises(UserError, match="enough"):
-            make_one(training, context(store))
+            training.make(context(store))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text("")
     assert seen == [None, folder]
 
 
-def cut_training(training, store, monkeypatch):
+def cut_training(training, store):
     """Make it, and stop it after an epoch."""
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Trainer, "_told_to_stop", lambda self, stop: self.epoch == 1)
-        make_one(training, context(store))
+        training.make(context(store))
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory):
+    """(training, the store that it was cut in)"""
+    training = tiny_setup().training("resnet18", seed=0, epochs=2)
+    store = new_store(tmp_path_factory.mktemp("cut"))
+    cut_training(training, store)
+    return training, store
+
+
+def copied(store, to):
+    shutil.copytree(store.folder, to)
+    return new_store(to)
+
+
+@pytest.mark.parametrize("state", [True, False], ids=["with its state", "without"])
+def test_a_training_in_the_folder_of_another(cut, tmp_path, state):
+    training, store = cut[0], copied(cut[1], tmp_path / "copy")
+    folder = training.path(store)
+    if not state:
+        (folder / "resume.pt").unlink()
+    file = folder / "config.yaml"
+    file.write_text(file.read_text().replace("arch: resnet18", "arch: vgg19"))
+    (failure,) = finish([training], store)
+    assert "arch is 'vgg19' there, and 'resnet18' is asked for" in failure.message
+    assert f"{file}: " in failure.message and "remove the folder" in failure.message
+    assert not training.is_done(store)
+
+
+def test_a_training_without_its_settings(cut, tmp_path):
+    training, store = cut[0], copied(cut[1], tmp_path / "copy")
+    file = training.path(store) / "config.yaml"
+    settings = file.read_text()
+    file.unlink()
+    (failure,) = finish([training], store)
+    assert "no run to continue (config.yaml is missing); put that back" in failure.message
+    file.write_text(settings)
+    assert finish([training], store) == []
+
+
+@pytest.mark.parametrize(
+    "state",
+    [True, pytest.param(False, marks=pytest.mark.slow)],
+    ids=["with its state", "without"],
+)
+def test_a_training_without_its_weights_is_not_done(whole, tmp_path, state):
+    """As a copy without large files leaves it."""
+    (training,), store = chain()[1].members, copied(whole, tmp_path / "copy")
+    for name in ["last.safetensors"] if state else ["last.safetensors", "resume.pt"]:
+        (training.path(store) / name).unlink()
+    assert not training.is_done(store)
+    assert finish([training], store) == [] and training.is_done(store)
 
 
 def noise_folder(folder, seed):
@@ -334,7 +349,7 @@ def test_a_training_goes_on_with_data_that_were_moved(store, tmp_path, monkeypat
 
     here, there = tmp_path / "here", tmp_path / "there"
     noise_folder(here / "imagenet", seed=0)
-    cut_training(training(here), store, monkeypatch)
+    cut_training(training(here), store)
     here.rename(there)
     noise_folder(here / "imagenet", seed=1)
     moved, whole = training(there), new_store(tmp_path / "whole")
@@ -344,40 +359,10 @@ def test_a_training_goes_on_with_data_that_were_moved(store, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("line", "other", "message"),
-    [
-        ("arch: resnet18", "arch: vgg19", "arch is 'vgg19' there, and 'resnet18' is asked for"),
-    ],
+    ("number", "error"),
+    [(signal.SIGINT, None), (signal.SIGTERM, UserError("a bad file"))],
+    ids=["good", "failing"],
 )
-@pytest.mark.parametrize("state", [True, False], ids=["with its state", "without"])
-def test_a_training_in_the_folder_of_another(store, monkeypatch, line, other, message, state):
-    training = learning_setup().training("resnet18", seed=0, epochs=2)
-    cut_training(training, store, monkeypatch)
-    folder = training.path(store)
-    if not state:
-        (folder / "resume.pt").unlink()
-    file = folder / "config.yaml"
-    file.write_text(file.read_text().replace(line, other))
-    (failure,) = finish([training], store)
-    assert message in failure.message and f"{file}: " in failure.message
-    assert "remove the folder" in failure.message
-    assert not training.is_done(store)
-
-
-def test_a_training_without_its_settings(store, monkeypatch):
-    training = learning_setup().training("resnet18", seed=0, epochs=2)
-    cut_training(training, store, monkeypatch)
-    file = training.path(store) / "config.yaml"
-    settings = file.read_text()
-    file.unlink()
-    (failure,) = finish([training], store)
-    assert "no run to continue (config.yaml is missing); put that back" in failure.message
-    file.write_text(settings)
-    assert finish([training], store) == []
-
-
-@pytest.mark.parametrize("error", [None, UserError("a bad file")], ids=["good", "failing"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_told_to_stop_in_the_last_evaluation(store, monkeypatch, capsys, number, error):
     """The training is kept, and the next one is not begun."""
     setup = tiny_setup()
@@ -397,16 +382,3 @@ def test_told_to_stop_in_the_last_evaluation(store, monkeypatch, capsys, number,
     assert first.is_done(store) == (error is None)
     assert ("failed: a bad file" in capsys.readouterr().out) == (error is not None)
     assert not second.path(store).exists()
-
-
-@pytest.mark.parametrize("state", [True, False], ids=["with its state", "without"])
-def test_a_training_without_its_weights_is_not_done(store, state):
-    """As a copy without large files leaves it."""
-    setup = tiny_setup()
-    model = setup.source("resnet18", seed=0)
-    (training,) = model.members
-    assert finish([training], store) == []
-    for name in ["last.safetensors"] if state else ["last.safetensors", "resume.pt"]:
-        (training.path(store) / name).unlink()
-    assert not training.is_done(store)
-    assert finish([Result.clean(model)], store) == [] and training.is_done(store)

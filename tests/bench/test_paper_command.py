@@ -167,7 +167,7 @@ def test_a_study_is_scored(paper, tmp_path):
         (("tabel4",), "did you mean .?table4|table4"),
         (("table19",), "table19"),
         (("table11", "--seeds", "0"), "--seeds is 0"),
-        (("table11", "--first-seed", "99", "--seeds", "2"), "reach seed 100"),
+        (("table11", "--first-seed", "99", "--seeds", "2"), "seeds has 100"),
         (("table11", "--batch-size", "0"), "--batch-size is 0"),
         (("table11", "--per-gpu", "2"), "give --ray"),
         (("table11", "--ray", "local", "--per-gpu", "0"), "--per-gpu is 0"),

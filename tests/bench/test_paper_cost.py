@@ -104,7 +104,7 @@ def test_bounds_hold(tmp_path, passes):
 def test_no_more_images_than_there_are(tmp_path):
     store, setup = new_store(tmp_path), tiny_setup()
     network = setup.target("a", "resnet18", seed=0, role="imagenet")
-    test = of_data.info_of(network.data, store).test
+    test = of_data.info_of(network.data).test
     sample = setup.sample("imagenet", (), 10 * test)
     images = setup.adversarial(network, pgd(1, 3, 16), sample)
     few = replace(images, most=2)
@@ -144,17 +144,17 @@ def test_known_numbers_of_images_are_those_of_the_data():
 def test_folders_are_counted(tmp_path):
     store, setup = new_store(tmp_path), tiny_setup()
     data = setup.data["imagenet"]
-    before = of_data.info_of(data, store)
+    before = of_data.info_of(data)
     data.made_by.make(context(store))
     found = datasets.load_dataset(data.location(store))
     assert (before.train, before.test) == (len(found.train), len(found.test))
     place = data.made_by.path(store) / "images"
-    assert of_data.info_of(Data("imagenet", str(place), "of a folder"), store) == before
+    assert of_data.info_of(Data("imagenet", str(place), "of a folder")) == before
     (tmp_path / "imagenet").symlink_to(place)
     named = Data("imagenet", "imagenet", "of a part", image_size=64, root=str(tmp_path))
-    of_part = of_data.info_of(named, store)
+    of_part = of_data.info_of(named)
     assert of_part == replace(before, side=64, channels=3)
-    assert of_data.info_of(replace(named, content="", image_size=None), store).train == 1_281_167
+    assert of_data.info_of(replace(named, content="", image_size=None)).train == 1_281_167
 
 
 def test_a_training_that_was_stopped_counts_what_is_left(tmp_path, passes, monkeypatch):
@@ -171,11 +171,11 @@ def test_a_training_that_was_stopped_counts_what_is_left(tmp_path, passes, monke
     assert passes["train"] == left["train"]
 
 
-def test_keep_probabilities_cost_the_same_and_widths_do_not(tmp_path):
-    store, setup = new_store(tmp_path), tiny_setup()
+def test_keep_probabilities_cost_the_same_and_widths_do_not():
+    setup = tiny_setup()
 
     def network(defects):
-        return network_of(setup.training("resnet18", defects, seed=0), store)
+        return network_of(setup.training("resnet18", defects, seed=0))
 
     assert network("0.3-Bottom") == network("0.1-Bottom") != network("standard")
     assert network("0.3-BottomDC") != network("0.1-BottomDC")
@@ -217,15 +217,14 @@ def test_finished_trainings_are_the_better_speed(tmp_path):
     folder.mkdir(parents=True)
     summary = {"device": device_name(CPU), "train_images": 500, "epochs": 2, "train_s": 30.0}
     (folder / "summary.json").write_text(json.dumps(summary))
-    key = (network_of(training, store), "train")
+    key = (network_of(training), "train")
     assert finished_speeds([training], store, CPU)[key] == pytest.approx(0.03)
     (folder / "summary.json").write_text(json.dumps(summary | {"device": "another"}))
     assert key not in finished_speeds([training], store, CPU)
 
 
-def test_a_network_is_really_timed(tmp_path):
-    store = new_store(tmp_path)
-    network = network_of(tiny_setup().training("resnet18", seed=0), store)
+def test_a_network_is_really_timed():
+    network = network_of(tiny_setup().training("resnet18", seed=0))
     times = {w: cost.seconds_an_image(network, w, CPU) for w in ("train", "gradient", "forward")}
     assert all(0 < seconds < 10 for seconds in times.values())
 

@@ -155,7 +155,8 @@ def test_an_empty_folder_of_imagenet_is_left_to_who_reads_it(tmp_path):
 def test_tiny_imagenet_is_itself_before_and_after_its_download_and_a_part_is_not(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(of_data, "TINY_IMAGES", {"train": 4, "val": 2})
+    whole = replace(of_data.KNOWN["tiny-imagenet"], train=4, test=2)
+    monkeypatch.setitem(of_data.KNOWN, "tiny-imagenet", whole)
     base = tmp_path / "tiny-imagenet" / "tiny-imagenet-200"
     before = keys(read("--data-root", str(tmp_path), "--download"))
     images(images(base, 2, extension="JPEG"), 1, split="val", extension="JPEG")

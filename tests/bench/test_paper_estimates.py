@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from scotoma.bench.paper.experiment import Experiment, Measure, estimate, read_values
+from scotoma.bench.paper.experiment import Measure, estimate, read_values
 from scotoma.bench.paper.judge import Estimate, combined, share, wilson
 from scotoma.defective.errors import UserError
 from scotoma.defective.robustness.rates import proportion
@@ -30,56 +30,36 @@ def of(*results, quantity="defence", index=0):
     return estimate([Measure(Written(each), quantity, index) for each in results], None)
 
 
-def test_rate_of_one_seed():
+def test_rates_and_scores_of_one_seed():
     found = of({"defence": proportion(30, 40)})
     assert found == share(0.75, 40) and found.rate and found.n == 40
     assert found.per_seed == (0.75,)
     assert found.interval() == (found.low, found.high) == wilson(0.75, 40)
     assert found.interval(0.999) == wilson(0.75, 40, 0.999)
-
-
-def test_score_of_one_seed():
     found = of({"score": 3e-5, "score_interval": [2e-5, 5e-5], "n": 500}, quantity="score")
     assert found == Estimate(3e-5, 2e-5, 5e-5, 500, (3e-5,))
+    for more in ({}, {"score_interval": None}):
+        found = of({"score": 3e-5, **more}, quantity="score")
+        assert (found.low, found.high, found.n) == (None, None, 0)
+        assert found.interval() is None and found.interval(0.9) is None
 
 
-@pytest.mark.parametrize("more", [{}, {"score_interval": None}])
-def test_score_without_an_interval(more):
-    found = of({"score": 3e-5, **more}, quantity="score")
-    assert (found.low, found.high, found.n) == (None, None, 0)
-    assert found.interval() is None and found.interval(0.9) is None
-
-
-def test_several_seeds():
+def test_several_seeds_and_draws_of_an_image():
     rates = [{"defence": proportion(k, n)} for k, n in ((400, 1000), (500, 1000), (540, 900))]
     assert of(*rates) == combined([share(0.4, 1000), share(0.5, 1000), share(0.6, 900)])
-
-
-def test_draws_of_an_image_are_no_images():
     draws = [proportion(k, 100) for k in (80, 90, 85)]
     found = of({"accuracy": proportion(255, 300), "per_draw": draws}, quantity="accuracy")
-    assert found == share(0.85, 100)
+    assert found == share(0.85, 100)  # draws are no images
 
 
-def test_what_is_not_there():
-    assert estimate([Measure(Written(), "defence")], None) is None
-    there = Measure(Written({"defence": proportion(3, 4)}), "defence")
-    assert estimate([there, Measure(Written(), "defence")], None) is None
+def test_what_is_there_and_what_is_not():
+    there, absent = Measure(Written({"defence": proportion(3, 4)}), "defence"), Written()
+    places = {("a", "c"): (there,), ("b", "c"): (there, Measure(absent, "defence")), ("d", "c"): ()}
+    assert read_values(places, None) == {("a", "c"): share(0.75, 4)}
     assert of({"defence": proportion(3, 4)}, {"defence": proportion(0, 0)}) is None
     assert of({"score": None}, quantity="score") is None
-    assert estimate([], None) is None and combined([]) is None
-
-
-def test_index_of_a_cell():
-    result = Written({"defence": proportion(1, 4)}, {"defence": proportion(3, 4)})
-    assert estimate([Measure(result, "defence", 1)], None).value == 0.75
-
-
-def test_values_of_an_experiment():
-    there = Measure(Written({"defence": proportion(3, 4)}), "defence")
-    cells = {("a", "c"): (there,), ("b", "c"): (there, Measure(Written(), "defence"))}
-    found = read_values(Experiment(("a", "b"), ("c",), cells), None)
-    assert found == {("a", "c"): share(0.75, 4)}
+    two = Written({"defence": proportion(1, 4)}, {"defence": proportion(3, 4)})
+    assert estimate([Measure(two, "defence", 1)], None).value == 0.75
 
 
 @pytest.mark.parametrize(
@@ -101,6 +81,7 @@ def test_values_of_an_experiment():
         {"defence": 2.0, "defence_interval": [None, 3.0]},
         {"defence": 2.0, "defence_interval": ["a", "b"]},
         {"defence": 2.0, "n": "many"},
+        {"other": proportion(1, 4)},
     ],
 )
 def test_damaged_result(results):

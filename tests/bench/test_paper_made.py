@@ -7,7 +7,7 @@ import torch
 from paper_smoke import TINY, context, learning_setup, new_store, tiny_setup
 from scotoma.bench.paper.budgets import ROLES, SMOKE, DataPlan
 from scotoma.bench.paper.data import Data, SampleFolder
-from scotoma.bench.paper.experiment import Made, only_rows, read_places, read_values
+from scotoma.bench.paper.experiment import Made, only_rows, read_values
 from scotoma.bench.paper.setup import Setup
 from scotoma.bench.paper.tables import definition, definitions
 from scotoma.bench.paper.work import Plan, make_here
@@ -18,7 +18,7 @@ from scotoma.train.plots import encoded
 def run(experiment, store):
     failures = make_here(Plan.of(experiment.wanted(), store), context(store))
     assert failures == [], failures[0].message
-    return read_values(experiment, store)
+    return read_values(experiment.cells, store)
 
 
 @pytest.mark.parametrize("name", ["table2", "table4", "table8", "table10", "table11", "table14"])
@@ -157,7 +157,7 @@ def made(tmp_path_factory):
 
 def test_every_cell_is_measured(made):
     there, table = made
-    values = read_values(table, there.store)
+    values = read_values(table.cells, there.store)
     assert set(values) == set(table.cells)
     for value in values.values():
         assert 0 <= value.low <= value.value <= value.high <= 1 and value.n
@@ -212,13 +212,13 @@ def test_everything_at_the_smallest_budget(smoke, name):
         found = measure.result.read(there.store)[measure.index][measure.quantity]
         return isinstance(found, dict) and found["n"] == 0
 
-    values = read_values(experiment, there.store)
+    values = read_values(experiment.cells, there.store)
     empty = {place for place in experiment.cells if without_images(place)}
     assert set(values) == set(experiment.cells) - empty and 2 * len(empty) <= len(experiment.cells)
     for (_, column), value in values.items():
         assert value.low is not None and value.low <= value.value <= value.high
         assert value.n > 0 and (value.high <= 1 or column == "S(M)")
-    assert set(read_places(experiment.asides, there.store)) == set(experiment.asides)
+    assert set(read_values(experiment.asides, there.store)) == set(experiment.asides)
     if plan.draw is not None and name != "figure5":
         pictures = plan.draw(Made(plan, setup, experiment, values, there))
         assert len(pictures) == (1 if name == "figure14" else len(plan.roles))

@@ -318,7 +318,7 @@ def test_one_network_for_all_tables():
     }
     assert len(standard) == len(tenths) == 1 and not tenths & standard
     for row in ("0.5-Bottom", "0.3-Bottom"):
-        ensemble = full_setup().ensemble("EN", "resnet18", row, seed=0)
+        ensemble = full_setup().target("EN", "resnet18", row, seed=0, members=5)
         pair = [network("table10", name, row) for name in (row, f"{row}DIF")]
         assert pair == [member.key for member in ensemble.members[:2]]
     # Names do not decide files.

@@ -13,7 +13,7 @@ import torch
 from named_artefact import Named
 from paper_smoke import context, new_store
 from scotoma.bench.paper.data import SampleFolder
-from scotoma.bench.paper.work import Failure, Plan, Store, closure, make_here, make_one
+from scotoma.bench.paper.work import Failure, Plan, Store, closure, make_here
 from scotoma.defective.errors import UserError
 
 
@@ -187,10 +187,7 @@ def test_a_lock_holds_across_processes_and_ends_with_its_owner(store, capsys):
         make_here(Plan.of([artefact], store), context(store))
         finished.set()
 
-    def make_it_alone():
-        make_one(artefact, context(store))
-
-    waiting = [threading.Thread(target=each) for each in (make, make_it_alone)]
+    waiting = [threading.Thread(target=make)]
     try:
         assert owner.stdout.readline() == "locked\n"
         for thread in waiting:

@@ -91,14 +91,24 @@ def processes_with(text):
     return found
 
 
+def holder_of(path):
+    """The number of the process that has a file open."""
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if link.readlink() == path:
+                return int(link.parts[2])
+        except OSError:
+            pass  # gone meanwhile, or somebody else's
+    raise LookupError(path)
+
+
 @dataclass(frozen=True)
 class Fake(Named):
     """Writes where and when it was made.
 
     Attributes:
         does: "" or what it does before: fail, bug, print; vanish, which writes nothing; die, each
-            time; die-once; hold, until the file "go" is in the store; hold-once, as hold at first
-            and not at all later.
+            time; die-once; hold, until the file "go" is in the store.
     """
 
     kind = "fake"
@@ -114,19 +124,17 @@ class Fake(Named):
         path.parent.mkdir(parents=True, exist_ok=True)
         begun = path.with_suffix(".begun")
         with begun.open("a") as file:
-            file.write(f"{ray.get_runtime_context().get_node_id()} {os.getpid()}\n")
+            file.write("begun\n")
         self.act(context.store.folder / "go", len(begun.read_text().splitlines()))
         content = {
             "start": start,
             "end": time.time(),
             "process": os.getpid(),
             "node": ray.get_runtime_context().get_node_id(),
-            "number": context.__dict__.setdefault("fakes", 0) + 1,
             "device": str(context.device),
             "gpus": ray.get_gpu_ids(),
             "threads": torch.get_num_threads(),
         }
-        context.fakes = content["number"]
         if self.does != "vanish":
             path.write_text(json.dumps(content))
 
@@ -140,18 +148,13 @@ class Fake(Named):
             os.system("echo a word of a child")
         if self.does == "die" or (self.does == "die-once" and attempt == 1):
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.does == "hold" or (self.does == "hold-once" and attempt == 1):
-            try:
-                wait_for(go.exists)
-            except KeyboardInterrupt:
-                go.with_name(f"{self.name}.stopped").touch()
-                raise
+        if self.does == "hold":
+            wait_for(go.exists)
 
     def begun(self, store):
-        """(node, process) of each attempt so far."""
+        """A line for each attempt so far."""
         path = self.path(store).with_suffix(".begun")
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [(line.split()[0], int(line.split()[1])) for line in lines if " " in line]
+        return path.read_text().splitlines() if path.exists() else []
 
     def read(self, store):
         return json.loads(self.path(store).read_text())
