@@ -168,12 +168,37 @@ STATE = {
     "memory.used": "4",
 }
 OWN = f"GPU-u1, {os.getpid()}, python, 900"
-ANOTHER = "GPU-u1, 99999999, /opt/a, b/train, 900"
+ANOTHER = f"{OWN}\nGPU-u1, 99999999, /opt/a, b/train, 900"
+UNKNOWN = {name: "[N/A]" for name in STATE}
 
 
-@pytest.fixture
-def pretended(monkeypatch):
-    """pretended(state of GPU 0, ...) -> results for two GPUs, by torch.cuda and an nvidia-smi."""
+@pytest.mark.parametrize(
+    ("changes", "what", "verdict", "words"),
+    [
+        ({}, "GPU 0", OK, "GPU of test 0, compute capability 9.0, 78.0 of 79.0 GiB free, "
+         "132 multiprocessors, L2 50 MiB, driver 580.95.05"),
+        ({}, "GPU 1 now", OK, "71.20 of 700.00 W"),
+        ({"refusal": "it has compute capability (7, 0)"}, "GPU 0", WARNING,
+         "runs the eager definition only: it has compute capability (7, 0) -> for the fused "
+         "kernels: Triton, and a GPU of compute capability 8.0 or later"),
+        ({"processes": ANOTHER}, "GPU 1 users", WARNING,
+         "train (process 99999999, 900 MiB): another process uses it, and no timing"),
+        ({"memory.used": "30720"}, "GPU 0 users", WARNING, "30.0 GiB in use"),
+        ({"memory.used": "5000", "reserved": 4500 * 2**20}, "GPU 0 users", OK, "no other"),
+        ({"utilization.gpu": "97"}, "GPU 0 users", WARNING, "97 % busy"),
+        # nvidia-smi may count in another order than torch.
+        ({"power.limit": "500.00"}, "GPU 0 now", WARNING,
+         "700 W: slower than others -> sudo nvidia-smi --id=3 --power-limit=700"),
+        (UNKNOWN | {"mig": "Enabled"}, "GPU 0 now", OK, "MIG"),
+        ({"state": {}}, "GPU 0", OK, "driver unknown"),
+        ({"state": {}}, "GPU 0 now", ABSENT, "nvidia-smi"),
+        ({"state": {}}, "GPU 0 users", ABSENT, "unknown"),
+    ],
+)  # fmt: skip
+def test_gpus(monkeypatch, changes, what, verdict, words):
+    """Two of them, as a pretended torch.cuda and nvidia-smi have them."""
+    settings = {"refusal": None, "processes": OWN, "reserved": 0, "mig": "Disabled"} | changes
+    state = changes.get("state", STATE | {name: changes.get(name, STATE[name]) for name in STATE})
 
     def properties(device):
         index = torch.device(device).index
@@ -182,70 +207,30 @@ def pretended(monkeypatch):
             L2_cache_size=50 * 2**20, uuid=f"u{index}",
         )  # fmt: skip
 
-    def results(state=STATE, mig="Disabled", refusal=None, processes=OWN, reserved=0):
-        def output_of(command):
-            _, *options = command
-            if "compute-apps" in options[0]:
-                return processes
-            fields = options[1].removeprefix("--query-gpu=").split(",")
-            known = state | {"driver_version": "580.95.05", "mig.mode.current": mig}
-            return ", ".join(known[name] for name in fields) if state else None
+    def output_of(command):
+        if "compute-apps" in command[1]:
+            return settings["processes"]
+        fields = command[2].removeprefix("--query-gpu=").split(",")
+        known = state | {"driver_version": "580.95.05", "mig.mode.current": settings["mig"]}
+        return ", ".join(known[name] for name in fields) if state else None
 
-        monkeypatch.setattr(harness, "output_of", output_of)
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-        monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (78 * 2**30, 79 * 2**30))
-        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved)
-        monkeypatch.setattr(backends, "device_refusal", lambda device: refusal)
-        return by_what(gpus.gpus(NOTHING))
-
-    return results
-
-
-def test_idle_gpus(pretended):
-    lines = pretended()
-    assert {line.verdict for what, line in lines.items() if what != "CPU"} == {OK}
-    assert lines["GPU 0"].detail == (
-        "GPU of test 0, compute capability 9.0, 78.0 of 79.0 GiB free, 132 multiprocessors, "
-        "L2 50 MiB, driver 580.95.05"
-    )
-    assert lines["GPU 1"].values["free_bytes"] == 78 * 2**30
-    assert "71.20 of 700.00 W" in lines["GPU 1 now"].detail
-
-
-@pytest.mark.parametrize(
-    ("changes", "what", "words"),
-    [
-        ({"processes": f"{OWN}\n{ANOTHER}"}, "GPU 1 users",
-         ["train (process 99999999, 900 MiB): another process", "timing"]),
-        ({"state": {"memory.used": "30720"}}, "GPU 0 users", ["30.0 GiB in use"]),
-        ({"state": {"utilization.gpu": "97"}}, "GPU 0 users", ["97 % busy"]),
-        # nvidia-smi may count in another order than torch.
-        ({"state": {"power.limit": "500.00"}}, "GPU 0 now",
-         ["700 W", "sudo nvidia-smi --id=3 --power-limit=700"]),
-        ({"refusal": "it has compute capability (7, 0)"}, "GPU 0", ["eager", "8.0 or later"]),
-    ],
-)  # fmt: skip
-def test_what_is_wrong_with_a_gpu(pretended, changes, what, words):
-    lines = pretended(**changes | {"state": STATE | changes.get("state", {})})
-    wrong = [line.what for line in lines.values() if line.verdict == WARNING]
-    assert what in wrong and {
-        name.split(" ", 2)[2:] == what.split(" ", 2)[2:] for name in wrong
-    } == {True}
-    for word in words:
-        assert word in lines[what].detail + lines[what].fix
-
-
-def test_gpus_without_nvidia_smi_or_with_half_of_it(pretended):
-    lines = pretended(state={}, processes=None)
-    assert lines["GPU 0"].verdict == OK and "driver unknown" in lines["GPU 0"].detail
-    assert lines["GPU 0 now"].verdict == lines["GPU 0 users"].verdict == ABSENT
-    lines = pretended(state={name: "[N/A]" for name in STATE}, mig="Enabled")
-    assert lines["GPU 0 now"].verdict == OK and "MIG" in lines["GPU 0 now"].detail
-    # What this process holds is no other's.
-    lines = pretended(state=STATE | {"memory.used": "5000"}, reserved=4500 * 2**20)
-    assert lines["GPU 0 users"].verdict == OK
+    monkeypatch.setattr(harness, "output_of", output_of)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (78 * 2**30, 79 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: settings["reserved"])
+    monkeypatch.setattr(backends, "device_refusal", lambda device: settings["refusal"])
+    lines = by_what(gpus.gpus(NOTHING))
+    assert list(lines) == [
+        "CPU",
+        *(f"GPU {i}{kind}" for i in "01" for kind in ("", " now", " users")),
+    ]
+    found = lines[what]
+    assert found.verdict == verdict and words in f"{found.detail} -> {found.fix}"
+    # What is wrong in one respect is fine in the others.
+    others = [line for name, line in lines.items() if name[5:] not in ("", what[5:])]
+    assert not state or {line.verdict for line in others} == {OK}
 
 
 @pytest.mark.parametrize(
@@ -427,20 +412,17 @@ def test_no_cpp_compiler(monkeypatch, tmp_path):
 # Caches, disks and data sets.
 
 
-def test_folders_that_cannot_be_written(monkeypatch, tmp_path):
+def test_folders_that_are_full_or_cannot_be_written(monkeypatch, tmp_path):
     file = tmp_path / "file"
     file.touch()
     monkeypatch.setenv("TRITON_CACHE_DIR", str(file / "below"))
     (line,) = by_what(checks.caches(NOTHING)).values()
     assert line.verdict == WARNING and "is a file" in line.detail
     assert "export TRITON_CACHE_DIR=" in line.fix
-
-
-def test_a_full_disk(monkeypatch, tmp_path):
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**30))
     line = checks.free_space("data root", tmp_path / "not" / "yet", "free some")
     assert line.verdict == WARNING and "1.0 GiB free" in line.detail
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_data_sets_that_are_there_and_not(monkeypatch, tmp_path):
