@@ -20,8 +20,8 @@ from ...defective.errors import UserError
 from ...train.pages import Page, code, strong, write_files
 from ..options import add_picture_format, make_parser
 from . import tables, verdicts
-from .rows import Loaded, load
-from .tables import NONE, Columns, listed, table, whole
+from .rows import VERSIONS, Loaded, grouped, load, of
+from .tables import NONE, Columns, fixed, listed, table
 
 RESULTS = Path("bench", "results")
 OUT = Path("docs", "performance.md")
@@ -159,7 +159,10 @@ def build(loaded: Loaded, cpu: bool = False, out: Path = OUT) -> Page:
         " writes this page from rows of results: edit nothing here.",
     )
     page.paragraph(HOW)
-    gpus, cpus = loaded.of("cuda"), loaded.of("cpu")
+    devices = sorted(grouped(loaded.rows, "gpu", "device").items(), key=lambda item: item[0])
+    gpus, cpus = (
+        [(key[1], rows) for key, rows in devices if key[0] is gpu] for gpu in (True, False)
+    )
     if not gpus:
         page.heading("No figure yet")
         words = strong("No figure exists yet: there are no results of a GPU.")
@@ -167,7 +170,7 @@ def build(loaded: Loaded, cpu: bool = False, out: Path = OUT) -> Page:
         lines = [(what, code(command)) for what, command in TO_MEASURE]
         page.table((["what is measured", "command"], lines), words=2)
         verdicts.targets(page, [])
-    for device, rows in gpus.items():
+    for device, rows in gpus:
         page.heading(device)
         environment(page, rows)
         verdicts.targets(page, rows)
@@ -175,7 +178,7 @@ def build(loaded: Loaded, cpu: bool = False, out: Path = OUT) -> Page:
     if cpu and not cpus:
         page.heading("CPU")
         page.paragraph("There are no results of a CPU.")
-    for device, rows in cpus.items() if cpu else ():
+    for device, rows in cpus if cpu else ():
         page.heading(f"{device} (no GPU)")
         page.paragraph(
             strong(
@@ -189,27 +192,32 @@ def build(loaded: Loaded, cpu: bool = False, out: Path = OUT) -> Page:
     lines = [(code(word), meaning) for word, meaning in GLOSSARY]
     page.table((["word", "meaning"], lines), words=2)
     page.heading("Sources")
-    _sources(page, loaded, 0 if cpu else sum(map(len, cpus.values())))
+    _sources(page, loaded, 0 if cpu else sum(len(rows) for _, rows in cpus))
     return page
 
 
+PARTS = {
+    "step": tables.steps,
+    "attacks": tables.attacks,
+    "profile": tables.profile,
+    "convergence": tables.convergence,
+    "layers": tables.layers,
+    "roofline": tables.roofline,
+}
+
+
 def _parts(page: Page, rows: Sequence[dict]) -> None:
-    for part in (
-        *(verdicts.slower_cases, tables.steps, tables.attacks, tables.profile, tables.convergence),
-        *(tables.layers, tables.roofline, verdicts.headroom, verdicts.changes),
-    ):
-        part(page, rows)
+    verdicts.slower_cases(page, rows)
+    for name, part in PARTS.items():
+        if own := of(rows, name):
+            part(page, own)
+    verdicts.headroom(page, of(rows, "layers"))
+    verdicts.changes(page, rows)
 
 
 def environment(page: Page, rows: Sequence[dict]) -> None:
     """Commits, versions, clocks, dates."""
-    versions = {"torch": "torch", "triton": "triton", "driver": "driver"}
-    versions |= {"CUDA": "cuda", "cuDNN": "cudnn"}
-    groups: dict[tuple, list[dict]] = {}
-    for row in rows:
-        found = (row["machine"].get(name) for name in versions.values())
-        key = row["commit"], *(NONE if v is None else str(v) for v in found)
-        groups.setdefault(key, []).append(row)
+    groups = grouped(rows, "commit", "versions")
     newest_first = sorted(
         groups.items(), key=lambda g: (max(row["moment"] for row in g[1]), g[0]), reverse=True
     )
@@ -229,10 +237,10 @@ def environment(page: Page, rows: Sequence[dict]) -> None:
         "measured (UTC)": lambda g: _days(g[1]),
         "benchmarks": lambda g: listed(row["benchmark"] for row in g[1]),
     }
-    for number, name in enumerate(versions, 1):
-        columns[name] = lambda g, number=number: g[0][number]
+    for number, name in enumerate(VERSIONS):
+        columns[name] = lambda g, number=number: g[0][1][number]
     columns |= {
-        "rows": lambda g: whole(len(g[1])),
+        "rows": lambda g: f"{len(g[1]):,}",
         "SM clock (MHz)": lambda g: _clock(g[1], "clocks.sm"),
         "highest (MHz)": lambda g: _clock(g[1], "clocks.max.sm"),
         "GPU (°C)": lambda g: _clock(g[1], "temperature.gpu"),
@@ -253,7 +261,7 @@ def _clock(rows: Sequence[dict], name: str) -> str:
         with suppress(TypeError, ValueError):
             values.append(float((row["clocks"] or {}).get(name)))
     values = [value for value in values if abs(value) < 1e9]
-    ends = [whole(min(values)), whole(max(values))] if values else []
+    ends = [fixed(min(values), 0), fixed(max(values), 0)] if values else []
     return " to ".join(dict.fromkeys(ends)) or NONE
 
 
@@ -270,7 +278,7 @@ def _sources(page: Page, loaded: Loaded, unused: int) -> None:
         return
     columns: Columns = {
         "file": lambda line: code(line[0].as_posix()),
-        "rows": lambda line: whole(line[1][0]),
+        "rows": lambda line: f"{line[1][0]:,}",
         "damaged lines": lambda line: f"{line[1][1]:,} not a JSON object" if line[1][1] else "none",
     }
     table(page, loaded.files.items(), columns)

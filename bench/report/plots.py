@@ -278,7 +278,7 @@ def draw_families(rows: Sequence[dict]) -> Figure:
             busy = "" if row["busy_percent"] is None else f", busy {row['busy_percent']:.0f} %"
             axes.text(end, place, f" {end:.2f} ms{busy}", va="center", fontsize=7.5)
         # On a CPU, which the profiler slows down, families add up to a profiled step.
-        step = "profiled step" if rows[0]["machine"]["kind"] == "cpu" else "step"
+        step = "step" if rows[0]["gpu"] else "profiled step"
         _label(axes, f"ms per {step}", grid="x")
         words = [cut(f"{row['case']}: {row['contestant']}", 90) for row in rows]
         axes.set_yticks(range(len(rows)), words, fontsize=8)

@@ -23,6 +23,7 @@ ORDER = (
     *("fused", "fused-compile", "fused-graph", "fused-compile-graph", FLOAT16_RIVAL),
 )
 PASSES = ("forward", "backward", "both")
+VERSIONS = ("torch", "triton", "driver", "cuda", "cudnn")
 WORKS = ("train", "evaluate", "pgd")
 _RECIPE = ("recipe", "width", "epochs", "batch_size", "precision", "lr", "train_limit")
 """Settings of a training run that make it another case."""
@@ -92,7 +93,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "attacks": _network
     | _all(_text, "attack peer dataset")
     | {"times": _times, "results": ({}, {"success": _number} | _found)}
-    | _all(_some, "images_per_s times_faster"),
+    | {"images_per_s": _some},
     "convergence": _all(_text, "arch defects dataset contestant")
     | _all(_number, "seed target")
     | _all(_some, "accuracy prepare_s train_s seconds_to_target epochs_to_target epochs")
@@ -137,7 +138,8 @@ def wrong(value, pattern, name: str = "") -> str | None:
 def prepared(row: dict, folder: str = "") -> dict:
     """A row with None where a field may be missing, and with what follows from the others.
 
-    That is: ``folder`` of its file; ``place``, a site's name or an operator's shape; ``recipe``,
+    That is: ``device``, and whether it is a ``gpu``; ``versions`` of what is in ``VERSIONS``;
+    ``folder`` of its file; ``place``, a site's name or an operator's shape; ``recipe``,
     how a network was trained; ``case``, what is measured, in words, without contestant and seed;
     ``contestant``, and whether it is ``ours``; the ``median`` of its times in microseconds;
     ``moment`` in UTC and ``commit`` at which it was measured; ``run``, equal in rows that one
@@ -149,17 +151,21 @@ def prepared(row: dict, folder: str = "") -> dict:
     settings = {key: (row["settings"] or {}).get(key) for key in _RECIPE}
     said = (f"{k.replace('_', ' ')} {v}" for k, v in settings.items() if v is not None)
     place = row["site"]["name"] if "site" in row else "x".join(map(str, row.get("shape", ())))
+    machine = row["machine"]
     row |= {
         "text": text,
         "folder": folder,
+        "device": machine["device"],
+        "gpu": machine["kind"] == "cuda",
+        "versions": tuple(str(machine.get(part) or "-") for part in VERSIONS),
         "place": place,
         "recipe": ", ".join(said),
         "contestant": name,
         "ours": name in (OURS, "triton") or name.startswith("fused"),
         "median": row.get("times", {}).get("median_us"),
         "moment": moment(row["time"]),
-        "commit": row["machine"].get("commit") or "unknown",
-        "run": json.dumps([row["time"], row["machine"]], sort_keys=True),
+        "commit": machine.get("commit") or "unknown",
+        "run": json.dumps([row["time"], machine], sort_keys=True),
     }
     return row | {"case": _words(row)}
 
@@ -193,14 +199,6 @@ class Loaded:
     files: dict[Path, tuple[int, int]] = field(default_factory=dict)
     unknown: Counter = field(default_factory=Counter)
     rows: list[dict] = field(default_factory=list)
-
-    def of(self, kind: str) -> dict[str, list[dict]]:
-        """Rows by device."""
-        found: dict[str, list[dict]] = {}
-        for row in self.rows:
-            if row["machine"]["kind"] == kind:
-                found.setdefault(row["machine"]["device"], []).append(row)
-        return dict(sorted(found.items()))
 
     def digest(self) -> str:
         """Of all rows that a page may show, whatever folder they are in."""
@@ -238,9 +236,8 @@ def load(paths: Iterable[Path]) -> Loaded:
                 )
             used += 1
             row = prepared(row, str(path.parent))
-            where = row["machine"]["kind"], row["machine"]["device"]
-            case = *where, name, row["contestant"], *(row[key] for key in CASE[name])
-            cases.setdefault(case, []).append(row)
+            case = tuple(row[key] for key in ("gpu", "device", "contestant", *CASE[name]))
+            cases.setdefault((name, *case), []).append(row)
         if not objects:
             what = "is no file of JSON lines" if damaged else "is empty"
             raise UserError(

@@ -1,12 +1,10 @@
-"""The parts of a device's page, each a function ``part(page, rows)``; nothing without rows.
+"""The parts of a device's page, each a function ``part(page, rows)`` of its benchmark's rows.
 
 A table is its columns: a heading, and what stands below it for a row or another thing.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -31,7 +29,6 @@ from .rows import (
     layer_clock,
     layer_groups,
     layer_time,
-    of,
     ordered,
     rate,
     seconds,
@@ -46,14 +43,6 @@ NONE = "-"
 
 def fixed(value: float | None, digits: int = 1, factor: float = 1.0) -> str:
     return NONE if value is None else f"{factor * value:,.{digits}f}"
-
-
-def whole(value: float | None) -> str:
-    return fixed(value, 0)
-
-
-def general(value: float | None) -> str:
-    return NONE if value is None else f"{value:g}"
 
 
 def ratio(value: float | None) -> str:
@@ -96,9 +85,9 @@ def picture(page: Page, draw: Callable, rows: Sequence[dict], alt: str, *words: 
     page.picture(name, partial(draw, rows), alt)
 
 
-def _network(row: dict) -> str:
-    width = "" if row["width"] is None else f", width {row['width']:g}"
-    return f"{row['arch']} {row['defects']}{width}, {row['image_size']:g} px"
+def _ends(times: dict, digits: int = 1, factor: float = 1.0) -> str:
+    ends = [fixed(times[name], digits, factor) for name in ("p10_us", "p90_us") if times]
+    return " to ".join(ends) or NONE
 
 
 def _marked(words: Inline, *rows: dict) -> Inline:
@@ -128,7 +117,7 @@ _COSTS: Columns = {
 _FASTEST: Columns = {
     **_CASE,
     "ours": lambda line: code(line[2]["contestant"]) if line[2] else "none measured",
-    "images/s": lambda line: whole(rate(line[2])),
+    "images/s": lambda line: fixed(rate(line[2]), 0),
     **_FASTER,
     **_COSTS,
     "peak of eager (GiB)": lambda line: fixed(
@@ -183,7 +172,7 @@ def steps(page: Page, rows: Sequence[dict]) -> None:
 
 def _speed(line: tuple, name: str) -> Inline:
     row, fastest = line[1].get(name, {}), max(rate(row) or 0 for row in line[1].values())
-    words = _marked(whole(rate(row)), row) if row else NONE
+    words = _marked(fixed(rate(row), 0), row) if row else NONE
     return strong(words) if rate(row) and rate(row) == fastest else words
 
 
@@ -192,9 +181,6 @@ def _speed(line: tuple, name: str) -> Inline:
 
 def attacks(page: Page, rows: Sequence[dict]) -> None:
     """Seconds, and the proof that both found the same."""
-    rows = of(rows, "attacks")
-    if not rows:
-        return
     # Whatever their number formats.
     names = *CASE["attacks"][:-1], "run"
     alike = {id(row): by_contestant(g) for g in grouped(rows, *names).values() for row in g}
@@ -219,14 +205,12 @@ def attacks(page: Page, rows: Sequence[dict]) -> None:
         "image. Passes are those of one image, forward and backward; libraries do not count "
         "theirs."
     )
-    case: Columns = {
-        "attack": lambda row: row["attack"],
-        "network": _network,
+    columns: Columns = {
+        "attack": lambda row: f"{row['case']}, {row['dataset']}",
         "contestant": lambda row: code(row["contestant"]),
-        "batch": lambda row: general(row["batch_size"]),
-    }
-    results: Columns = {
         "median (s)": lambda row: fixed(row["median"], 3, 1e-6),
+        "10 to 90 % (s)": lambda row: _ends(row["times"], 3, 1e-6),
+        "images/s": lambda row: fixed(row["images_per_s"]),
         "times faster than": faster,
         "fooled (%)": found("success", 2, 100),
         "median L2": found("median_l2", 4),
@@ -234,14 +218,7 @@ def attacks(page: Page, rows: Sequence[dict]) -> None:
         "equal predictions (%)": found("equal_predictions", 2, 100),
         "passes": passes,
     }
-    table(page, rows, case | results, words=3)
-    quantiles: Columns = {
-        "p10 (s)": lambda row: fixed(row["times"]["p10_us"], 3, 1e-6),
-        "p90 (s)": lambda row: fixed(row["times"]["p90_us"], 3, 1e-6),
-        "images/s": lambda row: fixed(row["images_per_s"]),
-    }
-    with page.folded("Quantiles and images per second"):
-        table(page, [row for row in rows if row["times"]], case | quantiles, words=3)
+    table(page, rows, columns, words=2)
 
 
 # Where a step's time goes.
@@ -252,15 +229,12 @@ TIMELINES = tuple(f"timeline.{format}" for format in get_args(PictureFormat))
 
 def profile(page: Page, rows: Sequence[dict]) -> None:
     """Milliseconds by families of kernels, and links to traces."""
-    rows = of(rows, "profile")
-    if not rows:
-        return
     page.heading("Profile", 3)
     page.paragraph(
         "Milliseconds of each family's own operators in one step, under the profiler, which "
         "slows a CPU down: families and the time outside operators add up to a profiled step, not "
         "to one without it."
-        if rows[0]["machine"]["kind"] == "cpu"
+        if not rows[0]["gpu"]
         else "Milliseconds in which kernels of each family run in one step, under the "
         "profiler. Gaps are the rest of a step's time as measured without it; busy is the "
         "share of the time in which the device ran something."
@@ -290,9 +264,6 @@ def profile(page: Page, rows: Sequence[dict]) -> None:
 
 def convergence(page: Page, rows: Sequence[dict]) -> None:
     """Every seed named."""
-    rows = of(rows, "convergence")
-    if not rows:
-        return
 
     def reached(row: dict) -> str:
         found = row["seconds_to_target"]
@@ -301,8 +272,7 @@ def convergence(page: Page, rows: Sequence[dict]) -> None:
     def standard_error(line: tuple) -> float | None:
         if len(line[1]) < 2 or seconds(line[1]) is None:
             return None
-        times = [row["seconds_to_target"] for row in line[1]]
-        return statistics.stdev(times) / math.sqrt(len(times))
+        return statistics.stdev(row["seconds_to_target"] for row in line[1]) / len(line[1]) ** 0.5
 
     page.heading("Convergence", 3)
     page.paragraph(
@@ -329,9 +299,9 @@ def convergence(page: Page, rows: Sequence[dict]) -> None:
     columns = {
         "network": lambda row: f"{row['arch']} {row['defects']}",
         "contestant": lambda row: code(row["contestant"]),
-        "seed": lambda row: general(row["seed"]),
-        "epochs to target": lambda row: general(row["epochs_to_target"]),
-        "epochs": lambda row: general(row["epochs"]),
+        "seed": lambda row: f"{row['seed']:g}",
+        "epochs to target": lambda row: fixed(row["epochs_to_target"], 0),
+        "epochs": lambda row: fixed(row["epochs"], 0),
         "training (s)": lambda row: fixed(row["train_s"]),
         "accuracy at the end (%)": lambda row: fixed(row["accuracy"], 2, 100),
     }
@@ -399,8 +369,8 @@ def _site_times(names: Sequence[str], leader: str, clock: str) -> Columns:
             f"{leader} {step} (µs)": lambda line, step=step: fixed(
                 time(line, step).get("median_us")
             ),
-            f"{step}, % of copy": lambda line, step=step: whole(
-                time(line, step).get("copy_percent")
+            f"{step}, % of copy": lambda line, step=step: fixed(
+                time(line, step).get("copy_percent"), 0
             ),
         }
     for name in names:
@@ -417,9 +387,6 @@ def _three(values: Sequence[float | None], show: Callable) -> str:
 
 
 def roofline(page: Page, rows: Sequence[dict]) -> None:
-    rows = of(rows, "roofline")
-    if not rows:
-        return
     ceilings = max(rows, key=lambda row: row["time"])["ceilings"]
     unit, factor = flop_unit(rows[0])
     matmul = ", ".join(
@@ -428,16 +395,12 @@ def roofline(page: Page, rows: Sequence[dict]) -> None:
     )
     page.heading("Roofline", 3)
     page.paragraph(
-        f"Ceilings as measured: copies at {whole(ceilings['copy_gb_per_s'])} GB/s; matrix "
+        f"Ceilings as measured: copies at {fixed(ceilings['copy_gb_per_s'], 0)} GB/s; matrix "
         f"multiplication {matmul or 'not measured'}. Bytes and operations are the fewest that the "
         "operator needs; attained is the share of the lower of the two roofs there."
     )
     alt = "Operations per second against operations per byte, with the measured ceilings"
     picture(page, plots.draw_roofline, rows, alt, "roofline")
-
-    def between(times: dict) -> str:
-        return f"{fixed(times['p10_us'])} to {fixed(times['p90_us'])}" if times else NONE
-
     columns: Columns = {
         "operator": lambda row: code(row["operator"]),
         "form": lambda row: ", ".join(filter(None, (row["kind"], row["pass"], row["detail"]))),
@@ -445,12 +408,13 @@ def roofline(page: Page, rows: Sequence[dict]) -> None:
         "dtype": lambda row: row["dtype"],
         "backend": lambda row: _marked(code(row["backend"]), row),
         "median (µs)": lambda row: fixed(row["median"]),
-        "10 to 90 % (µs)": lambda row: between(row["times"]),
+        "10 to 90 % (µs)": lambda row: _ends(row["times"]),
         "FLOP/B": lambda row: fixed(share(row["flops"], row["bytes"]), 2),
-        "GB/s": lambda row: whole(row["gb_per_s"]),
+        "GB/s": lambda row: fixed(row["gb_per_s"], 0),
         unit: lambda row: fixed(row["tflop_per_s"], 2, factor),
-        "attained (%)": lambda row: whole(row["attained_percent"]),
+        "attained (%)": lambda row: fixed(row["attained_percent"], 0),
     }
     cases = grouped(rows, *CASE["roofline"]).values()
-    ours_first = [sorted(case, key=lambda row: (not row["ours"], row["backend"])) for case in cases]
-    table(page, itertools.chain(*ours_first), columns, words=5)
+    for case in cases:
+        case.sort(key=lambda row: (not row["ours"], row["backend"]))
+    table(page, [row for case in cases for row in case], columns, words=5)

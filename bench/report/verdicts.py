@@ -16,6 +16,7 @@ from .rows import (
     CASE,
     OURS,
     PASSES,
+    VERSIONS,
     best,
     by_contestant,
     by_site,
@@ -116,8 +117,6 @@ Pair = tuple[dict, str, float]
 
 
 def slower_cases(page: Page, rows: Sequence[dict]) -> None:
-    if not rows:
-        return
     our_best, our_others = [], []
     for group in step_groups(rows).values():
         for case in step_cases(group).values():
@@ -223,8 +222,7 @@ MOST = 10
 
 def headroom(page: Page, rows: Sequence[dict]) -> None:
     """Forward and backward of every site of ours without problems, the largest gap first."""
-    rows, found = of(rows, "layers"), []
-    clock = layer_clock(rows)
+    found, clock = [], layer_clock(rows)
     for row in (row for row in rows if row["contestant"] == OURS and not row["problems"]):
         # Words such as "resnet18 x3, vgg19 x2": the network that has most uses.
         users = re.finditer(r"([\w.-]+) x(\d{1,6})\b", row["site"]["users"])
@@ -281,9 +279,8 @@ def changes(page: Page, rows: Sequence[dict]) -> None:
     )
 
     def others(line: tuple) -> str:
-        before, after = (row["machine"] for row in line[:2])
-        versions = "torch", "triton", "driver", "cuda", "cudnn"
-        return ", ".join(n for n in versions if before.get(n) != after.get(n)) or "nothing"
+        both = zip(VERSIONS, line[0]["versions"], line[1]["versions"], strict=True)
+        return ", ".join(name for name, old, new in both if old != new) or "nothing"
 
     def spread(times: dict) -> str:
         ends = fixed(times["p10_us"]), fixed(times["p90_us"])
