@@ -270,10 +270,25 @@ def runs_in(folder: Path) -> str:
     return f"; {folder} holds runs, name one: {', '.join(runs[:5])}{more}" if runs else ""
 
 
-def _read(path, with_tensors: bool):
-    path = Path(path)
+def _read(path: Path, with_tensors: bool) -> tuple[dict, dict[str, torch.Tensor]]:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file{runs_in(path.parent)}")
+    origin = "only files written by scotoma.defective.save_model can be loaded"
+    return read_record(path, _KEY, _FORMAT, "model specification", origin, with_tensors)
+
+
+def read_record(
+    path: Path, key: str, version: int, kind: str, origin: str, with_tensors: bool = True
+) -> tuple[dict, dict[str, torch.Tensor]]:
+    """Record and tensors of a safetensors file of scotoma's. Nothing in it is executed.
+
+    Args:
+        key: of the record in the file's metadata. version: its format. kind, origin: what the file
+            should be and where such files come from, for messages.
+
+    Raises:
+        UserError: another file, a damaged one, or one of another format.
+    """
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
@@ -284,25 +299,22 @@ def _read(path, with_tensors: bool):
             head = file.read(2)
         if head == b"PK" or head[:1] == b"\x80":
             raise UserError(
-                f"{path}: this is a torch.save (pickle) file, which can run code when loaded; "
-                "scotoma reads its own .safetensors checkpoints only"
+                f"{path}: this is a torch.save (pickle) file and not a safetensors file: it can "
+                f"run code when loaded; {origin}"
             ) from None
         raise UserError(
-            f"{path}: truncated or damaged, or not a safetensors file ({_one_line(error)})"
+            f"{path}: truncated or damaged, or not a safetensors file ({_one_line(error)}); "
+            f"{origin}"
         ) from None
     try:
-        record = json.loads(metadata[_KEY])
-        if record["format"] != _FORMAT:
-            raise UserError(
-                f"{path}: checkpoint format {record['format']!r}; this version reads {_FORMAT}"
-            )
-    except UserError:
-        raise
+        record = json.loads(metadata[key])
+        found = record["format"]
     except (KeyError, TypeError, ValueError, RecursionError):
         raise UserError(
-            f"{path}: a safetensors file without scotoma's model specification; only files "
-            "written by scotoma.defective.save_model can be loaded"
+            f"{path}: a safetensors file, but no {kind} of scotoma's; {origin}"
         ) from None
+    if found != version:
+        raise UserError(f"{path}: {kind} of format {found!r}; this version reads {version}")
     return record, tensors
 
 

@@ -58,12 +58,11 @@ class ModelSpec:
                 f"defects {self.defects!r} ask for the {written} placement, but sites is "
                 f"{self.sites!r}"
             )
-        for name in ("num_classes", "in_channels", "width"):
-            check_integer(name, getattr(self, name), least=1)
-        check_integer("image_size", self.image_size, least=8)
+        counts = {"num_classes": 1, "in_channels": 1, "width": 1, "image_size": 8, "thermometer": 0}
         if self.mask_seed is not None:
-            check_integer("mask_seed", self.mask_seed, least=0)
-        check_integer("thermometer", self.thermometer, least=0)
+            counts["mask_seed"] = 0
+        for name, least in counts.items():
+            check_integer(name, getattr(self, name), least)
         if self.thermometer == 1:
             raise UserError(
                 "thermometer is 1; expected 0 for none, or at least 2 levels: one level is the "

@@ -133,7 +133,7 @@ def conv_bn_mask_add_relu(
         # Measuring must leave the running statistics alone.
         candidates(without_running_statistics(call)),
     )
-    tile = tile_named(name)
+    tile = next((tile for tile in CONV_TILES if tile.name == name), None)
     if tile is None and backend is None:
         return separate(call, None)
     return fused(call, tile or CONV_TILES[0])
@@ -189,10 +189,7 @@ def check_convolution(call: Call) -> None:
     if bias is not None:
         check_floating(bias, "conv_bias")
         if bias.shape != shape[:1]:
-            raise ValueError(
-                f"conv_bias has shape {list(bias.shape)}; expected [{shape[0]}], one value for "
-                "each output channel"
-            )
+            raise ValueError(f"conv_bias has shape {list(bias.shape)}; expected [{shape[0]}]")
         check_device(x, bias, "conv_bias")
     for name, tensor in (("conv_weight", kernel), ("conv_bias", bias)):
         if tensor is not None and tensor.dtype != x.dtype and not casting(x):
@@ -253,22 +250,16 @@ def fused(call: Call, tile: ConvTile) -> Tensor:
     other = branch_of(call.projection)
     check_call(call.branch._replace(x=y), other, residual, settings)
     if settings.training:
-        return _training(call, x, kernel, conv_bias, window, tile)
+        y, partials = _ConvWithStatistics.apply(x, kernel, conv_bias, window, tile)
+        main, partials = call.branch._replace(x=y), fused_norm.Partials(partials, tile.m)
+        plan = fused_norm.plan_for(main, other, residual, settings)
+        return fused_norm.bn_mask_add_relu(plan, main, other, residual, settings, partials)
     if residual is not None:
         residual = residual.to(dtype).contiguous(memory_format=torch.channels_last)
     vectors = [v if v is None else v.contiguous() for v in call.branch[1:5]]
     branch = Branch(None, *vectors, call.branch.mask)
     epilogue = {"branch": branch, "residual": residual, "relu": settings.relu}
     return convolve(x, kernel, conv_bias, window, tile, **epilogue, eps=settings.eps)[0]
-
-
-def _training(call: Call, x, kernel, conv_bias, window, tile) -> Tensor:
-    y, partials = _ConvWithStatistics.apply(x, kernel, conv_bias, window, tile)
-    main = call.branch._replace(x=y)
-    other = branch_of(call.projection)
-    plan = fused_norm.plan_for(main, other, call.residual, call.settings)
-    partials = fused_norm.Partials(partials, tile.m)
-    return fused_norm.bn_mask_add_relu(plan, main, other, call.residual, call.settings, partials)
 
 
 class _ConvWithStatistics(torch.autograd.Function):
@@ -304,24 +295,19 @@ def candidates(call: Call) -> dict[str, Callable[[], Tensor]]:
     return ways | {tile.name: lambda tile=tile: fused(call, tile) for tile in CONV_TILES}
 
 
-def tile_named(name: str) -> ConvTile | None:
-    return next((tile for tile in CONV_TILES if tile.name == name), None)
-
-
 def without_running_statistics(call: Call) -> Call:
     """The same work on copies, where the call would update running statistics."""
     if not call.settings.training:
         return call
     projection = call.projection
     if projection is not None:
-        projection = projection._replace(**_copies(projection, "running_mean", "running_var"))
-    branch = call.branch._replace(**_copies(call.branch, "mean", "var"))
-    return call._replace(branch=branch, projection=projection)
+        projection = _with_copies(projection, "running_mean", "running_var")
+    return call._replace(branch=_with_copies(call.branch, "mean", "var"), projection=projection)
 
 
-def _copies(values: NamedTuple, *names: str) -> dict[str, Tensor | None]:
+def _with_copies(values: NamedTuple, *names: str):
     tensors = {name: getattr(values, name) for name in names}
-    return {name: None if t is None else t.clone() for name, t in tensors.items()}
+    return values._replace(**{k: None if t is None else t.clone() for k, t in tensors.items()})
 
 
 def square_window(call: Call) -> Window | None:
@@ -355,9 +341,7 @@ def why_separate(call: Call) -> str | None:
             "fp32_precision (or allow_tf32) forbids"
         )
     if any(t is not None and t.dtype != dtype for t in others):
-        return (
-            f"the convolution computes in {dtype}, and residual or projection.x has another dtype"
-        )
+        return f"the convolution computes in {dtype}, residual or projection.x in another dtype"
     if kernel not in ((1, 1), (3, 3)):
         return f"conv_weight has a {kernel[0]}x{kernel[1]} kernel; expected 1x1 or 3x3"
     if window is None or window.stride not in (1, 2):
@@ -408,9 +392,8 @@ def describe(call: Call) -> str:
         f"{height}x{width} stride {stride} padding {padding}",
         "training" if call.settings.training else "evaluation",
     ]
-    words += [
-        name for name in ("conv_bias", "residual", "projection") if getattr(call, name) is not None
-    ]
+    optional = "conv_bias", "residual", "projection"
+    words += [name for name in optional if getattr(call, name) is not None]
     words += ["mask"] if call.branch.mask is not None else []
     words += ["relu"] if call.settings.relu else []
     return " ".join(words)

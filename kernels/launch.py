@@ -348,19 +348,9 @@ class Plan:
         }
 
     def _reduction(self, kernel: str, cut: Tiling, grid, options=None, **values) -> Launch:
-        return Launch(
-            kernel,
-            grid,
-            self.device,
-            self.direct,
-            options,
-            **cut.sizes,
-            CHUNK_TILES=cut.chunk_tiles,
-            CHUNKS=cut.chunks,
-            **cut.constants,
-            STAGES=STAGES,
-            **values,
-        )
+        chunks = {"CHUNK_TILES": cut.chunk_tiles, "CHUNKS": cut.chunks, "STAGES": STAGES}
+        values = {**cut.sizes, **chunks, **cut.constants, **values}
+        return Launch(kernel, grid, self.device, self.direct, options, **values)
 
     def lay_out(self, main: Branch, other: Branch | None, residual: Tensor | None):
         """Every tensor as the kernels take it. Copies only what differs; differentiable.

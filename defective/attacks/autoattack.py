@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from ..errors import UserError
-from .base import Attack, answer, check_count, check_size, parameter
+from .base import Attack, check_count, check_size, function_of, parameter
 from .library import hand_over
 from .oracle import Oracle
 
@@ -129,46 +129,7 @@ class AutoAttack(_FromLibrary):
         return hand_over(build, oracle, images, labels, *ball, TARGETED_CLASSES), None
 
 
-def apgd(
-    model,
-    images: Tensor,
-    labels: Tensor,
-    eps: float = APGD.eps,
-    *,
-    keys: Tensor | None = None,
-    details: bool = False,
-    **options,
-):
-    """Untargeted APGD by torchattacks.
-
-    Args:
-        model, images, labels: as :class:`scotoma.defective.attacks.Attack` takes them; float32.
-        eps: in units of pixels in [0,1]. keys: not used.
-        details: return the :class:`AttackResult` beside the images.
-        options: further fields of :class:`APGD`: norm, steps, restarts, loss, seed.
-
-    Returns:
-        Adversarial images like ``images``; with ``details`` (images, result).
-
-    Raises:
-        UserError: torchattacks is missing, a setting out of range, or bad arguments.
-    """
-    return answer(APGD(eps=eps, **options), details, model, images, labels, keys)
+apgd = function_of(APGD, "eps")
 
 
-def autoattack(
-    model,
-    images: Tensor,
-    labels: Tensor,
-    eps: float = AutoAttack.eps,
-    *,
-    keys: Tensor | None = None,
-    details: bool = False,
-    **options,
-):
-    """The standard set of AutoAttack by torchattacks. Arguments, result and errors as :func:`apgd`.
-
-    Args:
-        options: further fields of :class:`AutoAttack`: norm, steps, queries, seed.
-    """
-    return answer(AutoAttack(eps=eps, **options), details, model, images, labels, keys)
+autoattack = function_of(AutoAttack, "eps")

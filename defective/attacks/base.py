@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from enum import IntEnum
+from inspect import Parameter, Signature
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -203,19 +205,59 @@ def answer(
     return result.images, result
 
 
-def check_pixels(images: Tensor) -> Tensor:
+def function_of(kind: type[Attack], *positional: str) -> Callable:
+    """An attack as a function for a single call.
+
+    Its settings are keywords with the defaults of the class; the ``positional`` ones may also
+    follow the labels.
+    """
+    defaults = {item.name: item.default for item in fields(kind)}
+    calls = {"keys": None, "details": False} | ({"targeted": False} if kind.can_target else {})
+    rest = calls | {name: value for name, value in defaults.items() if name not in positional}
+    either, keyword = Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY
+    signature = Signature(
+        [Parameter(name, either) for name in ("model", "images", "labels")]
+        + [Parameter(name, either, default=defaults[name]) for name in positional]
+        + [Parameter(name, keyword, default=value) for name, value in rest.items()]
+    )
+
+    def function(*args, **options):
+        given = signature.bind(*args, **options)
+        given.apply_defaults()
+        settings = {name: given.arguments.pop(name) for name in defaults}
+        return answer(kind(**settings), **given.arguments)
+
+    function.__signature__ = signature
+    function.__name__ = function.__qualname__ = kind.name.replace("-", "_")
+    function.__doc__ = f"""{kind.__name__} in a single call; the settings are those of the class.
+
+    Args:
+        model, images, labels, keys, targeted: as :class:`scotoma.defective.attacks.Attack` takes
+            them; with ``targeted`` labels are the classes to reach.
+        details: return the :class:`AttackResult` beside the images.
+
+    Returns:
+        Adversarial images like ``images``; with ``details`` (images, result).
+
+    Raises:
+        UserError: a setting out of range, or bad arguments.
+    """
+    return function
+
+
+def check_pixels(images: Tensor, name: str = "images") -> Tensor:
     """The images, detached. Raises UserError if they are no batch of pixels in [0,1]."""
     known = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     if not isinstance(images, Tensor) or images.dim() != 4 or images.dtype not in known:
         tensor = isinstance(images, Tensor)
         got = f"{tuple(images.shape)} {images.dtype}" if tensor else type(images).__name__
-        raise UserError(f"images is {got}; expected a floating tensor [N,C,H,W] of pixels in [0,1]")
+        raise UserError(f"{name} is {got}; expected a floating tensor [N,C,H,W] of pixels in [0,1]")
     if len(images) == 0:
-        raise UserError("images is an empty batch; expected at least one image")
+        raise UserError(f"{name} is an empty batch; expected at least one image")
     least, most = (float(v) for v in images.detach().aminmax())
     if not (least >= 0 and most <= 1):
         hint = "divide by 255" if most > 2 else "attack in pixel space, normalise inside the model"
-        raise UserError(f"images has pixels from {least:.4g} to {most:.4g}; expected [0,1]: {hint}")
+        raise UserError(f"{name} has pixels from {least:.4g} to {most:.4g}; expected [0,1]: {hint}")
     return _outside(images)
 
 

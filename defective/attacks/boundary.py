@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from . import draws
-from .base import Attack, Status, answer, check_count, parameter
+from .base import Attack, Status, answer, check_count, check_pixels, parameter
 from .norms import at_least_float
 from .oracle import Oracle
 
@@ -70,9 +70,8 @@ class Boundary(Attack):
 
     def perturb(self, oracle: Oracle, images: Tensor, labels: Tensor, keys: Tensor):
         def find(judge: Judge, rows: Tensor) -> tuple[Tensor, Tensor]:
-            pixels = at_least_float(images[rows])
             search = self.seed, self.start_draws, self.start_steps
-            return blended_noise(judge, pixels, rows, keys[rows], *search)
+            return blended_noise(judge, at_least_float(images[rows]), rows, keys[rows], *search)
 
         return self._attack(oracle, images, labels, keys, find, Status.NO_START)
 
@@ -89,14 +88,9 @@ class Boundary(Attack):
         return self._attack(oracle, images, labels, keys, find, Status.BAD_START)
 
     def _attack(
-        self,
-        oracle: Oracle,
-        images: Tensor,
-        labels: Tensor,
-        keys: Tensor,
-        find: Callable[[Judge, Tensor], tuple[Tensor, Tensor]],
-        failure: Status,
+        self, oracle: Oracle, images: Tensor, labels: Tensor, keys: Tensor, find: Callable, failure
     ) -> tuple[Tensor, Tensor]:
+        """``find``: of a judge and rows, where to start and where that is adversarial."""
         result, special = images.clone(), torch.zeros_like(labels, dtype=torch.uint8)
         judge = Judge(oracle, labels, images.dtype, self.max_queries or UNLIMITED)
         wrong = judge(images, torch.arange(len(images), device=images.device))
@@ -219,12 +213,10 @@ UNLIMITED = 2**62
 
 @dataclass(frozen=True)
 class Judge:
-    """Decisions of a model on some images of a batch, up to a number of passes for each.
+    """Decisions of a model on some images of a batch, ``most`` forward passes for each.
 
-    Args:
-        oracle: of the model. labels: int64 [N], true classes of the whole batch.
-        dtype: of the pixels that the model takes; a walk in float32 may be over float16 images.
-        most: forward passes that an image may use.
+    ``labels`` are of the whole batch; ``dtype`` is that of the pixels that the model takes: a walk
+    in float32 may be over float16 images.
     """
 
     oracle: Oracle
@@ -254,15 +246,10 @@ def blended_noise(
 ) -> tuple[Tensor, Tensor]:
     """Blend images with uniform noise, no more than it takes (Brendel et al., 2018, section 2.2).
 
-    An image's noise is the first of its draws that is adversarial. The blend is the first of
-    ``steps`` equal steps from the image to that noise. Images leave as soon as they are done.
+    An image's noise is the first of its ``tries`` draws that is adversarial. The blend is the first
+    of ``steps`` equal steps from the image to that noise. Images leave as soon as they are done.
 
-    Args:
-        images: [n,C,H,W], which the model classifies correctly. rows, keys: int64 [n].
-        tries: draws of noise for an image, the numbers 0 to ``tries`` - 1 of its key and seed.
-
-    Returns:
-        Adversarial images, and bool [n]: whether one was found; otherwise the image is unchanged.
+    Returns: adversarial images, and bool [n]: whether one was found; else the image is unchanged.
     """
     noise, found = images.clone(), torch.zeros_like(rows, dtype=torch.bool)
     waiting = torch.arange(len(rows), device=rows.device)
@@ -289,23 +276,17 @@ def blended_noise(
 
 def check_starts(starts: Tensor, images: Tensor) -> None:
     """Raises UserError if ``starts`` are not one image of pixels in [0,1] for each image."""
-    if not isinstance(starts, Tensor):
-        raise UserError(f"starts is {type(starts).__name__}; expected a tensor like images")
-    got = [tuple(starts.shape), starts.dtype, str(starts.device)]
-    expected = [tuple(images.shape), images.dtype, str(images.device)]
+    check_pixels(starts, "starts")
+    got, expected = ([tuple(t.shape), t.dtype, str(t.device)] for t in (starts, images))
     if got != expected:
         raise UserError(f"starts is {got}; expected {expected}, like images")
-    least, most = (float(v) for v in starts.detach().aminmax())
-    if not (least >= 0 and most <= 1):
-        raise UserError(f"starts has pixels from {least:.4g} to {most:.4g}; expected [0,1]")
 
 
 class Window:
     """The latest outcomes of a trial, for each image: how often did it succeed?
 
-    Args:
-        hits: bool [n,length], outcomes, the oldest overwritten by the newest.
-        seen: int64 [n], outcomes since the image was last judged.
+    ``hits``: bool [n,length], the oldest overwritten by the newest. ``seen``: int64 [n], outcomes
+    since the image was last judged.
     """
 
     def __init__(self, hits: Tensor, seen: Tensor):
@@ -339,15 +320,12 @@ class Window:
 
 @dataclass
 class Walk:
-    """Images on their way, of which some may leave.
+    """Images on their way, of which some may leave: every field has one entry for each.
 
-    Attributes:
-        images, best: [n,C,H,W], originals and the nearest adversarial images so far.
-        rows, keys: int64 [n], their places in the batch and the keys of their random numbers.
-        last: int64 [n], number of the last step that each may take.
-        distance: [n], Euclidean, between images and best.
-        spherical, source: [n], sizes of the two steps, as parts of the distance.
-        around, ahead: outcomes of spherical steps and of whole steps.
+    ``best`` are the nearest adversarial images so far, at ``distance``; ``rows`` their places in
+    the batch; ``last`` the number of the last step that each may take; ``spherical`` and ``source``
+    sizes of the two steps, as parts of the distance; ``around`` and ``ahead`` outcomes of spherical
+    and of whole steps.
     """
 
     images: Tensor
@@ -375,11 +353,7 @@ class Walk:
         the sphere. Then straight towards the image. Clipping to [0,1] leaves the sphere, which the
         second part makes up for.
 
-        Args:
-            directions: standard normal [n,C,H,W].
-
-        Returns:
-            The points after the first and after the second part, and the latter's distance [n].
+        Returns: the points after the first and after the second part, and the latter's distance.
         """
         line = self.images - self.best
         along = (directions * line).flatten(1).sum(1) / self.distance.square()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .base import Attack, answer, check_count, parameter
+from .base import Attack, check_count, function_of, parameter
 from .norms import at_least_float
 from .oracle import Oracle
 
@@ -132,37 +132,7 @@ class CWL2(Attack):
         return np.setdiff1d(np.arange(len(searches)), np.setdiff1d(ended, again))
 
 
-def cw_l2(
-    model,
-    images: Tensor,
-    labels: Tensor,
-    confidence: float = CWL2.confidence,
-    *,
-    keys: Tensor | None = None,
-    details: bool = False,
-    targeted: bool = False,
-    **options,
-):
-    """Carlini-Wagner attack in the Euclidean norm; nothing about it is random.
-
-    Args:
-        model, images, labels, targeted: as :class:`scotoma.defective.attacks.Attack` takes them;
-            with ``targeted`` labels are the classes to reach.
-        confidence: margin to reach, in logits: of the best other class over the true one, or of
-            the goal over the best other class.
-        keys: not used. details: return the :class:`AttackResult` beside the images.
-        options: further fields of :class:`CWL2`: search_steps, steps, lr, initial_const,
-            stop_early, tolerance, warm_start.
-
-    Returns:
-        Adversarial images like ``images``, the image itself where none was found or the model is
-        wrong, or at the goal, already; with ``details`` (images, result).
-
-    Raises:
-        UserError: a setting out of range, or bad arguments.
-    """
-    attack = CWL2(confidence=confidence, **options)
-    return answer(attack, details, model, images, labels, keys, targeted)
+cw_l2 = function_of(CWL2, "confidence")
 
 
 SHRINK = 0.999999
@@ -176,28 +146,15 @@ class Descent:
     """Adam on squared L2 + c * hinge, each image with a constant and a step count of its own.
 
     The variable is w in pixels = (1 + tanh w) / 2, so that no step leaves [0,1] (Carlini and
-    Wagner, 2017, section V). Everything is a tensor with one entry or row for each image that is
-    left; nothing here waits for the device.
+    Wagner, 2017, section V). Everything has one entry for each image that is left (``rows``: which
+    of the oracle's these are), and nothing waits for the device.
 
-    Args:
-        images: [n,C,H,W], pixels in [0,1]. labels, rows: int64 [n]; rows for the oracle's counts.
-        constant: the first of all images. confidence: in logits. lr: Adam's.
-
-    Attributes:
-        best: [n,C,H,W], the nearest success of each image over all constants; the image itself
-            where there is none. nearest: its L2 distance [n], infinite where there is none.
-        found: bool [n], a success under the present constant.
-        lowest: [n], the least loss under the present constant.
+    ``best`` is the nearest success over all constants, else the image itself, ``nearest`` its L2
+    distance; ``found`` and ``lowest`` are success and least loss under the present constant.
     """
 
     def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        rows: Tensor,
-        constant: float,
-        confidence: float,
-        lr: float,
+        self, images: Tensor, labels: Tensor, rows: Tensor, constant: float, confidence: float, lr
     ):
         self.confidence, self.lr = confidence, lr
         self.images, self.labels, self.rows, self.best = images, labels, rows, images
@@ -232,13 +189,10 @@ class Descent:
 
     def _keep(self, oracle: Oracle, pixels: Tensor, logits: Tensor) -> None:
         handicap = -self.confidence if oracle.targeted else self.confidence
-        raised = logits.scatter_add(
-            1, self.labels[:, None], torch.full_like(logits[:, :1], handicap)
-        )
-        success = oracle.won(raised, self.labels)
-        distance = torch.linalg.vector_norm(
-            (pixels - self.images).to(self.nearest).flatten(1), dim=1
-        )
+        handicaps = torch.full_like(logits[:, :1], handicap)
+        success = oracle.won(logits.scatter_add(1, self.labels[:, None], handicaps), self.labels)
+        moved = (pixels - self.images).to(self.nearest).flatten(1)
+        distance = torch.linalg.vector_norm(moved, dim=1)
         better = success & (distance < self.nearest)
         self.best = torch.where(over(better), pixels, self.best)
         self.nearest = torch.where(better, distance, self.nearest)
@@ -253,16 +207,11 @@ class Descent:
         self.offset -= self.lr * (self.mean / first) / ((self.square / second).sqrt() + EPSILON)
 
     def stalled(self, places: np.ndarray, progress: float) -> Tensor:
-        """Whether the least loss is not at most ``progress`` times what it was, twice in a row.
+        """bool [m]: the least loss of the images at ``places`` was twice in a row not at most
+        ``progress`` times what it was at the check before; False at the first check.
 
         The least, since the present one goes up and down where the hinge begins; twice, since it
         goes up first where a step is large.
-
-        Args:
-            places: int64 [m], among the images left.
-
-        Returns:
-            bool [m]; False at the first check under a constant.
         """
         which = self._on_device(places)
         now = self.lowest[which]
@@ -273,12 +222,7 @@ class Descent:
         return self.stalls[which] >= PATIENCE
 
     def restart(self, places: Sequence[int], constants: Sequence[float], warm: bool) -> None:
-        """Begin anew with other constants.
-
-        Args:
-            places: among the images left. constants: one for each of these.
-            warm: keep perturbation and Adam's state.
-        """
+        """Begin anew with other constants; ``warm``: from the present perturbation and moments."""
         which = self._on_device(places)
         self.constants[which] = self.constants.new_tensor(constants)
         self.found[which], self.stalls[which] = False, 0
@@ -304,11 +248,7 @@ _PER_IMAGE = (
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """How far the best other class is above the label's, in logits [n]; negative where it is not.
-
-    Args:
-        logits: [n,K]. labels: int64 [n].
-    """
+    """How far the best other class is above the label's, in logits [n]; negative if it is not."""
     true = labels[:, None]
     other = logits.detach().scatter(1, true, -torch.inf).argmax(1, keepdim=True)
     return (logits.gather(1, other) - logits.gather(1, true))[:, 0]
@@ -338,14 +278,10 @@ class ConstantSearch:
     the smallest that succeeded (Carlini and Wagner, 2017, section VI). The last of ten or more is
     the smallest that succeeded once more, as in the authors' code.
 
-    Attributes:
-        value: the constant to try now.
-        steps: how many may be tried, this one included.
-        digits: rounds a constant as the optimisation sees it. Given where an optimisation depends
-            on nothing but its constant: one that was tried is then not tried again, since its
-            outcome is known; it still uses up its step. None where trying again can change it.
-        tolerance: the search is over when the smallest constant that succeeded is at most this
-            share above the largest that failed.
+    ``steps`` is how many may be tried. ``digits`` rounds a constant as the optimisation sees it,
+    where that depends on nothing else: one that was tried is then not tried again, since its
+    outcome is known, and still uses up its step. The search is over when ``upper``, the smallest
+    constant that succeeded, is at most the share ``tolerance`` above the largest that failed.
     """
 
     value: float

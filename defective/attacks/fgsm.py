@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .base import Attack, answer, check_size, parameter
+from .base import Attack, check_size, function_of, parameter
 from .oracle import Oracle
 from .pgd import moved
 
@@ -32,15 +32,4 @@ class FGSM(Attack):
         return moved(images, gradient, images, self.eps, self.eps, "linf"), None
 
 
-def fgsm(
-    model,
-    images: Tensor,
-    labels: Tensor,
-    eps: float = FGSM.eps,
-    *,
-    keys: Tensor | None = None,
-    details: bool = False,
-    targeted: bool = False,
-):
-    """FGSM. Arguments, result and errors as :func:`pgd`."""
-    return answer(FGSM(eps=eps), details, model, images, labels, keys, targeted)
+fgsm = function_of(FGSM, "eps")

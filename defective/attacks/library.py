@@ -53,8 +53,7 @@ def hand_over(
 
     Args:
         build: makes the attack of (torchattacks, model, number of classes).
-        oracle: whose counters are raised. images, labels, eps: as the attack got them.
-        norm: "linf" or "l2". classes: the least number that the attack's losses are defined for.
+        classes: the least number that the attack's losses are defined for.
 
     Raises:
         UserError: the library is missing; images, precision or model do not suit it; its result is

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..thermometer import reachable, soft_code
 from . import draws
-from .base import Attack, answer, check_count, check_size, parameter
+from .base import Attack, check_count, check_size, function_of, parameter
 from .oracle import Oracle, loss_gradient
 
 SHARPEST = 1e4
@@ -104,9 +104,7 @@ def relaxed_gradient(
 ) -> Tensor:
     """The gradient of the summed cross entropy for the levels' logits [N,C,L,H,W].
 
-    Args:
-        model: has ``forward_encoded``. encoded: from such logits to a soft code.
-        options: scale, dtype and check of :func:`scotoma.defective.attacks.oracle.loss_gradient`.
+    ``options``: scale, dtype and check of :func:`scotoma.defective.attacks.oracle.loss_gradient`.
     """
     return loss_gradient(lambda u: model.forward_encoded(encoded(u)), logits, labels, *options)[1]
 
@@ -132,31 +130,4 @@ def thermometer_levels(model: nn.Module) -> int:
     return levels
 
 
-def lspga(
-    model,
-    images: Tensor,
-    labels: Tensor,
-    eps: float = LSPGA.eps,
-    steps: int = LSPGA.steps,
-    *,
-    keys: Tensor | None = None,
-    details: bool = False,
-    **options,
-):
-    """Untargeted LS-PGA.
-
-    Args:
-        model: a network with thermometer encoding. images, labels, keys: as
-            :class:`scotoma.defective.attacks.Attack` takes them.
-        eps: in units of pixels in [0,1]. steps: number of steps.
-        details: return the :class:`AttackResult` beside the images.
-        options: further fields of :class:`LSPGA`: step, temperature, annealing, seed.
-
-    Returns:
-        Adversarial images like ``images``; with ``details`` (images, result).
-
-    Raises:
-        UserError: a model without thermometer encoding, a setting out of range, or bad arguments.
-    """
-    attack = LSPGA(eps=eps, steps=steps, **options)
-    return answer(attack, details, model, images, labels, keys)
+lspga = function_of(LSPGA, "eps", "steps")

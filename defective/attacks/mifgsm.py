@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .base import Attack, answer, check_count, check_size, parameter
+from .base import Attack, check_count, check_size, function_of, parameter
 from .norms import TINY, at_least_float
 from .oracle import Oracle
 from .pgd import moved
@@ -48,19 +48,4 @@ class MIFGSM(Attack):
         return adversarial, None
 
 
-def mifgsm(
-    model,
-    images: Tensor,
-    labels: Tensor,
-    eps: float = MIFGSM.eps,
-    step: float = MIFGSM.step,
-    steps: int = MIFGSM.steps,
-    decay: float = MIFGSM.decay,
-    *,
-    keys: Tensor | None = None,
-    details: bool = False,
-    targeted: bool = False,
-):
-    """MI-FGSM; ``decay`` is the paper's mu. Otherwise as :func:`pgd`."""
-    attack = MIFGSM(eps=eps, step=step, steps=steps, decay=decay)
-    return answer(attack, details, model, images, labels, keys, targeted)
+mifgsm = function_of(MIFGSM, "eps", "step", "steps", "decay")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
-from .base import Attack, answer, check_count, check_size, parameter
+from .base import Attack, check_count, check_size, function_of, parameter
 from .norms import NORMS, at_least_float
 from .oracle import Oracle
 
@@ -122,35 +122,4 @@ def moved(
     return geometry.project(ahead, at_least_float(images), eps).clamp_(0, 1).to(images.dtype)
 
 
-def pgd(
-    model,
-    images: Tensor,
-    labels: Tensor,
-    eps: float = PGD.eps,
-    step: float = PGD.step,
-    steps: int = PGD.steps,
-    random_start: bool = PGD.random_start,
-    *,
-    keys: Tensor | None = None,
-    details: bool = False,
-    targeted: bool = False,
-    **options,
-):
-    """PGD.
-
-    Args:
-        model, images, labels, keys, targeted: as :class:`scotoma.defective.attacks.Attack` takes
-            them; with ``targeted`` labels are the classes to reach.
-        eps, step: in units of pixels in [0,1]. steps: number of steps.
-        random_start: begin at a uniform point of the ball instead of at the image.
-        details: return the :class:`AttackResult` beside the images.
-        options: further fields of :class:`PGD`: norm, restarts, stop_when_fooled, seed.
-
-    Returns:
-        Adversarial images like ``images``; with ``details`` (images, result).
-
-    Raises:
-        UserError: a setting out of range, or bad arguments.
-    """
-    attack = PGD(eps=eps, step=step, steps=steps, random_start=random_start, **options)
-    return answer(attack, details, model, images, labels, keys, targeted)
+pgd = function_of(PGD, "eps", "step", "steps", "random_start")

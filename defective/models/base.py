@@ -18,8 +18,8 @@ class Network(nn.Module):
 
     With thermometer encoding the pixels' code takes the place of the normalised pixels.
 
-    An architecture sets the class attributes, builds its layers and ``head`` in ``__init__``, and
-    implements :meth:`features`.
+    An architecture sets the class attributes and builds its layers in ``__init__``, in forward
+    order, ``head`` last.
 
     Attributes:
         spec: everything that determines the network (:class:`scotoma.defective.spec.ModelSpec`).
@@ -51,12 +51,15 @@ class Network(nn.Module):
 
     @classmethod
     def block_widths(cls, width: int) -> dict[int, int]:
-        """Channels of each block, before DC or xN."""
-        raise NotImplementedError
+        """Channels of each block, before DC or xN: those of the ResNets."""
+        return {0: width, 1: width, 2: 2 * width, 3: 4 * width, 4: 8 * width}
 
     def features(self, x: Tensor) -> Tensor:
         """Normalised images [N,C,H,W], or their code [N,C*L,H,W] -> feature maps [N,F,h,w]."""
-        raise NotImplementedError
+        for name, part in self.named_children():
+            if name != "head":
+                x = part(x)
+        return x
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Images [N,C,H,W], float, pixels in [0,1] -> logits [N,num_classes].

@@ -92,10 +92,3 @@ class DenseNet121(Network):
                 channels //= 2
         self.bn = BNMaskReLU(channels)
         self.head = nn.Linear(channels, spec.num_classes)
-
-    def features(self, x: Tensor) -> Tensor:
-        x = self.pool(self.stem(x))
-        x = self.transition1(self.block1(x))
-        x = self.transition2(self.block2(x))
-        x = self.transition3(self.block3(x))
-        return self.bn(self.block4(x))

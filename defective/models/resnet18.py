@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..spec import ModelSpec
 from .base import Network, Stem
@@ -24,10 +24,6 @@ class ResNet18(Network):
     bottom: ClassVar = {"release": (0, 1, 2), "paper": (0, 1, 2)}
     has_width_variants = True
     regularized_blocks = (3, 4)
-
-    @classmethod
-    def block_widths(cls, width: int) -> dict[int, int]:
-        return {0: width, 1: width, 2: 2 * width, 3: 4 * width, 4: 8 * width}
 
     def __init__(self, spec: ModelSpec, widths: dict[int, int]):
         super().__init__(spec)
@@ -52,7 +48,3 @@ class ResNet18(Network):
             self.add_module(f"block{number}", nn.Sequential(first, second))
             in_channels = channels
         self.head = nn.Linear(in_channels, spec.num_classes)
-
-    def features(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        return self.block4(self.block3(self.block2(self.block1(x))))

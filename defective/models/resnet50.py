@@ -62,10 +62,6 @@ class ResNet50(Network):
     bottom: ClassVar = {"release": (0, 1, 2), "paper": (0, 1, 2)}
     regularized_blocks = (3, 4)
 
-    @classmethod
-    def block_widths(cls, width: int) -> dict[int, int]:
-        return {0: width, 1: width, 2: 2 * width, 3: 4 * width, 4: 8 * width}
-
     def __init__(self, spec: ModelSpec, widths: dict[int, int]):
         super().__init__(spec)
         self.stem = Stem(spec, widths[0])
@@ -79,7 +75,3 @@ class ResNet50(Network):
                 in_channels = Bottleneck.expansion * widths[number]
             self.add_module(f"block{number}", nn.Sequential(*layers))
         self.head = nn.Linear(in_channels, spec.num_classes)
-
-    def features(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        return self.block4(self.block3(self.block2(self.block1(x))))

@@ -71,10 +71,6 @@ class SENet18(Network):
     name = "senet18"
     bottom: ClassVar = {"release": (1, 2), "paper": (0, 1, 2)}
 
-    @classmethod
-    def block_widths(cls, width: int) -> dict[int, int]:
-        return {0: width, 1: width, 2: 2 * width, 3: 4 * width, 4: 8 * width}
-
     def __init__(self, spec: ModelSpec, widths: dict[int, int]):
         super().__init__(spec)
         self.stem = Stem(spec, widths[0], block=0 if spec.sites == "paper" else None)
@@ -86,7 +82,3 @@ class SENet18(Network):
             self.add_module(f"block{number}", nn.Sequential(first, second))
             in_channels = channels
         self.head = nn.Linear(in_channels, spec.num_classes)
-
-    def features(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        return self.block4(self.block3(self.block2(self.block1(x))))

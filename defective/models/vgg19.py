@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..layers import ConvBNMaskReLU
 from ..spec import ModelSpec
@@ -47,8 +47,3 @@ class VGG19(Network):
                 size //= 2
             self.add_module(f"block{number}", nn.Sequential(*layers))
         self.head = nn.Linear(in_channels, spec.num_classes)
-
-    def features(self, x: Tensor) -> Tensor:
-        for block in (self.block0, self.block1, self.block2, self.block3, self.block4):
-            x = block(x)
-        return x

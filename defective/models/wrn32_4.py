@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..spec import ModelSpec
 from .base import Network, Stem
@@ -58,10 +58,6 @@ class WideResNet32(Network):
             self.add_module(f"block{number}", nn.Sequential(*layers))
         self.head = nn.Linear(in_channels, spec.num_classes)
         self.apply(_initialise)
-
-    def features(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        return self.block3(self.block2(self.block1(x)))
 
 
 def _initialise(module: nn.Module) -> None:

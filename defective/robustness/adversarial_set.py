@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..attacks.base import Status
 from ..errors import UserError
-from ..serialization import atomic_path, check_seal, seal
+from ..serialization import atomic_path, check_seal, read_record, seal
 
 _KEY, _FORMAT = "scotoma-adversarial-set", 1
 
@@ -147,33 +147,14 @@ def load_set(path: str | os.PathLike) -> AdversarialSet:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such adversarial set; make it with: scotoma attack")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{path}: truncated or damaged, or no safetensors file ({reason}); remove it and make "
-            "the set again with: scotoma attack"
-        ) from None
-    try:
-        record = json.loads(metadata[_KEY])
-        version, details = record["format"], record["details"]
-    except (KeyError, TypeError, ValueError, RecursionError):
-        raise UserError(
-            f"{path}: a safetensors file, but no adversarial set of scotoma's; those come from: "
-            "scotoma attack"
-        ) from None
-    if version != _FORMAT:
-        raise UserError(
-            f"{path}: adversarial set of format {version!r}; this version reads {_FORMAT}"
-        )
+    fix = "remove it and make the set again with: scotoma attack"
+    record, tensors = read_record(path, _KEY, _FORMAT, "adversarial set", fix)
+    details = record.get("details")
     if set(tensors) != set(tensor_fields()) or not isinstance(details, dict):
-        raise UserError(f"{path}: an adversarial set with missing or unknown tensors")
+        raise UserError(f"{path}: an adversarial set with missing or unknown content")
     try:
         found = AdversarialSet(**tensors, details=details)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    check_seal(record, path, "remove it and make the set again with: scotoma attack", tensors)
+    check_seal(record, path, fix, tensors)
     return found

@@ -43,13 +43,48 @@ def sanity_flags(model: nn.Module, images: Tensor, labels: Tensor) -> list[str]:
             f"outputs are not finite for {_share(~finite)}: the weights diverged or the precision "
             "is too low, and no attack works; train again, or use float32"
         ]
-    checks = (
-        _probabilities(logits),
-        _zero_gradients(gradient),
-        _saturation(logits, labels),
-        _randomness(model, images, logits) or _dependence_on_batch(model, images, logits),
-    )
-    return [flag for flag in checks if flag]
+    flags = []
+    if looks_like_probabilities(logits):
+        flags.append(
+            "outputs look like probabilities (not negative, of sum 1): a second softmax in the "
+            "loss flattens gradients and robustness is overstated; leave the model's softmax out"
+        )
+    zero = (gradient == 0).flatten(1).all(1)
+    if bool(zero.any()):
+        flags.append(
+            f"the gradient for the pixels is zero for {_share(zero)}: gradient attacks do not move "
+            "them and robustness is overstated; look for saturated logits or steps without a "
+            "slope, and attack with boundary or from another source too"
+        )
+    saturated = F.cross_entropy(logits.float(), labels, reduction="none") == 0
+    if bool(saturated.any()):
+        flags.append(
+            f"logits are saturated for {_share(saturated)} (the cross entropy is 0 in float32): "
+            "its gradient underflows and robustness is overstated; attack with cw-l2, whose loss "
+            "is a difference of logits, too"
+        )
+    with torch.no_grad():
+        differ, gap = _gap(model(images), logits, REPEATED)
+    if bool(differ.any()):
+        flags.append(
+            f"two passes of the same batch differ for {_share(differ)} (logits by up to {gap:.2g}):"
+            " attacks aim at another network than the one that answers and robustness is "
+            "overstated; make the model deterministic, or attack its mean over many passes"
+        )
+        return flags
+    with torch.no_grad():
+        if len(images) == 1:  # then the batch is the exception
+            alone = model(torch.cat([images, 1 - images]))[:1]
+        else:
+            alone = torch.cat([model(image[None]) for image in images[:_ALONE]])
+    differ, gap = _gap(alone, logits, REGROUPED)
+    if bool(differ.any()):
+        flags.append(
+            f"logits of {_share(differ)} tried depend on the other images of the batch (by up to "
+            f"{gap:.2g}): results change with the batch size and are no property of an image; look "
+            "for batch statistics in the forward pass"
+        )
+    return flags
 
 
 def _logits_and_gradient(model, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,71 +99,11 @@ def _logits_and_gradient(model, images: Tensor, labels: Tensor) -> tuple[Tensor,
     return logits.detach(), torch.zeros_like(images) if gradient is None else gradient
 
 
-def _probabilities(logits: Tensor) -> str | None:
-    if not looks_like_probabilities(logits):
-        return None
-    return (
-        "outputs look like probabilities (not negative, of sum 1): a second softmax in the loss "
-        "flattens gradients and robustness is overstated; leave the model's softmax out"
-    )
-
-
-def _zero_gradients(gradient: Tensor) -> str | None:
-    zero = (gradient == 0).flatten(1).all(1)
-    if not bool(zero.any()):
-        return None
-    return (
-        f"the gradient for the pixels is zero for {_share(zero)}: gradient attacks do not move "
-        "them and robustness is overstated; look for saturated logits or steps without a slope, "
-        "and attack with boundary or from another source too"
-    )
-
-
-def _saturation(logits: Tensor, labels: Tensor) -> str | None:
-    saturated = F.cross_entropy(logits.float(), labels, reduction="none") == 0
-    if not bool(saturated.any()):
-        return None
-    return (
-        f"logits are saturated for {_share(saturated)} (the cross entropy is 0 in float32): its "
-        "gradient underflows and robustness is overstated; attack with cw-l2, whose loss is a "
-        "difference of logits, too"
-    )
-
-
-def _randomness(model, images: Tensor, logits: Tensor) -> str | None:
-    with torch.no_grad():
-        gap = (model(images) - logits).abs().amax(1)
-    differ = gap > _tolerance(logits, REPEATED)
-    if not bool(differ.any()):
-        return None
-    return (
-        f"two passes of the same batch differ for {_share(differ)} (logits by up to "
-        f"{float(gap.max()):.2g}): attacks aim at another network than the one that answers and "
-        "robustness is overstated; make the model deterministic, or attack its mean over many "
-        "passes"
-    )
-
-
-def _dependence_on_batch(model, images: Tensor, logits: Tensor) -> str | None:
-    with torch.no_grad():
-        if len(images) == 1:  # then the batch is the exception
-            alone = model(torch.cat([images, 1 - images]))[:1]
-        else:
-            alone = torch.cat([model(image[None]) for image in images[:_ALONE]])
-    gap = (alone - logits[: len(alone)]).abs().amax(1)
-    differ = gap > _tolerance(logits, REGROUPED)
-    if not bool(differ.any()):
-        return None
-    return (
-        f"logits of {_share(differ)} tried depend on the other images of the batch (by up to "
-        f"{float(gap.max()):.2g}): results change with the batch size and are no property of an "
-        "image; look for batch statistics in the forward pass"
-    )
-
-
-def _tolerance(logits: Tensor, relative: float) -> Tensor:
+def _gap(found: Tensor, logits: Tensor, relative: float) -> tuple[Tensor, float]:
+    """Whose logits differ by more than rounding, and by how much at most."""
+    gap = (found - logits[: len(found)]).abs().amax(1)
     relative = max(relative, 8 * torch.finfo(logits.dtype).eps)
-    return relative * logits.abs().max()
+    return gap > relative * logits.abs().max(), float(gap.max())
 
 
 def _share(flags: Tensor) -> str:

@@ -7,7 +7,7 @@ from scotoma.defective import create_model
 SMALL_WIDTH = {"densenet121": 4, "wrn32_4": 2}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_model():
     """``create_model`` with a small width and weights from a fixed seed."""
 
@@ -20,7 +20,7 @@ def small_model():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def randomise():
     """Make a model look trained: random affine parameters, running statistics that fit.
 

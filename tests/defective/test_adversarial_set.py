@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refused
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from scotoma.defective.attacks import Status
@@ -73,9 +74,6 @@ def test_rounding_takes_the_nearest_level():
     for shift in (-0.49, -0.2, 0.0, 0.2, 0.49):
         shifted = (levels + shift / 255).clamp(0, 1)
         assert torch.equal(to_uint8(shifted), torch.arange(256).to(torch.uint8)), shift
-
-
-def test_pixels_are_in_zero_to_one():
     found = make(dtype=torch.uint8)
     assert torch.equal(to_uint8(found.pixels()), found.images)
     assert found.pixels().max() <= 1
@@ -102,18 +100,16 @@ def test_joined_keeps_rows_together():
     assert torch.equal(whole.subset(torch.tensor([4])).images, parts[1].images[1:])
 
 
-@pytest.mark.parametrize(
-    ("parts", "word"),
-    [
-        ([], "no parts"),
-        ([make(2), make(2, first=10, dtype=torch.uint8)], "differ"),
-        ([make(2), make(2, first=10, shape=(1, 4, 4))], "differ"),
-        ([make(2), make(2, seed=1)], "twice"),
-    ],
-)
-def test_joining_what_does_not_fit_is_refused(parts, word):
-    with pytest.raises(UserError, match=word):
-        joined(parts)
+def test_joining_what_does_not_fit_is_refused():
+    for part, word in (
+        (make(2, first=10, dtype=torch.uint8), "differ"),
+        (make(2, first=10, shape=(1, 4, 4)), "differ"),
+        (make(2, seed=1), "twice"),
+    ):
+        with refused(word):
+            joined([make(2), part])
+    with refused("no parts"):
+        joined([])
 
 
 def bad(name, value):
@@ -168,7 +164,7 @@ def write(path, tensors, record=RECORD, key="scotoma-adversarial-set"):
         ({"labels": None}, {}, "missing or unknown"),
         ({}, {"key": "format"}, "no adversarial set"),
         ({}, {"record": []}, "no adversarial set"),
-        ({}, {"record": {"format": 1}}, "no adversarial set"),
+        ({}, {"record": {"format": 1}}, "missing or unknown"),
         ({}, {"record": {"format": 2, "details": {}}}, "format 2"),
         ({}, {"record": {"format": 1, "details": "none"}}, "missing or unknown"),
     ],
@@ -189,7 +185,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path):
     (tmp_path / "a").write_bytes(pickle.dumps(Bomb()))
     torch.save({"images": Bomb()}, tmp_path / "b")
     for name in "ab":
-        with pytest.raises(UserError, match="no safetensors file"):
+        with pytest.raises(UserError, match="not a safetensors file"):
             load_set(tmp_path / name)
 
 
@@ -216,5 +212,5 @@ def test_an_edited_set_is_refused(tmp_path, name):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match="nowhere: no such adversarial set"):
+    with refused("nowhere: no such adversarial set"):
         load_set(tmp_path / "nowhere")

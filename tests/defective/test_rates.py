@@ -24,19 +24,14 @@ def classes(*values):
 #              counts, holds | counts, same wrong | counts, other wrong | source not fooled |
 #              source wrong before | target wrong before | target wrong before, then right | both
 LABELS = classes(1, 1, 1, 1, 1, 1, 1, 1)
-SOURCE_CLEAN = classes(1, 1, 1, 1, 3, 1, 1, 3)
-SOURCE_ADVERSARIAL = classes(2, 2, 2, 1, 2, 2, 2, 1)
-TARGET_CLEAN = classes(1, 1, 1, 1, 1, 0, 0, 0)
-TARGET_ADVERSARIAL = classes(1, 2, 3, 0, 1, 2, 1, 1)
 SOURCE = {
     "labels": LABELS,
-    "source_clean_predictions": SOURCE_CLEAN,
-    "source_adversarial_predictions": SOURCE_ADVERSARIAL,
+    "source_clean_predictions": classes(1, 1, 1, 1, 3, 1, 1, 3),
+    "source_adversarial_predictions": classes(2, 2, 2, 1, 2, 2, 2, 1),
 }
-ALL = SOURCE | {
-    "target_clean_predictions": TARGET_CLEAN,
-    "target_adversarial_predictions": TARGET_ADVERSARIAL,
-}
+TARGET_CLEAN = {"target_clean_predictions": classes(1, 1, 1, 1, 1, 0, 0, 0)}
+TARGET_ADVERSARIAL = {"target_adversarial_predictions": classes(1, 2, 3, 0, 1, 2, 1, 1)}
+ALL = SOURCE | TARGET_CLEAN | TARGET_ADVERSARIAL
 
 
 def counts(rate):
@@ -44,28 +39,20 @@ def counts(rate):
 
 
 def test_hand_made_cases():
-    counted = counted_for_defence(**SOURCE, target_clean_predictions=TARGET_CLEAN)
+    counted = counted_for_defence(**SOURCE, **TARGET_CLEAN)
     assert counted.tolist() == [True, True, True, False, False, False, False, False]
-    assert counts(success_defence_rate(**ALL)) == (1, 3)
-    assert counts(same_wrong_class(**ALL)) == (1, 3)
+    assert counts(success_defence_rate(**ALL)) == counts(same_wrong_class(**ALL)) == (1, 3)
     assert counts(fooled_source(**SOURCE)) == (5, 6)
-    over_all = defence_rate_over_all(
-        labels=LABELS, target_adversarial_predictions=TARGET_ADVERSARIAL
-    )
-    assert counts(over_all) == (4, 8)
-
-
-def test_only_takes_images_away():
-    only = torch.tensor([False, True, True, True, True, True, True, True])
-    assert counts(success_defence_rate(**ALL, only=only)) == (0, 2)
-    assert counts(success_defence_rate(**ALL, only=torch.ones(8, dtype=torch.bool))) == (1, 3)
+    assert counts(defence_rate_over_all(labels=LABELS, **TARGET_ADVERSARIAL)) == (4, 8)
+    # ``only`` takes images away.
+    assert counts(success_defence_rate(**ALL, only=torch.arange(8) > 0)) == (0, 2)
+    assert counts(success_defence_rate(**ALL, only=torch.arange(8) >= 0)) == (1, 3)
 
 
 def test_images_that_are_absent_count_as_nothing():
     """The paper's release starts from an array of successes; 2 of 4 must not become 6 of 8."""
-    rate = defence_rate_over_all(
-        labels=LABELS[:4], target_adversarial_predictions=TARGET_ADVERSARIAL[:4]
-    )
+    half = {name: value[:4] for name, value in TARGET_ADVERSARIAL.items()}
+    rate = defence_rate_over_all(labels=LABELS[:4], **half)
     assert counts(rate) == (1, 4) and rate["rate"] == 0.25
 
 
@@ -89,24 +76,13 @@ def test_rates_equal_a_loop_over_images(images):
     n_all = sum(1 for a, s, x, t, _, _ in images if s == a and x != a and t == a)
     columns = [classes(*column) for column in zip(*[i[:5] for i in images], strict=True)]
     columns = columns or [classes()] * 5
-    labels, source_clean, source_adversarial, target_clean, target_adversarial = columns
-    source = {
-        "labels": labels,
-        "source_clean_predictions": source_clean,
-        "source_adversarial_predictions": source_adversarial,
-    }
-    target = {
-        "target_clean_predictions": target_clean,
-        "target_adversarial_predictions": target_adversarial,
-    }
+    every = dict(zip(ALL, columns, strict=True))
     only = torch.tensor([i[5] for i in images], dtype=torch.bool)
-    assert counts(success_defence_rate(**source, **target, only=only)) == (p1, n1)
-    assert counts(same_wrong_class(**source, **target)) == (same, n_all)
-    assert counts(fooled_source(**source)) == (fooled, n_source)
-    over_all = defence_rate_over_all(
-        labels=labels, target_adversarial_predictions=target_adversarial
-    )
-    assert counts(over_all) == (p2, len(images))
+    assert counts(success_defence_rate(**every, only=only)) == (p1, n1)
+    assert counts(same_wrong_class(**every)) == (same, n_all)
+    assert counts(fooled_source(**{name: every[name] for name in SOURCE})) == (fooled, n_source)
+    over_all = {name: every[name] for name in ("labels", *TARGET_ADVERSARIAL)}
+    assert counts(defence_rate_over_all(**over_all)) == (p2, len(images))
 
 
 # Wilson's interval from published tables and from its definition.

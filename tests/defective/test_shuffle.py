@@ -41,14 +41,6 @@ def test_the_patches_of_each_image_change_places_and_nothing_else(size, seed, fi
         assert torch.equal(after[number], before[number][order[number]])
 
 
-@given(seed=st.integers(0, 100), grid=st.sampled_from([1, 2, 3, 4, 6]))
-@settings(max_examples=25)
-def test_all_channels_share_the_order(seed, grid):
-    grey = torch.rand(3, 1, 12, 12)
-    shuffled = shuffle_patches(grey.expand(-1, 3, -1, -1), grid, seed, torch.tensor([7, 8, 9]))
-    assert torch.equal(shuffled, shuffled[:, :1].expand_as(shuffled))
-
-
 def test_an_image_is_shuffled_alone_as_in_any_batch():
     images, keys = torch.rand(10, 3, 8, 8), torch.randint(0, 10**9, (10,))
     together = shuffle_patches(images, 4, 5, keys)
@@ -83,13 +75,10 @@ def test_every_order_of_four_patches_is_as_likely(seed):
 
 
 def test_a_grid_of_one_is_the_identity():
-    images = torch.rand(4, 3, 7, 7)
-    assert torch.equal(shuffle_patches(images, 1, 0, torch.arange(4)), images)
-
-
-def test_the_original_stays_as_it_is():
+    """And the original stays as it is."""
     images = torch.rand(4, 3, 8, 8)
     before = images.clone()
+    assert torch.equal(shuffle_patches(images, 1, 0, torch.arange(4)), images)
     shuffle_patches(images, 2, 0, torch.arange(4))
     assert torch.equal(images, before)
 

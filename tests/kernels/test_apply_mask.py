@@ -4,104 +4,99 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import LAYOUTS as ALL_LAYOUTS
-from layouts import MASK_LAYOUTS, laid_out, mask_laid_out
+from layouts import DENSE, LAYOUTS, MASK_LAYOUTS, laid_out, mask_laid_out
+from products import pairwise
 from scotoma.kernels import apply_mask
-from targets import BFLOAT16, FLOAT16, FLOAT32, GPU, on_triton
+from targets import BFLOAT16, FLOAT16, FLOAT32, GPU, everywhere, on_triton
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * torch.cuda.is_available()
-LAYOUTS = ["channels_last", "contiguous", "sliced", "expanded"]
+KEPT = [torch.bool, torch.uint8]
 
 
-@st.composite
-def calls(draw):
-    """Shapes on both sides of the blocks of 8 to 64 channels and of 16 to 128 rows a tile."""
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
-    n, height, width = draw(st.integers(1, 5)), *(draw(st.integers(1, 9)) for _ in range(2))
-    channels = draw(st.sampled_from([1, 3, 7, 8, 9, 12, 16, 24, 33, 64, 65]))
-    values = torch.randn((n, channels, height, width), generator=generator)
-    values = values.to(DEVICE, draw(st.sampled_from(DTYPES)))
-    layout = draw(st.sampled_from(LAYOUTS))
-    if layout == "channels_last":
-        values = values.contiguous(memory_format=torch.channels_last)
-    elif layout == "sliced":
-        values = values.repeat(1, 1, 1, 2)[..., ::2]
-    elif layout == "expanded":
-        values = values[:, :, :1, :1].expand(n, channels, height, width)
-    kept = torch.rand((channels, height, width), generator=generator) < draw(
-        st.sampled_from([0.0, 0.4, 1.0])
-    )
-    mask = kept.to(DEVICE, draw(st.sampled_from([torch.bool, torch.uint8])))
-    if draw(st.booleans()):
-        mask = mask.permute(1, 2, 0).contiguous().permute(2, 0, 1)
-    return values, mask
-
-
-@settings(max_examples=40)
-@given(calls())
-def test_forward_and_backward(call):
-    x, mask = call
-    before = x.clone()
-    x = x.detach().requires_grad_()
-    out = apply_mask(x, mask, backend="triton")
-    assert torch.equal(out, x * mask)
-    upstream = torch.randn_like(out)
+def check(target, shape, dtype, layout, mask_layout, kept, keep=0.5):
+    """Forward and backward, bit for bit; a dense layout stays."""
+    device = target.device
+    generator = torch.Generator(device).manual_seed(0)
+    values = torch.randn(2, *shape, device=device, generator=generator)
+    x, upstream = (laid_out(each, layout, dtype) for each in values)
+    mask = torch.rand(shape[1:], device=device, generator=generator) < keep
+    mask = mask_laid_out(mask.to(kept), mask_layout)
+    before, x = x.clone(), x.detach().requires_grad_()
+    out = apply_mask(x, mask, backend=target.backend)
     (grad,) = torch.autograd.grad(out, x, upstream)
-    assert torch.equal(grad, upstream * mask)
+    assert torch.equal(out, x * mask) and torch.equal(grad, upstream * mask)
     assert torch.equal(x, before)
+    assert layout not in DENSE or out.is_contiguous(memory_format=DENSE[layout])
+    assert layout not in DENSE or grad.is_contiguous(memory_format=DENSE[layout])
 
 
-@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-def test_the_memory_format_stays(layout):
-    x = torch.randn(2, 8, 4, 5, device=DEVICE).contiguous(memory_format=layout).requires_grad_()
-    mask = torch.rand(8, 4, 5, device=DEVICE) < 0.5
-    out = apply_mask(x, mask, backend="triton")
-    (grad,) = torch.autograd.grad(out, x, torch.randn_like(out))
-    assert out.stride() == x.stride() == grad.stride()
+@everywhere
+@settings(max_examples=30)
+@given(data=st.data())
+def test_calls(target, data):
+    """Shapes on both sides of the blocks of 8 to 64 channels and of 16 to 128 rows a tile."""
+    n, height, width = (data.draw(st.integers(1, top)) for top in (5, 9, 9))
+    channels = data.draw(st.sampled_from([1, 3, 7, 8, 9, 12, 16, 24, 33, 64, 65]))
+    choices = target.dtypes, LAYOUTS, MASK_LAYOUTS, KEPT, [0.0, 0.4, 1.0]
+    check(target, (n, channels, height, width), *(data.draw(st.sampled_from(c)) for c in choices))
 
 
-def test_non_finite_values_are_a_product():
+@pairwise(
+    "dtype, layout, mask_layout, kept", [FLOAT32, FLOAT16, BFLOAT16], LAYOUTS, MASK_LAYOUTS, KEPT
+)
+@on_triton
+def test_every_form(target, dtype, layout, mask_layout, kept):
+    """Compiled, where there is a GPU; channels that fill a block, and that do not."""
+    dtype = dtype if dtype in target.dtypes else target.half
+    for shape in ((2, 16, 5, 3), (3, 33, 4, 7)):
+        check(target, shape, dtype, layout, mask_layout, kept)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("layout", DENSE)
+@pytest.mark.parametrize("shape", [(128, 64, 32, 32), (64, 256, 56, 56), (128, 512, 4, 4)], ids=str)
+def test_real_shapes(shape, layout):
+    check(GPU, shape, BFLOAT16, layout, "contiguous", torch.bool)
+
+
+@everywhere
+def test_non_finite_values_are_a_product(target):
     """0 * inf is NaN, as in the definition."""
-    x = torch.tensor([float("inf"), float("-inf"), float("nan"), 1.0], device=DEVICE)
+    x = torch.tensor([float("inf"), float("-inf"), float("nan"), 1.0], device=target.device)
     x = x.view(1, 1, 2, 2).repeat(2, 1, 1, 1)
-    mask = torch.zeros(1, 2, 2, dtype=torch.bool, device=DEVICE)
-    out = apply_mask(x, mask, backend="triton")
+    mask = torch.zeros(1, 2, 2, dtype=torch.bool, device=target.device)
+    out = apply_mask(x, mask, backend=target.backend)
     assert out.isnan().flatten(1).tolist() == [[True, True, True, False]] * 2
+    assert apply_mask(x, None, backend=target.backend) is x
 
 
-def test_it_can_be_differentiated_twice():
-    mask = torch.rand(3, 2, 2, device=DEVICE) < 0.5
+@on_triton
+def test_it_can_be_differentiated_twice(target):
+    mask = torch.rand(3, 2, 2, device=target.device) < 0.5
+    mask[0] = True
     found = []
     for backend in ("triton", "eager"):
-        x = torch.arange(12.0, device=DEVICE).view(1, 3, 2, 2).requires_grad_()
+        x = torch.arange(12.0, device=target.device).view(1, 3, 2, 2).requires_grad_()
         out = apply_mask(x, mask, backend=backend).pow(3).sum()
         (grad,) = torch.autograd.grad(out, x, create_graph=True)
-        (second,) = torch.autograd.grad(grad.square().sum(), x)
-        found.append((grad, second))
-    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
-    assert found[0][1].abs().sum() > 0
+        found.append((grad, *torch.autograd.grad(grad.square().sum(), x)))
+    assert all(map(torch.equal, *found)) and found[0][1].any()
 
 
-def test_only_the_mask_is_saved():
-    x = torch.randn(4, 8, 3, 3, device=DEVICE).requires_grad_()
-    mask = torch.rand(8, 3, 3, device=DEVICE) < 0.5
+@on_triton
+def test_only_the_mask_is_saved(target):
+    x = torch.randn(4, 8, 3, 3, device=target.device).requires_grad_()
+    mask = torch.rand(8, 3, 3, device=target.device) < 0.5
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         apply_mask(x, mask, backend="triton")
     assert [(t.shape, t.dtype) for t in saved] == [(mask.shape, mask.dtype)]
 
 
-@pytest.mark.parametrize("kept", [torch.bool, torch.uint8])
-def test_registration(kept):
-    x = torch.randn(2, 12, 3, 2, device=DEVICE).requires_grad_()
-    mask = (torch.rand(12, 3, 2, device=DEVICE) < 0.5).to(kept)
+@on_triton
+def test_registered_and_compiled_in_one_graph(target):
+    x = torch.randn(2, 12, 3, 2, device=target.device).requires_grad_()
+    mask = (torch.rand(12, 3, 2, device=target.device) < 0.5).byte()
     torch.library.opcheck(torch.ops.scotoma.apply_mask.default, (x, mask))
-
-
-def test_compiled_in_one_graph():
-    x = torch.randn(2, 12, 3, 2, device=DEVICE).requires_grad_()
-    mask = torch.rand(12, 3, 2, device=DEVICE) < 0.5
 
     def function(x):
         return apply_mask(x.sin(), mask, backend="triton").square()
@@ -110,45 +105,13 @@ def test_compiled_in_one_graph():
     for run in (function, torch.compile(function, fullgraph=True, backend="aot_eager")):
         out = run(x)
         results.append((out, *torch.autograd.grad(out.sum(), x)))
-    for found, expected in zip(*results, strict=True):
-        assert torch.equal(found, expected)
+    assert all(map(torch.equal, *results))
 
 
-def test_float64_has_no_kernel():
-    x, mask = torch.zeros(1, 1, 2, 2, device=DEVICE).double(), torch.ones(1, 2, 2).bool()
-    with pytest.raises(ValueError, match=r"'triton', but x has dtype torch\.float64"):
-        apply_mask(x, mask.to(DEVICE), backend="triton")
-    assert apply_mask(x, mask.to(DEVICE)).dtype == torch.float64
-
-
-@pytest.mark.parametrize("kept", [torch.bool, torch.uint8], ids=str)
-@pytest.mark.parametrize("mask_layout", MASK_LAYOUTS)
-@pytest.mark.parametrize("layout", ALL_LAYOUTS)
-@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT16, BFLOAT16], ids=str)
 @on_triton
-def test_every_form(target, dtype, layout, mask_layout, kept):
-    """Compiled, where there is a GPU; channels that fill a block, and that do not."""
-    if dtype not in target.dtypes:
-        pytest.skip(f"{target} has no {dtype}")
-    for shape in ((2, 16, 5, 3), (3, 33, 4, 7)):
-        check(target.device, shape, dtype, layout, mask_layout, kept)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
-@pytest.mark.parametrize("shape", [(128, 64, 32, 32), (64, 256, 56, 56), (128, 512, 4, 4)], ids=str)
-def test_real_shapes(shape, layout):
-    check(GPU.device, shape, BFLOAT16, layout, "contiguous", torch.bool)
-
-
-def check(device, shape, dtype, layout, mask_layout, kept):
-    """Forward and backward, bit for bit."""
-    generator = torch.Generator(device).manual_seed(0)
-    values = torch.randn(2, *shape, device=device, generator=generator)
-    x, upstream = (laid_out(each, layout, dtype) for each in values)
-    mask = torch.rand(shape[1:], device=device, generator=generator) < 0.5
-    mask = mask_laid_out(mask.to(kept), mask_layout)
-    x = x.detach().requires_grad_()
-    out = apply_mask(x, mask, backend="triton")
-    (grad,) = torch.autograd.grad(out, x, upstream)
-    assert torch.equal(out, x * mask) and torch.equal(grad, upstream * mask)
+def test_float64_has_no_kernel(target):
+    x = torch.zeros(1, 1, 2, 2, device=target.device, dtype=torch.float64)
+    mask = torch.ones(1, 2, 2, dtype=torch.bool, device=target.device)
+    with pytest.raises(ValueError, match=r"'triton', but x has dtype torch\.float64"):
+        apply_mask(x, mask, backend="triton")
+    assert apply_mask(x, mask).dtype == torch.float64

@@ -4,11 +4,11 @@ import ast
 import os
 import subprocess
 import sys
-from functools import cache
 
 import pytest
 import torch
 from layouts import DENSE
+from refusals import refused
 from scotoma.kernels import (
     Projection,
     apply_mask,
@@ -20,61 +20,76 @@ from targets import EAGER, GPU, everywhere, on_triton
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 SCRIPT = """
-import sys
-import torch
-import scotoma.kernels
+import os, sys, torch
 
-DEVICE = "scotoma.kernels.device.forward"
-found = {"import": "triton" in sys.modules}
-x = torch.ones(2, 1, 1, 2, requires_grad=True)
-for backend in (None, "eager", "triton"):
-    try:
-        out = scotoma.kernels.bn_mask_add_relu(
-            x, None, None, None, None, training=True, backend=backend
-        )
-        found[backend] = "triton" if "BNMaskAddReLU" in out.grad_fn.name() else "eager"
-    except ValueError as error:
-        found[backend] = str(error)
-    if backend == "eager":
-        found["eager call"] = DEVICE in sys.modules
-print(found)
+def found():
+    import scotoma.kernels
+
+    upper = ("scotoma.defective", "scotoma.train", "scotoma.bench", "torchvision", "triton")
+    found = {"import": [m for m in sys.modules if m.startswith(upper)]}
+    x = torch.ones(2, 1, 1, 2, requires_grad=True)
+    for backend in (None, "eager", "triton"):
+        try:
+            out = scotoma.kernels.bn_mask_add_relu(
+                x, None, None, None, None, training=True, backend=backend
+            )
+            found[backend] = "triton" if "BNMaskAddReLU" in out.grad_fn.name() else "eager"
+        except ValueError as error:
+            found[backend] = str(error)
+        if backend == "eager":
+            found["eager call"] = "scotoma.kernels.device.forward" in sys.modules
+    return found
+
+for environment in eval(sys.argv[1]):
+    if not os.fork():
+        os.environ |= environment
+        print([environment, found()], flush=True)
+        os._exit(0)
+    os.wait()
 """
+ENVIRONMENTS = [
+    {"SCOTOMA_BACKEND": ""},
+    {"SCOTOMA_BACKEND": "triton", "TRITON_INTERPRET": "1"},
+    {"SCOTOMA_BACKEND": "triton"},
+    {"SCOTOMA_BACKEND": "cuda", "TRITON_INTERPRET": "1"},
+]
 
 
-@cache
-def choices(**environment):
-    """What each ``backend=`` leads to in a fresh process without a GPU, with these variables."""
-    hidden = ("SCOTOMA_BACKEND", "TRITON_INTERPRET")
-    clean = {k: v for k, v in os.environ.items() if k not in hidden}
+@pytest.fixture(scope="module")
+def choices():
+    """What each ``backend=`` leads to in a fresh process without a GPU, by its environment."""
+    without = {"CUDA_VISIBLE_DEVICES": "", "SCOTOMA_BACKEND": "", "TRITON_INTERPRET": "0"}
     result = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        env=clean | {"CUDA_VISIBLE_DEVICES": ""} | environment,
+        [sys.executable, "-c", SCRIPT, repr(ENVIRONMENTS)],
+        env=os.environ | without,
         capture_output=True,
         text=True,
         check=True,
         timeout=240,
     )
-    return ast.literal_eval(result.stdout.strip().split("\n")[-1])
+    found = [ast.literal_eval(line) for line in result.stdout.splitlines()]
+    assert [environment for environment, _ in found] == ENVIRONMENTS
+    return [choices for _, choices in found]
 
 
-def test_without_the_interpreter():
+def test_the_environment_prefers_and_demands_nothing(choices):
     """An empty variable is none. On a CPU the default is eager, and Triton a clear error."""
-    found = choices(SCOTOMA_BACKEND="")
-    assert found[None] == found["eager"] == "eager"
-    for word in ("backend is 'triton'", "cpu", "NVIDIA", "'eager'"):
-        assert word in found["triton"]
+    nothing, interpreted, compiled, wrong = choices
+    for found in (nothing, compiled):  # where no kernel runs on the device of a call
+        assert found[None] == found["eager"] == "eager"
+        for word in ("backend is 'triton'", "cpu", "NVIDIA", "'eager'"):
+            assert word in found["triton"]
+    assert (interpreted[None], interpreted["eager"]) == ("triton", "eager")
+    assert interpreted["triton"] == "triton"
+    for word in ("SCOTOMA_BACKEND is 'cuda'", "'eager'", "'triton'"):
+        assert word in wrong[None]
+    assert (wrong["eager"], wrong["triton"]) == ("eager", "triton")  # not read: the argument wins
 
 
-def test_the_environment_decides_where_no_argument_does():
-    found = choices(SCOTOMA_BACKEND="triton", TRITON_INTERPRET="1")
-    assert (found[None], found["eager"], found["triton"]) == ("triton", "eager", "triton")
-
-
-def test_the_environment_prefers_and_demands_nothing():
-    """Where no kernel runs on the device of a call, the definition does."""
-    found = choices(SCOTOMA_BACKEND="triton")
-    assert found[None] == found["eager"] == "eager"
-    assert "backend is 'triton'" in found["triton"]
+def test_kernels_import_alone(choices):
+    """Nothing of the upper floors, and no torchvision; Triton only at its first use: importing
+    must stay quick, and possible where it is not installed."""
+    assert choices[0]["import"] == [] and not choices[0]["eager call"]
 
 
 def with_vectors(operator, x, place, **options):
@@ -125,19 +140,6 @@ def test_calls_that_no_kernel_runs_do_not_obey_the_environment(kind, operator, m
         with_vectors(operator, x, place, backend="triton")
 
 
-def test_a_wrong_environment_is_named():
-    found = choices(SCOTOMA_BACKEND="cuda", TRITON_INTERPRET="1")
-    for word in ("SCOTOMA_BACKEND is 'cuda'", "'eager'", "'triton'"):
-        assert word in found[None]
-    assert (found["eager"], found["triton"]) == ("eager", "triton")  # not read: the argument wins
-
-
-def test_triton_is_imported_at_the_first_use():
-    """Importing the package must stay quick, and possible where Triton is not installed."""
-    found = choices(SCOTOMA_BACKEND="")
-    assert not found["import"] and not found["eager call"]
-
-
 @pytest.mark.skipif(not backends.interpreting(), reason="the interpreter is for machines without")
 def test_the_interpreter_is_never_chosen_by_default():
     """It is thousands of times slower than eager, and only for tests."""
@@ -152,15 +154,6 @@ def call(target, x, **options):
 
 
 @on_triton
-def test_float64_is_refused(target):
-    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, device=target.device)
-    with pytest.raises(ValueError, match="float64") as error:
-        call(target, x)
-    assert "backend" in str(error.value) and "'eager'" in str(error.value)
-    assert call(target, x, backend=None).dtype == torch.float64
-
-
-@on_triton
 @pytest.mark.parametrize("addend", ["residual", "projection"])
 def test_mixed_dtypes_are_refused(target, addend, monkeypatch):
     """With backend=None they fall back to eager, which promotes, whatever the environment says."""
@@ -169,22 +162,11 @@ def test_mixed_dtypes_are_refused(target, addend, monkeypatch):
     options = {"residual": other}
     if addend == "projection":
         options = {"projection": Projection(other, None, None, None, None)}
-    with pytest.raises(ValueError) as error:
+    with refused("float32", "float16", "backend", "'eager'", error=ValueError):
         call(target, x, **options)
-    for word in ("float32", "float16", "backend", "'eager'"):
-        assert word in str(error.value)
     for default in (None, "triton"):
         monkeypatch.setattr(backends, "_default", default)
         assert call(target, x, backend=None, **options).dtype == torch.float32
-
-
-@on_triton
-def test_empty_batches_are_refused(target):
-    x = torch.ones(0, 3, 4, 5, device=target.device)
-    with pytest.raises(ValueError, match="empty"):
-        bn_mask_add_relu(
-            x, None, None, torch.zeros(3), torch.ones(3), training=False, backend="triton"
-        )
 
 
 @pytest.mark.gpu

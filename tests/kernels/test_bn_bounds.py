@@ -5,42 +5,29 @@ The interpreter does not check addresses: a store past the end changes another t
 
 import pytest
 import torch
-from bn_blocks import gradients
+from bn_blocks import gradients, leaves, on
 from guards import guarded
 from layouts import DENSE
 from products import pairwise
-from scotoma.kernels import Projection, bn_mask_add_relu
 from targets import on_triton
 from tilings import tiling
 
 # Rows and channels that end inside a tile, a byte of bits, a chunk; one value; one pixel.
-SHAPES = [(2, 13, 5, 7), (1, 3, 1, 2), (3, 70, 1, 1)]
+SHAPES = [(2, 13, 3, 5), (1, 3, 1, 2), (3, 70, 1, 1)]
 
 
 def run(target, shape, addend, layout, tiles):
-    generator = torch.Generator().manual_seed(0)
-
-    def branch():
-        x = torch.randn(shape, generator=generator).to(target.device)
-        vectors = [torch.rand(shape[1], generator=generator).to(target.device) for _ in range(4)]
-        mask = torch.rand(shape[1:], generator=generator).to(target.device) < 0.6
-        x = x.contiguous(memory_format=DENSE[layout])
-        return [*(t.requires_grad_() for t in (x, *vectors[:2])), *vectors[2:], mask]
-
-    main, other = branch(), branch()
     results = []
     for training in (True, False):
+        block = on(target, addend, training, channels=shape[1], size=shape[2:])
+        x, other = (
+            torch.randn(shape).to(target.device, memory_format=DENSE[layout]).requires_grad_()
+            for _ in range(2)
+        )
         with tiling(tiles):
-            out = bn_mask_add_relu(
-                *main[:5],
-                mask=main[5],
-                residual=other[0] if addend == "residual" else None,
-                projection=Projection(*other) if addend == "projection" else None,
-                training=training,
-                backend=target.backend,
-            )
-            grads = gradients(out, [*main[:3], *other[:3]], grad_outputs=out.detach())
-        results += [out.detach(), *(g for g in grads if g is not None), *main[3:5], *other[3:5]]
+            out = block(x, other)
+            grads = gradients(out, leaves(block, x, other), grad_outputs=out.detach())
+        results += [out.detach(), *(g for g in grads if g is not None), *block.running()]
     return results
 
 

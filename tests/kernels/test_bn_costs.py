@@ -4,9 +4,9 @@ from functools import partial
 
 import pytest
 import torch
+from bn_blocks import on
 from launches import launches
 from layouts import DENSE
-from scotoma.kernels import Projection, bn_mask_add_relu
 from targets import on_triton
 
 SHAPE = (2, 13, 4, 5)
@@ -15,38 +15,17 @@ BACKWARD = ["partial_gradients", "merge_gradients", "apply_backward"]
 TRAINING = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 
 
-class Call:
-    """One call with fresh tensors; ``addend`` is none, residual or projection."""
-
-    def __init__(self, target, addend, *, dtype=torch.float32, layout="channels_last", frozen=()):
-        def activation():
-            x = torch.randn(SHAPE).to(target.device, dtype)
-            return x.contiguous(memory_format=DENSE[layout]).requires_grad_()
-
-        def vector():
-            return torch.rand(SHAPE[1], device=target.device) + 0.5
-
-        def branch():
-            mask = torch.rand(SHAPE[1:], device=target.device) < 0.5
-            affine = [vector().requires_grad_("affine" not in frozen) for _ in range(2)]
-            return activation(), *affine, vector(), vector(), mask
-
-        self.backend = target.backend
-        self.main = branch()
-        self.residual = activation() if addend == "residual" else None
-        self.projection = Projection(*branch()) if addend == "projection" else None
-        self.main[0].requires_grad_("x" not in frozen)
-
-    def __call__(self, training, **options):
-        return bn_mask_add_relu(
-            *self.main[:5],
-            mask=self.main[5],
-            residual=self.residual,
-            projection=self.projection,
-            training=training,
-            backend=self.backend,
-            **options,
-        )
+def call(
+    target, addend, training, *, dtype=torch.float32, layout="channels_last", relu=True, frozen=()
+):
+    """A block, its two inputs, and the function of them."""
+    block = on(target, addend, training, relu=relu, channels=SHAPE[1], size=SHAPE[2:])
+    x, other = (
+        torch.randn(SHAPE).to(target.device, dtype, memory_format=DENSE[layout]).requires_grad_()
+        for _ in range(2)
+    )
+    block.requires_grad_("affine" not in frozen), x.requires_grad_("x" not in frozen)
+    return block, x, other, partial(block, x, other)
 
 
 def counted_backward(out):
@@ -60,32 +39,25 @@ def counted_backward(out):
 @pytest.mark.parametrize("addend", ["none", "residual", "projection"])
 def test_launches(target, training, addend):
     """Each launch serves both branches; backward reduces in evaluation for weight and bias."""
-    call = Call(target, addend)
+    *_, run = call(target, addend, training)
     with launches() as names:
-        out = call(training)
+        out = run()
     assert names == [*FORWARD[training], "apply_forward"]
     assert counted_backward(out) == BACKWARD
 
 
 @on_triton
-def test_launches_without_grad_mode(target):
-    call = Call(target, "residual")
-    with torch.no_grad(), launches() as names:
-        call(False)
-    assert names == ["apply_forward"]
-
-
-@on_triton
 def test_backward_does_only_what_is_wanted(target):
     """Frozen parameters in evaluation need no reduction, a lone bias no pass over x."""
-    frozen = Call(target, "none", frozen=("affine",))
-    assert counted_backward(frozen(False)) == ["apply_backward"]
-    assert counted_backward(frozen(True)) == BACKWARD
-    affine = Call(target, "none", frozen=("x",))
-    assert counted_backward(affine(True)) == BACKWARD[:2]
-    only_residual = Call(target, "residual", frozen=("x", "affine"))
-    assert counted_backward(only_residual(True)) == ["apply_backward"]
-    assert counted_backward(only_residual(True, relu=False)) == []
+    for addend, training, frozen, relu, launched in (
+        ("none", False, ["affine"], True, BACKWARD[2:]),
+        ("none", True, ["affine"], True, BACKWARD),
+        ("none", True, ["x"], True, BACKWARD[:2]),
+        ("residual", True, ["x", "affine"], True, BACKWARD[2:]),
+        ("residual", True, ["x", "affine"], False, []),
+    ):
+        *_, run = call(target, addend, training, frozen=frozen, relu=relu)
+        assert counted_backward(run()) == launched
 
 
 def saved_by(function):
@@ -109,29 +81,29 @@ def saved_by(function):
 def test_saved_bytes(target, training, layout, relu, addend):
     """x, the mask, vectors, and for a residual under ReLU one bit for each element."""
     for dtype in (torch.float32, torch.float16):
-        call = Call(target, addend, dtype=dtype, layout=layout)
-        saved, out = saved_by(partial(call, training, relu=relu))
+        options = {"dtype": dtype, "layout": layout, "relu": relu}
+        block, x, other, run = call(target, addend, training, **options)
+        saved, out = saved_by(run)
         n, channels, height, width = SHAPE
-        branches = [call.main] if addend != "projection" else [call.main, call.projection]
-        allowed = sum(b[0].nbytes + b[5].nbytes for b in branches)
-        allowed += len(branches) * 4 * channels * 4  # weight, bias, mean, variance in float32
+        inputs = [x, other] if addend == "projection" else [x]
+        allowed = sum(t.nbytes + block.mask0.nbytes for t in inputs)
+        allowed += len(inputs) * 4 * channels * 4  # weight, bias, mean, variance in float32
         if addend == "residual" and relu:
             allowed += n * height * width * -(-channels // 8)
         sizes = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in saved}
         assert sum(sizes.values()) == allowed
         # No copy of x either: the very storages that the caller holds.
-        for branch in branches:
-            assert branch[0].untyped_storage().data_ptr() in sizes
-        for other in (out, call.residual):
-            assert other is None or other.untyped_storage().data_ptr() not in sizes
+        assert {t.untyped_storage().data_ptr() for t in inputs} <= sizes.keys()
+        for unsaved in (out, *([] if addend == "projection" else [other])):
+            assert unsaved.untyped_storage().data_ptr() not in sizes
 
 
 @on_triton
 def test_nothing_is_saved_without_grad_mode(target):
-    call = Call(target, "residual")
-    with torch.no_grad():
-        saved, out = saved_by(lambda: call(True))
-    assert saved == [] and out.grad_fn is None
+    *_, run = call(target, "residual", False)
+    with torch.no_grad(), launches() as names:
+        saved, out = saved_by(run)
+    assert saved == [] and out.grad_fn is None and names == ["apply_forward"]
 
 
 @on_triton
@@ -140,10 +112,10 @@ def test_the_graph_dies_with_its_output(target):
     import gc
     import weakref
 
-    call = Call(target, "projection")
+    *_, run = call(target, "projection", True)
     gc.disable()
     try:
-        out = call(True)
+        out = run()
         node = weakref.ref(out.grad_fn)
         del out
         assert node() is None

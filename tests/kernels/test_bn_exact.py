@@ -63,7 +63,7 @@ def exact_case(target, shape, dtype, layouts, addend, relu, training, tiles="rea
         )
 
     main, other = branch(), branch()
-    case = Case(
+    return Case(
         main=main,
         residual=other[0] if addend == "residual" else None,
         projection=other if addend == "projection" else None,
@@ -73,12 +73,9 @@ def exact_case(target, shape, dtype, layouts, addend, relu, training, tiles="rea
         eps=EPS,
         upstream=laid_out(integers(-4, 4, shape, generator), layout, dtype, target.device),
         upstream_layout=layout,
-        wanted=[],
         backend=target.backend,
         tiling=tiles,
     )
-    case.wanted = [True] * len(case.inputs())
-    return case
 
 
 def check(case):
@@ -128,7 +125,7 @@ def test_training(target, shape, layout, addend, relu):
 def test_every_tiling_is_exact(target, tiles, layout):
     """Many chunks, many tiles in a chunk, 64-bit rows: the sums are the same."""
     for dtype, addend in ((torch.float32, "projection"), (torch.float16, "residual")):
-        check(exact_case(target, (2, 20, 8, 8), dtype, (layout, layout), addend, True, True, tiles))
+        check(exact_case(target, (2, 20, 4, 8), dtype, (layout, layout), addend, True, True, tiles))
 
 
 @on_triton

@@ -3,13 +3,15 @@ definition in float64 for the kernels (whose backward is then plain torch)."""
 
 import pytest
 import torch
+from products import pairwise
 from scotoma.kernels import Projection, bn_mask_add_relu
 from targets import on_triton
 
 SHAPE = (2, 2, 3, 3)
 TRAINING = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
-RELU = pytest.mark.parametrize("relu", [True, False], ids=["relu", "no relu"])
-ADDEND = pytest.mark.parametrize("addend", ["none", "residual", "projection"])
+SETTINGS = pairwise(
+    "addend, training, relu", ["none", "residual", "projection"], [True, False], [True, False]
+)
 
 
 def problem(addend, dtype, device="cpu"):
@@ -47,9 +49,7 @@ def problem(addend, dtype, device="cpu"):
     return leaves, call
 
 
-@TRAINING
-@RELU
-@ADDEND
+@SETTINGS
 def test_gradcheck_twice(training, relu, addend):
     leaves, call = problem(addend, torch.float64)
 
@@ -83,9 +83,7 @@ def check(found, expected):
 
 
 @on_triton
-@TRAINING
-@RELU
-@ADDEND
+@SETTINGS
 def test_double_backward(target, training, relu, addend):
     found = second(*problem(addend, torch.float32, target.device), training, relu, "triton")
     expected = second(*problem(addend, torch.float64, target.device), training, relu, "eager")
@@ -109,19 +107,6 @@ def test_inputs_that_depend_on_each_other(target, training, connect):
         second(*problem("projection", dtype, target.device), training, True, backend, connect)
         for dtype, backend in ((torch.float32, "triton"), (torch.float64, "eager"))
     ]
-    check(*results)
-
-
-@on_triton
-def test_gradient_penalty(target):
-    """What create_graph=True is used for."""
-    results = []
-    for dtype, backend in ((torch.float32, "triton"), (torch.float64, "eager")):
-        leaves, call = problem("residual", dtype, target.device)
-        out = call(*leaves, training=True, backend=backend)
-        (grad,) = torch.autograd.grad(out.square().sum(), leaves[0], create_graph=True)
-        grad.square().sum().backward()
-        results.append([[leaf.grad for leaf in leaves]])
     check(*results)
 
 

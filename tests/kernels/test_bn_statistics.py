@@ -62,7 +62,7 @@ def spread_out(kind):
 
 
 KINDS = [
-    *("mean 0", "mean 30", "mean -1000", "images differ in brightness"),
+    *("mean 0", "mean -1000", "images differ in brightness"),
     *("first rows are outliers", "one hot value", "a dead channel beside"),
 ]
 
@@ -118,13 +118,17 @@ def test_half_precision_keeps_float32_statistics(target):
 
 
 @everywhere
-@pytest.mark.parametrize("value", [0.0, 3.0, -1e4])
-def test_equal_values_have_no_variance(target, value):
-    """Not a tiny one, nor a negative one: then 1/sqrt(eps) would be another number."""
-    x = torch.full(SHAPE, value, device=target.device)
-    mean, variance = measured(target, x)
-    assert torch.equal(mean, torch.full_like(mean, value))
-    assert torch.equal(variance, torch.zeros_like(variance))
+def test_equal_and_few_values(target):
+    """No variance, not a tiny one, nor a negative one: then 1/sqrt(eps) would be another number.
+    Two are the fewest values that have one."""
+    for value in (0.0, 3.0, -1e4):
+        mean, variance = measured(target, torch.full(SHAPE, value, device=target.device))
+        assert (mean == value).all() and (variance == 0).all()
+    for values in ([1.0, 2.0], [-1e3, 1e3], [5.0, 5.0]):
+        x = torch.tensor(values, device=target.device).view(2, 1, 1, 1)
+        mean, variance = measured(target, x)
+        assert mean.item() == sum(values) / 2
+        assert variance.item() == (values[0] - values[1]) ** 2 / 2
 
 
 @on_triton
@@ -140,7 +144,7 @@ def test_equal_values_have_no_variance(target, value):
 def test_equal_values_that_no_sum_holds_exactly(target, layout, rows):
     """Sums of 0.1 round; the mean of equal values is theirs all the same, and no variance is
     negative, since its root is taken."""
-    values = noise(1, (1, 64, 1, 1)).float().expand(1, 64, rows, 1)
+    values = noise(1, (1, 16, 1, 1)).float().expand(1, 16, rows, 1)
     x = laid_out(values, layout, torch.float32, target.device)
     for tiles in ("real", "many chunks"):
         with tiling(tiles):
@@ -148,16 +152,6 @@ def test_equal_values_that_no_sum_holds_exactly(target, layout, rows):
         exact = x[0, :, 0, 0].double()
         assert torch.equal(mean, exact)
         assert ((variance >= 0) & (variance <= (FLOAT32 * exact) ** 2)).all()
-
-
-@everywhere
-def test_two_values(target):
-    """The fewest values that have a variance."""
-    for values in ([1.0, 2.0], [-1e3, 1e3], [5.0, 5.0]):
-        x = torch.tensor(values, device=target.device).view(2, 1, 1, 1)
-        mean, variance = measured(target, x)
-        assert mean.item() == sum(values) / 2
-        assert variance.item() == (values[0] - values[1]) ** 2 / 2
 
 
 @everywhere

@@ -6,7 +6,7 @@ Elsewhere the kernels run interpreted on tiny tensors, where most tilings have o
 import pytest
 import torch
 from bn_cases import Case
-from bn_formula import formula, gradient_tolerances, output_tolerance, running_formula
+from bn_formula import check, near
 from layouts import laid_out
 from scotoma.kernels import bn_mask_add_relu
 from tilings import resized
@@ -49,53 +49,15 @@ def make(shape, addend, dtype, training, *, layout="channels_last", relu=True, s
         mask = torch.rand(shape[1:], device=DEVICE, generator=generator) < 0.4
         return x, normal(channels), normal(channels), *running, mask
 
-    case = Case(
+    return Case(
         main=branch(),
         residual=laid_out(normal(*shape), layout, dtype) if addend == "residual" else None,
         projection=branch() if addend == "projection" else None,
         relu=relu,
         training=training,
-        momentum=0.1,
-        eps=1e-5,
         upstream=laid_out(normal(*shape), layout, dtype),
         upstream_layout=layout,
-        wanted=[],
         backend="triton",
-        tiling="real",
-    )
-    case.wanted = [True] * len(case.inputs())
-    return case
-
-
-def check(case):
-    """Output, running statistics and every gradient against the formula in float64."""
-    expected_out, before_relu, leaves = formula(case)
-    tolerance = output_tolerance(case)
-    if case.relu:
-        # Within rounding of zero, a value may fall on either side of ReLU.
-        case = case.without_corner(before_relu.abs() <= tolerance)
-    expected = torch.autograd.grad(expected_out, leaves, case.upstream.double())
-    running = list(running_formula(case))
-    out, grads = case.gradients()
-    assert out.dtype == case.main[0].dtype and out.stride() == case.main[0].stride()
-    close("out", out, expected_out.detach(), tolerance)
-    for branch, (mean, variance, mean_off, variance_off) in zip(
-        case.branches(), running, strict=True
-    ):
-        close("running_mean", branch[3], mean, mean_off)
-        close("running_var", branch[4], variance, variance_off)
-    tolerances = gradient_tolerances(case, case.upstream, expected)
-    for index, (found, right, off) in enumerate(zip(grads, expected, tolerances, strict=True)):
-        close(f"gradient {index}", found, right, off)
-
-
-def close(what, found, expected, tolerance):
-    error = (found.double() - expected).abs()
-    allowed = torch.as_tensor(tolerance, device=error.device).expand_as(error)
-    worst = (error - allowed).argmax()
-    assert (error <= allowed).all(), (
-        f"{what}: error {error.flatten()[worst]:.3g}, "
-        f"allowed {allowed.reshape(-1)[worst]:.3g}, at {int(worst)} of {list(found.shape)}"
     )
 
 
@@ -243,8 +205,8 @@ def check_giant(shape, layout, addend, chunk):
             sums[1] += past.sum((0, 2, 3))
         # Sums of at most 8192 rows in float32, and of their sums; eight roundings of every term.
         allowed = 8 * 2**-23 * sums[2]
-        close("weight", grads[1], sums[0], allowed)
-        close("bias", grads[2], sums[1], allowed)
+        near("weight", grads[1], sums[0], allowed)
+        near("bias", grads[2], sums[1], allowed)
 
         boundary = min(2**31 // (channels * height * width), n - 1)
         for first in sorted({0, max(0, boundary - 1), boundary, n // 2, n - 1}):
@@ -254,9 +216,9 @@ def check_giant(shape, layout, addend, chunk):
             dx = weight.double().view(-1, 1, 1) * scale.view(-1, 1, 1)
             dx = dx * (past * mask - constant - normalised * slope)
             # One rounding, and the float32 error of the statistics.
-            close(f"out of image {first}", out[s], value.relu(), 2**-8 * value.abs() + 1e-4)
+            near(f"out of image {first}", out[s], value.relu(), 2**-8 * value.abs() + 1e-4)
             away = value.abs() > 1e-4  # from ReLU's corner
-            close(f"dx of image {first}", grads[0][s] * away, dx * away, 2**-8 * dx.abs() + 1e-4)
+            near(f"dx of image {first}", grads[0][s] * away, dx * away, 2**-8 * dx.abs() + 1e-4)
             if residual is not None:
                 assert torch.equal(grads[3][s] * away, (past * away).to(grads[3].dtype))
 

@@ -6,18 +6,20 @@ import pytest
 import torch
 from bn_blocks import SHAPE, Block, close, gradients, inputs, leaves, pair
 from launches import launches
-from layouts import DENSE, LAYOUTS, MASK_LAYOUTS, laid_out, mask_laid_out
+from layouts import LAYOUTS, MASK_LAYOUTS, laid_out, mask_laid_out
+from products import pairwise, slow
 from scotoma.kernels import Projection, apply_mask, backends, bn_mask_add_relu, library
 from scotoma.kernels.reference import Branch, Settings
 from targets import on_triton
 from torch import nn
 
 OPS = torch.ops.scotoma
-ADDEND = pytest.mark.parametrize("addend", ["none", "residual", "projection"])
+ADDENDS = ["none", "residual", "projection"]
 TRAINING = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+SETTINGS = pairwise("addend, training, relu", ADDENDS, [True, False], [True, False])
 
 
-def arguments(target, addend, training, relu=True, dtype=torch.float32, layouts=None):
+def arguments(target, addend, training, relu=True, layouts=None, dtype=torch.float32):
     """Of the forward operator, in its order. layouts: of x, and of residual or the other x."""
     layouts = iter(layouts or ["channels_last"] * 2)
     generator = torch.Generator().manual_seed(0)
@@ -49,16 +51,11 @@ COMBINATIONS = [
 @on_triton
 @pytest.mark.parametrize("addend, training, relu", COMBINATIONS, ids=str)
 def test_opcheck_forward(target, addend, training, relu):
-    torch.library.opcheck(OPS.bn_mask_add_relu.default, arguments(target, addend, training, relu))
-
-
-@on_triton
-@pytest.mark.parametrize("layout", DENSE)
-def test_opcheck_half(target, layout):
-    torch.library.opcheck(
-        OPS.bn_mask_add_relu.default,
-        arguments(target, "residual", True, dtype=target.half, layouts=[layout] * 2),
-    )
+    # Half precision, and the contiguous format, beside the other where they change what is saved.
+    half = addend == "residual" and training
+    options = {"layouts": ["contiguous"] * 2, "dtype": target.half} if half else {}
+    given = arguments(target, addend, training, relu, **options)
+    torch.library.opcheck(OPS.bn_mask_add_relu.default, given)
 
 
 @pytest.fixture(params=["kernels", "definition"])
@@ -77,19 +74,18 @@ def strides_of_fakes_agree(operator, given):
 def test_strides_in_every_layout(target, layout, implementation):
     """The compiler trusts the strides of fake outputs, forward and backward."""
     following = LAYOUTS[LAYOUTS.index(layout) - 1]
-    for other in (layout, following):
-        for addend, training, relu in (
-            ("residual", True, True),
-            ("projection", True, False),
-            ("residual", False, False),
-        ):
-            layouts = layout, other
-            given = arguments(target, addend, training, relu, layouts=layouts)
-            strides_of_fakes_agree(OPS.bn_mask_add_relu, [detached(t) for t in given])
-            wanted = [True] * 3 + [addend == "residual"] + [addend == "projection"] * 3
-            given = backward_arguments(target, addend, training, relu, wanted, layouts)
-            given = (laid_out(given[0], other), *given[1:])
-            strides_of_fakes_agree(OPS.bn_mask_add_relu_backward, given)
+    for addend, training, relu, other in (
+        ("residual", True, True, layout),
+        ("projection", True, False, following),
+        ("residual", False, False, following),
+    ):
+        layouts = layout, other
+        given = arguments(target, addend, training, relu, layouts)
+        strides_of_fakes_agree(OPS.bn_mask_add_relu, [detached(t) for t in given])
+        wanted = [True] * 3 + [addend == "residual"] + [addend == "projection"] * 3
+        given = backward_arguments(target, addend, training, relu, wanted, layouts)
+        given = (laid_out(given[0], other), *given[1:])
+        strides_of_fakes_agree(OPS.bn_mask_add_relu_backward, given)
     x = laid_out(torch.randn(2, 5, 3, 4, device=target.device), layout)
     for mask in MASK_LAYOUTS:
         mask = mask_laid_out(torch.ones(5, 3, 4, dtype=torch.bool, device=target.device), mask)
@@ -115,22 +111,15 @@ VIEWS = {
     "permuted": lambda x: x.permute(0, 2, 1, 3),
     "every second image": lambda x: x[::2],
 }
-SOME_VIEWS = ("channels", "transposed")
 
 
 @on_triton
-@pytest.mark.parametrize(
-    "view",
-    [
-        pytest.param(view, id=name, marks=[] if name in SOME_VIEWS else pytest.mark.slow)
-        for name, view in VIEWS.items()
-    ],
-)
-def test_views_compiled_by_inductor(target, view):
+@pytest.mark.parametrize("name", ["transposed", *(slow(v) for v in VIEWS if v != "transposed")])
+def test_views_compiled_by_inductor(target, name):
     """Forward and backward of a view equal eager mode's; a wrong fake stride is an error there."""
     torch.compiler.reset()
     torch.manual_seed(0)
-    x = torch.randn(4, 16, 8, 8, device=target.device)
+    x, view = torch.randn(4, 16, 8, 8, device=target.device), VIEWS[name]
     channels = view(x).shape[1]
     weight = torch.rand(channels, device=target.device) + 0.5
     mask = torch.rand(view(x).shape[1:], device=target.device) < 0.5
@@ -156,7 +145,7 @@ def detached(argument):
 
 
 def backward_arguments(target, addend, training, relu, wanted, layouts=None):
-    given = [detached(t) for t in arguments(target, addend, training, relu, layouts=layouts)]
+    given = [detached(t) for t in arguments(target, addend, training, relu, layouts)]
     out, statistics, bits = OPS.bn_mask_add_relu(*given)
     main, other = given[:6], given[6:12]
     if training:
@@ -182,44 +171,32 @@ def test_opcheck_backward(target, addend, training, relu):
 
 
 @on_triton
-@TRAINING
-@ADDEND
-def test_plain_torch_twins(target, addend, training):
+@SETTINGS
+def test_plain_torch_twins(target, addend, training, relu):
     """Where a graph made on a GPU runs without one: the same operators in plain torch."""
-    for relu in (True, False):
-        given = [
-            t.detach() if isinstance(t, torch.Tensor) else t
-            for t in arguments(target, addend, training, relu)
-        ]
-        out, statistics, bits = OPS.bn_mask_add_relu(*given)
-        main, other = Branch(*given[:6]), Branch(*given[6:12])
-        other = other if addend == "projection" else None
-        options = Settings(relu, training, 0.0, 1e-5)
-        twin = library.eager_forward(main, other, given[12], options, given[-1])
-        close([out], [twin.out.double()], roundings=64)
-        if training:
-            found = [v for b in (twin.main, twin.other) if b for v in (b.mean, b.var)]
-            close([statistics], [torch.stack(found).double().view_as(statistics)], roundings=64)
-        assert torch.equal(bits, twin.bits) if given[-1] else twin.bits is None
-        assert out.stride() == twin.out.stride()
+    given = [detached(t) for t in arguments(target, addend, training, relu)]
+    out, statistics, bits = OPS.bn_mask_add_relu(*given)
+    main, other = Branch(*given[:6]), Branch(*given[6:12]) if addend == "projection" else None
+    options = Settings(relu, training, 0.0, 1e-5)
+    twin = library.eager_forward(main, other, given[12], options, given[-1])
+    close([out], [twin.out.double()], roundings=64)
+    if training:
+        found = [v for b in (twin.main, twin.other) if b for v in (b.mean, b.var)]
+        close([statistics], [torch.stack(found).double().view_as(statistics)], roundings=64)
+    assert torch.equal(bits, twin.bits) if given[-1] else twin.bits is None
+    assert out.stride() == twin.out.stride()
 
-        wanted = [True, True, True, addend == "residual", *[addend == "projection"] * 3]
-        backward = backward_arguments(target, addend, training, relu, wanted)
-        grads = OPS.bn_mask_add_relu_backward(*backward)
-        main, other = Branch(*backward[1:7]), Branch(*backward[7:13])
-        twins = library.eager_backward(
-            backward[0],
-            main,
-            other if addend == "projection" else None,
-            backward[13],
-            options,
-            library.Gradients(*wanted),
-        )
-        for grad, twin, wants in zip(grads, twins, wanted, strict=True):
-            assert (twin is not None) == wants
-            if wants:
-                close([grad], [twin.double()], roundings=256)
-                assert grad.stride() == twin.stride()
+    wanted = [True, True, True, addend == "residual", *[addend == "projection"] * 3]
+    upstream, *saved, bits = backward_arguments(target, addend, training, relu, wanted)[:14]
+    grads = OPS.bn_mask_add_relu_backward(upstream, *saved, bits, *options[:2], 1e-5, wanted)
+    main, other = Branch(*saved[:6]), Branch(*saved[6:]) if other else None
+    wanted = library.Gradients(*wanted)
+    twins = library.eager_backward(upstream, main, other, bits, options, wanted)
+    for grad, twin, wants in zip(grads, twins, wanted, strict=True):
+        assert (twin is not None) == wants
+        if wants:
+            close([grad], [twin.double()], roundings=256)
+            assert grad.stride() == twin.stride()
 
 
 def results(block, x, y, function=None):
@@ -243,21 +220,19 @@ def same(found, expected):
 
 
 @on_triton
-@TRAINING
-@ADDEND
-def test_compiled(target, addend, training):
+@SETTINGS
+def test_compiled(target, addend, training, relu):
     """One graph, forward and backward, in the compiler's own front ends (no code generated)."""
     torch.compiler.reset()
-    for relu in (True, False):
-        block, _ = pair(target, training, addend, relu=relu)
-        eager = copy.deepcopy(block)
-        (x, y), _ = inputs(target)
-        compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
-        same(results(block, x, y, compiled), results(eager, x, y))
+    block, _ = pair(target, training, addend, relu=relu)
+    eager = copy.deepcopy(block)
+    (x, y), _ = inputs(target)
+    compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
+    same(results(block, x, y, compiled), results(eager, x, y))
 
 
 @on_triton
-@ADDEND
+@pytest.mark.parametrize("addend", [slow("none"), slow("residual"), "projection"])
 def test_compiled_by_inductor(target, addend):
     torch.compiler.reset()
     block, _ = pair(target, True, addend)
@@ -304,15 +279,15 @@ def test_a_network_compiled_by_inductor(target):
 
 
 @on_triton
-@pytest.mark.parametrize("shape", [(1, 5, 4, 4), (7, 5, 4, 4)], ids=str)
-def test_compiled_for_another_batch_size(target, shape):
+def test_compiled_for_another_batch_size(target):
     torch.compiler.reset()
     block, _ = pair(target, True)
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager", dynamic=True)
     compiled(inputs(target, count=1)[0][0])
     eager = copy.deepcopy(block)
-    x = torch.randn(shape, device=target.device)
-    assert torch.equal(compiled(x), eager(x))
+    for shape in ((1, *SHAPE[1:]), (7, *SHAPE[1:])):
+        x = torch.randn(shape, device=target.device)
+        assert torch.equal(compiled(x), eager(x))
 
 
 @on_triton
@@ -372,7 +347,7 @@ def test_autocast(target):
 
 @on_triton
 @TRAINING
-@ADDEND
+@pytest.mark.parametrize("addend", ADDENDS)
 def test_functional_gradients(target, addend, training):
     """``torch.func.grad`` runs the kernels; what they cannot do there, the definition does."""
     x, weight, bias, mean, var, mask, *other = arguments(target, addend, training)[:13]

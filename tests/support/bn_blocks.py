@@ -46,12 +46,19 @@ class Block(nn.Module):
         )
 
 
+def on(target, addend="none", training=True, **options):
+    """A block on a target, its parameters from a fixed seed."""
+    torch.manual_seed(2)
+    block = Block(addend, **options).train(training).to(target.device)
+    block.backend = target.backend
+    return block
+
+
 def pair(target, training, addend="none", **options):
     """The same block for the target (float32) and for reference (eager, float64)."""
-    torch.manual_seed(2)
-    tested = Block(addend, **options).train(training).to(target.device)
+    tested = on(target, addend, training, **options)
     reference = copy.deepcopy(tested).double()
-    tested.backend = target.backend
+    reference.backend = "eager"
     return tested, reference
 
 

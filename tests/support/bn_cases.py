@@ -20,13 +20,16 @@ class Case:
     projection: tuple | None
     relu: bool
     training: bool
-    momentum: float | torch.Tensor
-    eps: float
     upstream: torch.Tensor
     upstream_layout: str
-    wanted: list
     backend: str
-    tiling: str
+    momentum: float | torch.Tensor = 0.1
+    eps: float = 1e-5
+    tiling: str = "real"
+    wanted: list | None = None  # which gradients; all
+
+    def __post_init__(self):
+        self.wanted = self.wanted or [True] * len(self.inputs())
 
     def branches(self):
         return [self.main] if self.projection is None else [self.main, self.projection]
@@ -181,7 +184,6 @@ def cases(draw, target, most=2000):
         eps=draw(st.sampled_from([1e-5, 1e-3, 0.1])),
         upstream=laid_out(upstream, upstream_layout, dtype, target.device),
         upstream_layout=upstream_layout,
-        wanted=[],
         backend=target.backend,
         tiling=tiles,
     )

@@ -11,6 +11,53 @@ value).
 """
 
 import torch
+from bn_cases import NAMES
+from layouts import output_format
+
+
+def check(case):
+    """Output, running statistics and every gradient, and what must stay as it was."""
+    expected, before_relu, leaves = formula(case)
+    expected_running = list(running_formula(case))
+    tolerance = output_tolerance(case)
+    if case.relu:
+        # Within the rounding error of zero, ReLU may be open in one precision and shut in another.
+        case = case.without_corner(before_relu.abs() <= tolerance)
+    expected_grads = torch.autograd.grad(expected, leaves, case.upstream.double())
+    constants = [
+        t
+        for branch in case.branches()
+        for name, t in zip(NAMES, branch, strict=True)
+        if t is not None and not ("running" in name and case.training)
+    ]
+    constants += [t for t in (case.residual, case.upstream) if t is not None]
+    copies = [t.clone() for t in constants]
+    out, grads = case.gradients()
+    x = case.main[0]
+    assert out.dtype == x.dtype and out.shape == x.shape
+    assert case.backend == "eager" or out.is_contiguous(memory_format=output_format(x))
+    near("output", out, expected.detach(), tolerance)
+    found = [branch[3:5] for branch in case.branches() if branch[3] is not None]
+    for (mean, variance), right in zip(found, expected_running, strict=True):
+        near("running_mean", mean, right[0], right[2])
+        near("running_var", variance, right[1], right[3])
+    tolerances = gradient_tolerances(case, case.upstream, expected_grads)
+    wanted = [i for i, wants in enumerate(case.wanted) if wants]
+    for i, grad in zip(wanted, grads, strict=True):
+        assert grad.dtype == case.inputs()[i].dtype
+        near(f"gradient {i}", grad, expected_grads[i], tolerances[i])
+    assert all(map(torch.equal, constants, copies))
+
+
+def near(what, found, expected, tolerance):
+    """Wherever it is, an error is allowed up to ``tolerance``."""
+    error = (found.double() - expected).abs()
+    allowed = torch.as_tensor(tolerance, device=error.device).expand_as(error)
+    worst = (error - allowed).argmax()
+    assert (error <= allowed).all(), (
+        f"{what}: error {error.flatten()[worst]:.3g}, "
+        f"allowed {allowed.reshape(-1)[worst]:.3g}, at {int(worst)} of {list(found.shape)}"
+    )
 
 
 def statistics(x):

@@ -3,60 +3,40 @@
 import copy
 
 import torch
-from scotoma.kernels import Projection, bn_mask_add_relu
+from bn_blocks import Block
 from torch import nn
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-class Norm(nn.Module):
-    """The operator with its parameters, statistics and masks."""
+class Norm(Block):
+    """The operator by the kernels, with fresh statistics."""
 
-    def __init__(self, addend, channels=24, size=9, backend="triton"):
-        super().__init__()
-        generator = torch.Generator().manual_seed(4)
-        self.addend, self.backend, self.relu = addend, backend, True
+    def __init__(self, addend, channels=24, size=9):
+        super().__init__(addend, channels=channels, size=(size, size))
+        self.backend = "triton"
         for i in range(2):
-            self.register_parameter(f"weight{i}", nn.Parameter(torch.rand(channels) + 0.5))
-            self.register_parameter(f"bias{i}", nn.Parameter(torch.randn(channels) / 4))
-            self.register_buffer(f"mean{i}", torch.zeros(channels))
-            self.register_buffer(f"var{i}", torch.ones(channels))
-            mask = torch.rand(channels, size, size, generator=generator) < 0.6
-            self.register_buffer(f"mask{i}", mask)
-
-    def branch(self, i):
-        return [getattr(self, f"{name}{i}") for name in ("weight", "bias", "mean", "var", "mask")]
-
-    def forward(self, x, other):
-        *vectors, mask = self.branch(0)
-        return bn_mask_add_relu(
-            x,
-            *vectors,
-            mask=mask,
-            residual=other if self.addend == "residual" else None,
-            projection=Projection(other, *self.branch(1)) if self.addend == "projection" else None,
-            relu=self.relu,
-            training=self.training,
-            backend=self.backend,
-        )
+            weight, bias, mean, variance, _ = self.branch(i)
+            nn.init.uniform_(weight, 0.5, 1.5), nn.init.normal_(bias, std=0.25)
+            mean.zero_(), variance.fill_(1)
 
 
 class Layer(nn.Module):
     """Two convolutions and the operator over both, as in a residual block."""
 
-    def __init__(self, addend, channels=24, size=9, backend="triton"):
+    def __init__(self, addend, channels=24):
         super().__init__()
         self.main = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.other = nn.Conv2d(channels, channels, 1, bias=False)
-        self.norm = Norm(addend, channels, size, backend)
+        self.norm = Norm(addend, channels)
 
     def forward(self, x):
         return self.norm(self.main(x), self.other(x))
 
 
-def layer(addend, **options):
+def layer(addend):
     torch.manual_seed(0)
-    return Layer(addend, **options).to(DEVICE, memory_format=torch.channels_last)
+    return Layer(addend).to(DEVICE, memory_format=torch.channels_last)
 
 
 def activation(seed, dtype=torch.float32, shape=(8, 24, 9, 9)):

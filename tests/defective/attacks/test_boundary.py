@@ -5,10 +5,8 @@ import math
 import pytest
 import torch
 from boundary_models import Brightness, Curved, HalfSpace, classes, distances, random_images
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scotoma.defective import UserError
-from scotoma.defective.attacks import Oracle, Status, draws, make_attack, parse_attack
+from refusals import refused
+from scotoma.defective.attacks import Status, draws
 from scotoma.defective.attacks.boundary import Boundary, boundary
 
 # Images converge after 60 to some hundred steps.
@@ -42,18 +40,6 @@ def test_adversarial_in_the_box_and_nearer_with_every_step(model, batch):
     assert (previous < 0.8 * distances(start, images)).all()
 
 
-def test_a_residual_network(small_model, randomise):
-    model = randomise(small_model("resnet18", image_size=16))
-    images = random_images(4, size=16)
-    labels = classes(model, images)
-    found, result = boundary(model, images, labels, steps=40, details=True)
-    one = boundary(model, images, labels, steps=1)
-    started = result.status == Status.FOOLED
-    assert started.any()
-    assert (distances(found, images) < distances(one, images))[started].all()
-    assert torch.equal(result.predictions, classes(model, found))
-
-
 def test_nearest_point_of_a_half_space():
     """There the minimal distance is known: that from the plane."""
     model = HalfSpace().eval()
@@ -82,28 +68,6 @@ def test_an_image_alone_and_in_any_batch(model, batch, options):
         alone = attack(model, images[rows], labels[rows])
         assert torch.equal(alone.images, together.images[rows])
         assert torch.equal(alone.forwards, together.forwards[rows])
-
-
-@settings(max_examples=5)
-@given(rows=st.permutations(range(8)), count=st.integers(1, 8), seed=st.integers(0, 2**40))
-def test_any_part_of_a_batch_in_any_order(rows, count, seed):
-    model, images = Curved().eval().double(), random_images(8, dtype=torch.float64)
-    labels, rows = classes(model, images), rows[:count]
-    attack = Boundary(**{**SOON, "steps": 150, "seed": seed})
-    together, part = attack(model, images, labels), attack(model, images[rows], labels[rows])
-    for name in ("images", "forwards", "status"):
-        assert torch.equal(getattr(part, name), getattr(together, name)[rows])
-
-
-def test_directions_follow_the_keys_and_the_seed(model, batch):
-    images, labels = (t[:1].repeat(3, *[1] * (t.dim() - 1)) for t in batch)
-    keys = torch.tensor([5, 5, 6])
-    state = torch.get_rng_state()
-    found = boundary(model, images, labels, steps=20, keys=keys)
-    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
-    assert torch.equal(boundary(model, images, labels, steps=20, keys=keys), found)
-    assert not torch.equal(boundary(model, images, labels, steps=20, keys=keys, seed=1), found)
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_misclassified_images_cost_one_query_and_stay(model, batch):
@@ -151,8 +115,10 @@ def test_a_start_that_is_not_adversarial_is_a_status_of_the_image(model, batch):
     assert (result.forwards[good] == 2 + 50 + 5).all()
     assert (distances(found, images) < distances(starts, images))[good].all()
     assert torch.equal(starts, given_starts)
-    alone = boundary(model, images[good], labels[good], steps=50, starts=starts[good])
-    assert torch.equal(alone, found[good])
+    attack = Boundary(steps=50)
+    started = attack.starting_from(starts[good])
+    assert torch.equal(started.images(model, images[good], labels[good]), found[good])
+    assert started.parameters() == attack.parameters() and str(started) == str(attack)
 
 
 def test_the_start_is_the_first_blend_that_is_adversarial(model, batch):
@@ -178,7 +144,7 @@ def test_the_start_is_the_first_blend_that_is_adversarial(model, batch):
         assert result.forwards[i] == 1 + (number + 1) + min(first + 1, 49) + 1
 
 
-@pytest.mark.parametrize("steps, every", [(1, 1), (9, 10), (10, 10), (47, 10), (12, 5), (6, 1)])
+@pytest.mark.parametrize("steps, every", [(1, 1), (9, 10), (10, 10), (12, 5)])
 def test_passes_are_counted(model, batch, steps, every):
     images, labels = batch
     seen = []
@@ -197,7 +163,7 @@ def test_passes_are_counted(model, batch, steps, every):
     assert len(seen) == 2 + 2 + steps  # both kinds of candidates are judged in one pass
 
 
-@pytest.mark.parametrize("most", [2, 3, 5, 8, 9, 10, 11, 12, 13, 14, 30, 200])
+@pytest.mark.parametrize("most", [2, 3, 8, 9, 12, 13, 14, 30, 200])
 @pytest.mark.parametrize("every", [1, 4])
 def test_nobody_uses_more_queries_than_allowed(model, batch, most, every):
     images, labels = batch
@@ -227,19 +193,6 @@ def test_converged_images_leave(model, batch):
     assert passes[2].min() >= 2 + 2 * 30  # not before a window is full
 
 
-def test_models_without_gradients(batch):
-    class Rounded(Curved):
-        def forward(self, pixels):
-            return torch.nn.functional.one_hot(super().forward(pixels).argmax(1), 5).double() * 7
-
-    model = Rounded().eval().double()
-    images, labels = batch
-    assert torch.equal(
-        boundary(model, images, labels, steps=30),
-        boundary(Curved().eval().double(), images, labels, steps=30),
-    )
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_other_pixels(dtype):
     """What counts is the image that comes back: the model judged it in its own precision."""
@@ -250,80 +203,6 @@ def test_other_pixels(dtype):
     one = boundary(model, images, labels, steps=1)
     assert found.dtype == dtype and (result.status == Status.FOOLED).all()
     assert (distances(found.float(), images.float()) < distances(one.float(), images.float())).all()
-
-
-def test_inputs_are_untouched_and_results_plain(model, batch):
-    images, labels = batch
-    leaf, before = images.clone().requires_grad_(), images.clone()
-    found = boundary(model, leaf, labels, steps=15)
-    assert not found.requires_grad and leaf.grad is None and torch.equal(leaf, before)
-    assert found.data_ptr() != leaf.data_ptr()
-    layout = images.contiguous(memory_format=torch.channels_last)
-    keys = torch.arange(8)
-    again = boundary(model, layout, labels, steps=15, keys=keys)
-    assert torch.equal(again, boundary(model, images, labels, steps=15, keys=keys))
-
-
-def test_an_interrupt_passes(model, batch):
-    class Interrupted(Curved):
-        calls = 0
-
-        def forward(self, pixels):
-            self.calls += 1
-            if self.calls == 30:
-                raise KeyboardInterrupt
-            return super().forward(pixels)
-
-    interrupted = Interrupted().eval().double()
-    with pytest.raises(KeyboardInterrupt):
-        boundary(interrupted, *batch)
-    assert interrupted.calls == 30 and all(p.requires_grad for p in interrupted.parameters())
-
-
-def test_names_and_texts():
-    attack = parse_attack("boundary:steps=7,max_queries=50,spherical_step=0.02")
-    assert attack == Boundary(steps=7, max_queries=50, spherical_step=0.02)
-    assert parse_attack(str(attack)) == attack and parse_attack("boundary") == Boundary()
-    saved = attack.parameters()
-    assert make_attack(saved.pop("attack"), saved) == attack
-    started = attack.starting_from(torch.zeros(1, 3, 8, 8))
-    assert started.parameters() == attack.parameters() and str(started) == str(attack)
-    assert parse_attack("boundary:max_queries=none").max_queries is None
-
-
-def test_an_oracle_counts_each_call_from_zero(model, batch):
-    oracle = Oracle(model)
-    first = Boundary(steps=10)(oracle, *batch)
-    second = Boundary(steps=10)(oracle, *batch)
-    assert torch.equal(first.forwards, second.forwards)
-    assert torch.equal(first.images, second.images)
-
-
-@pytest.mark.parametrize(
-    "options, words",
-    [
-        ({"steps": 0}, ["steps is 0", "at least 1"]),
-        ({"steps": 2.5}, ["steps is 2.5", "whole"]),
-        ({"update_every": 0}, ["update_every is 0"]),
-        ({"start_draws": 0}, ["start_draws is 0"]),
-        ({"start_steps": -1}, ["start_steps is -1"]),
-        ({"max_queries": 1}, ["max_queries is 1", "at least 2"]),
-        ({"seed": -1}, ["seed is -1"]),
-        ({"spherical_step": 0}, ["spherical_step is 0", "part of the distance"]),
-        ({"source_step": 1.0}, ["source_step is 1.0", "< 1"]),
-        ({"source_step": math.nan}, ["source_step is nan"]),
-        ({"convergence": -1e-9}, ["convergence is -1e-09", "source_step"]),
-        ({"convergence": 0.01}, ["convergence is 0.01", "no image takes a step"]),
-        ({"convergence": math.nan}, ["convergence is nan"]),
-        ({"step_adaptation": 1.0}, ["step_adaptation is 1.0", "over 1"]),
-        ({"step_adaptation": math.inf}, ["step_adaptation is inf"]),
-    ],
-)
-def test_refused(options, words):
-    with pytest.raises(UserError) as error:
-        Boundary(**options)
-    for word in words:
-        assert word in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -337,7 +216,5 @@ def test_refused(options, words):
     ],
 )
 def test_starts_refused(model, batch, starts, words):
-    with pytest.raises(UserError) as error:
+    with refused("starts", *words):
         boundary(model, *batch, starts=starts)
-    for word in ["starts", *words]:
-        assert word in str(error.value)

@@ -131,23 +131,3 @@ def test_step_sizes_follow_the_rule(rates, seed, leaving):
     for place, row in enumerate(walk.rows.tolist()):
         assert walk.spherical[place] == pytest.approx(plain[row].spherical, rel=1e-4)
         assert walk.source[place] == pytest.approx(plain[row].source, rel=1e-4)
-
-
-@pytest.mark.parametrize(
-    "hits, more, less",
-    [
-        (0, False, True),
-        (19, False, True),
-        (20, False, False),
-        (50, False, False),
-        (51, True, False),
-    ],
-)
-def test_limits_are_exclusive(hits, more, less):
-    window = Window.empty(torch.zeros(1), 100)
-    for number in range(100):
-        window.add(torch.tensor([number < hits]), number)
-        verdict = window.judge(0.2, 0.5)
-        if number < 99:
-            assert not verdict[0].any() and not verdict[1].any()
-    assert verdict[0].item() is more and verdict[1].item() is less

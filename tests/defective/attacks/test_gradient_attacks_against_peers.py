@@ -21,26 +21,14 @@ SETTINGS = [(8, 2, 7), slow(16, 1, 20), slow(32, 1, 12), (1, 1, 4)]
 
 
 @pytest.fixture(scope="module")
-def cases():
+def cases(small_model, randomise):
     """Networks that look trained, with images on the borders of the box and true labels."""
-    from scotoma.defective import create_model
-
-    made = []
+    made, generator = [], torch.Generator().manual_seed(0)
     for arch, defects in (("resnet18", "0.3-Bottom"), ("vgg19", "standard")):
-        torch.manual_seed(0)
-        model = create_model(arch, defects, width=4)
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-                torch.nn.init.normal_(module.bias, 0, 0.3)
-                module.momentum = 1.0
-        with torch.no_grad():
-            model.train()(torch.rand(64, 3, 32, 32))
-        model.eval()
-        images = (torch.rand(64, 3, 32, 32) * 1.4 - 0.2).clamp(0, 1)
-        with torch.no_grad():
-            labels = model(images).argmax(1)
-        labels[::5] = torch.randint(10, labels[::5].shape)
+        model = randomise(small_model(arch, defects))
+        images = (torch.rand(64, 3, 32, 32, generator=generator) * 1.4 - 0.2).clamp(0, 1)
+        labels = model(images).argmax(1)
+        labels[::5] = torch.randint(10, labels[::5].shape, generator=generator)
         made.append((model, images, labels))
     return made
 
