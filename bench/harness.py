@@ -9,10 +9,9 @@ A verb of ``scotoma bench`` parses its options (:mod:`.options`), chooses cases,
     return run.finish(label)
 
 ``measure(case)`` gives a row for each **variant**, one of several ways to compute the same thing,
-and every row has a list ``problems``. First each variant's result is checked (:func:`noting`,
-:func:`compare`), since a time of a wrong result is worth nothing; then those without problems are
-timed in turns (:func:`interleaved`, :func:`time_in_turns`) and :func:`spread` makes figures of the
-seconds.
+and every row has a list ``problems``. First each variant's result is checked (:func:`noting`),
+since a time of a wrong result is worth nothing; then those without problems are timed in turns
+(:func:`interleaved`, :func:`time_in_turns`) and :func:`spread` makes figures of the seconds.
 """
 
 from __future__ import annotations
@@ -32,9 +31,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
-from math import isfinite
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -46,9 +44,6 @@ from .options import UNFINISHED
 from .report.rows import grouped
 
 INTERRUPTED = 130
-
-Key = TypeVar("Key", bound=Hashable)
-Work, Reading = TypeVar("Work"), TypeVar("Reading")
 
 
 # Rows: JSON lines, appended whole, so that a file is good at any moment.
@@ -263,9 +258,7 @@ def device_seconds(work: Callable[[], object], device: torch.device) -> float:
     return start.elapsed_time(end) / 1e3
 
 
-def interleaved(
-    works: dict[Key, Work], clock: Callable[[Work], Reading], repeats: int
-) -> dict[Key, list[Reading]]:
+def interleaved(works: dict, clock: Callable[[Any], Any], repeats: int) -> dict[Hashable, list]:
     """The clock's reading of each work, such as seconds, all in turn, another one first in each
     round; one round warms up."""
     names, samples = list(works), {name: [] for name in works}
@@ -301,9 +294,7 @@ def spread(seconds: list[float], calls: int) -> dict[str, float]:
     return {name: round(value, 3) for name, value in figures.items()}
 
 
-def graph_replays(
-    works: dict[Key, Callable[[], None]], rows: dict[Key, dict], what: str = ""
-) -> dict[Key, Callable[[], None]]:
+def graph_replays(works: dict, rows: dict, what: str = "") -> dict[Hashable, Callable[[], None]]:
     """Replays of CUDA graphs of works, captured on a stream of :func:`use_capturing_stream`; a work
     that cannot be captured is a problem of its row."""
     replays = {}
@@ -321,11 +312,11 @@ def graph_replays(
 
 
 def time_in_turns(
-    runs: dict[Key, Callable[[], object]], calls: dict[Key, int], device: torch.device, windows: int
-) -> dict[Key, list[float]]:
+    runs: dict, calls: dict, device: torch.device, windows: int
+) -> dict[Hashable, list[float]]:
     """Seconds of ``windows`` stretches of each run, so many calls long, by the host's clock."""
 
-    def window(key: Key) -> None:
+    def window(key: Hashable) -> None:
         for _ in range(calls[key]):
             runs[key]()
 
@@ -374,21 +365,6 @@ def noting(*rows: dict, but: type[Exception] | tuple = ()) -> Iterator[None]:
             row["problems"].append(named(error))
 
 
-def compare(row: dict, errors: dict[str, float]) -> None:
-    """Note relative errors by a tensor's name; one above ``row["tolerance"]`` is a problem."""
-    row["errors"] = {name: value if isfinite(value) else None for name, value in errors.items()}
-    row["problems"] += [
-        f"{name} is wrong: relative error {value:.2g}, allowed {row['tolerance']:.2g}"
-        for name, value in errors.items()
-        if value > row["tolerance"]
-    ]
-
-
-def failures(rows: Iterable[dict], label: Callable[[dict], str]) -> list[str]:
-    """What could not be measured, or computed something else. label: a row's case and variant."""
-    return [f"{label(row)}: {problem}" for row in rows for problem in row["problems"]]
-
-
 # For the terminal
 
 
@@ -411,10 +387,8 @@ def figure(value: float | None, form: str, factor: float = 1.0) -> str:
 
 
 def slower_cases(rows: Iterable[dict], ours: str, *more: str) -> list[str]:
-    """A line for each case in which the best rival is faster than the best variant of ours.
-
-    ours: what the names of our variants begin with. more: columns that part a case.
-    """
+    """A line for each case (and ``more`` columns) in which the best rival is faster than the best
+    variant of ours, whose names begin with ``ours``."""
     lines = []
     for case, found in grouped(rows, "case", *more).items():
         best: dict[bool, tuple[float, str]] = {}
@@ -513,7 +487,7 @@ class Run:
 
         label: a row's case and variant, in words. Returns the command's exit status.
         """
-        failed = failures(self.rows, label)
+        failed = [f"{label(row)}: {text}" for row in self.rows for text in row["problems"]]
         lists = {"failures": failed, title: slower, "not measured": self.left}
         for heading, lines in lists.items():
             if lines:

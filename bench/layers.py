@@ -94,7 +94,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = make_parser("bench layers", __doc__)
     add = parser.add_argument
     add("--sites", choices=SITES, help="default: all; headline with --cpu")
-    add("--shape", action="append", metavar="NxCxHxW", help="this one instead; may be repeated")
+    shapes = "this one instead; may be repeated"
+    add("--shape", action="append", type=_shape, metavar="NxCxHxW", help=shapes)
     add("--mode", choices=(*MODES, "both"), default="training", help="default: training")
     add("--networks", nargs="+", metavar="NAME", default=model_names(), help="default: all six")
     batches = f"of the networks' sites ({BATCH}; {IMAGENET_BATCH} imagenet)"
@@ -112,7 +113,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if options.shape:
         if options.sites:
             raise UserError("shape is measured instead of sites; leave one of the two out")
-        options.shape = [parse_shape(text) for text in options.shape]
         options.sites = "shape"
     options.sites = options.sites or ("headline" if options.cpu else "all")
     check_names("networks", options.networks, model_names())
@@ -120,12 +120,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
-def parse_shape(text: str) -> tuple[int, int, int, int]:
-    """A shape from the command line. Raises UserError."""
+def _shape(text: str) -> tuple[int, ...]:
+    """An argparse type."""
     if not re.fullmatch(r"0*[1-9]\d*(x0*[1-9]\d*){3}", text):
-        raise UserError(
-            f"shape is {text!r}; expected batch, channels, height and width, each at least 1, such "
-            "as 64x256x56x56"
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not batch, channels, height and width, each at least 1, such as "
+            "64x256x56x56"
         )
     return tuple(map(int, text.split("x")))
 

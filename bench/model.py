@@ -84,30 +84,25 @@ def chosen_model(options: argparse.Namespace) -> Model | None:
     try:
         model = factory()
     except Exception as error:
-        raise UserError(
-            f"model is {name!r}, whose call fails: {_line(error)}; name a callable that needs no "
-            "arguments"
-        ) from None
+        text = "; name a callable that needs no arguments"
+        raise _refusal(name, f"whose call fails: {_line(error)}{text}") from None
     if not isinstance(model, nn.Module):
-        raise UserError(f"model is {name!r}, which gives {type(model).__name__}, no nn.Module")
+        raise _refusal(name, f"which gives {type(model).__name__}, no nn.Module")
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UserError(f"model is {name!r}, which has no parameters to train")
-    for training in (True, False):
+        raise _refusal(name, "which has no parameters to train")
+    images = torch.zeros(2, 3, size, size)
+    for mode in ("training", "evaluation"):
         try:
             with torch.no_grad():
-                logits = model.train(training)(torch.zeros(2, 3, size, size))
+                logits = model.train(mode == "training")(images)
         except Exception as error:
-            raise UserError(
-                f"model is {name!r}, which fails on images of shape (2, 3, {size}, {size}): "
-                f"{_line(error)}; give the --image-size that it takes"
-            ) from None
+            shape, text = tuple(images.shape), "; give the --image-size that it takes"
+            problem = f"which fails on images of shape {shape}: {_line(error)}{text}"
+            raise _refusal(name, problem) from None
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 2:
-            raise UserError(
-                f"model is {name!r}, which gives {shape} in "
-                f"{'training' if training else 'evaluation'}; expected logits of shape "
-                "(images, classes)"
-            )
+            text = "expected logits of shape (images, classes)"
+            raise _refusal(name, f"which gives {shape} in {mode}; {text}")
     return Model(name, factory, size, logits.shape[1], *fused(model, size)[1:])
 
 
@@ -123,23 +118,20 @@ def _factory(name: str, classes: int | None) -> Callable[[], nn.Module]:
         sys.path.insert(0, "")  # where a script of one's own lies
     try:
         package = importlib.import_module(found[1])
+    except ModuleNotFoundError as error:
+        if f"{found[1]}.".startswith(f"{error.name}."):
+            where = "install it, or run this in the folder where it lies"
+            raise _refusal(name, f"but there is no package {error.name!r}; {where}") from None
+        problem = f"but {found[1]} needs {error.name}, which is not installed"
+        raise _refusal(name, problem) from None
     except Exception as error:
-        problem = f"importing {found[1]} fails: {error!r}"
-        if isinstance(error, ModuleNotFoundError):
-            problem = f"{found[1]} needs {error.name}, which is not installed"
-            if f"{found[1]}.".startswith(f"{error.name}."):
-                problem = (
-                    f"there is no package {error.name!r}; install it, or run this in the folder "
-                    "where it lies"
-                )
-        raise UserError(f"model is {name!r}, but {problem}") from None
+        raise _refusal(name, f"but importing {found[1]} fails: {error!r}") from None
     factory = getattr(package, found[2], None)
     if not callable(factory):
         what = "nothing called" if factory is None else "no callable"
         known = [key for key, value in vars(package).items() if callable(value)]
-        raise UserError(
-            f"model is {name!r}, but {found[1]} has {what} {found[2]!r}.{nearest(found[2], known)}"
-        )
+        advice = nearest(found[2], known)
+        raise _refusal(name, f"but {found[1]} has {what} {found[2]!r}.{advice}")
     if classes is None:
         return factory
     taken = inspect.signature(factory).parameters
@@ -148,6 +140,10 @@ def _factory(name: str, classes: int | None) -> Callable[[], nn.Module]:
             f"classes is {classes}, but {name} takes no argument num_classes; leave it out"
         )
     return lambda: factory(num_classes=classes)
+
+
+def _refusal(name: str, problem: str) -> UserError:
+    return UserError(f"model is {name!r}, {problem}")
 
 
 def _line(error: Exception) -> str:

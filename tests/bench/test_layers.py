@@ -1,6 +1,8 @@
 """``scotoma bench layers`` end to end on a CPU, and what its figures are made of."""
 
 import math
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -106,12 +108,16 @@ def test_a_wrong_variant_gets_no_times(tmp_path, monkeypatch, capsys, variant):
         (layers, "--repeats 0", ["--repeats", "'0'"]),
         (layers, "--sits all", ["--sits", "--sites"]),
         (step, "--networks resnet19", ["networks", "resnet19", "resnet18"]),
-        (step, "--contestants egaer", ["variants", "egaer", "eager"]),
-        (step, "--variants eager-graph", ["eager-graph", "GPU", "leave it out"]),
+        (step, "--networks resnet18 --contestants egaer", ["variants", "egaer", "eager"]),
+        (
+            step,
+            "--networks resnet18 --variants eager-graph",
+            ["eager-graph", "GPU", "leave it out"],
+        ),
         (step, "--work trian", ["work", "trian", "train"]),
         (step, "--defects 0.3-Buttom", ["0.3-Buttom"]),
         (step, "--defects 0.3-Bottomx2 --networks vgg19", ["vgg19"]),
-        (step, "--window-seconds 0", ["window-seconds", "0.0"]),
+        (step, "--networks resnet18 --window-seconds 0", ["window-seconds", "0.0"]),
         (roofline, "--operators convoluton", ["operators", "convoluton", "'convolution'"]),
         (roofline, "--backends tritn", ["backends", "tritn", "'triton'"]),
         (roofline, "--backends separate --operators linear", ["backends separate", "linear"]),
@@ -255,16 +261,12 @@ def test_bytes_of_the_released_layer(kind, forward, backward):
 
 
 def test_released_layer_stays_in_float32_until_the_next_convolution():
-    call, run = released(OpShape("residual", SHAPE))
-    assert call.operands.mask.dtype == call.operands.residual.dtype == torch.float32
+    call, _ = released(OpShape("residual", SHAPE))
     assert call.operands.residual.requires_grad and call.operands.residual.is_leaf
-    assert call.operands.x.dtype == call.grad_out.dtype == torch.bfloat16
     call, run = released(OpShape("none", SHAPE, relu=False))  # a dropout follows, no convolution
     assert call.grad_out.dtype == run(*call.operands).dtype == torch.float32
-    unmasked = OpShape("residual", SHAPE, masked=False)
-    assert operands.as_released(unmasked) is None  # half precision throughout
-    call, run = released(unmasked)
-    assert run(*call.operands).dtype == torch.bfloat16
+    call, run = released(OpShape("residual", SHAPE, masked=False))  # half precision throughout
+    assert call.operands.residual.dtype == run(*call.operands).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -340,6 +342,30 @@ def test_evaluation_runs_forward_without_gradients(training):
     work.both()
     assert seen == 2 * [training] + 2 * [True]
     assert len(work.grads[0]) == (4 if training else 2)  # x, residual, and two parameters
+
+
+def test_graphs_are_timed_beside_calls(monkeypatch):
+    """Here a graph is a function; what cannot be captured is a problem of its row."""
+    capturing = []
+    graph = SimpleNamespace(replay=lambda: None)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream: nullcontext(capturing.append(1)))
+
+    def uncapturable(*given):
+        if capturing:
+            raise RuntimeError("a copy to the host")
+        return run(*given)
+
+    op = OpShape("none", SHAPE)
+    run, call = operands.operator(op, "eager"), operands.draw(op, torch.float32, CPU)
+    sweeps = {name: operands.Sweep(one, [call]) for name, one in (("a", run), ("b", uncapturable))}
+    rows = {name: {"problems": []} for name in sweeps}
+    found = [*operands.timings(sweeps, "both", ("wall", "graph"), CPU, 1, rows, "cold both")]
+    assert [one[:2] for one in found] == [("wall", "a"), ("wall", "b"), ("graph", "a")]
+    assert all(times["median_us"] >= 0 for *_, times in found)
+    assert rows["a"]["problems"] == []
+    assert rows["b"]["problems"] == ["no CUDA graph of cold both: RuntimeError: a copy to the host"]
 
 
 def test_interrupted_files_stay_readable(tmp_path):

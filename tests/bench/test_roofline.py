@@ -6,9 +6,8 @@ from math import prod
 
 import pytest
 import torch
-import torch.nn.functional as F
 from matplotlib.figure import Figure
-from scotoma.bench import operators, roofline
+from scotoma.bench import roofline
 from scotoma.bench.harness import append_rows, read_rows
 from scotoma.bench.operands import OpShape
 from scotoma.bench.operators import (
@@ -103,36 +102,22 @@ def test_fused_convolution_beside_the_separate_one():
     assert fused["tiles_us"][fused["tile"]] == fused["times"]["median_us"]
 
 
-def test_a_wrong_result_gets_no_time(tmp_path, monkeypatch, capsys, small_ceilings, drawn):
-    right = F.conv2d
-
-    def wrong_in_float32(x, *arguments):
-        out = right(x, *arguments)
-        return out if x.dtype == torch.float64 else 1.1 * out
-
-    monkeypatch.setattr(operators.F, "conv2d", wrong_in_float32)
-    out = tmp_path / "roofline.jsonl"
-    more = ["--operators", "apply_mask", "convolution", "--max-cases", "3"]
-    assert roofline.main(options(out, *more)) == 1
-    rows = list(read_rows(out))
-    bad = [r for r in rows if r["operator"] == "convolution"]
-    assert len(bad) == 3 and len(rows) == 7
-    for r in bad:
-        assert r["times"] == {} and r["attained_percent"] is None
-        assert any("out is wrong" in problem for problem in r["problems"])
-    assert drawn[0] == [r for r in rows if r["operator"] == "apply_mask"]
-    text = capsys.readouterr().out
-    assert "failures:" in text and "convolution 2x3x16x16 3x3 -> 8" in text
-
-
-def test_what_raises_is_a_problem_of_its_row():
-    def broken(*arguments):
+def test_a_variant_that_is_wrong_or_fails_gets_no_time(tmp_path, drawn):
+    def broken(*given):
         raise RuntimeError("no such kernel")
 
-    case = replace(layer_case(CONVOLUTION, *FLOAT32), variants=[Variant("torch", broken)])
-    rows = measure_case(case, *FLOAT32, 1, ROOFS)
-    assert [r["problems"] for r in rows] == 3 * [["RuntimeError: no such kernel"]]
-    assert roofline.by_distance(rows) == []
+    case = layer_case(CONVOLUTION, *FLOAT32)
+    run = case.variants[0].run
+    others = [Variant("wrong", lambda *given: 1.1 * run(*given)), Variant("broken", broken)]
+    rows = measure_case(replace(case, variants=[*case.variants, *others]), *FLOAT32, 1, ROOFS)
+    for right, wrong, failed in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
+        assert right["times"] and not right["problems"]
+        assert any("out is wrong" in problem for problem in wrong["problems"])
+        assert failed["problems"] == ["RuntimeError: no such kernel"]
+        assert wrong["times"] == failed["times"] == {} and wrong["attained_percent"] is None
+    assert roofline.brief(rows).count("failed") == 6
+    roofline.draw(rows, tmp_path / "roofline", "png")
+    assert drawn == [rows[::3]]
 
 
 def test_usual_backends():
@@ -144,14 +129,6 @@ def test_usual_backends():
     assert set(out_of("cuda", "--backends", "triton", "eager")) == {"separate", *roofline.LIBRARIES}
 
 
-@pytest.mark.parametrize("flops", [100, 10_000, 100_000_000])
-def test_attained_is_of_the_lower_roof(flops):
-    """Attained operations a second over min(matrix ceiling, bandwidth * intensity)."""
-    row = {"bytes": 1000, "flops": flops, "arithmetic": "float32"}
-    roof = min(1e12, 1e9 * flops / 1000)
-    assert max(roofs(row, ROOFS).values()) == pytest.approx(flops / roof)
-
-
 def test_the_table_begins_with_the_farthest_from_its_roof():
     def one(name, percent, flops, kind="cuda"):
         return {
@@ -161,6 +138,10 @@ def test_the_table_begins_with_the_farthest_from_its_roof():
             "tflop_per_s": 1.0, "attained_percent": percent, "machine": {"kind": kind},
         }  # fmt: skip
 
+    # Attained operations a second over min(matrix ceiling, bandwidth * intensity).
+    for flops in (100, 10_000, 100_000_000):
+        least = flops / min(1e12, 1e9 * flops / 1000)
+        assert max(roofs(one("", 1.0, flops), ROOFS).values()) == pytest.approx(least)
     rows = [one("near", 90.0, 10), one("far", 5.0, 10**8), one("failed", None, 1)]
     columns = {c.header: list(c.cells) for c in roofline.table(rows).columns}
     assert columns["operator"] == ["far", "near"] and columns["roof"] == ["float32", "memory"]
@@ -171,7 +152,7 @@ def test_the_table_begins_with_the_farthest_from_its_roof():
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [1, 3])
-def test_flops_and_bytes_of_convolutions(kernel, stride):
+def test_flops_and_bytes_of_layers(kernel, stride):
     layer = Layer((2, 6, 9, 7), 10, kernel, stride, padding=kernel // 2)
     case = layer_case(layer, *FLOAT32)
     call, run = case.draw(), case.variants[0].run
@@ -188,8 +169,6 @@ def test_flops_and_bytes_of_convolutions(kernel, stride):
         assert tuple(out.shape) == layer.out_shape
         assert each.moved == x.nbytes + weight.nbytes + out.nbytes
 
-
-def test_flops_and_bytes_of_linear_layers():
     case = layer_case(Layer((5, 7, 1, 1), 3, linear=True), torch.bfloat16, CPU)
     with FlopCounterMode(display=False) as counter:
         case.variants[0].run(*case.draw().operands)
@@ -217,11 +196,12 @@ def test_flops_around_batch_norm(kind, mode, forward, backward):
 
 def test_bytes_of_fused_operators():
     """One bfloat16 read or written is two bytes; a mask that the batch shares is not counted."""
-    site = OpShape("residual", (4, 16, 3, 5))
-    moved = [each.moved for each in norm_case(site, torch.bfloat16, CPU).passes]
-    assert moved == [8.125 * site.elements, 12.25 * site.elements]
-    moved = [each.moved for each in mask_case(site.shape, torch.bfloat16, CPU).passes]
-    assert moved == 2 * [4 * site.elements]
+    op = OpShape("residual", (4, 16, 3, 5))
+    for case, *bytes_an_element in (
+        (norm_case(op, torch.bfloat16, CPU), 8.125, 12.25),
+        (mask_case(op.shape, torch.bfloat16, CPU), 4, 4),
+    ):
+        assert [each.moved / op.elements for each in case.passes] == bytes_an_element
     for kind, outputs, after in (("none", 1, 5), ("residual", 2, 6)):
         (each,) = fused_case(CONVOLUTION, kind, torch.bfloat16, CPU).passes
         out = prod(CONVOLUTION.out_shape)
@@ -264,17 +244,6 @@ def test_problems_of_every_tile_are_kept():
     assert (merged[1]["tile"], merged[1]["times"]) == ("b", {"median_us": 2.0})
     assert merged[1]["tiles_us"] == {"a": 3.0, "b": 2.0, "c": None}
     assert merged[1]["problems"] == ["tile c: out is wrong"]
-
-
-def test_matmul_ceilings_restore_the_precision(small_ceilings):
-    torch.set_float32_matmul_precision("high")
-    try:
-        found = roofline.measure_ceilings(CPU, torch.bfloat16)
-        assert torch.get_float32_matmul_precision() == "high"
-    finally:
-        torch.set_float32_matmul_precision("highest")
-    assert set(found["matmul_tflop_per_s"]) == {"bfloat16", "float32"}
-    assert min(found["copy_gb_per_s"], *found["matmul_tflop_per_s"].values()) > 0
 
 
 @pytest.mark.gpu

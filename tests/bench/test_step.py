@@ -1,5 +1,6 @@
 """``scotoma bench step`` end to end on a CPU, and what its rows are made of."""
 
+import copy
 from argparse import Namespace
 from dataclasses import replace
 
@@ -66,19 +67,15 @@ def test_variants_run_what_they_say():
     """Each variant reaches the engine: backend of every layer, graph, precision, memory format."""
     assert set(ON_CPU) < set(VARIANTS) and set(ON_GPU) < set(VARIANTS)
     for name, one in VARIANTS.items():
-        config = variants.settings(name, case("train"), "standard", torch.device("cuda"))
-        assert (config.compile, config.cuda_graph, config.backend) == (
-            one.compile,
-            one.graph,
-            one.backend,
-        )
         plain = one.released or one.contiguous
-        assert config.precision == "float32" and config.channels_last != plain
-        half = variants.settings(name, replace(case("train"), dtype="bfloat16"), "standard", CPU)
-        assert half.precision == ("float32" if plain else "bfloat16")
+        half = replace(case("train"), dtype="bfloat16")
+        config = variants.settings(name, half, "standard", torch.device("cuda"))
+        found = config.compile, config.cuda_graph, config.backend, config.channels_last
+        assert found == (one.compile, one.graph, one.backend, not plain)
+        assert config.precision == ("float32" if plain else "bfloat16")
         # Evaluation and attacks have graphs of their own.
         other = variants.settings(name, case("pgd"), "standard", torch.device("cuda"))
-        assert not other.cuda_graph
+        assert not other.cuda_graph and other.precision == "float32"
         assert name.startswith("fused") == (one.backend != "eager")
     eager = network_run("eager", "evaluate")
     assert {m.backend for m in eager.engine.model.modules() if isinstance(m, MaskSite)} == {"eager"}
@@ -91,20 +88,18 @@ def test_works():
     assert first != second and not torch.equal(before, training.engine.model.head.weight)
 
     evaluation = network_run("eager", "evaluate")
-    before = evaluation.engine.model.state_dict()
-    before = {name: value.clone() for name, value in before.items()}
-    loss = evaluation.run()
-    assert loss.shape == ()
+    before = copy.deepcopy(evaluation.engine.model.state_dict())
+    assert evaluation.run().shape == ()
     for name, value in evaluation.engine.model.state_dict().items():
         assert torch.equal(before[name], value), name
 
     attack = network_run("eager", "pgd")
+    model = attack.engine.model
     images, labels = next(attack.data.in_order(4))
     found = attack.run()
     assert 0 < (found - images).abs().max() <= variants.EPS + 1e-6
     # Nothing computes gradients that an attack does not need.
-    assert not any(p.requires_grad for p in attack.engine.model.parameters())
-    model = attack.engine.model
+    assert not any(p.requires_grad for p in model.parameters())
     rises = [torch.nn.functional.cross_entropy(model(x), labels) for x in (images, found)]
     assert rises[1] > rises[0]
 
