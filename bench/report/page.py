@@ -159,40 +159,53 @@ def build(loaded: Loaded, cpu: bool = False, out: Path = OUT) -> Page:
         " writes this page from rows of results: edit nothing here.",
     )
     page.paragraph(HOW)
-    devices = sorted(grouped(loaded.rows, "gpu", "device").items(), key=lambda item: item[0])
-    gpus, cpus = (
-        [(key[1], rows) for key, rows in devices if key[0] is gpu] for gpu in (True, False)
-    )
-    if not gpus:
+    devices = grouped(loaded.rows, "gpu", "device")
+    kinds = {gpu for gpu, _ in devices}
+    if True not in kinds:
         page.heading("No figure yet")
         words = strong("No figure exists yet: there are no results of a GPU.")
         page.paragraph(words, " On a machine with an NVIDIA GPU these commands make them:")
         lines = [(what, code(command)) for what, command in TO_MEASURE]
         page.table((["what is measured", "command"], lines), words=2)
         verdicts.targets(page, [])
-    for device, rows in gpus:
-        page.heading(device)
-        environment(page, rows)
-        verdicts.targets(page, rows)
-        _parts(page, rows)
-    if cpu and not cpus:
+    for gpu, device in sorted(devices, key=lambda key: (not key[0], key[1])):
+        rows = devices[gpu, device]
+        if gpu:
+            page.heading(device)
+            environment(page, rows)
+            verdicts.targets(page, rows)
+            _parts(page, rows)
+        elif cpu:
+            page.heading(f"{device} (no GPU)")
+            words = "Figures of a CPU show only that the commands work. They say nothing about the "
+            page.paragraph(strong(f"{words}kernels or about any GPU."))
+            environment(page, rows)
+            _parts(page, rows)
+    if cpu and False not in kinds:
         page.heading("CPU")
         page.paragraph("There are no results of a CPU.")
-    for device, rows in cpus if cpu else ():
-        page.heading(f"{device} (no GPU)")
-        page.paragraph(
-            strong(
-                "Figures of a CPU show only that the commands work. They say nothing about the "
-                "kernels or about any GPU."
-            )
-        )
-        environment(page, rows)
-        _parts(page, rows)
     page.heading("What the words mean")
     lines = [(code(word), meaning) for word, meaning in GLOSSARY]
     page.table((["word", "meaning"], lines), words=2)
     page.heading("Sources")
-    _sources(page, loaded, 0 if cpu else sum(len(rows) for _, rows in cpus))
+    unused = 0 if cpu else sum(not row["gpu"] for row in loaded.rows)
+    if unused:
+        page.paragraph(
+            f"{unused:,} cases measured on a CPU are left out; the option --cpu shows them."
+        )
+    if loaded.unknown:
+        names = listed(f"{name} ({count:,})" for name, count in loaded.unknown.items())
+        page.paragraph(f"Left out, rows of benchmarks that this page does not know: {names}.")
+    if not loaded.files:
+        page.paragraph("There are no files of results.")
+        return page
+    columns: Columns = {
+        "file": lambda line: code(line[0].as_posix()),
+        "rows": lambda line: f"{line[1][0]:,}",
+        "damaged lines": lambda line: f"{line[1][1]:,} not a JSON object" if line[1][1] else "none",
+    }
+    table(page, loaded.files.items(), columns)
+    page.blocks.append(f"<!-- rows {loaded.digest()} -->")
     return page
 
 
@@ -232,9 +245,15 @@ def environment(page: Page, rows: Sequence[dict]) -> None:
         )
     page.heading("Conditions", 3)
     page.paragraph(words)
+
+    def days(group: tuple) -> str:
+        """The first and the last day on which rows were measured."""
+        found = [row["moment"].date().isoformat() for row in group[1]]
+        return " to ".join(dict.fromkeys((min(found), max(found))))
+
     columns: Columns = {
         "commit": lambda g: g[0][0],
-        "measured (UTC)": lambda g: _days(g[1]),
+        "measured (UTC)": days,
         "benchmarks": lambda g: listed(row["benchmark"] for row in g[1]),
     }
     for number, name in enumerate(VERSIONS):
@@ -248,12 +267,6 @@ def environment(page: Page, rows: Sequence[dict]) -> None:
     table(page, newest_first, columns, words=8)
 
 
-def _days(rows: Sequence[dict]) -> str:
-    """The first and the last day on which rows were measured."""
-    days = sorted(row["moment"].date().isoformat() for row in rows)
-    return " to ".join(dict.fromkeys((days[0], days[-1])))
-
-
 def _clock(rows: Sequence[dict], name: str) -> str:
     """The least and the greatest of what nvidia-smi said, which may be "[N/A]"."""
     values = []
@@ -263,23 +276,3 @@ def _clock(rows: Sequence[dict], name: str) -> str:
     values = [value for value in values if abs(value) < 1e9]
     ends = [fixed(min(values), 0), fixed(max(values), 0)] if values else []
     return " to ".join(dict.fromkeys(ends)) or NONE
-
-
-def _sources(page: Page, loaded: Loaded, unused: int) -> None:
-    if unused:
-        page.paragraph(
-            f"{unused:,} cases measured on a CPU are left out; the option --cpu shows them."
-        )
-    if loaded.unknown:
-        names = listed(f"{name} ({count:,})" for name, count in loaded.unknown.items())
-        page.paragraph(f"Left out, rows of benchmarks that this page does not know: {names}.")
-    if not loaded.files:
-        page.paragraph("There are no files of results.")
-        return
-    columns: Columns = {
-        "file": lambda line: code(line[0].as_posix()),
-        "rows": lambda line: f"{line[1][0]:,}",
-        "damaged lines": lambda line: f"{line[1][1]:,} not a JSON object" if line[1][1] else "none",
-    }
-    table(page, loaded.files.items(), columns)
-    page.blocks.append(f"<!-- rows {loaded.digest()} -->")

@@ -218,12 +218,16 @@ def load(paths: Iterable[Path]) -> Loaded:
     loaded = Loaded()
     cases: dict[tuple, list[dict]] = {}
     for path in _result_files(paths):
-        used = objects = damaged = 0
-        for number, row in _lines(path):
-            if row is None:
-                damaged += 1
-                continue
-            objects += 1
+        lines = list(_lines(path))
+        objects = [(number, row) for number, row in lines if row is not None]
+        if not objects:
+            what = "is no file of JSON lines" if lines else "is empty"
+            raise UserError(
+                f"{path} {what}; give a file that 'scotoma bench layers' or another measurement "
+                "wrote"
+            )
+        used = 0
+        for number, row in objects:
             name = row.get("benchmark")
             name = name if isinstance(name, str) else "(none named)"
             if name not in FIELDS:
@@ -238,13 +242,7 @@ def load(paths: Iterable[Path]) -> Loaded:
             row = prepared(row, str(path.parent))
             case = tuple(row[key] for key in ("gpu", "device", "contestant", *CASE[name]))
             cases.setdefault((name, *case), []).append(row)
-        if not objects:
-            what = "is no file of JSON lines" if damaged else "is empty"
-            raise UserError(
-                f"{path} {what}; give a file that 'scotoma bench layers' or another measurement "
-                "wrote"
-            )
-        loaded.files[path] = used, damaged
+        loaded.files[path] = used, len(lines) - len(objects)
     loaded.rows = [_newest(rows) for rows in cases.values()]
     return loaded
 
@@ -387,19 +385,16 @@ def layer_groups(rows: Iterable[dict]) -> dict[str, list[dict]]:
     Of each site only the contestants that were measured in the same run as ours (or, without ours,
     as the site's last row).
     """
+
+    def rank(row: dict) -> tuple:
+        # Eager float16 may be there without a run of this group's format.
+        name = row["contestant"]
+        return name == OURS, name != FLOAT16_RIVAL, row["time"]
+
     groups: dict[str, list[dict]] = {}
     for (dtype, _), site in by_dtype(of(rows, "layers"), FLOAT16_RIVAL, "place").items():
-        # Eager float16 may be there without a run of this group's format.
-        anchor = max(
-            reversed(site),
-            key=lambda row: (
-                row["contestant"] == OURS,
-                row["contestant"] != FLOAT16_RIVAL,
-                row["time"],
-            ),
-        )
-        alike = [row for row in site if row["run"] == anchor["run"]]
-        groups.setdefault(dtype, []).extend(alike)
+        run = max(reversed(site), key=rank)["run"]
+        groups.setdefault(dtype, []).extend(row for row in site if row["run"] == run)
     return dict(sorted(groups.items()))
 
 
@@ -415,12 +410,12 @@ def layer_time(row: dict | None, cache: str, clock: str, step: str) -> dict:
 
 def convergence_cases(rows: Iterable[dict]) -> dict[tuple, dict[str, list[dict]]]:
     """(data set, architecture, defects, target, recipe) -> contestant -> a row for each seed."""
-    cases: dict[tuple, dict[str, list[dict]]] = {}
-    for (*case, name), found in grouped(
-        of(rows, "convergence"), *CASE["convergence"][:-1], "contestant"
-    ).items():
-        cases.setdefault(tuple(case), {})[name] = sorted(found, key=lambda row: row["seed"])
-    return cases
+    by_seed = sorted(of(rows, "convergence"), key=lambda row: row["seed"])
+    cases = grouped(by_seed, *CASE["convergence"][:-1])
+    return {
+        case: {name: runs for (name,), runs in grouped(found, "contestant").items()}
+        for case, found in cases.items()
+    }
 
 
 def seconds(rows: Sequence[dict], name: str = "seconds_to_target") -> float | None:

@@ -8,12 +8,11 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from ...defective.models import ARCHITECTURES
 from ...train.pages import Page, code, strong
 from .rows import (
-    CASE,
     OURS,
     PASSES,
     VERSIONS,
@@ -123,7 +122,7 @@ def slower_cases(page: Page, rows: Sequence[dict]) -> None:
             fastest = best(case.values(), fit=lambda row: row["median"])
             for pair in _pairs(case.values()):
                 (our_best if pair[0] is fastest else our_others).append(pair)
-    operators = grouped(of(rows, "roofline"), *CASE["roofline"]).values()
+    operators = grouped(of(rows, "roofline"), "case").values()
     pairs = {
         "Whole steps that our fastest contestant loses": our_best,
         "Whole steps that another of our contestants loses": our_others,
@@ -165,12 +164,10 @@ def slower_cases(page: Page, rows: Sequence[dict]) -> None:
         page.paragraph("No row has problems.")
 
 
-def _pairs(case: Iterable[dict]) -> Iterator[Pair]:
-    case = list(case)
+def _pairs(case: Collection[dict]) -> Iterator[Pair]:
     for own in (row for row in case if row["ours"]):
         for rival in (row for row in case if not row["ours"]):
-            times = speedup(own, rival)
-            if times is not None:
+            if times := speedup(own, rival):
                 yield own, rival["contestant"], times
 
 

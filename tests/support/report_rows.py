@@ -81,7 +81,7 @@ def one_of_each():
 def golden():
     """The rows of ``report_page.md``."""
     sites = [{"name": f"S{n}", "users": "headline"} for n in range(5)]
-    cpu = {"gpu": False, "device": "Test CPU"}
+    cpu, before = {"gpu": False, "device": "Test CPU"}, {"commit": "old", "time": "2025-01-01"}
     ceilings = {"copy_gb_per_s": 10.0, "matmul_tflop_per_s": {"float32": 0.0912}}
     families = {"convolution": PART | {"ms": 20.0}, "gaps": PART | {"ms": 5.5, "launches": 0}}
     steps = {"step_ms": 18.5, "profiled_step_ms": 25.5, "busy_percent": None}
@@ -90,13 +90,11 @@ def golden():
         *one_of_each(),
         *(step("max-autotune", 80.0), step("fused-compile", 70.0)),
         # At another commit: one within noise, one beyond.
-        *(
-            step("fused", 99.0, commit="old", time="2025-01-01"),
-            step("eager", 190.0, commit="old", time="2025-01-01"),
-        ),
-        *(step("fused", 50.0, defects="0.3-Bottom", mask_overhead_percent=1.25),),
+        *(step("fused", 99.0, **before), step("eager", 190.0, **before)),
+        step("fused", 50.0, defects="0.3-Bottom", mask_overhead_percent=1.25),
+        step("fused", 300.0, device="Other Test GPU"),
         *(layer("ours", 2.0 + n, site=site) for n, site in enumerate(sites)),
-        *(layer("ours", 99.0, site={"name": "S9", "users": ""}, problems=["wrong"]),),
+        layer("ours", 99.0, site={"name": "S9", "users": ""}, problems=["wrong"]),
         *(operator("cudnn", 1.0), convergence("compile", 0, 5.0)),
         *(convergence("fused", 1, 24.0), convergence("eager", 1, None)),
         *(step("eager", 50_000.0, **cpu), profile("eager", families=families, **steps, **cpu)),
