@@ -56,11 +56,8 @@ BREAK = Markup("<br>")
 
 
 def clean(text: str) -> str:
-    """One line of characters that can be written and seen.
-
-    Control characters, line ends, lone surrogates and marks that turn the direction of writing
-    become spaces.
-    """
+    """One line of characters that can be seen: control characters, line ends, lone surrogates and
+    marks that turn the direction of writing become spaces."""
     seen = (" " if unicodedata.category(c) in _HIDDEN else c for c in text)
     return " ".join("".join(seen).split())
 
@@ -132,15 +129,14 @@ class Picture:
 class Page:
     """Headings, paragraphs, lists, tables, folded parts and pictures, in the order of the calls.
 
-    Attributes:
-        blocks: of Markdown. pictures: by their path below ``folder``, without an ending.
+    Args:
+        folder: of the Markdown file. images: where its pictures are, below ``folder``.
     """
 
     def __init__(self, title: str, folder: Path = Path(), images: str = "images"):
-        """Args: folder: of the Markdown file. images: where its pictures are, below ``folder``."""
         self.title, self.folder, self.images = title, folder, images
-        self.blocks: list[str] = []
-        self.pictures: dict[str, Picture] = {}
+        self.blocks: list[str] = []  # of Markdown
+        self.pictures: dict[str, Picture] = {}  # by path below the folder, without an ending
 
     def heading(self, words: str, level: int = 2) -> None:
         self.blocks.append(f"{'#' * level} {inline(words)}")
@@ -158,8 +154,8 @@ class Page:
 
         Args:
             frame: of words or markup; or (names of columns, lines of cells), without pandas.
-            words: how many first columns hold words, and stand left; where it is one, it stays in
-                sight while the others scroll.
+            words: how many first columns stand left; a single one stays in sight while others
+                scroll.
             missing: what stands for None and NaN.
         """
         if not isinstance(frame, tuple):
@@ -181,7 +177,7 @@ class Page:
         Args:
             name: of its file, without an ending. alt: what it shows, in words.
             figure: or what draws it, which is asked only when files are made.
-            wide: whether it may be wider than lines of words, and than a narrow page.
+            wide: whether it may be wider than a narrow page.
         """
         draw = figure if callable(figure) else lambda: figure
         self.pictures[f"{self.images}/{name}"] = Picture(draw, wide)
@@ -202,11 +198,8 @@ class Page:
         return "\n\n".join([f"# {inline(self.title)}", *self.blocks]) + "\n"
 
     def html(self, folder: Path | None = None) -> str:
-        """The page in one file, pictures inside: light and dark, printable, without scripts.
-
-        Args:
-            folder: that it will lie in, if that is not the Markdown's.
-        """
+        """The page in one file, pictures inside: light and dark, printable, without scripts; for
+        ``folder``, if that is not the Markdown's."""
         from jinja2 import Environment
         from markdown_it import MarkdownIt
         from markupsafe import Markup as Safe
@@ -253,11 +246,7 @@ class Page:
         self, markdown: Path, web: Path | None = None, picture_format: PictureFormat = "png"
     ) -> dict[Path, bytes]:
         """What :func:`write_files` takes, pictures first: no page is to name one that is not there.
-
-        Args:
-            markdown, web: where the pages will lie.
-            picture_format: of further files of the pictures, beside the PNG files.
-        """
+        Beside PNG files there are those of ``picture_format``."""
         found = {
             self.folder / f"{name}.{each}": picture.file(each)
             for name, picture in self.pictures.items()
@@ -270,13 +259,10 @@ class Page:
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:
-    """Write files, each of which is whole or not there, and remove pictures of former pages.
+    """Write files, each of which is whole or not there, and remove pictures of former pages: what a
+    Markdown file of the same name showed and is not among ``files``, in every format.
 
-    Pictures that a Markdown file of the same name showed, and that are not among ``files``, go, in
-    every format; nothing else in a folder does.
-
-    Raises:
-        UserError: a file cannot be written.
+    Raises UserError if a file cannot be written.
     """
     path = Path()
     try:

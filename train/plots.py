@@ -66,10 +66,8 @@ def cut(text: str, longest: int) -> str:
 
 
 def short(names: Sequence[str], longest: int) -> dict[str, str]:
-    """Names cut to a length; those that a cut in the middle makes equal show where they differ.
-
-    All are different in the end, by a number if need be.
-    """
+    """Names cut to a length; those that a cut in the middle makes equal show where they differ, or
+    get a number."""
     found = {name: _without_middle(name, longest) for name in names}
     for text in set(found.values()):
         alike = [name for name in found if found[name] == text]
@@ -137,10 +135,8 @@ def panels(figure: Figure, count: int, columns: int = 3) -> list[Axes]:
 
 
 def percent_limits(values: Iterable[float], margin: float = 0.05) -> tuple[float, float]:
-    """Ends of an axis with room about values in percent, none of it below 0 or over 100.
-
-    Markers at 0 and 100 stand half outside: draw them with ``clip_on=False``.
-    """
+    """Ends of an axis with room about values in percent, none of it below 0 or over 100, where
+    markers stand half outside: draw them with ``clip_on=False``."""
     values = list(values) or [0.0, 100.0]
     low, high = min(values), max(values)
     room = max(margin * (high - low), 0.5)
@@ -189,8 +185,7 @@ def draw_curves(
 ) -> Figure:
     """Accuracy, loss, and the learning rate of the steps, against epochs: the paper's Figure 14.
 
-    ``history`` is one mapping an epoch, with the keys of metrics.jsonl; ``data`` the data set's
-    name.
+    ``history`` has the keys of metrics.jsonl, ``data`` is the data set's name.
     """
     from .config import learning_rate
 
@@ -233,7 +228,7 @@ def heat_map(
     axes: Axes,
     rows: Sequence[str],
     columns: Sequence[str],
-    values: Mapping[tuple[str, str], float],
+    values: Mapping[tuple[str, str], float | None],
     *,
     words: Mapping[tuple[str, str], str] | None = None,
     marks: Mapping[tuple[str, str], str] | None = None,
@@ -243,9 +238,9 @@ def heat_map(
     """A table in colours, each cell with its number in percent, rows from the top.
 
     Args:
-        values: fractions by (row, column); places may be missing. words: what stands in places
-            without a number. marks: a word below a number, which gets a frame. signed: whether
-            values are differences, whose colours go from red to blue. size: of numbers, in points.
+        values: fractions by (row, column); missing ones may be None. words: what stands in their
+            places. marks: a word below a number, which gets a frame. signed: whether values are
+            differences, whose colours go from red to blue. size: of numbers, in points.
     """
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
@@ -429,7 +424,7 @@ def draw_strips(
 
 
 def draw_shuffled(grids: Mapping[int, Tensor], labels: Sequence[str] = ()) -> Figure | None:
-    """Images with their patches in a random order, at most six in rows: the paper's Figure 1.
+    """Images with their patches in a random order, at most six: the paper's Figure 1.
 
     Args:
         grids: by k, float [n,C,H,W] of the same images in grids of k x k patches; those under 1
@@ -438,17 +433,12 @@ def draw_shuffled(grids: Mapping[int, Tensor], labels: Sequence[str] = ()) -> Fi
     Returns:
         None where there are no images or no grid of several patches.
     """
-    columns = {k: grids[k] for k in sorted(grids)}
-    count = min([6, *map(len, columns.values())]) if any(k > 1 for k in columns) else 0
+    count = min([6, *map(len, grids.values())]) if any(k > 1 for k in grids) else 0
     if count == 0:
         return None
-    side = 1.5
-    figure = new((side * len(columns) + 1.1, side * count + 0.7), "Patches in a random order")
-    for row, axes in enumerate(figure.subplots(count, len(columns), squeeze=False)):
-        for cell, (k, images) in zip(axes, columns.items(), strict=True):
-            show_image(cell, images[row])
-            if row == 0:
-                cell.set_title(f"{k}x{k}" if k > 1 else "original", fontsize=9)
-        text = cut(labels[row], 18) if labels else ""
-        axes[0].set_ylabel(text, fontsize=9, rotation=0, ha="right", va="center", labelpad=6)
-    return figure
+    names = [("class", labels[:count], [NEUTRAL] * count)] if labels else []
+    strips = [
+        Strip(f"{k}x{k}" if k > 1 else "original", grids[k][:count], () if i else names)
+        for i, k in enumerate(sorted(grids))
+    ]
+    return draw_strips("Patches in a random order", strips, left=0.95)

@@ -30,8 +30,8 @@ class _Wrapper(textwrap.TextWrapper):
 def wrapped(text: str, width: int, indent: int | None = None) -> str:
     """A line as several that fit, but for words that are longer: what is copied stays whole.
 
-    Args:
-        indent: of the lines after the first; None for the column of what follows an indented word.
+    ``indent`` is that of the lines after the first; None for the column of what follows an indented
+    word.
     """
     found = re.match(r" +\S+ +(?=\S)", text)
     # A long path stays beside its label.

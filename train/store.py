@@ -56,11 +56,10 @@ def read_record(path: Path, what: str, *keys: str, fix: str = _AGAIN) -> dict[st
     """What :func:`write_record` wrote, with its digest (which older versions did not write).
 
     Args:
-        what: the file is expected to be, for the message: "result of an evaluation".
-        keys: that the record must have. fix: what to do about another digest.
+        what: the file is expected to be, for messages. keys: that the record must have.
+        fix: what to do about another digest.
 
-    Raises:
-        UserError: the file cannot be read, is no such record, or was damaged or edited.
+    Raises UserError if it cannot be read, is no such record, or was damaged or edited.
     """
     try:
         record = json.loads(path.read_text())
@@ -136,9 +135,6 @@ class Store:
 
         The lock is the operating system's, and goes with a process that dies. Where the file system
         knows no locks it is as if nobody else were there.
-
-        Args:
-            key: of the thing. wait: until another process has made it; False does not.
         """
         path = self.folder / "locks" / key
         path.parent.mkdir(parents=True, exist_ok=True)

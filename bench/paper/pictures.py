@@ -252,7 +252,7 @@ def draw_tradeoff(made: Made) -> list[Picture]:
 
 
 def draw_shuffled(made: Made) -> list[Picture]:
-    """A row an image: as it is, and in 2x2, 4x4 and 8x8 patches, as Table 1 shuffles them.
+    """A column an image: as it is, and in 2x2, 4x4 and 8x8 patches, as Table 1 shuffles them.
 
     No picture where the choice of images is not there.
 

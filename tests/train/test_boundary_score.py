@@ -191,14 +191,3 @@ def test_a_model_that_cannot_be_attacked_is_named(images, cells):
     with pytest.raises(UserError, match=r"broken, boundary: the model's logits are not finite"):
         evaluate([named(broken, "broken")], images, cells, Boundary(steps=2))
     assert not cells.all()
-
-
-def test_bad_arguments_are_refused(targets, images, cells):
-    for changes, message in (
-        ({"attack": "boundary"}, "attack is 'boundary'"),
-        ({"indices": INDICES[:0]}, "no images"),
-        ({"batch_size": -1}, "batch_size is -1"),
-    ):
-        with pytest.raises(UserError, match=message):
-            evaluate(targets, images, cells, **changes)
-    assert not CALLS

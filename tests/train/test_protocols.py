@@ -1,7 +1,6 @@
 """Noise and shuffled patches: resuming, shared passes, refusals, and rates counted by hand."""
 
 from dataclasses import replace
-from inspect import signature
 
 import protocol_targets as shared
 import pytest
@@ -111,42 +110,6 @@ def test_a_diverged_network_is_an_error_and_no_number(evaluate, targets, cells):
     with pytest.raises(UserError, match="broken: its logits are not finite"):
         evaluate(targets=[named(broken, "broken")])
     assert not cells.all()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"targets": []}, "no targets"),
-        ({"indices": torch.zeros(0, dtype=torch.int64)}, "no images .* first, second"),
-        ({"indices": torch.tensor([1, 2, 1])}, "twice"),
-        ({"indices": torch.tensor([1.0])}, r"indices is \(1,\) torch.float32"),
-        ({"indices": torch.tensor([5, 1000])}, "image 1000 is asked for"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"seed": -1}, "seed is -1"),
-        ({"epsilons": []}, "epsilons is empty"),
-        ({"epsilons": [8 / 255, 8]}, "epsilons is 8; .* 8/255"),
-        ({"epsilons": [float("nan")]}, "epsilons is nan"),
-        ({"draws": 2}, "draws is 2; .* at least 3"),
-        ({"grids": []}, "grids is empty"),
-        ({"grids": [2, 8]}, "grid is 8; .* side 28 .* 1, 2, 4, 7, 14, 28"),
-    ],
-)
-def test_bad_arguments_are_refused_before_any_work(
-    targets, images, indices, cells, changes, message
-):
-    given = {"targets": targets, "images": images, "indices": indices, "store": cells}
-    for protocol, settings in PROTOCOLS:
-        if set(changes) <= {*signature(protocol).parameters}:
-            with pytest.raises(UserError, match=message):
-                protocol(**given | settings | {"batch_size": 30, "progress": Told()} | changes)
-    assert not any(target.model.seen for target in targets)
-
-
-def test_a_target_in_training_mode_is_refused(evaluate, targets):
-    targets[1].model.train()
-    with pytest.raises(UserError, match=r"second: .* training mode"):
-        evaluate()
-    assert not targets[0].model.seen
 
 
 # Rates as counted by hand, on images that all see alike

@@ -182,7 +182,6 @@ def _made(
         request.path,
         batch_size=config.batch_size,
         pixels=config.pixels,
-        precision=config.precision,
         sampling=sample.describe(),
         say=lambda text: screen.line(f"  {text}"),
         advance=screen.advance,

@@ -17,15 +17,7 @@ from ...defective.robustness.rates import check_results
 from ..store import Store, key_of, read_record, write_record
 from .images import TestImages
 from .models import NamedModel, full_precision
-from .protocols import (
-    PRECISION,
-    Progress,
-    check_evaluation,
-    count_statuses,
-    shown_targets,
-    stage,
-    which,
-)
+from .protocols import PRECISION, Progress, count_statuses, shown_targets, stage, which
 from .sets import Source
 
 Outcomes = dict[int, tuple[Status, float, int]]
@@ -60,13 +52,10 @@ def evaluate_boundary(
         ``score_median_interval`` (see :func:`median_interval`) is None where too few do.
 
     Raises:
-        UserError: no images, a model that cannot be attacked, or damaged files. What was finished
-            before is kept.
+        UserError: a model that cannot be attacked, or damaged files. What was finished before is
+            kept.
         OSError: a file cannot be written.
     """
-    check_evaluation(targets, indices, batch_size)
-    if not isinstance(attack, Attack):
-        raise UserError(f"attack is {attack!r}; expected an attack, such as boundary")
     count, found, chosen = len(indices), [], which(images, indices)
     for number, target in enumerate(targets):
         text = f"{attack.name} on {target.name}"

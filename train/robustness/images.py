@@ -89,12 +89,11 @@ class TestImages:
 
 @dataclass(frozen=True)
 class Sample:
-    """A choice of test images, and how it came about.
+    """A choice of test images, int64 [N] in the order of a shuffle, and how it came about.
 
     Attributes:
-        indices: int64 [N], numbers in the test split, in the order of the shuffle.
-        asked: how many were wanted. seed: of the shuffle. looked_at: how many images of the
-            shuffle were looked at to find these. correct_for: the models that get them right.
+        asked: how many were wanted. looked_at: how many images of the shuffle were looked at to
+            find these. correct_for: the models that get them right.
     """
 
     indices: Tensor

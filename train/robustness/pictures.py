@@ -83,10 +83,7 @@ def draw_transfer(found: DataFrame) -> Figure | None:
     values, words, marks = {}, {}, {}
     for label, part in parts.items():
         for name, rate, relation in zip(part.index, part.defence, part.relation, strict=True):
-            if rate["rate"] is None:
-                words[name, label] = "no image"
-            else:
-                values[name, label] = rate["rate"]
+            values[name, label], words[name, label] = rate["rate"], "no image"
             if relation != "transfer":
                 marks[name, label] = relation
     plots.heat_map(axes, names, list(parts), values, words=words, marks=marks)
@@ -111,10 +108,8 @@ def _head(label: str, part: DataFrame, width: int) -> str:
 
 
 def draw_noise(found: DataFrame) -> Figure | None:
-    """Accuracy against epsilon = 2 sigma in levels of 255: the paper's Figure 4.
-
-    One line a target with its 95 % interval, a panel for each group of otherwise equal settings,
-    on one scale; None without noise cells.
+    """Accuracy against epsilon = 2 sigma in levels of 255: the paper's Figure 4. A line a target
+    with its 95 % interval, a panel for each group of otherwise equal settings; None without cells.
     """
     groups = series(found, "noise", "epsilon", "sigma")
     if not groups:
@@ -155,11 +150,8 @@ def draw_noise(found: DataFrame) -> Figure | None:
 
 
 def draw_tradeoff(found: DataFrame) -> Figure | None:
-    """Clean accuracy against P1: the paper's Figure 5.
-
-    A point a target with its 95 % intervals, a panel for each (source, attack), on one scale; None
-    without an attack for which two targets have both a clean accuracy and a P1.
-    """
+    """Clean accuracy against P1: the paper's Figure 5. A point a target with its 95 % intervals, a
+    panel for each (source, attack); None without one for which two targets have both numbers."""
     clean: dict[str, dict] = {}  # of each target on the most images
     for part in columns(found, "clean").values():
         for name, rate in part.accuracy.items():
@@ -223,10 +215,8 @@ def draw_examples(samples: Mapping[str, Any]) -> Figure | None:
     strips, clean, labels = [], samples.get("clean"), samples.get("labels")
     if clean is not None:
         clean = clean[:count].detach().float().cpu()
-        inks = [plots.NEUTRAL] * count
-        strips.append(
-            plots.Strip("original", clean, [("true class", labels[:count], inks)] if labels else [])
-        )
+        lines = [("true class", labels[:count], [plots.NEUTRAL] * count)] if labels else []
+        strips.append(plots.Strip("original", clean, lines))
     groups: list[tuple[Tensor, list[dict]]] = []
     for row in rows:
         images = row["images"][:count].detach().float().cpu()
@@ -251,10 +241,10 @@ def draw_examples(samples: Mapping[str, Any]) -> Figure | None:
 
 def _marked(row: Mapping[str, Any], count: int) -> tuple[list[str], list[str]]:
     """The first labels, signed, and their colours."""
-    signs = {True: ("✓", plots.RIGHT), False: ("✗", plots.WRONG)}
-    pairs = list(zip(row["predicted"], row["right"], strict=True))[:count]
-    told = [(f"{signs[right][0]} {label}", signs[right][1]) for label, right in pairs]
-    return [text for text, _ in told], [ink for _, ink in told]
+    right = row["right"][:count]
+    signs, inks = ("✗", "✓"), (plots.WRONG, plots.RIGHT)
+    texts = [f"{signs[ok]} {label}" for ok, label in zip(right, row["predicted"], strict=False)]
+    return texts, [inks[ok] for ok in right]
 
 
 def _common(titles: list[str]) -> tuple[str, list[str]]:

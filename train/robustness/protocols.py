@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 
 from ...defective.attacks import Attack, AttackResult, GaussianNoise, Status
-from ...defective.attacks.base import check_count, check_size
-from ...defective.attacks.oracle import check_evaluation_mode
 from ...defective.errors import UserError
 from ...defective.robustness.adversarial_set import to_uint8
 from ...defective.robustness.rates import Rate, mean_over_draws, proportion, share_of
-from ...defective.robustness.shuffle import PAPER_GRIDS, check_grid, shuffle_patches
+from ...defective.robustness.shuffle import PAPER_GRIDS, shuffle_patches
 from ..store import Store
 from .images import TestImages
 from .models import NamedModel, full_precision
@@ -31,8 +29,6 @@ PRECISION = "float32"
 """Of attacks on targets, without TF32: its ten bits turn the signs of small gradients."""
 PAPER_EPSILONS = tuple(level / 255 for level in (2, 4, 8, 16, 24, 32, 40, 48, 56, 64))
 """Twice the standard deviations of Figure 4, pixels in [0,1]."""
-LEAST_DRAWS = 3
-"""One draw, as in the paper, leaves the draw's share of a difference unseen."""
 
 
 def nobody(done: int, total: int, text: str) -> None:
@@ -168,32 +164,6 @@ def cells_of(
     ]
 
 
-def check_evaluation(targets: Sequence[NamedModel], indices: Tensor, batch_size: int) -> None:
-    """Arguments of evaluations of several targets.
-
-    Raises:
-        UserError: no targets, one in training mode, no images, an image twice, or no batch size.
-    """
-    if not targets:
-        raise UserError("no targets to evaluate; give run folders or checkpoints")
-    for target in targets:
-        try:
-            check_evaluation_mode(target.model)
-        except UserError as error:
-            raise UserError(f"{target.name}: {error}") from None
-    if indices.dtype != torch.int64 or indices.dim() != 1:
-        raise UserError(
-            f"indices is {tuple(indices.shape)} {indices.dtype}; expected int64 [N], numbers of "
-            "test images"
-        )
-    if not len(indices):
-        names = ", ".join(target.name for target in targets)
-        raise UserError(f"no images to evaluate on: is there any that all of {names} get right?")
-    if len(indices.unique()) != len(indices):
-        raise UserError("indices has a test image twice; expected each once")
-    check_count("batch_size", batch_size)
-
-
 # Clean images
 
 
@@ -206,10 +176,8 @@ def evaluate_clean(
     fingerprint: str | None = None,
     progress: Progress = nobody,
 ) -> dict[str, Any]:
-    """The cell of a target's accuracy on the whole test split.
-
-    ``fingerprint`` is of the whole split, where it is known already.
-    """
+    """The cell of a target's accuracy on the whole test split, of which the fingerprint may be
+    known already."""
     every = torch.arange(len(images))
     identity = {
         "target": target.digest,
@@ -255,8 +223,6 @@ def evaluate_white_box(
         UserError: a model that cannot be attacked, or settings that do not fit the images.
     """
     source = target if isinstance(target, Source) else Source(target, PRECISION)
-    if source.precision != PRECISION:
-        raise UserError(f"the source's precision is {source.precision}; expected {PRECISION}")
     model = source.model
     identity = {
         "target": model.digest,
@@ -323,7 +289,7 @@ def evaluate_noise(
     store: Store,
     *,
     epsilons: Sequence[float] = PAPER_EPSILONS,
-    draws: int = LEAST_DRAWS,
+    draws: int = 3,
     seed: int = 0,
     batch_size: int,
     progress: Progress,
@@ -340,23 +306,14 @@ def evaluate_noise(
 
     Args:
         indices: int64 [N], numbers of test images that all targets classify right.
-        epsilons: pixels in [0,1]. draws: noisy copies of each image, at least 3.
+        epsilons: pixels in [0,1]. draws: noisy copies of each image; one, as in the paper, would
+            leave the draw's share of a difference unseen.
         seed: of the first draw; the others' are the numbers after it.
         progress: an image counts once for each draw.
 
     Returns:
         Cells in the order of epsilons, then of targets.
-
-    Raises:
-        UserError: a setting out of range, or no images. What was finished before is kept.
     """
-    check_evaluation(targets, indices, batch_size)
-    if not len(epsilons):
-        raise UserError("epsilons is empty; expected at least one, such as 8/255")
-    for epsilon in epsilons:
-        check_size("epsilons", epsilon)
-    check_count("draws", draws, LEAST_DRAWS)
-    check_count("seed", seed, 0)
     each, found, chosen = draws * len(indices), [], which(images, indices)
 
     def noisy(noises: list[GaussianNoise]):
@@ -421,16 +378,8 @@ def evaluate_shuffle(
     Returns:
         Cells in the order of grids, then of targets.
 
-    Raises:
-        UserError: a grid that does not divide the images' side, or a setting out of range. What
-            was finished before is kept.
+    Raises UserError for a grid that does not divide the images' side.
     """
-    check_evaluation(targets, indices, batch_size)
-    if not len(grids):
-        raise UserError("grids is empty; expected at least one, such as 2")
-    for grid in grids:
-        check_grid(grid, images.data.image_size)
-    check_count("seed", seed, 0)
 
     def compute(
         grid: int, done: Callable[[int], None], missing: list[NamedModel]

@@ -25,7 +25,7 @@ from ..distributed import device_name
 from ..runfolder import LOCK, alone_in
 from ..store import slug, versions
 from .images import TestImages
-from .models import PRECISIONS, NamedModel, check_precision, full_precision, memory_advice
+from .models import PRECISIONS, NamedModel, full_precision, memory_advice
 
 Pixels = Literal["float", "uint8"]
 
@@ -90,11 +90,6 @@ class SetRequest:
     def __post_init__(self):
         if self.pixels not in get_args(Pixels):
             raise UserError(f"--pixels is {self.pixels!r}; expected float or uint8")
-        check_precision(self.precision, self.images.device)
-        if not len(self.indices):
-            raise UserError("no images to attack")
-        if len(self.indices.unique()) < len(self.indices):
-            raise UserError("indices: an image is asked for twice")
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -188,7 +183,7 @@ class SetRequest:
 
 
 def make_set(
-    source: NamedModel | Source,
+    source: Source,
     attack: Attack,
     images: TestImages,
     indices: Tensor,
@@ -196,7 +191,6 @@ def make_set(
     *,
     batch_size: int = 250,
     pixels: Pixels = "float",
-    precision: str = "float32",
     sampling: dict[str, Any] | None = None,
     say: Callable[[str], None] = lambda line: None,
     advance: Callable[[int, int], None] = lambda done, total: None,
@@ -209,8 +203,6 @@ def make_set(
     of the other images.
 
     Args:
-        source: the model; a :class:`Source` to keep what it holds over several calls (its
-            precision has to be ``precision``).
         indices: int64 [N], numbers in the test split, each once. path: of the file.
         pixels: "uint8" rounds to the nearest of 256 levels, and the source is asked again.
         sampling: how the images were chosen, plain values for the file.
@@ -221,13 +213,7 @@ def make_set(
             memory. What was finished before is kept.
         OSError: a file cannot be written.
     """
-    if isinstance(source, NamedModel):
-        source = Source(source, precision)
-    if source.precision != precision:
-        raise UserError(f"precision is {precision!r}; the source is of {source.precision!r}")
-    if batch_size < 1:
-        raise UserError(f"--batch-size is {batch_size}; expected at least 1")
-    request = SetRequest(source.model, attack, images, indices, path, pixels, precision)
+    request = SetRequest(source.model, attack, images, indices, path, pixels, source.precision)
     found = request.finished()
     if found is not None:
         version = found.details.get("versions", {}).get("scotoma", "?")
