@@ -1,253 +1,230 @@
-"""Which configurations are compiled: calls of the operators on meta tensors, a class each.
+"""Which configurations are compiled: calls of the operators on meta tensors, each made of its name.
 
-To add an operator, write a class of calls and a generator of them, and add that to ``all_cases``.
-A call has a ``name``, which becomes part of the keys of ``budget.json``; a ``form``, and calls of
-one form make equally many launches; and ``run``, which yields between forward and backward, if it
-has both. Launches that an earlier call has made are compiled once and carry its name.
+To add an operator, write the names of its calls, a class that makes a call of a name, and a line in
+``all_cases``. A name becomes part of the keys of ``budget.json``. Calls of one ``form`` make
+equally many launches; ``run`` yields between forward and backward, if it has both. Launches that
+an earlier call has made are compiled once and carry its name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from unittest import mock
 
 import torch
 from torch import Tensor
 
 from ...kernels import Projection, apply_mask, autotune, bn_mask_add_relu, conv_bn_mask_add_relu
-from ...kernels.convolution import CONV_TILES, ConvTile
+from ...kernels.convolution import CONV_TILES
 
-SHORT = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
-LAYOUTS = {torch.channels_last: "nhwc", torch.contiguous_format: "nchw"}
-VARIANTS = ("plain", "residual", "projection")
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+LAYOUTS = {"nhwc": torch.channels_last, "nchw": torch.contiguous_format}
 AFFINE, RUNNING = ("weight", "bias"), ("running_mean", "running_var")
-Shape = tuple[int, int, int, int]
+
+# Everything at the commonest shape; elsewhere training, which has the most kernels.
+EPILOGUES = """
+bf16 nhwc C128 16x16 {plain,residual,projection} train mask
+bf16 nhwc C128 16x16 {plain,residual,projection} attack mask
+bf16 nhwc C128 16x16 {plain,residual,projection} infer mask
+fp32 nhwc C128 16x16 {plain,residual,projection} train mask
+fp16 nhwc C128 16x16 projection train mask # differs in conversions only
+bf16 nhwc C128 16x16 {plain,residual,projection} train no-mask
+bf16 nhwc C128 16x16 {plain,residual,projection} train other-mask
+# Every argument left out, by itself somewhere.
+bf16 nhwc C128 16x16 plain train mask no-{weight,bias}
+bf16 nhwc C128 16x16 {plain,residual,projection} train mask no-weight no-bias
+bf16 nhwc C128 16x16 {plain,residual,projection} {attack,infer} mask no-weight no-bias
+bf16 nhwc C128 16x16 {plain,projection} train mask no-running_mean no-running_var
+bf16 nhwc C128 16x16 {plain,residual,projection} train mask no-gradients
+bf16 nhwc C128 16x16 residual {train,attack} mask no-gradient
+bf16 nhwc C128 16x16 {plain,residual,projection} train mask no-relu
+bf16 nhwc C128 16x16 plain infer mask no-relu
+# These differ in the widths of tiles and of accesses.
+bf16 nhwc C{96,20,3} 32x32 {plain,residual,projection} train mask
+bf16 nhwc C{48,24} 32x32 projection train mask
+# 80 bytes a row: float32 has accesses of 16 bytes where half precision has not.
+fp32 nhwc C20 32x32 {plain,residual,projection} train mask
+bf16 nhwc C512 {7x7,1x1} residual train mask
+{bf16,fp32} nchw C64 32x32 {plain,residual,projection} train mask
+bf16 nchw C64 7x7 plain train mask
+bf16 nchw C3 32x32 plain train mask
+"""
+MASKS = """
+{bf16,fp32} nhwc C128 32x32
+bf16 nhwc C12 32x32 # DenseNet grows by 12 channels a layer
+bf16 nchw C128 32x32
+"""
+# In training with statistics, in evaluation with all the rest.
+CONVOLUTIONS = """
+{bf16,fp32} C128-128 3x3 {TILES} train
+fp16 C128-128 3x3 TILE train
+bf16 C128-128 {1x1,3x3 stride 2} TILE train
+bf16 C{3-64,36-12} 3x3 TILE train
+bf16 C128-128 3x3 TILE train conv_bias
+{bf16,fp32} C128-128 3x3 {TILES} infer
+fp16 C128-128 3x3 TILE infer
+bf16 C128-128 {1x1,3x3 stride 2} TILE infer
+bf16 C{3-64,36-12} 3x3 TILE infer
+bf16 C128-128 3x3 TILE infer conv_bias
+bf16 C128-128 3x3 TILE projection train
+bf16 C128-128 3x3 TILE train no-running_mean no-running_var
+bf16 C128-128 3x3 TILE infer {no-weight no-bias,no-mask,no-residual,no-relu}
+""".replace("TILES", ",".join(tile.name for tile in CONV_TILES)).replace("TILE", CONV_TILES[0].name)
 
 
-def activation(shape: Shape, dtype: torch.dtype, layout=torch.channels_last) -> Tensor:
+def names(text: str) -> Iterator[str]:
+    """Of each line: ``a{b,c}`` is ab and ac, and of several braces the first varies slowest."""
+    for line in text.splitlines():
+        yield from filter(None, _expanded(line.partition("#")[0].strip()))
+
+
+def _expanded(pattern: str) -> list[str]:
+    before, _, rest = pattern.partition("{")
+    words, brace, after = rest.partition("}")
+    if not brace:
+        return [pattern]
+    return [before + word + end for word in words.split(",") for end in _expanded(after)]
+
+
+def activation(shape, dtype: torch.dtype, layout=torch.channels_last) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta", memory_format=layout)
 
 
-def mask_for(shape: Shape, layout: torch.memory_format) -> Tensor:
+def mask_for(shape, layout=torch.channels_last) -> Tensor:
     """A mask [C,H,W] in the memory order of an activation's image."""
     return activation((1, *shape[1:]), torch.bool, layout)[0]
 
 
-def vectors(channels: int, without: tuple[str, ...] = ()) -> dict[str, Tensor | None]:
+def vectors(channels: int, without: list[str]) -> dict[str, Tensor | None]:
     """Weight, bias, running mean and running variance, some of them left out."""
-    names = AFFINE + RUNNING
-    return {n: None if n in without else torch.empty(channels, device="meta") for n in names}
+    given = (name for name in AFFINE + RUNNING if f"no-{name}" not in without)
+    return dict.fromkeys(AFFINE + RUNNING) | {
+        n: torch.empty(channels, device="meta") for n in given
+    }
 
 
 @dataclass(frozen=True)
 class Epilogue:
     """One call of ``bn_mask_add_relu`` and its backward pass.
 
-    without: arguments that are left out, "relu", "gradients" of the parameters, or the "gradient"
-        of ``x``.
+    Its name has the dtype, the layout, the shape, what is added, the mode ("attack": gradients of a
+    network in evaluation; "infer": none), the mask ("other-mask": in the memory order of the other
+    layout), and what is left out: arguments, "relu", "gradients" of the parameters, or the
+    "gradient" of ``x``.
     """
 
-    variant: str = "plain"
-    mode: str = "train"  # "attack": gradients of a network in evaluation; "infer": none
-    dtype: torch.dtype = torch.bfloat16
-    shape: Shape = (128, 128, 16, 16)
-    layout: torch.memory_format = torch.channels_last
-    mask: str = "mask"  # "other-mask": in the memory order of the other layout; "no-mask"
-    without: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        _, channels, height, width = self.shape
-        words = [SHORT[self.dtype], LAYOUTS[self.layout], f"C{channels}", f"{height}x{width}"]
-        return " ".join([*words, self.form, self.mask, *(f"no-{name}" for name in self.without)])
+    name: str
 
     @property
     def form(self) -> str:
-        return f"{self.variant} {self.mode}"
+        return " ".join(self.name.split()[4:6])
 
     def run(self) -> Iterator[None]:
-        main = self._branch()
-        other = self._branch() if self.variant == "projection" else None
-        residual = self._activation() if self.variant == "residual" else None
-        if "gradient" in self.without:
+        dtype, layout, channels, size, variant, mode, mask, *without = self.name.split()
+        shape = (32 if size == "7x7" else 128, int(channels[1:]), *map(int, size.split("x")))
+        other_layout = next(other for other in LAYOUTS if other != layout)
+        mask_layout = LAYOUTS[other_layout if mask == "other-mask" else layout]
+
+        def image() -> Tensor:
+            x = activation(shape, DTYPES[dtype], LAYOUTS[layout])
+            return x.requires_grad_(mode != "infer")
+
+        def branch() -> Projection:
+            given = vectors(shape[1], without)
+            for name in AFFINE:
+                if given[name] is not None:
+                    given[name].requires_grad_(mode == "train" and "no-gradients" not in without)
+            given["mask"] = None if mask == "no-mask" else mask_for(shape, mask_layout)
+            return Projection(image(), **given)
+
+        main = branch()
+        other = branch() if variant == "projection" else None
+        residual = image() if variant == "residual" else None
+        if "no-gradient" in without:
             main.x.requires_grad_(False)
         tensors = [*main[:3], residual, *(other or ())[:3]]
         inputs = [t for t in tensors if t is not None and t.requires_grad]
-        with torch.set_grad_enabled(self.mode != "infer"):
+        with torch.set_grad_enabled(mode != "infer"):
             out = bn_mask_add_relu(
                 *main[:5],
                 mask=main.mask,
                 residual=residual,
                 projection=other,
-                relu="relu" not in self.without,
-                training=self.mode == "train",
+                relu="no-relu" not in without,
+                training=mode == "train",
                 backend="triton",
             )
         if inputs:
             yield
-            torch.autograd.grad(out, inputs, self._activation().detach())
-
-    def _branch(self) -> Projection:
-        given = vectors(self.shape[1], self.without)
-        for name in AFFINE:
-            if given[name] is not None and self.mode == "train":
-                given[name].requires_grad_("gradients" not in self.without)
-        other = next(layout for layout in LAYOUTS if layout != self.layout)
-        layouts = {"mask": self.layout, "other-mask": other}
-        mask = None if self.mask == "no-mask" else mask_for(self.shape, layouts[self.mask])
-        return Projection(self._activation(), mask=mask, **given)
-
-    def _activation(self) -> Tensor:
-        x = activation(self.shape, self.dtype, self.layout)
-        return x.requires_grad_(self.mode != "infer")
-
-
-def epilogues() -> Iterator[Epilogue]:
-    """Everything at the commonest shape; elsewhere training, which has the most kernels."""
-    training = [Epilogue(variant) for variant in VARIANTS]
-    yield from training
-    yield from (Epilogue(v, mode) for mode in ("attack", "infer") for v in VARIANTS)
-    yield from (replace(e, dtype=torch.float32) for e in training)
-    yield Epilogue("projection", dtype=torch.float16)  # differs in conversions only
-    yield from (replace(e, mask="no-mask") for e in training)
-    yield from (replace(e, mask="other-mask") for e in training)
-    # Every argument left out, by itself somewhere.
-    plain, _, projection = training
-    yield from (replace(plain, without=(name,)) for name in AFFINE)
-    yield from (replace(e, without=AFFINE) for e in training)
-    yield from (Epilogue(v, mode, without=AFFINE) for v in VARIANTS for mode in ("attack", "infer"))
-    yield from (replace(e, without=RUNNING) for e in (plain, projection))
-    yield from (replace(e, without=("gradients",)) for e in training)
-    yield from (Epilogue("residual", mode, without=("gradient",)) for mode in ("train", "attack"))
-    yield from (replace(e, without=("relu",)) for e in training)
-    yield Epilogue("plain", "infer", without=("relu",))
-    for channels in (96, 20, 3):  # these differ in the widths of tiles and of accesses
-        yield from (replace(e, shape=(128, channels, 32, 32)) for e in training)
-    for channels in (48, 24):
-        yield Epilogue("projection", shape=(128, channels, 32, 32))
-    # 80 bytes a row: float32 has accesses of 16 bytes where half precision has not.
-    yield from (replace(e, shape=(128, 20, 32, 32), dtype=torch.float32) for e in training)
-    for shape in ((32, 512, 7, 7), (128, 512, 1, 1)):
-        yield Epilogue("residual", shape=shape)
-    contiguous = [replace(e, layout=torch.contiguous_format) for e in training]
-    for dtype in (torch.bfloat16, torch.float32):
-        yield from (replace(e, dtype=dtype, shape=(128, 64, 32, 32)) for e in contiguous)
-    for shape in ((32, 64, 7, 7), (128, 3, 32, 32)):
-        yield replace(contiguous[0], shape=shape)
+            torch.autograd.grad(out, inputs, image().detach())
 
 
 @dataclass(frozen=True)
 class MaskCall:
     """One call of ``apply_mask``, whose backward pass is the same launch."""
 
-    channels: int = 128
-    dtype: torch.dtype = torch.bfloat16
-    layout: torch.memory_format = torch.channels_last
+    name: str
     form = "mask"
 
-    @property
-    def name(self) -> str:
-        return f"{SHORT[self.dtype]} {LAYOUTS[self.layout]} C{self.channels} 32x32"
-
     def run(self) -> Iterator[None]:
-        x = activation((128, self.channels, 32, 32), self.dtype, self.layout).requires_grad_()
-        out = apply_mask(x, mask_for(x.shape, self.layout), backend="triton")
+        dtype, layout, channels, _ = self.name.split()
+        shape = (128, int(channels[1:]), 32, 32)
+        x = activation(shape, DTYPES[dtype], LAYOUTS[layout]).requires_grad_()
+        out = apply_mask(x, mask_for(shape, LAYOUTS[layout]), backend="triton")
         yield
         torch.autograd.grad(out, x, torch.empty_like(out))
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """One fused convolution; in training with statistics, in evaluation with all the rest.
+    """One fused convolution, without a bias of its own unless its name says so."""
 
-    without: arguments that are left out.
-    """
-
-    tile: ConvTile
-    training: bool
-    dtype: torch.dtype = torch.bfloat16
-    channels: tuple[int, int] = (128, 128)  # in, out
-    kernel: int = 3
-    stride: int = 1
-    projection: bool = False
-    without: tuple[str, ...] = ("conv_bias",)
-
-    @property
-    def name(self) -> str:
-        inner, outer = self.channels
-        words = [SHORT[self.dtype], f"C{inner}-{outer}", f"{self.kernel}x{self.kernel}"]
-        words += [f"stride {self.stride}"] if self.stride > 1 else []
-        words += [self.tile.name, *self.form.split()[1:]]
-        words += [f"no-{name}" for name in self.without if name != "conv_bias"]
-        return " ".join(words + ["conv_bias"] * ("conv_bias" not in self.without))
+    name: str
 
     @property
     def form(self) -> str:
-        added = "projection " if self.projection else ""
-        return f"convolution {added}{'train' if self.training else 'infer'}"
+        kinds = [word for word in self.name.split() if word in ("projection", "train", "infer")]
+        return " ".join(["convolution", *kinds])
 
     def run(self) -> Iterator[None]:
-        inner, outer = self.channels
-        x = activation((128, inner, 16, 16), self.dtype).requires_grad_(self.training)
-        weight = activation((outer, inner, self.kernel, self.kernel), self.dtype)
-        side = (16 + self.stride - 1) // self.stride
-        out_shape = (128, outer, side, side)
-        given = vectors(outer, self.without)
-        optional = {
-            "conv_bias": torch.empty(outer, dtype=self.dtype, device="meta"),
-            "mask": mask_for(out_shape, torch.channels_last),
-            "residual": None if self.training else activation(out_shape, self.dtype),
-        }
-        optional |= {name: None for name in optional if name in self.without}
-        if self.projection:
-            other = activation(out_shape, self.dtype)
-            optional["projection"] = Projection(other, mask=optional["mask"], **given)
+        short, channels, kernel, *words = self.name.split()
+        dtype, training, taps = DTYPES[short], "train" in words, int(kernel[0])
+        inner, outer = map(int, channels[1:].split("-"))
+        stride = 2 if "stride" in words else 1
+        x = activation((128, inner, 16, 16), dtype).requires_grad_(training)
+        weight = activation((outer, inner, taps, taps), dtype)
+        shape = (128, outer, 16 // stride, 16 // stride)
+        bias = torch.empty(outer, dtype=dtype, device="meta") if "conv_bias" in words else None
+        given = vectors(outer, words)
+        mask = None if "no-mask" in words else mask_for(shape)
+        added = not training and "no-residual" not in words
+        other = Projection(activation(shape, dtype), mask=mask, **given)
         # Which tile takes part is otherwise chosen by measurement.
+        tile = next(tile.name for tile in CONV_TILES if tile.name in words)
         with (
-            mock.patch.object(autotune, "choose", lambda *_: self.tile.name),
-            torch.set_grad_enabled(self.training),
+            mock.patch.object(autotune, "choose", lambda *_: tile),
+            torch.set_grad_enabled(training),
         ):
             out = conv_bn_mask_add_relu(
                 x,
                 weight,
-                optional.pop("conv_bias"),
+                bias,
                 *given.values(),
-                **optional,
-                stride=self.stride,
-                padding=self.kernel // 2,
-                relu="relu" not in self.without,
-                training=self.training,
+                mask=mask,
+                residual=activation(shape, dtype) if added else None,
+                projection=other if "projection" in words else None,
+                stride=stride,
+                padding=taps // 2,
+                relu="no-relu" not in words,
+                training=training,
                 backend="triton",
             )
-        if self.training:
+        if training:
             yield
             torch.autograd.grad(out, x, torch.empty_like(out))
 
 
-def convolutions() -> Iterator[Convolution]:
-    for training in (True, False):
-        for dtype in (torch.bfloat16, torch.float32):
-            yield from (Convolution(tile, training, dtype) for tile in CONV_TILES)
-        first = Convolution(CONV_TILES[0], training)
-        yield replace(first, dtype=torch.float16)
-        yield replace(first, kernel=1)
-        yield replace(first, stride=2)
-        yield replace(first, channels=(3, 64))
-        yield replace(first, channels=(36, 12))
-        yield replace(first, without=())
-    train, infer = (Convolution(CONV_TILES[0], training) for training in (True, False))
-    yield replace(train, projection=True)
-    yield replace(train, without=("conv_bias", *RUNNING))
-    for without in (AFFINE, ("mask",), ("residual",), ("relu",)):
-        yield replace(infer, without=("conv_bias", *without))
-
-
 def all_cases() -> list[Epilogue | MaskCall | Convolution]:
-    masks = (
-        MaskCall(),
-        MaskCall(dtype=torch.float32),
-        MaskCall(12),  # DenseNet grows by 12 channels a layer
-        MaskCall(layout=torch.contiguous_format),
-    )
-    return [*epilogues(), *masks, *convolutions()]
+    calls = {Epilogue: EPILOGUES, MaskCall: MASKS, Convolution: CONVOLUTIONS}
+    return [call(name) for call, text in calls.items() for name in names(text)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from types import SimpleNamespace
@@ -80,18 +80,13 @@ class Launch(NamedTuple):
         return [name for _, name, kind in _leaves(self.signature.items()) if kind != "constexpr"]
 
 
-def record(run: Callable[[], Any]) -> list[list[Launch]]:
-    """The launches of ``run``, which works on meta tensors. Nothing is compiled or run.
-
-    One list; where ``run`` is a generator function, one for each part that ends with a yield, such
-    as forward, and one for the rest.
-    """
+def record(run: Callable[[], Iterator[None]]) -> list[list[Launch]]:
+    """The launches of ``run``, which works on meta tensors: of each part that ends with a yield,
+    such as forward, and of the rest. Nothing is compiled or run."""
     parts: list[list[Launch]] = [[]]
     with noting(lambda launch: parts[-1].append(launch)):
-        result = run()
-        if isinstance(result, Generator):
-            for _ in result:
-                parts.append([])
+        for _ in run():
+            parts.append([])
     return parts
 
 

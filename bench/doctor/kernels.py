@@ -145,11 +145,12 @@ def compile_ahead(context: Context) -> Iterator[CheckResult]:
     from ..aot import cases, code, record
 
     calls = (
-        cases.Epilogue("projection"),
-        cases.MaskCall(),
-        cases.Convolution(cases.CONV_TILES[0], training=False),
+        cases.Epilogue("bf16 nhwc C128 16x16 projection train mask"),
+        cases.MaskCall("bf16 nhwc C128 32x32"),
+        cases.Convolution(f"bf16 C128-128 3x3 {cases.CONV_TILES[0].name} infer"),
     )
-    launches = [launch for call in calls for part in record.record(call.run) for launch in part]
+    found = [launch for call in calls for part in record.record(call.run) for launch in part]
+    launches = {launch.identity: launch for launch in found}.values()
     context.progress(f"compiling {len(launches)} kernels for sm_{ARCH}")
     good = []
     for launch in launches:
