@@ -120,10 +120,11 @@ def lines(results: list[CheckResult], width: int) -> Iterator[tuple[str, str]]:
     """
     indent = 2 + max(map(len, VERDICTS)) + 2
     subjects = max([SUBJECT, *(len(result.what) for result in results)])
-    for result, fix in zip(results, [r.fix for r in results[1:]] + [""], strict=True):
+    fixes = [*(result.fix for result in results[1:]), ""]
+    for result, following in zip(results, fixes, strict=False):
         text = f"{'  ' + result.verdict:{indent}}{result.what:{subjects}}  {result.detail}"
         yield wrapped(text, width, indent + subjects + 2), STYLES[result.verdict]
-        if result.fix and result.fix != fix:
+        if result.fix and result.fix != following:
             # Not below the finding: a command should fit on a line.
             yield wrapped(f"{'':{indent}}-> {result.fix}", width), "none"
 

@@ -39,36 +39,14 @@ def by_what(results) -> dict[str, CheckResult]:
 def test_a_healthy_cpu(no_compile, empty, capsys, options):
     assert cli.main(options) == 0
     text = capsys.readouterr().out
-    lines = text.splitlines()
     # How long the folder's name is depends on how many processes run the tests.
-    assert max(map(len, text.replace(str(empty), "/tmp/a-folder").splitlines())) <= 100
-    assert "\x1b" not in text
-    for topic in {check.topic for check in cli.CHECKS if not (options and check.slow)}:
-        assert topic in lines
-    assert "nothing is wrong" in text
+    lines = text.replace(str(empty), "/tmp/a-folder").splitlines()
+    assert max(map(len, lines)) <= 100 and "\x1b" not in text
+    assert {check.topic for check in cli.CHECKS if not (options and check.slow)} <= {*lines}
+    assert "nothing is wrong" in text and "-> scotoma train --dataset cifar10 --download" in text
     assert ("  ok        bn_mask_add_relu projection" in text) == (not options)
-    assert "-> scotoma train --dataset cifar10 --download" in text
     assert lines[-1] == "Nothing failed. Start with: scotoma train"
-    assert ("kernels and torch.compile were left out" in text) == bool(options)
     assert not list(empty.iterdir())  # an examination leaves nothing behind
-
-
-def test_json_says_the_same(no_compile, empty, capsys):
-    assert cli.main(["--json", "--quick"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["status"] == "ok" and report["quick"]
-    assert report["machine"]["torch"] == torch.__version__
-    lines = {line["what"]: line for line in report["lines"]}
-    assert lines["torch"] == {
-        "topic": "Python and libraries",
-        "what": "torch",
-        "verdict": "ok",
-        "detail": torch.__version__,
-        "fix": "",
-        "values": {"version": torch.__version__, "minimum": checks.MINIMUM["torch"]},
-    }
-    assert sum(report["counts"].values()) == len(report["lines"])
-    assert "apply_mask" not in lines and "torch.compile" not in lines
 
 
 def test_bad_options():
@@ -76,34 +54,55 @@ def test_bad_options():
         cli.main(["--quik"])
 
 
-def test_a_broken_check_is_a_line(monkeypatch, capsys, recwarn):
-    """What it said before is kept, and the others go on; warnings are not shown."""
+PAGE = f"""\
+Odd
+  ok        before                  said
+  failed    strange check           OSError: No space left on device
+            -> free some disk space
+  not here  a                       d
+  not here  b                       d
+            -> Fix
+  warning   c                       d
+            -> {"x" * 110}
+               --long-option
+{{}}
+Failed: strange check. Mend the first of them first.
+"""
+COUNTS = "1 ok, 1 warning, 1 failed, 2 not here"
+
+
+def test_a_page_and_the_same_for_programs(monkeypatch, capsys, recwarn):
+    """A broken check is a line, what it said before is kept, and the others go on. A fix that
+    neighbours share is said once, and what is copied stays whole. Warnings are not shown."""
 
     def strange_check(context):
         warnings.warn("noise", stacklevel=1)
-        yield CheckResult("before", OK, "said")
+        yield CheckResult("before", OK, "said", values={"number": 1})
         raise OSError("No space left on device")
 
     def fine_check(context):
-        return [CheckResult("fine", OK, "all well")]
+        yield from (CheckResult(what, ABSENT, "d", "Fix") for what in "ab")
+        yield CheckResult("c", WARNING, "d", "x" * 110 + " --long-option")
 
-    those = (cli.Check("Odd", strange_check), cli.Check("Odd", fine_check))
-    monkeypatch.setattr(cli, "CHECKS", those)
+    those = [cli.Check("Odd", strange_check), cli.Check("Odd", fine_check)]
+    monkeypatch.setattr(cli, "CHECKS", [*those, cli.Check("Slow", lambda context: [], slow=True)])
     assert cli.main([]) == 1
-    text = capsys.readouterr().out
-    assert "ok        before" in text and "ok        fine" in text
-    assert "failed    strange check" in text and "OSError: No space left" in text
-    assert "-> free some disk space" in text
-    assert "Failed: strange check." in text and "Traceback" not in text
+    assert capsys.readouterr().out == PAGE.format(f"\nSlow\n\n{COUNTS}")
+    assert cli.main(["--quick"]) == 1
+    left_out = "kernels and torch.compile were left out"
+    assert capsys.readouterr().out == PAGE.format(f"\n{COUNTS}; {left_out}")
     assert not recwarn.list
 
-
-def test_shared_fixes_are_said_once():
-    results = [CheckResult(w, ABSENT, "d", fix) for w, fix in (("a", "F"), ("b", "F"), ("c", "G"))]
-    text = [t.strip() for t, _ in cli.lines(results, 100)]
-    assert [t.split()[-1] for t in text] == ["d", "d", "F", "d", "G"]
-    long = CheckResult("w", FAILED, "d", "x" * 150 + " --long-option " + "y" * 10)
-    assert "x" * 150 in "".join(t for t, _ in cli.lines([long], 100))
+    assert cli.main(["--quick", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["status"] == "failed" and report["quick"]
+    assert report["machine"]["torch"] == torch.__version__
+    assert report["counts"] == {"ok": 1, "warning": 1, "failed": 1, "not here": 2}
+    assert [line["what"] for line in report["lines"]] == ["before", "strange check", *"abc"]
+    assert report["lines"][0] == {
+        **{"topic": "Odd", "what": "before", "verdict": "ok", "detail": "said", "fix": ""},
+        "values": {"number": 1},
+    }
 
 
 # Libraries
