@@ -32,7 +32,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -72,35 +72,28 @@ def append_rows(path: Path, rows: Iterable[dict]) -> None:
     Raises UserError if the file cannot be written.
     """
     text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
-    with _opened(path) as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                text = b"\n" + text
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+") as file:
+            if text and file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    text = b"\n" + text
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(
+            f"out is {str(path)!r}, which cannot be written: {error.strerror}; give another file"
+        ) from error
 
 
 def check_writable(path: Path) -> None:
     """Raise UserError if results cannot be kept, before anything is measured; change no file."""
     new = not path.exists()
-    with _opened(path):
-        pass
+    append_rows(path, ())
     if new:
         path.unlink()
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab+") as file:
-            yield file
-    except OSError as error:
-        raise UserError(
-            f"out is {str(path)!r}, which cannot be written: {error.strerror}; give another file"
-        ) from error
 
 
 def read_rows(path: Path) -> Iterator[dict]:
@@ -478,14 +471,11 @@ class Run:
         return self.rows
 
     def finish(
-        self,
-        label: Callable[[dict], str],
-        slower: Sequence[str] = (),
-        title: str = "slower cases",
+        self, label: Callable[[dict], str], slower: Sequence = (), title: str = "slower cases"
     ) -> int:
-        """Say what failed, where we are slower, and what was not measured.
+        """Say what failed, where we are slower, and what was not measured; the exit status.
 
-        label: a row's case and variant, in words. Returns the command's exit status.
+        label: a row's case and variant, in words.
         """
         failed = [f"{label(row)}: {text}" for row in self.rows for text in row["problems"]]
         lists = {"failures": failed, title: slower, "not measured": self.left}

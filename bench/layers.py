@@ -166,7 +166,7 @@ def chosen_ops(options) -> list[OpShape]:
     return [replace(op, mode=mode) for mode in modes for op in ops]
 
 
-def headline_ops(shapes=HEADLINE_SHAPES, users: str = "headline") -> list[OpShape]:
+def headline_ops(shapes, users: str = "headline") -> list[OpShape]:
     """The operator on some shapes, with nothing, a residual or a projection added."""
     return [OpShape(kind, shape, users=users) for shape in shapes for kind in KINDS]
 

@@ -101,20 +101,12 @@ def main(argv: list[str]) -> int:
 
 def chosen_cases(options, model: Model | None) -> list[Case]:
     """Cases in the order in which they matter: training first, then by batch size as given."""
+    networks = options.networks if model is None else [model.name]
+    size = options.image_size if model is None else model.image_size
+    how = options.dtype, size, options.width, model
     return [
-        Case(
-            arch,
-            options.defects,
-            batch,
-            work,
-            options.dtype,
-            options.image_size if model is None else model.image_size,
-            options.width,
-            model,
-        )
-        for work in options.work
-        for batch in options.batch
-        for arch in (options.networks if model is None else [model.name])
+        Case(arch, options.defects, batch, work, *how)
+        for work, batch, arch in product(options.work, options.batch, networks)
     ]
 
 
