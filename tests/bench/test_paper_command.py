@@ -1,125 +1,172 @@
 """``scotoma paper`` as people use it: from a name to a page, stopped, given again, mistaken."""
 
+import io
 import json
 import re
+import shutil
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from paper_smoke import TINY
+import torch
+from paper_smoke import TINY, context
 from scotoma.bench.paper.artefacts import Training
 from scotoma.bench.paper.budgets import BUDGETS, SMOKE
-from scotoma.bench.paper.tables import definitions
+from scotoma.bench.paper.data import Data
+from scotoma.bench.paper.setup import Setup
+from scotoma.bench.paper.tables import definition, definitions
+from scotoma.bench.paper.work import Store
 from scotoma.defective.errors import UserError
 from scotoma.train.cli import main
 from study_pairs import result, saved, study
 
 
-@pytest.fixture
-def paper(tmp_path, monkeypatch, capsys):
-    """Run the command in a folder of its own, with a budget of seconds in the place of smoke."""
-    monkeypatch.setitem(BUDGETS, "smoke", TINY)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
+def run(*arguments):
+    """(status, stdout, stderr) of the command, with a budget of seconds in the place of smoke."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setitem(BUDGETS, "smoke", TINY)
         status = main(["paper", *arguments])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
+    return status, out.getvalue(), err.getvalue()
 
+
+@pytest.fixture
+def paper(tmp_path, monkeypatch):
+    """Run the command in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
     return run
 
 
-ONE_ROW = ("--rows", "0.5-Bottom")
 TABLE10 = ("table10", "--budget", "smoke", "--images", "source", "--device", "cpu")
+ONE_ROW = (*TABLE10, "--rows", "0.5-Bottom")
 
 
-def test_a_table_is_made_from_nothing_and_once(paper, tmp_path):
-    status, out, err = paper(*TABLE10)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Where Table 10 was made from nothing."""
+    folder = tmp_path_factory.mktemp("made")
+    status, _, err = run(*TABLE10, "--out", str(folder))
     assert (status, err) == (0, "")
-    assert len(list((tmp_path / "paper" / "train").iterdir())) == 6
-    page = tmp_path / "paper" / "pages" / "table10-smoke"
-    cells = json.loads((page / "cells.json").read_text())
-    markdown = (page / "index.md").read_text()
-    assert "0.5-BottomDIF" in markdown
-    assert (page / "index.html").read_text().startswith("<!DOCTYPE html>")
-    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "paper").glob("[rst]*/*")}
-    assert len(times) > 8
+    return folder
 
-    status, out, _ = paper(*TABLE10)
+
+@pytest.fixture
+def again(made, paper, tmp_path):
+    """Run the command where Table 10 is there."""
+    shutil.copytree(made, tmp_path / "paper")
+    return paper
+
+
+def trainings(folder, *texts):
+    return [p for p in (folder / "train").iterdir() if all(t in p.name for t in texts)]
+
+
+def test_a_table_is_made_once(again, tmp_path):
+    folder = tmp_path / "paper"
+    assert len(trainings(folder)) == 6
+    page = folder / "pages" / "table10-smoke"
+    cells = json.loads((page / "cells.json").read_text())
+    assert "0.5-BottomDIF" in (page / "index.md").read_text()
+    assert (page / "index.html").read_text().startswith("<!DOCTYPE html>")
+    times = {p: p.stat().st_mtime_ns for p in folder.glob("[rst]*/*")}
+    assert len(times) > 8
+    status, out, _ = again(*TABLE10)
     assert status == 0 and re.search(r", 0 to make", out)
     assert "table10: 2 claims: 2 not decidable at this budget.\n" in out
     assert out.count("  not decidable at this budget: ") == 2
     assert f"  page      {page / 'index.html'}\n" in out
-    assert times == {p: p.stat().st_mtime_ns for p in (tmp_path / "paper").glob("[rst]*/*")}
+    assert times == {p: p.stat().st_mtime_ns for p in folder.glob("[rst]*/*")}
     assert json.loads((page / "cells.json").read_text())["cells"] == cells["cells"]
 
 
-def test_what_fails_is_left_out_and_the_rest_is_made(paper, tmp_path, monkeypatch):
+def test_relations_and_masks_of_table_10(made):
+    """Equal, drawn apart, or nested, as its notes say."""
+    there = context(Store(made))
+    data = {"cifar10": Data("cifar10", "sample", train_limit=500)}
+    table = definition("table10").build(Setup(TINY, data, images="source"))
+    assert "nested" in " ".join(table.notes)
+    masks = {}
+    for (row, column), (measure,) in table.cells.items():
+        relation = measure.result.read(there.store)[0]["relation"]
+        same = row.removesuffix("DIF") == column
+        assert relation == (("DIF" if row.endswith("DIF") else "gray-box") if same else "transfer")
+        for kind, name, model in (
+            ("target", row, measure.result.target),
+            ("source", column, measure.result.images.source),
+        ):
+            state = model.load(there).model.state_dict()
+            masks[kind, name] = torch.cat([v.flatten() for k, v in state.items() if "mask" in k])
+    half, third = masks["target", "0.5-Bottom"], masks["target", "0.3-Bottom"]
+    assert torch.equal(half, masks["source", "0.5-Bottom"])
+    assert torch.equal(third, masks["source", "0.3-Bottom"])
+    for name, mask in (("0.5-BottomDIF", half), ("0.3-BottomDIF", third)):
+        assert 0 < (masks["target", name] != mask).float().mean() < 0.9
+    assert bool(half[third].all()) and not bool(half[masks["target", "0.3-BottomDIF"]].all())
+
+
+def test_what_fails_is_left_out_and_the_rest_is_made(again, tmp_path, monkeypatch):
+    folder = tmp_path / "paper"
+    for gone in (folder / "result", *trainings(folder, "0.5-Bottom-s0")):
+        shutil.rmtree(gone)
     make = Training.make
 
     def fails(self, context):
-        if self.config.defects == "0.5-Bottom" and self.config.seed == 0:
-            raise UserError("the loss is not finite")
-        make(self, context)
+        assert self.config.defects == "0.5-Bottom" and self.config.seed == 0
+        raise UserError("the loss is not finite")
 
     monkeypatch.setattr(Training, "make", fails)
-    status, _, err = paper(*TABLE10, *ONE_ROW)
+    status, _, err = again(*TABLE10)
     assert status == 2
     assert re.search(r"error: 1 of \d+ artefacts could not be made.*loss is not finite", err)
-    page = (tmp_path / "paper/pages/table10-smoke/index.md").read_text()
-    assert "failed" in page
+    page = folder / "pages/table10-smoke/index.md"
+    assert "failed" in page.read_text() and len(list((folder / "result").iterdir())) == 8
     monkeypatch.setattr(Training, "make", make)
-    status, _, _ = paper(*TABLE10, *ONE_ROW)
-    page = (tmp_path / "paper/pages/table10-smoke/index.md").read_text()
-    assert status == 0 and "failed" not in page
+    status, _, _ = again(*TABLE10)
+    assert status == 0 and "failed" not in page.read_text()
 
 
-def test_a_damaged_result_keeps_no_other_page(paper, tmp_path):
-    assert paper(*TABLE10, *ONE_ROW)[0] == 0
+def test_a_damaged_result_keeps_no_other_page(again, tmp_path):
     pages = tmp_path / "paper" / "pages"
     before = (pages / "table10-smoke" / "index.md").read_text()
     damaged = next((tmp_path / "paper" / "result").iterdir())
     damaged.write_text("")
-    status, out, err = paper("table10", "figure1", *TABLE10[1:])
-    assert status == 2
-    # One row of the table is there, and the others are made, whatever is damaged.
-    assert "table10: no page: " in out
+    status, out, err = again("table10", "figure1", *TABLE10[1:])
+    assert status == 2 and "table10: no page: " in out
     assert damaged.name in err and "remove it" in err
     assert "1 page could not be written" in err
     assert (pages / "figure1-smoke" / "index.html").is_file()
     assert (pages / "table10-smoke" / "index.md").read_text() == before
 
 
-def test_a_stopped_command_goes_on(paper, tmp_path, monkeypatch):
-    make, made = Training.make, []
+def test_a_stopped_command_goes_on(again, tmp_path, monkeypatch):
+    folder = tmp_path / "paper"
+    for gone in (folder / "pages", folder / "result", *trainings(folder, "0.3-Bottom-s0")):
+        shutil.rmtree(gone)
 
     def stops(self, context):
-        if made:
-            raise KeyboardInterrupt
-        made.append(self)
-        make(self, context)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(Training, "make", stops)
-    status, out, _ = paper(*TABLE10, *ONE_ROW)
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "make", stops)
+        status, out, _ = again(*TABLE10)
     assert status == 130 and "the same command goes on" in out
-    assert not list((tmp_path / "paper").glob("pages/*"))
-    monkeypatch.setattr(Training, "make", make)
-    status, out, _ = paper(*TABLE10, *ONE_ROW)
+    assert not list(folder.glob("pages/*"))
+    status, out, _ = again(*TABLE10)
     assert status == 0 and re.search(r"[1-9]\d* there already", out)
 
 
-def test_only_rows_that_match(paper, tmp_path):
-    status, _, _ = paper(*TABLE10, *ONE_ROW)
-    assert status == 0
+def test_only_rows_that_match(again, tmp_path):
+    assert again(*ONE_ROW)[0] == 0
     page = (tmp_path / "paper/pages/table10-smoke/index.md").read_text()
     assert "table10 --budget smoke --seeds 1 --images source --rows 0.5-Bottom`" in page
     assert "Made were only the rows that match 0.5-Bottom." in page
     rows = {line.split(" |")[0]: line for line in page.splitlines() if line.startswith("| 0.")}
     assert rows["| 0.3-Bottom"].count("paper") == 2 == rows["| 0.3-Bottom"].count("| <small>")
     assert rows["| 0.5-Bottom"].count("paper") == 2 and "| <small>" not in rows["| 0.5-Bottom"]
-    names = [p.name for p in (tmp_path / "paper/train").iterdir()]
-    assert sum("0.3-Bottom" in name for name in names) == 1  # the source
-    assert sum("0.5-Bottom" in name for name in names) == 2
+    # Two sources, and the row's own network.
+    _, out, _ = again(*ONE_ROW, "--out", "new", "--dry-run", "--no-measure")
+    assert re.search(r"trainings +3 +0 +3", out)
 
 
 def test_a_dry_run_makes_nothing(paper, tmp_path):
@@ -142,7 +189,7 @@ def test_the_list_has_everything_of_the_paper(paper):
 @pytest.mark.slow
 def test_a_study_is_made(paper, tmp_path, monkeypatch):
     # Networks have to be good enough that there is something to fool.
-    monkeypatch.setitem(BUDGETS, "smoke", replace(TINY, data=SMOKE.data))
+    monkeypatch.setattr("test_paper_command.TINY", replace(TINY, data=SMOKE.data))
     options = ("--budget", "smoke", "--per-person", "2", "--device", "cpu")
     status, out, err = paper("study", *options, "--attack", "mifgsm:eps=64/255,step=16/255,steps=3")
     assert status == 0 and "pairs" in out, err

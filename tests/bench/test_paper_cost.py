@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from paper_smoke import context, new_store, tiny_setup
+from paper_smoke import context, tiny_setup
 from rich.console import Console
 from scotoma.bench.paper import cost
 from scotoma.bench.paper import data as of_data
@@ -47,10 +47,9 @@ def estimated(artefact, store):
     return found
 
 
-def test_passes_are_those_that_happen(tmp_path, passes):
+def test_passes_are_those_that_happen(store, passes):
     """Training exactly but for the sanity and last evaluations; attacks' gradients exactly."""
-    store, setup = new_store(tmp_path), tiny_setup()
-    here = context(store)
+    setup, here = tiny_setup(), context(store)
     network = setup.target("a", "resnet18", "0.5-Bottom", seed=0)
     training = network.members[0]
     said = estimated(training, store)
@@ -65,24 +64,20 @@ def test_passes_are_those_that_happen(tmp_path, passes):
     passes.update(gradient=0)
     count = len(sample.read(store)[0])
     images.make(here)
-    said = estimated(images, store)
-    assert said["gradient"] == 3 * 16
+    assert estimated(images, store)["gradient"] == 3 * 16
     assert passes["gradient"] == 3 * count + count  # sanity is looked at once on top
 
-    passes.update(forward=0)
-    result = Result.transfer(network, images)
-    result.make(here)
-    assert 0 < passes["forward"] <= estimated(result, store)["forward"]
-
-    passes.update(forward=0)
-    clean = Result.clean(network)
-    clean.make(context(store))
-    assert passes["forward"] == estimated(clean, store)["forward"] == 1000
+    transfer, clean = Result.transfer(network, images), Result.clean(network)
+    for result, exactly in ((transfer, None), (clean, 1000)):
+        passes.update(forward=0)
+        result.make(context(store))
+        said = estimated(result, store)["forward"]
+        assert 0 < passes["forward"] <= said
+        assert exactly is None or passes["forward"] == said == exactly
 
 
-def test_bounds_hold(tmp_path, passes):
-    store, setup = new_store(tmp_path), tiny_setup()
-    here = context(store)
+def test_bounds_hold(store, passes):
+    setup, here = tiny_setup(), context(store)
     network = setup.target("a", "vgg19", seed=0)
     network.members[0].make(here)
     sample = setup.sample("cifar10", (), 4)
@@ -101,8 +96,8 @@ def test_bounds_hold(tmp_path, passes):
         assert passes["gradient"] + passes["forward"] > 0
 
 
-def test_no_more_images_than_there_are(tmp_path):
-    store, setup = new_store(tmp_path), tiny_setup()
+def test_no_more_images_than_there_are(store):
+    setup = tiny_setup()
     network = setup.target("a", "resnet18", seed=0, role="imagenet")
     test = of_data.info_of(network.data).test
     sample = setup.sample("imagenet", (), 10 * test)
@@ -123,10 +118,9 @@ def test_no_more_images_than_there_are(tmp_path):
         assert (said["gradient"], said["forward"]) == passes, artefact.label
 
 
-def test_adversarial_training_attacks_every_image(tmp_path, passes):
-    store, setup = new_store(tmp_path), tiny_setup()
+def test_adversarial_training_attacks_every_image(store, passes):
     settings = {"adversarial_eps": 0.03, "adversarial_steps": 2, "adversarial_test_images": 40}
-    training = setup.training("vgg19", seed=0, **settings)
+    training = tiny_setup().training("vgg19", seed=0, **settings)
     said = estimated(training, store)
     training.make(context(store))
     assert passes["gradient"] >= said["gradient"] == 2 * (500 + 40)
@@ -141,9 +135,8 @@ def test_known_numbers_of_images_are_those_of_the_data():
     assert set(of_data.KNOWN) == set(datasets.DATASETS)
 
 
-def test_folders_are_counted(tmp_path):
-    store, setup = new_store(tmp_path), tiny_setup()
-    data = setup.data["imagenet"]
+def test_folders_are_counted(store, tmp_path):
+    data = tiny_setup().data["imagenet"]
     before = of_data.info_of(data)
     data.made_by.make(context(store))
     found = datasets.load_dataset(data.location(store))
@@ -157,15 +150,14 @@ def test_folders_are_counted(tmp_path):
     assert of_data.info_of(replace(named, content="", image_size=None)).train == 1_281_167
 
 
-def test_a_training_that_was_stopped_counts_what_is_left(tmp_path, passes, monkeypatch):
-    store, setup = new_store(tmp_path), tiny_setup()
-    training = setup.training("resnet18", seed=0, epochs=3)
+def test_a_training_that_was_stopped_counts_what_is_left(store, passes, monkeypatch):
+    training = tiny_setup().training("resnet18", seed=0, epochs=2)
     said = estimated(training, store)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Trainer, "_told_to_stop", lambda self, stop: self.epoch == 2)
+        patch.setattr(Trainer, "_told_to_stop", lambda self, stop: self.epoch == 1)
         training.make(context(store))
     left = estimated(training, store)
-    assert {name: count / 3 for name, count in said.items()} == left
+    assert {name: count / 2 for name, count in said.items()} == left
     passes["train"] = 0
     training.make(context(store))
     assert passes["train"] == left["train"]
@@ -182,37 +174,34 @@ def test_keep_probabilities_cost_the_same_and_widths_do_not():
     assert network("0.3-Bottomx2") == network("0.1-Bottomx2") != network("0.1-Bottom")
 
 
-def test_estimate_measures_once_and_keeps(tmp_path, monkeypatch):
-    store = new_store(tmp_path)
-    plan = Plan.of(definition("table4").build(tiny_setup()).wanted(), store)
-    asked = []
+def table4(store):
+    return Plan.of(definition("table4").build(tiny_setup()).wanted(), store)
+
+
+def test_estimate_measures_once_and_keeps(store, monkeypatch):
+    plan, asked, said = table4(store), [], []
+    speeds = {"train": 0.01, "gradient": 0.002, "forward": 0.001}
 
     def seconds(network, what, device):
         asked.append((network, what))
-        return {"train": 0.01, "gradient": 0.002, "forward": 0.001}[what]
+        return speeds[what]
 
     monkeypatch.setattr(cost, "seconds_an_image", seconds)
-    said = []
     first = cost_of(plan, store, CPU, said.append)
     assert len(asked) == len(set(asked)) == len(said) > 5
-    expected = sum(
-        {"train": 0.01, "gradient": 0.002, "forward": 0.001}[w.what] * w.images
-        for several in first.work.values()
-        for w in several
-    )
-    assert first.total == pytest.approx(expected)
+    passes = [w for several in first.work.values() for w in several]
+    assert first.total == pytest.approx(sum(speeds[w.what] * w.images for w in passes))
     asked.clear()
     again = cost_of(plan, store, CPU, said.append)
     assert not asked and again.total == pytest.approx(first.total)
-    (tmp_path / "speeds.json").write_text("{damaged")
+    (store.folder / "speeds.json").write_text("{damaged")
     cost_of(plan, store, CPU, said.append)
     assert asked  # a damaged cache is measured again
-    assert not list(tmp_path.glob("train/*"))
+    assert not list(store.folder.glob("train/*"))
 
 
-def test_finished_trainings_are_the_better_speed(tmp_path):
-    store, setup = new_store(tmp_path), tiny_setup()
-    training = setup.training("resnet18", seed=0)
+def test_finished_trainings_are_the_better_speed(store):
+    training = tiny_setup().training("resnet18", seed=0)
     folder = training.path(store)
     folder.mkdir(parents=True)
     summary = {"device": device_name(CPU), "train_images": 500, "epochs": 2, "train_s": 30.0}
@@ -229,45 +218,35 @@ def test_a_network_is_really_timed():
     assert all(0 < seconds < 10 for seconds in times.values())
 
 
-def test_without_measuring_there_are_counts_and_no_hours(tmp_path):
-    store = new_store(tmp_path)
-    plan = Plan.of(definition("table4").build(tiny_setup()).wanted(), store)
-    text = printed(cost_of(plan, store, CPU, print, measure=False))
-    assert "hours" not in text and "Not timed" in text
-    assert re.search(r"trainings +20 +0 +20 +30,000", text)
-
-
-def test_the_plan_says_what_is_there_and_where_hours_are_from(tmp_path, monkeypatch):
-    store, setup = new_store(tmp_path), tiny_setup()
-    monkeypatch.setattr(cost, "seconds_an_image", lambda *_: 0.36)
-    experiment = definition("table4").build(setup)
-    done = next(a for a in Plan.of(experiment.wanted(), store).artefacts if isinstance(a, Training))
-    done.make(context(store))
-    text = printed(cost_of(Plan.of(experiment.wanted(), store), store, CPU, print))
-    assert re.search(r"trainings +20 +1 +19", text)
-    assert "hours of this CPU" in text and "GPU hours" not in text
-
-
-def test_there_is_what_is_there_and_not_what_need_not_be_made(tmp_path):
-    """With results kept and the rest removed, trainings were said to be there."""
-    store = new_store(tmp_path)
-    result = Result.clean(tiny_setup().target("a", "resnet18", seed=0))
-    result.path(store).parent.mkdir()
-    result.path(store).write_text("{}")
-    plan = Plan.of([result], store)
-    text = printed(cost_of(plan, store, CPU, print, measure=False))
-    assert re.search(r"trainings +1 +0 +0 +-", text)
-    assert re.search(r"evaluations +1 +1 +0 +-", text)
-
-
 def printed(found):
     console = Console(file=io.StringIO(), width=140)
     show_cost(found, console)
     return console.file.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(5, "5 s"), (99, "99 s"), (600, "10 min"), (7200, "2.0 h")]
-)
-def test_hours(seconds, text):
-    assert hours(seconds) == text
+def test_the_plan_says_what_is_there_and_where_hours_are_from(store, monkeypatch):
+    text = printed(cost_of(table4(store), store, CPU, print, measure=False))
+    assert "hours" not in text and "Not timed" in text
+    assert re.search(r"trainings +20 +0 +20 +30,000", text)
+    monkeypatch.setattr(cost, "seconds_an_image", lambda *_: 0.36)
+    done = next(a for a in table4(store).artefacts if isinstance(a, Training))
+    done.path(store).mkdir(parents=True)
+    for name in ("summary.json", "last.safetensors"):
+        (done.path(store) / name).write_text("{}")
+    text = printed(cost_of(table4(store), store, CPU, print))
+    assert re.search(r"trainings +20 +1 +19", text)
+    assert "hours of this CPU" in text and "GPU hours" not in text
+
+
+def test_there_is_what_is_there_and_not_what_need_not_be_made(store):
+    """With results kept and the rest removed, trainings were said to be there."""
+    result = Result.clean(tiny_setup().target("a", "resnet18", seed=0))
+    result.path(store).parent.mkdir()
+    result.path(store).write_text("{}")
+    text = printed(cost_of(Plan.of([result], store), store, CPU, print, measure=False))
+    assert re.search(r"trainings +1 +0 +0 +-", text)
+    assert re.search(r"evaluations +1 +1 +0 +-", text)
+
+
+def test_hours():
+    assert list(map(hours, (5, 99, 600, 7200))) == ["5 s", "99 s", "10 min", "2.0 h"]

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from paper_smoke import context, new_store, tiny_setup
+from paper_smoke import context, finish, new_store, tiny_setup
 from PIL import Image
 from scotoma.bench.paper import data as of_data
-from scotoma.bench.paper import setup as of_setup
 from scotoma.bench.paper.artefacts import Model, Result, Training
 from scotoma.bench.paper.cli import make_paper_parser
 from scotoma.bench.paper.data import Data, SampleFolder, folder_content
-from scotoma.bench.paper.setup import fgsm
+from scotoma.bench.paper.setup import fgsm, read_setup
 from scotoma.bench.paper.work import Plan, make_here
 from scotoma.defective.errors import UserError
 from scotoma.train import image_folder as contents
@@ -35,29 +34,33 @@ def images(root: Path, count=2, seed=0, extension="png", split="train", size=16)
     return root
 
 
+def key(data):
+    return Training(TrainConfig(), data).key
+
+
 @pytest.fixture
 def large(monkeypatch):
     """Folders are not small enough to be read."""
     monkeypatch.setattr(contents, "SMALL", 0)
 
 
-def test_links_are_what_they_lead_to(tmp_path, large):
+def test_links_are_what_they_lead_to_and_a_moved_folder_is_the_same(tmp_path, large):
     plain = images(images(tmp_path / "plain"), 3, split="test")
+    content = folder_content(plain)
     linked = tmp_path / "linked"
     linked.mkdir()
     for split in ("train", "test"):
         (linked / split).symlink_to(plain / split)
-    assert folder_content(linked) == folder_content(plain)
+    assert folder_content(linked) == content
     (linked / "test").unlink()
     (linked / "test").symlink_to(images(tmp_path / "more", 4, split="test") / "test")
-    assert folder_content(linked) != folder_content(plain)
-
-
-def test_links_in_a_circle_end(tmp_path, large):
-    plain = images(tmp_path / "plain")
-    before = folder_content(plain)
-    (plain / "train" / "a" / "up").symlink_to(plain)
-    assert folder_content(plain) == before
+    assert folder_content(linked) != content
+    (plain / "train" / "a" / "up").symlink_to(plain)  # a circle ends
+    assert folder_content(plain) == content
+    (plain / "train" / "a" / "up").unlink()
+    there = plain.rename(tmp_path / "there")
+    data = [Data("cifar10", str(folder), folder_content(there)) for folder in (plain, there)]
+    assert data[1].content == content and key(data[0]) == key(data[1])
 
 
 @pytest.mark.parametrize("to", ["itself", "nothing"])
@@ -93,6 +96,8 @@ def test_small_folders_are_read_whatever_the_format(tmp_path, monkeypatch):
     assert folder_content(tmp_path / "x") != folder_content(tmp_path / "y")
     monkeypatch.setattr(contents, "SMALL", 0)
     assert folder_content(tmp_path / "x") == folder_content(tmp_path / "y")
+    (tmp_path / "y" / "0.jpg").write_bytes(b"yy")
+    assert folder_content(tmp_path / "x") != folder_content(tmp_path / "y")
 
 
 def test_hidden_files_do_not_count_since_they_are_not_read(tmp_path):
@@ -107,15 +112,18 @@ def test_hidden_files_do_not_count_since_they_are_not_read(tmp_path):
     assert folder_content(folder) != before
 
 
-def test_an_unreadable_folder_is_refused(tmp_path, monkeypatch):
-    folder = images(tmp_path / "here")
+def test_folders_that_cannot_be_read(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    for name in ("none", "empty"):
+        with pytest.raises(UserError, match=str(tmp_path / name)):
+            folder_content(tmp_path / name)
 
     def refuse(path):
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr(contents.os, "scandir", refuse)
-    with pytest.raises(UserError, match=r"here: cannot be read \(Permission denied\)"):
-        folder_content(folder)
+    with pytest.raises(UserError, match=r"empty: cannot be read \(Permission denied\)"):
+        folder_content(tmp_path / "empty")
 
 
 # What options become.
@@ -123,12 +131,11 @@ def test_an_unreadable_folder_is_refused(tmp_path, monkeypatch):
 
 def read(*options):
     arguments = make_paper_parser().parse_args(["table1", "--budget", "quick", *options])
-    setup = of_setup.read_setup(arguments, ("cifar10", "mnist", "tiny-imagenet", "imagenet"))
-    return setup.data
+    return read_setup(arguments, ("cifar10", "mnist", "tiny-imagenet", "imagenet")).data
 
 
 def keys(data):
-    return {role: Training(TrainConfig(), one).key for role, one in data.items()}
+    return {role: key(one) for role, one in data.items()}
 
 
 def test_imagenet_is_what_lies_in_its_folder(tmp_path, monkeypatch):
@@ -145,11 +152,8 @@ def test_imagenet_is_what_lies_in_its_folder(tmp_path, monkeypatch):
         assert {**each, "imagenet": none["imagenet"]} == none
     assert read("--data", f"mnist={tmp_path / 'one'}")["mnist"].content
     assert keys(read("--data", "mnist=imagenet"))["mnist"] != none["mnist"]
-
-
-def test_an_empty_folder_of_imagenet_is_left_to_who_reads_it(tmp_path):
-    (tmp_path / "imagenet").mkdir()
-    assert read("--data-root", str(tmp_path))["imagenet"].content == ""
+    (tmp_path / "three" / "imagenet").mkdir(parents=True)  # empty: left to who reads it
+    assert read("--data-root", str(tmp_path / "three"))["imagenet"].content == ""
 
 
 def test_tiny_imagenet_is_itself_before_and_after_its_download_and_a_part_is_not(
@@ -171,8 +175,7 @@ def test_tiny_imagenet_is_itself_before_and_after_its_download_and_a_part_is_not
 def test_settings_of_verified_data_are_as_they_were():
     for name in ("cifar10", "mnist", "tiny-imagenet"):
         expected = {"dataset": name, "image_size": None, "train_limit": None}
-        assert Data(name, name).settings() == expected
-        assert read()[name].settings() == expected
+        assert Data(name, name).settings() == expected == read()[name].settings()
 
 
 def test_places_are_absolute(tmp_path, monkeypatch):
@@ -186,15 +189,14 @@ def test_places_are_absolute(tmp_path, monkeypatch):
     # The command of a study has no --stylized.
     bare = {"budget": "quick", "seeds": 1, "first_seed": 0, "batch_size": 9, "workers": 0}
     namespace = argparse.Namespace(**bare, images="common", download=False)
-    assert of_setup.read_setup(namespace, ("cifar10",)).data["cifar10"].root is None
+    assert read_setup(namespace, ("cifar10",)).data["cifar10"].root is None
 
 
 # Data that an artefact makes.
 
 
-def test_results_need_the_data_that_they_read(tmp_path):
+def test_results_need_the_data_that_they_read():
     setup = tiny_setup()
-    made = setup.data["imagenet"].made_by
     network = setup.target("a", "resnet18", seed=0, role="imagenet")
     sample = setup.sample("imagenet", (network,))
     results = [
@@ -206,17 +208,17 @@ def test_results_need_the_data_that_they_read(tmp_path):
         Result.shuffled(network, sample, (2,)),
         Result.stylized((network, network)),
     ]
-    assert all(made in result.inputs() for result in results)
+    assert all(setup.data["imagenet"].made_by in result.inputs() for result in results)
     plain = setup.target("a", "resnet18", seed=0, role="cifar10")
     assert Result.clean(plain).inputs() == plain.members
 
 
 def test_images_that_are_gone_are_made_again(tmp_path):
     store = new_store(tmp_path / "store")
-    data = Data("imagenet", "", made_by=SampleFolder(200, 40))
+    data = Data("imagenet", "", made_by=SampleFolder(100, 20))
     network = Model("x", (Training(CONFIG, data),))
     results = [Result.clean(network), Result.stylized((network,))]
-    assert make_here(Plan.of(results, store), context(store)) == []
+    assert finish(results, store) == []
     before = [result.read(store) for result in results]
     for gone in ("data", "result"):
         shutil.rmtree(store.folder / gone)
@@ -226,18 +228,16 @@ def test_images_that_are_gone_are_made_again(tmp_path):
     assert [result.read(store) for result in results] == before
 
 
-# Streamed images that change under their names.
-
-
 def test_results_of_changed_files_are_not_those_of_before(tmp_path):
+    """Streamed images that change under their names."""
     folder = images(images(tmp_path / "pets", 16, size=72), 4, split="test", size=72)
     store = new_store(tmp_path / "store")
-    config = replace(CONFIG, epochs=6, lr=0.02)
 
     def accuracy():
         data = Data("cifar10", str(folder), content=folder_content(folder), image_size=72)
+        config = replace(CONFIG, epochs=6, lr=0.02)
         result = Result.clean(Model("x", (Training(config, data),)))
-        assert make_here(Plan.of([result], store), context(store)) == []
+        assert finish([result], store) == []
         return result.read(store)[0]["accuracy"]["rate"]
 
     before = accuracy()

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paper_smoke import learning_setup
 from scotoma.bench.paper.artefacts import AdversarialImages, Model, Result, Sample, Training
-from scotoma.bench.paper.data import Data, SampleFolder, folder_content
+from scotoma.bench.paper.data import Data, SampleFolder
 from scotoma.bench.paper.setup import fgsm, pgd
 from scotoma.bench.paper.work import Store
-from scotoma.defective.errors import UserError
 from scotoma.train.config import FREE, TrainConfig
 
 DATA = Data("cifar10", "sample", train_limit=800)
@@ -69,36 +68,32 @@ DECIDES_NOTHING = {
     "backend": "eager",
     "adversarial_test_images": 0,
 }
-OF_THE_DATA = ("dataset", "image_size", "train_limit")
 
 
 def test_every_setting_of_training_is_in_one_of_the_lists():
-    listed = [*DECIDES, *DECIDES_NOTHING, *OF_THE_DATA]
+    listed = [*DECIDES, *DECIDES_NOTHING, "dataset", "image_size", "train_limit"]
     assert sorted(listed) == sorted(f.name for f in fields(TrainConfig))
     assert set(FREE) <= set(DECIDES_NOTHING)
 
 
-@pytest.mark.parametrize("name", list(DECIDES))
-def test_what_decides_the_weights_changes_the_key(name):
-    assert (
-        Training(TrainConfig(**{name: DECIDES[name]}), DATA).key
-        != Training(TrainConfig(), DATA).key
-    )
+def trained(**settings):
+    return Training(TrainConfig(**settings), DATA)
 
 
-@pytest.mark.parametrize("name", list(DECIDES_NOTHING))
-def test_places_and_devices_change_no_key(name):
-    other = Training(TrainConfig(**{name: DECIDES_NOTHING[name]}), DATA)
-    assert other.key == Training(TrainConfig(), DATA).key
-    assert other.path(STORE) == Training(TrainConfig(), DATA).path(STORE)
+@pytest.mark.parametrize("name", [*DECIDES, *DECIDES_NOTHING])
+def test_what_decides_the_weights_changes_the_key_and_places_do_not(name):
+    other = trained(**{name: (DECIDES | DECIDES_NOTHING)[name]})
+    assert (other.key == trained().key) == (name in DECIDES_NOTHING)
+    assert (other.path(STORE) == trained().path(STORE)) == (name in DECIDES_NOTHING)
 
 
-@pytest.mark.parametrize("name", OF_THE_DATA)
-def test_the_data_are_those_of_the_artefact(name):
-    values = {"dataset": "mnist", "image_size": 64, "train_limit": 7}
-    found = Training(TrainConfig(**{name: values[name]}), DATA)
-    assert found.key == Training(TrainConfig(), DATA).key
-    assert getattr(found.whole_config(STORE, "cpu"), name) == getattr(DATA, name)
+@pytest.mark.parametrize(
+    ("name", "value"), [("dataset", "mnist"), ("image_size", 64), ("train_limit", 7)]
+)
+def test_the_data_are_those_of_the_artefact(name, value):
+    assert trained(**{name: value}).key == trained().key
+    config = trained(**{name: value}).whole_config(STORE, "cpu")
+    assert getattr(config, name) == getattr(DATA, name)
 
 
 CHOICES = st.sets(st.sampled_from([*DECIDES, *DECIDES_NOTHING]), max_size=6)
@@ -108,10 +103,7 @@ CHOICES = st.sets(st.sampled_from([*DECIDES, *DECIDES_NOTHING]), max_size=6)
 @given(first=CHOICES, second=CHOICES, levels=st.integers(1, 254))
 def test_equal_keys_are_equal_files(first, second, levels):
     values = DECIDES | DECIDES_NOTHING
-    networks = [
-        Training(TrainConfig(**{name: values[name] for name in names}), DATA)
-        for names in (first, second)
-    ]
+    networks = [trained(**{name: values[name] for name in names}) for names in (first, second)]
     same = first & DECIDES.keys() == second & DECIDES.keys()
     assert (networks[0].key == networks[1].key) == same
     assert (networks[0].path(STORE) == networks[1].path(STORE)) == same
@@ -139,9 +131,7 @@ def _made_of(training, level):
 
 
 def test_no_two_kinds_of_artefacts_share_a_key():
-    setup = learning_setup()
-    network = setup.target("a network", "resnet18", seed=0)
-    made = [network.members[0], *_made_of(network.members[0], 8)]
+    made = [trained(), *_made_of(trained(), 8)]
     assert len({artefact.key for artefact in made}) == len(made)
     assert len({artefact.path(STORE) for artefact in made}) == len(made)
 
@@ -200,25 +190,6 @@ def test_an_ensemble_is_neither_a_member_nor_another_order_of_inputs():
     ],
 )
 def test_keys_of_data(change, same):
-    before, after = Training(TrainConfig(), DATA), Training(TrainConfig(), replace(DATA, **change))
-    assert (before.key == after.key) is same
-    assert (before.path(STORE) == after.path(STORE)) is same
-
-
-def test_a_moved_folder_is_the_same_and_a_changed_one_is_not(tmp_path):
-    found = []
-    for place in ("here", "there"):
-        folder = tmp_path / place
-        for name, size in (("train/a/0.png", 3), ("test/b/1.png", 4)):
-            (folder / name).parent.mkdir(parents=True)
-            (folder / name).write_bytes(b"x" * size)
-        found.append(Data("cifar10", str(folder), content=folder_content(folder)))
-    keys = [Training(TrainConfig(), data).key for data in found]
-    paths = [Training(TrainConfig(), data).path(STORE) for data in found]
-    assert keys[0] == keys[1] and paths[0] == paths[1]
-    (folder / "test/b/1.png").write_bytes(b"x" * 5)
-    assert folder_content(folder) != found[0].content
-    for empty in (tmp_path / "none", tmp_path / "empty"):
-        (tmp_path / "empty").mkdir(exist_ok=True)
-        with pytest.raises(UserError, match=str(empty)):
-            folder_content(empty)
+    after = Training(TrainConfig(), replace(DATA, **change))
+    assert (trained().key == after.key) is same
+    assert (trained().path(STORE) == after.path(STORE)) is same

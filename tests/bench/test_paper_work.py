@@ -11,7 +11,7 @@ from typing import ClassVar
 import pytest
 import torch
 from named_artefact import Named
-from paper_smoke import context, new_store
+from paper_smoke import context, finish, new_store
 from scotoma.bench.paper.data import SampleFolder
 from scotoma.bench.paper.work import Failure, Plan, Store, closure, make_here
 from scotoma.defective.errors import UserError
@@ -53,6 +53,7 @@ def test_inputs_first_and_nothing_twice(notes, store):
     bottom, left, right, top = diamond()
     plan = Plan.of([top, left, top, Note("bottom")], store)
     assert [a.name for a in plan.artefacts] == ["bottom", "left", "right", "top"]
+    assert list(plan.artefacts) == closure([top, left])
     assert plan.missing == {a.key for a in (bottom, left, right, top)}
     assert make_here(plan, context(store)) == []
     assert notes.made == ["bottom", "left", "right", "top"]
@@ -119,21 +120,6 @@ def test_artefacts_in_a_circle_are_a_bug(store):
         plan.to_make()
 
 
-def test_kind_order_and_number_of_inputs_are_a_part_of_the_key():
-    @dataclass(frozen=True)
-    class Other(Note):
-        kind: ClassVar[str] = "other"
-
-    one, two = Note("one"), Note("two")
-    alike = [Note("x", needs) for needs in ((one, two), (two, one), (one,), (one, one), ())]
-    assert len({a.key for a in [*alike, Other("x", (one, two))]}) == len(alike) + 1
-
-
-def test_closure_has_each_once_and_inputs_first():
-    order = closure([diamond()[3], diamond()[1]])
-    assert [a.name for a in order] == ["bottom", "left", "right", "top"]
-
-
 def test_several_at_the_same_time_make_each_once_and_share_the_work(notes, store, monkeypatch):
     """Each with an open file of its own, as processes have."""
     make, makers = Note.make, set()
@@ -181,25 +167,19 @@ def test_a_lock_holds_across_processes_and_ends_with_its_owner(store, capsys):
         stdout=subprocess.PIPE,
         text=True,
     )
-    artefact, finished = SampleFolder(3, 2), threading.Event()
-
-    def make():
-        make_here(Plan.of([artefact], store), context(store))
-        finished.set()
-
-    waiting = [threading.Thread(target=make)]
+    artefact = SampleFolder(3, 2)
+    waiting = threading.Thread(target=finish, args=([artefact], store))
     try:
         assert owner.stdout.readline() == "locked\n"
-        for thread in waiting:
-            thread.start()
-        assert not finished.wait(0.5) and not artefact.is_done(store)
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive() and not artefact.is_done(store)
         assert "waiting for another process: sample-folder" in capsys.readouterr().out
     finally:
         owner.kill()
         owner.communicate()
-    assert finished.wait(60) and artefact.is_done(store)
-    for thread in waiting:
-        thread.join()
+    waiting.join(60)
+    assert artefact.is_done(store)
 
 
 def test_a_store_that_cannot_be_written_to(tmp_path):

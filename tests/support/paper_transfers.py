@@ -15,8 +15,6 @@ APPENDIX = {
 DEFENCES = ("table2", "table3", "table7")
 TABLES = ("table2", "table3", "table4", "table5", "table7", "table8", "table9", "table11")
 TABLES += tuple(APPENDIX)
-ALL = (*TABLES, "figure5")
-ACCURACIES = ("Clean Acc", "Test Accuracy", "Acc")
 
 
 def full_setup(**changes):
