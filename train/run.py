@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +133,36 @@ def run_training(
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         backends.allow_tf32(convolutions=config.tf32, products=config.tf32)
+    with _group(config, device, world):
+        # The names of runs depend on what exists, so that ranks have to agree on one.
+        config = world.from_main(lambda: config)
+        with closing(RunFolder(Path(config.out) / config.name)) as folder:
+            if saved is not None:
+                world.from_main(folder.hold)
+            data = _load_data(config, world)
+            model = build_model(config, data)
+            config = replace(config, width=model.spec.width, image_size=data.image_size)
+            moved = MOVED if saved is not None and whole else ()
+            if moved:
+                check_same(saved, config, folder.path)
+            engine = Engine(model, config, device, world)
+            trainer = Trainer(config, data, engine, folder, world, moved)
+            # Everything that can be wrong with the settings is found by now.
+            if saved is None:
+                world.from_main(partial(begin, config, folder))
+            elif moved:  # so that it goes on by its folder alone, too
+                world.from_main(partial(folder.write_config, config))
+            if world.is_main:
+                _print_plan(trainer, resumed=saved is not None)
+            return trainer.run(stop), folder
+
+
+@contextmanager
+def _group(config: TrainConfig, device: torch.device, world: World) -> Iterator[None]:
+    """The processes of a training; what ends it becomes an error that says how to go on."""
     join(world, device)
     try:
-        # The names of runs depend on what exists, so that ranks have to agree on one.
-        agreed = world.from_main(lambda: config)
-        with closing(RunFolder(Path(agreed.out) / agreed.name)) as folder:
-            return _run(agreed, folder, device, world, saved, whole, stop), folder
+        yield
     except RuntimeError as error:
         # The CPU's allocator has no exception of its own.
         if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
@@ -161,36 +186,6 @@ def run_training(
         leave(world)
 
 
-def _run(
-    config: TrainConfig,
-    folder: RunFolder,
-    device: torch.device,
-    world: World,
-    saved: TrainConfig | None,
-    whole: bool,
-    stop: StopRequest | None,
-) -> Outcome:
-    """``saved``: what the folder says of a run to continue. Else as of :func:`run_training`."""
-    if saved is not None:
-        world.from_main(folder.hold)
-    data = _load_data(config, world)
-    model = build_model(config, data)
-    config = replace(config, width=model.spec.width, image_size=data.image_size)
-    moved = MOVED if saved is not None and whole else ()
-    if moved:
-        check_same(saved, config, folder.path)
-    engine = Engine(model, config, device, world)
-    trainer = Trainer(config, data, engine, folder, world, moved)
-    # Everything that can be wrong with the settings is found by now.
-    if saved is None:
-        world.from_main(lambda: begin(config, folder))
-    elif moved:  # so that it goes on by its folder alone, too
-        world.from_main(lambda: folder.write_config(config))
-    if world.is_main:
-        _print_plan(trainer, resumed=saved is not None)
-    return trainer.run(stop)
-
-
 def _load_data(config: TrainConfig, world: World) -> DataSet:
     """The data set; with several processes one on each machine fetches what is missing."""
     if world.size == 1 or not config.download:
@@ -210,7 +205,6 @@ def _print_plan(trainer: Trainer, resumed: bool) -> None:
         verb = "keeps" if len(masks) == 1 else "keep"
         masked = f", {counted(len(masks), 'mask')} {verb} {kept / neurons:.1%} of {neurons:,}"
     parameters = sum(p.numel() for p in model.parameters())
-    where = device_name(trainer.device)
     ranks = f", {trainer.world.size} processes" if trainer.world.size > 1 else ""
     launched = graph_line(config, trainer.device, trainer.world.size)
     layout = "channels_last" if config.channels_last else "contiguous"
@@ -224,7 +218,8 @@ def _print_plan(trainer: Trainer, resumed: bool) -> None:
         f"  recipe   {config.recipe}: {counted(config.epochs, 'epoch')} of "
         f"{counted(trainer.steps, 'step')}, batch {config.batch_size}, {config.schedule}, peak lr "
         f"{config.lr:g}",
-        f"  device   {where}, {config.precision}, {layout}{ranks}{launched and '; ' + launched}",
+        f"  device   {device_name(trainer.device)}, {config.precision}, {layout}{ranks}"
+        f"{launched and '; ' + launched}",
     ]
     if config.batch_size > len(data.train):
         lines.append(
