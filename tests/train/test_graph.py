@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from cut_runs import assert_same_weights
 from engines import CPU, engine_of
 from scotoma.defective import UserError
 from scotoma.defective.graph import WARM_UP, GraphedStep
 from scotoma.train import engine as engine_module
 from scotoma.train.config import check_graph, graph_line
-from scotoma.train.loop import Trainer
 from scotoma.train.run import run_training
 from scotoma.train.setup import as_saved, resolve
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,34 +22,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 def repeat(work):
     """A capture for the CPU: the step runs again, on its own tensors, whenever it is replayed."""
-
-    def replay():
-        work()
-
-    return replay
+    return work
 
 
 @pytest.fixture
 def graphs_on_cpu(monkeypatch):
-    """``cuda_graph`` works on the CPU; returns the list of captures."""
-    captures = []
+    """``cuda_graph`` works on the CPU; returns the list of graphed steps."""
+    made = []
 
-    def capture(work):
-        captures.append(work)
-        return repeat(work)
+    def graphed(step, device):
+        made.append(GraphedStep(step, device, repeat))
+        return made[-1]
 
     monkeypatch.setattr(engine_module, "check_graph", lambda *_: None)
-    monkeypatch.setattr(
-        engine_module, "GraphedStep", lambda step, device: GraphedStep(step, device, capture)
-    )
+    monkeypatch.setattr(engine_module, "GraphedStep", graphed)
     monkeypatch.setattr("scotoma.train.run.check_graph", lambda *_: None)
-    return captures
-
-
-def final_weights(config):
-    outcome, folder = run_training(config)
-    state = torch.load(folder.path / "resume.pt", weights_only=True)
-    return outcome.summary, state["engine"]["model"], state["engine"]["average"]
+    return made
 
 
 @pytest.mark.parametrize(
@@ -70,19 +58,21 @@ def final_weights(config):
     ],
     ids=lambda changes: "-".join(changes) or "plain",
 )
-def test_a_graphed_run_ends_with_the_same_weights(tiny, graphs_on_cpu, changes):
+def test_a_graphed_run_ends_with_the_same_weights(tiny, ran, graphs_on_cpu, changes):
     """Learning rates, random numbers, the short last batch and averaged weights included."""
     config = tiny(train_limit=200, test_limit=20, **changes)
-    plain = final_weights(replace(config, name="plain"))
-    graphed = final_weights(replace(config, name="graphed", cuda_graph=True))
-    assert len(graphs_on_cpu) == 1
-    assert plain[0]["test/loss"] == graphed[0]["test/loss"]
-    steps = plain[0]["epochs"] * -(-config.train_limit // config.batch_size)
-    assert graphed[1]["stem.bn.num_batches_tracked"] == steps
-    for mine, other in zip(plain[1:], graphed[1:], strict=True):
-        assert (mine is None) == (other is None)
-        for name, value in (mine or {}).items():
-            assert torch.equal(value, other[name]), name
+    whole = ran(config)
+    _, graphed = run_training(replace(config, cuda_graph=True))
+    assert [graph._replay is not None for graph in graphs_on_cpu] == [True]
+    plain, other = (
+        torch.load(folder / "resume.pt", weights_only=True)["engine"]
+        for folder in (whole, graphed.path)
+    )
+    assert other["model"]["stem.bn.num_batches_tracked"] == 2 * 4
+    for key in ("model", "average"):
+        assert (plain[key] is None) == (other[key] is None)
+        for name, value in (plain[key] or {}).items():
+            assert torch.equal(value, other[key][name]), name
 
 
 def test_every_batch_is_worked_on_once():
@@ -106,35 +96,17 @@ def test_every_batch_is_worked_on_once():
     assert len(seen) == 8 and len(set(seen[WARM_UP:])) == 1
 
 
-def test_runs_go_on_with_and_without_a_graph(tiny, graphs_on_cpu, monkeypatch):
-    """The weights do not depend on it, so a run may change its mind."""
-    config = tiny(epochs=3, name="whole", train_limit=200, test_limit=20)
-    whole = final_weights(config)
-    first = replace(config, name="halves", cuda_graph=True)
-    with monkeypatch.context() as patch:
-        patch.setattr("scotoma.train.loop.Trainer._finish_epoch", interrupt_after(2))
-        with pytest.raises(KeyboardInterrupt):
-            run_training(first)
-    # As it would be left by a GPU: this machine has neither graphs nor, outside tests, the kernels.
-    folder = Path(first.out) / "halves"
+@pytest.mark.usefixtures("graphs_on_cpu")
+def test_a_run_goes_on_without_the_graph_that_it_began_with(tiny, ran, monkeypatch):
+    """The weights do not depend on it, nor on the kernels; here, as it would be left by a GPU."""
+    config = tiny(train_limit=200, test_limit=20)
+    folder = ran(replace(config, cuda_graph=True), 7)
     settings = (folder / "config.yaml").read_text()
     assert "cuda_graph: true" in settings and "backend: auto" in settings
     (folder / "config.yaml").write_text(settings.replace("backend: auto", "backend: triton"))
     monkeypatch.setattr("scotoma.kernels.backends.device_refusal", lambda device: "no kernels here")
-    outcome, _ = run_training(config, folder)
-    assert outcome.summary["test/loss"] == whole[0]["test/loss"]
-
-
-def interrupt_after(epochs):
-    real = Trainer._finish_epoch
-
-    def finish(self):
-        record = real(self)
-        if self.epoch == epochs:
-            raise KeyboardInterrupt
-        return record
-
-    return finish
+    run_training(config, folder)
+    assert_same_weights(ran(config), folder)
 
 
 @pytest.mark.parametrize(
@@ -179,51 +151,36 @@ class NothingIsLookedAt(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    ("changes", "device", "processes", "words"),
+    ("changes", "device", "processes", "said", "fix"),
     [
-        ({}, "cpu", 1, ["--cuda-graph", "cpu", "NVIDIA GPU", "leave it out"]),
-        ({}, "cuda", 2, ["--cuda-graph", "2", "torchrun"]),
-        ({"compile": "reduce-overhead"}, "cuda", 1, ["reduce-overhead", "--compile default"]),
-        ({"compile": "max-autotune"}, "cuda", 1, ["max-autotune-no-cudagraphs"]),
-    ],
-)
-def test_what_a_graph_does_not_go_with(tiny, changes, device, processes, words):
-    config = tiny(cuda_graph=True, **changes)
-    with pytest.raises(UserError) as error:
-        check_graph(config, torch.device(device), processes)
-    assert all(word in str(error.value) for word in words)
-    check_graph(replace(config, cuda_graph=False), torch.device(device), processes)
-
-
-@pytest.mark.parametrize(
-    ("changes", "device", "processes", "graph", "words"),
-    [
-        ({}, "cuda", 1, True, "each step is one CUDA graph"),
-        ({"compile": "default"}, "cuda", 1, True, "each step is one CUDA graph"),
-        ({"ema": 0.9, "regularizer": "dropblock", "adversarial_eps": 0.03}, "cuda", 1, True, "is"),
-        ({}, "cuda", 2, False, "no CUDA graph: it is for one process, and there are 2"),
+        ({}, "cuda", 1, "each step is one CUDA graph", None),
+        ({"compile": "default"}, "cuda", 1, "each step is one CUDA graph", None),
+        ({"ema": 0.9, "regularizer": "dropblock", "adversarial_eps": 0.03}, "cuda", 1, "is", None),
+        ({"cuda_graph": False}, "cuda", 1, "no CUDA graph: it is switched off", None),
+        ({}, "cuda", 2, "no CUDA graph: it is for one process, and there are 2", "torchrun"),
         (
             {"compile": "reduce-overhead"},
-            "cuda",
-            1,
-            False,
-            "--compile reduce-overhead makes graphs",
+            *("cuda", 1, "no CUDA graph: --compile reduce-overhead makes graphs"),
+            "--compile default",
         ),
-        ({"cuda_graph": False}, "cuda", 1, False, "it is switched off"),
-        ({}, "cpu", 1, False, ""),
-        ({}, "cpu", 2, False, ""),
+        ({"compile": "max-autotune"}, "cuda", 1, "--compile", "max-autotune-no-cudagraphs"),
+        ({}, "cpu", 1, "", "NVIDIA GPU, and the device is cpu; leave it out"),
+        ({}, "cpu", 2, "", "NVIDIA GPU"),
     ],
 )
 def test_a_graph_is_the_default_where_nothing_forbids_it(
-    tiny, changes, device, processes, graph, words
+    tiny, changes, device, processes, said, fix
 ):
     """And where something does, on a GPU, that is said, in a line that is empty on a CPU."""
     device = torch.device(device)
     config = resolve(tiny(precision="float32", **changes), device, processes)
-    assert config.cuda_graph is graph
+    assert config.cuda_graph is (fix is None and changes.get("cuda_graph", True))
     check_graph(config, device, processes)
     line = graph_line(config, device, processes)
-    assert words in line and bool(words) == bool(line)
+    assert said in line and bool(said) == bool(line)
+    if fix is not None:
+        with pytest.raises(UserError, match=f"--cuda-graph: .*{fix}"):
+            check_graph(replace(config, cuda_graph=True), device, processes)
 
 
 def test_a_graph_that_is_asked_for_is_no_wish(tiny, capsys):
@@ -253,24 +210,6 @@ def test_a_graph_that_is_asked_for_is_no_wish(tiny, capsys):
 def test_a_run_goes_on_with_a_graph_if_it_had_one_and_can(tiny, saved, device, processes, graph):
     config = replace(tiny(), cuda_graph=saved)
     assert as_saved(config, torch.device(device), processes).cuda_graph is graph
-
-
-def test_the_option_has_three_answers(tmp_path):
-    pytest.importorskip("jsonargparse")
-    from scotoma.train.settings import load_resolved, parse
-
-    for words, answer in (
-        ([], None),
-        (["--cuda-graph"], True),
-        (["--no-cuda-graph"], False),
-        (["--cuda-graph", "false"], False),
-    ):
-        config, _ = parse(words)
-        assert config.cuda_graph is answer
-        config.save(tmp_path / "config.yaml")
-        assert load_resolved(tmp_path / "config.yaml").cuda_graph is answer
-    assert parse(["--channels-last", "true"])[0].channels_last is True
-    assert parse(["--no-channels-last"])[0].channels_last is False
 
 
 def test_a_step_that_cannot_be_captured_is_said():
@@ -318,10 +257,3 @@ def test_a_cuda_graph_computes_the_same(tiny, precision, changes):
     finally:
         torch.backends.cudnn.deterministic = False
     assert torch.equal(losses[0], losses[1])
-
-
-@pytest.mark.gpu
-def test_graphed_runs_learn(tiny):
-    config = tiny(device="cuda", width=8, train_limit=2000, test_limit=500, cuda_graph=True)
-    outcome, _ = run_training(config)
-    assert outcome.summary["test/acc1"] > 0.6

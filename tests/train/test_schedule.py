@@ -35,21 +35,15 @@ def test_one_cycle_rises_to_its_peak_and_falls_to_nearly_nothing():
     assert values[20:] == sorted(values[20:], reverse=True)
     assert 0 < values[0] < 0.02
     assert 0 < values[-1] < 0.01
-
-
-def test_one_cycle_without_warmup_only_falls():
     values = rates(schedule="one-cycle", epochs=3, warmup=0.0)
     assert values == sorted(values, reverse=True)
 
 
-def test_cosine_is_half_way_down_in_the_middle():
+def test_cosine_is_half_way_down_in_the_middle_and_constant_is_constant():
     values = rates(schedule="cosine", epochs=10, lr=0.2)
     assert values[0] == 0.2
     assert values[50] == pytest.approx(0.1)
     assert values == sorted(values, reverse=True)
-
-
-def test_constant_is_constant():
     assert set(rates(schedule="constant", lr=0.3)) == {0.3}
 
 

@@ -73,6 +73,20 @@ def test_saved_settings_come_back(tmp_path):
     assert settings("--dataset", "photos", "--config", str(file)).lr == 0.3
 
 
+def test_some_options_have_three_answers(tmp_path):
+    for words, answer in (
+        ("", None),
+        ("--cuda-graph --channels-last", True),
+        ("--no-cuda-graph --no-channels-last", False),
+        ("--cuda-graph true --channels-last=true", True),
+        ("--cuda-graph false --channels-last no", False),
+    ):
+        config = settings(*words.split())
+        assert config.cuda_graph is answer and config.channels_last is answer
+        config.save(tmp_path / "config.yaml")
+        assert load_resolved(tmp_path / "config.yaml") == config
+
+
 def test_paper_recipes_state_the_papers_numbers():
     """Appendix D of the paper."""
     cifar, mnist = read_recipe("paper-cifar10"), read_recipe("paper-mnist")

@@ -33,43 +33,33 @@ def test_batches_have_one_shape_and_unit_range(photos, augment):
         assert images.dtype == torch.float32
 
 
-def test_augmentation_does_not_depend_on_the_workers(photos):
-    for (a, la), (b, lb) in zip(
-        epoch(photos, "imagenet"), epoch(photos, "imagenet", workers=2), strict=True
-    ):
-        assert torch.equal(a, b)
-        assert torch.equal(la, lb)
-
-
-def test_an_epoch_can_be_entered_in_its_middle(photos):
-    whole, rest = epoch(photos, "imagenet"), epoch(photos, "imagenet", first_step=1)
-    assert all(torch.equal(a[0], b[0]) for a, b in zip(whole[1:], rest, strict=True))
-
-
-def test_epochs_differ_and_the_global_generator_is_left_alone(photos):
+def test_batches_are_a_function_of_seed_and_epoch_alone(photos):
+    """Not of the workers, nor of where an epoch is entered; the global generator is left alone."""
     before = torch.get_rng_state()
-    first, second = epoch(photos, "imagenet"), epoch(photos, "imagenet", epoch=1)
-    assert not torch.equal(first[0][0], second[0][0])
+    whole, other = epoch(photos, "imagenet"), epoch(photos, "imagenet", epoch=1)
+    assert not torch.equal(whole[0][0], other[0][0])
     assert torch.equal(torch.get_rng_state(), before)
+    by_workers = epoch(photos, "imagenet", workers=2)
+    rest = epoch(photos, "imagenet", first_step=1)
+    for expected, found in ((whole, by_workers), (whole[1:], rest)):
+        for (a, la), (b, lb) in zip(expected, found, strict=True):
+            assert torch.equal(a, b) and torch.equal(la, lb)
 
 
 def test_the_last_five_imagenet_epochs_cut_the_centre(photos):
     """Brightness of a centre crop is that of the class; a random resized crop's is too, but a
     plain epoch shows every image at one scale: its rows are those of the resized image."""
-    still = StreamedBatches(photos.train, CPU, 72, "none")
-    reference = {}
-    for images, labels in still.in_order(10):
-        reference = dict(enumerate(zip(images, labels, strict=True)))
+    ((reference, _),) = StreamedBatches(photos.train, CPU, 72, "none").in_order(10)
     images, _ = epoch(photos, "imagenet", epoch=15)[0]
+
+    def centred(image):  # without the tint, a constant per channel
+        return image - image.mean((1, 2), keepdim=True)
+
     for image in images:
-        # Undo the tint, a constant per channel, by comparing images less their means.
-        centred = image - image.mean((1, 2), keepdim=True)
         gaps = [
-            min(
-                float((centred - (r - r.mean((1, 2), keepdim=True))).abs().median()),
-                float((centred - (r - r.mean((1, 2), keepdim=True)).flip(2)).abs().median()),
-            )
-            for r, _ in reference.values()
+            float((centred(image) - centred(turned)).abs().median())
+            for still in reference
+            for turned in (still, still.flip(2))
         ]
         assert min(gaps) < 1e-3
 
@@ -101,22 +91,24 @@ def test_a_corrupt_file_is_named(photos, workers):
         EOFError(),
         RuntimeError("received 0 items of ancdata"),
     ],
+    ids=lambda said: type(said).__name__,
 )
-@pytest.mark.parametrize("killed", [True, False])
 @pytest.mark.usefixtures("unwatched_children")
-def test_a_killed_worker_is_named_whatever_is_left_unread(photos, monkeypatch, said, killed):
+def test_a_killed_worker_is_named_whatever_is_left_unread(photos, monkeypatch, said):
     def fail(_self):
         raise said
 
     others = set(multiprocessing.active_children())
-    loaded = StreamedBatches(photos.train, CPU, 72, workers=1).epoch(0, 0, 4)
-    next(loaded)
-    (worker,) = set(multiprocessing.active_children()) - others
+    running, stopped = (
+        StreamedBatches(photos.train, CPU, 72, workers=1).epoch(0, 0, 4) for _ in range(2)
+    )
+    next(running)
+    alive = set(multiprocessing.active_children()) - others
+    next(stopped)
+    (worker,) = set(multiprocessing.active_children()) - others - alive
     monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_next_data", fail)
-    if not killed:
-        with pytest.raises(type(said)):  # another's error
-            next(loaded)
-        return
+    with pytest.raises(type(said)):  # another's error
+        next(running)
     worker.kill()
     with pytest.raises(RankError, match="a loader worker was killed"):
-        next(loaded)
+        next(stopped)
