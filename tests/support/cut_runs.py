@@ -1,5 +1,6 @@
-"""Trainings that are stopped on the way, and whether it shows in the end."""
+"""Trainings that are stopped on the way, and what is compared of their folders."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -9,12 +10,12 @@ from scotoma.defective import load_model
 from scotoma.train.engine import Engine
 
 
-def weights(folder: Path):
-    return load_model(folder / "last.safetensors").state_dict()
+def history(folder: Path):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def assert_same_weights(a: Path, b: Path):
-    first, second = weights(a), weights(b)
+    first, second = (load_model(f / "last.safetensors").state_dict() for f in (a, b))
     assert first.keys() == second.keys()
     for name in first:
         assert torch.equal(first[name], second[name]), name

@@ -1,21 +1,16 @@
 """Adversarial training: what it reports of robustness, and that reporting changes nothing."""
 
-import json
 import warnings
 
 import pytest
 import torch
-from cut_runs import assert_same_weights
+from cut_runs import assert_same_weights, history
 from scotoma.defective import UserError, load_model
 from scotoma.defective.attacks import LSPGA, PGD, Status, pgd
 from scotoma.train.datasets import load_dataset
 from scotoma.train.run import run_training
 
 ATTACK = {"adversarial_eps": 0.1, "adversarial_step": 0.05, "adversarial_steps": 2}
-
-
-def history(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -57,15 +52,18 @@ def test_reporting_changes_no_weight_and_is_only_of_adversarial_training(tiny, r
     assert "robust" not in (ordinary / "summary.json").read_text()
 
 
-def test_with_validation_the_test_set_is_attacked_once_at_the_end(tiny):
-    """Of averaged, clipped, dropped and paired weights, too."""
+def test_validation_images_choose_and_the_test_set_is_used_once_at_the_end(tiny):
+    """Also to be attacked; of averaged, clipped, dropped and paired weights."""
     changes = ATTACK | {"evaluate_on": "validation", "validation_fraction": 0.2, "ema": 0.9}
     changes |= {"logit_pairing": 0.5, "clip_norm": 1.0, "regularizer": "dropblock"}
     outcome, folder = run_training(tiny(train_limit=100, epochs=1, test_limit=40, **changes))
     (record,) = history(folder.path)
+    held = {key for key in record if key.startswith(("val/", "test/"))}
+    assert held == {"val/loss", "val/acc1", "val/robust_acc1"}
     assert torch.isfinite(torch.tensor(record["train/loss"]))
-    assert "val/robust_acc1" in record and "test/robust_acc1" not in record
-    assert 0 <= outcome.summary["test/robust_acc1"] <= 1
+    assert outcome.summary["best"]["on"] == "val"
+    for key in ("test/acc1", "test/robust_acc1"):
+        assert 0 <= outcome.summary[key] <= 1
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from cut_runs import stop_after
+from cut_runs import history, stop_after
 from forks import in_ranks
 from scotoma.defective import mask_sites
 from scotoma.train import run
@@ -35,10 +35,6 @@ def two_processes(out: Path, name: str, prepare=lambda: None, **more):
         return main(["train", *words])
 
     return in_ranks(work, out / "said")
-
-
-def history(folder: Path):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def as_strict_as_nccl():

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from cut_runs import history
 from engines import CPU, engine_of
 from scotoma.defective import UserError, load_model, save_model
 from scotoma.defective.attacks import pgd
@@ -21,10 +22,6 @@ from scotoma.train.setup import build_model, load_data, resolve
 
 ATTACK = {"adversarial_eps": 0.1, "adversarial_step": 0.05, "adversarial_steps": 2}
 PAIRED = ATTACK | {"logit_pairing": 0.5}
-
-
-def history(folder):
-    return [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
 
 
 def assert_same(one, other):
@@ -169,7 +166,7 @@ def test_pairing_needs_an_attack(tiny):
 def test_the_gradient_scaler_goes_with_it(tiny):
     changes = PAIRED | {"train_limit": 32, "epochs": 1, "precision": "float16", "test_limit": 10}
     _, folder = run_training(tiny(**changes, adversarial_test_images=0))
-    assert 0 < history(folder)[0]["train/loss"] < 100
+    assert 0 < history(folder.path)[0]["train/loss"] < 100
 
 
 # Thermometer encoding

@@ -1,11 +1,11 @@
 """Whole runs: they learn, in every precision and variant, and stop when they diverge."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from cut_runs import history
 from engines import engine_of
 from scotoma.defective import UserError, load_model, mask_sites
 from scotoma.train import engine, loop
@@ -13,15 +13,10 @@ from scotoma.train.loop import NonFiniteLoss
 from scotoma.train.run import run_training
 
 
-def history(folder):
-    lines = (folder.path / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
 def test_a_run_learns_and_reports_its_last_epoch_and_its_best(tiny):
     """Chance is 10 %. Speed counts images, not steps: the last of 24 has 28."""
     outcome, folder = run_training(tiny(train_limit=1500, test_limit=300))
-    first, last = history(folder)
+    first, last = history(folder.path)
     summary, best = outcome.summary, outcome.summary["best"]
     assert summary["test/acc1"] == last["test/acc1"] > 0.6
     assert last["train/loss"] < first["train/loss"]
@@ -35,7 +30,7 @@ def test_training_loss_and_accuracy_are_means_over_images(tiny):
     """With a learning rate of nearly zero and no augmentation, the epoch's mean is computable."""
     config = tiny(lr=1e-12, epochs=1, augment="none", weight_decay=0.0, train_limit=150)
     _, folder = run_training(config)
-    record = history(folder)[0]
+    record = history(folder.path)[0]
     engine, batches = engine_of(config)
     total = correct = 0.0
     for images, labels in batches.epoch(0, 0, 64):
@@ -66,7 +61,7 @@ def test_training_loss_and_accuracy_are_means_over_images(tiny):
 def test_every_setting_trains(tiny, changes):
     """One step's worth of progress: the loss of the second epoch is below that of the first."""
     outcome, folder = run_training(tiny(train_limit=260, test_limit=50, **changes))
-    records = history(folder)
+    records = history(folder.path)
     assert len(records) == 2
     assert records[1]["train/loss"] < records[0]["train/loss"]
     saved = load_model(folder.path / "last.safetensors")
@@ -74,15 +69,6 @@ def test_every_setting_trains(tiny, changes):
     expected = 11 if changes.get("arch") == "wrn32_4" else expected
     assert len(mask_sites(saved)) == expected
     assert outcome.summary["precision"] == changes.get("precision", "float32")
-
-
-def test_validation_images_choose_and_the_test_set_is_used_once(tiny):
-    changes = {"evaluate_on": "validation", "validation_fraction": 0.2, "train_limit": 160}
-    outcome, folder = run_training(tiny(epochs=1, **changes))
-    assert "val/acc1" in history(folder)[0]
-    assert "test/acc1" not in history(folder)[0]
-    assert outcome.summary["best"]["on"] == "val"
-    assert 0 <= outcome.summary["test/acc1"] <= 1
 
 
 def test_averaged_weights_are_those_saved(tiny):
@@ -116,7 +102,7 @@ def test_compiled_training_equals_eager(tiny):
     losses = {}
     for mode in ("none", "default"):
         config = tiny(compile=mode, name=mode, epochs=1, train_limit=128, test_limit=20)
-        losses[mode] = history(run_training(config)[1])[0]["train/loss"]
+        losses[mode] = history(run_training(config)[1].path)[0]["train/loss"]
     assert losses["default"] == pytest.approx(losses["none"], rel=1e-3)
 
 
@@ -164,7 +150,7 @@ def test_a_run_whose_gradients_always_overflow_stops_with_advice(tiny, monkeypat
     for words in ("nothing is learnt", "--precision bfloat16", "No epoch was finished"):
         assert words in str(stopped.value)
     _, folder = run_training(replace(config, name="fine", epochs=1))
-    assert history(folder)[0]["skipped_steps"] == 0
+    assert history(folder.path)[0]["skipped_steps"] == 0
 
 
 def test_momentum_survives_a_first_step_that_the_scaler_skips(tiny):
