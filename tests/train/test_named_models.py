@@ -5,12 +5,10 @@ import shutil
 
 import pytest
 import torch
-from fitted_networks import fitted, saved
+from fitted_networks import CPU, saved
 from scotoma.defective import Ensemble, UserError, create_model, load_model, save_model
 from scotoma.train.datasets import load_dataset
 from scotoma.train.robustness.models import load_common_data, load_named, relation
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +33,12 @@ def named(paths):
     return dict(zip(paths, load_named(list(paths.values()), None, CPU), strict=True))
 
 
-@pytest.mark.parametrize(
-    ("source", "target", "expected"),
-    [
+def test_relation(paths, named):
+    """Of an ensemble that of its nearest member."""
+    named = dict(named)
+    for pair in (("standard", "bottom-again"), ("other-keep", "bottom-dif")):
+        named["+".join(pair)] = load_named([], [[paths[name] for name in pair]], CPU)[0]
+    for source, target, expected in (
         ("bottom", "bottom", "white-box"),
         ("bottom", "copy", "white-box"),
         ("bottom", "bottom-again", "gray-box"),
@@ -46,34 +47,23 @@ def named(paths):
         ("bottom-again", "bottom-dif", "DIF"),
         ("bottom", "other-keep", "transfer"),
         ("standard", "bottom", "transfer"),
-    ],
-)
-def test_relation(named, source, target, expected):
-    assert relation(named[source], named[target]) == expected
-    assert relation(named[target], named[source]) == expected
-    from_file = json.loads(json.dumps(named[source].describe()))
-    assert relation(from_file, named[target]) == expected
+        ("standard+bottom-again", "standard", "white-box"),
+        ("standard+bottom-again", "bottom", "gray-box"),
+        ("standard+bottom-again", "bottom-dif", "DIF"),
+        ("standard+bottom-again", "other-keep", "transfer"),
+        ("standard+bottom-again", "other-keep+bottom-dif", "DIF"),
+    ):
+        assert relation(named[source], named[target]) == expected, (source, target)
+        assert relation(named[target], named[source]) == expected
+        from_file = json.loads(json.dumps(named[source].describe()))
+        assert relation(from_file, named[target]) == expected
 
 
-def test_an_ensemble_is_as_near_as_its_nearest_member(paths, named):
-    def ensemble(*names):
-        return load_named([], [[paths[n] for n in names]], CPU)[0]
-
-    mixed = ensemble("standard", "bottom-again")
-    assert relation(mixed, named["standard"]) == "white-box"
-    assert relation(mixed, named["bottom"]) == "gray-box"
-    assert relation(mixed, named["bottom-dif"]) == "DIF"
-    assert relation(mixed, named["other-keep"]) == "transfer"
-    assert relation(mixed, ensemble("other-keep", "bottom-dif")) == "DIF"
-
-
-@pytest.mark.parametrize("damage", ["members", "digest", "spec"])
+@pytest.mark.parametrize("damage", ["digest", "spec", None])
 def test_a_damaged_description_is_an_error_in_words(named, damage):
     described = json.loads(json.dumps(named["bottom"].describe()))
-    if damage == "members":
-        described["members"] = []
-    else:
-        del described["members"][0][damage]
+    described["members"][0].pop(damage, None)
+    described["members"] *= bool(damage)
     with pytest.raises(UserError, match="make its adversarial set again"):
         relation(described, named["standard"])
 
@@ -93,20 +83,16 @@ def test_digests_tell_weights_masks_and_settings(paths, named, tmp_path):
     assert masks["bottom"] != masks["bottom-dif"]
 
 
-def test_an_ensemble_is_the_mean_of_logits(paths):
+def test_an_ensemble_is_the_mean_of_logits_and_half_precision_is_widened(paths, tmp_path):
     pair = [paths["standard"], paths["bottom"]]
-    (found,) = load_named([], [pair], CPU)
+    save_model(load_model(pair[0]).half(), tmp_path / "half")
+    half, found = load_named([str(tmp_path / "half")], [pair], CPU)
     assert isinstance(found.model, Ensemble) and not found.model.training
     assert found.name == "standard+bottom"
     x = torch.rand(3, 1, 28, 28)
     expected = sum(load_model(p)(x) for p in pair) / 2
     torch.testing.assert_close(found.model(x), expected)
-
-
-def test_half_precision_is_widened(tmp_path):
-    save_model(fitted(images=30).half(), tmp_path / "half")
-    model = load_named([str(tmp_path / "half")], None, CPU)[0].model
-    assert model(torch.rand(2, 1, 28, 28)).dtype == torch.float32
+    assert half.model(x).dtype == torch.float32
 
 
 def test_names_that_clash_get_more_of_their_paths(paths, tmp_path):
@@ -128,23 +114,19 @@ def test_names_that_clash_get_more_of_their_paths(paths, tmp_path):
         ([], [["standard", "again"], ["standard", "again"]], "given twice"),
         ([], [["standard"]], "two or more"),
         (["nowhere"], [], "nowhere: no such run folder or checkpoint"),
+        (["standard", "link"], [], "given twice"),
     ],
 )
-def test_wrong_models(paths, runs, ensembles, word):
-    def path(name):
-        return paths.get(name, name)
-
-    with pytest.raises(UserError, match=word):
-        load_named([path(r) for r in runs], [[path(r) for r in e] for e in ensembles], CPU)
-
-
-def test_one_file_by_two_paths_is_given_twice(paths, tmp_path):
+def test_wrong_models(paths, tmp_path, runs, ensembles, word):
     (tmp_path / "link").symlink_to(paths["standard"])
-    with pytest.raises(UserError, match="given twice"):
-        load_named([paths["standard"], str(tmp_path / "link")], None, CPU)
+    at = paths | {"link": str(tmp_path / "link"), "nowhere": "nowhere"}
+    with pytest.raises(UserError, match=word):
+        load_named([at[name] for name in runs], [[at[name] for name in e] for e in ensembles], CPU)
 
 
-def test_the_data_set_comes_from_the_checkpoint_or_the_command(named, paths, tmp_path):
+def test_the_data_set_comes_from_the_checkpoint_or_the_command(
+    named, paths, tmp_path, image_folder
+):
     assert load_common_data([named["standard"]]).name == "sample"
     save_model(load_model(paths["standard"]), tmp_path / "bare")
     bare = load_named([str(tmp_path / "bare")], None, CPU)
@@ -155,9 +137,6 @@ def test_the_data_set_comes_from_the_checkpoint_or_the_command(named, paths, tmp
     elsewhere = load_named([str(tmp_path / "elsewhere")], None, CPU)
     with pytest.raises(UserError, match="trained on"):
         load_common_data([named["standard"], *elsewhere])
-
-
-def test_a_data_set_of_another_shape_is_refused(named, image_folder):
     with pytest.raises(UserError, match="num_classes = 10"):
         load_common_data([named["standard"]], str(image_folder()))
 

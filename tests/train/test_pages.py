@@ -78,13 +78,8 @@ def test_nothing_in_words_is_markup(tmp_path):
     tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(text)
     raw = {c.content for t in tokens for c in t.children or () if c.type == "html_inline"}
     assert raw <= {
-        "<small>",
-        "</small>",
+        *["<small>", "</small>", "</b>", "<br>", "<code>", "</code>"],
         '<b class="badge bad">',
-        "</b>",
-        "<br>",
-        "<code>",
-        "</code>",
     }
     assert [t.type for t in tokens].count("td_open") == 4
 

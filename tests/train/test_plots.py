@@ -50,20 +50,14 @@ def cells_of(count, sources=("standard",), attacks=("pgd",), seed=0):
 def samples_of(channels=3, size=8, count=3):
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(count, channels, size, size, generator=generator) * 0.5 + 0.2
-    labels = ["cat", "dog", "frog"][:count]
-    rows = [
-        {
-            "title": f"pgd from a: {name}",
-            "images": images + 0.03,
-            "predicted": ["dog", "dog", "cat"],
-            "right": [False, True, False],
-        }
-        for name in ("standard", "0.3-Bottom")
-    ]
+    said = [("dog", False), ("dog", True), ("cat", False)]
     return {
         "clean": images,
-        "labels": labels,
-        "rows": rows,
+        "adversarial": images + 0.03,
+        "labels": ["cat", "dog", "frog"][:count],
+        "heading": "pgd from a",
+        "said of originals": [("standard", [("cat", True), ("dog", True), ("frog", True)])],
+        "said": [("standard", said), ("0.3-Bottom", said)],
         "shuffled": {1: images, **{k: images.flip(-1) for k in (8, 2, 4)}},
     }
 
@@ -223,31 +217,19 @@ def test_examples_show_labels_with_signs_and_colours():
     found = [(t.get_text(), t.get_color()) for t in visible(figure)]
     for title in ("original", "pgd from a", "difference x 16, grey is none", "true class"):
         assert title in dict(found)
-    assert found.count(("✓ dog", plots.RIGHT)) == 2
+    assert found.count(("✓ dog", plots.RIGHT)) == 3 and ("✓ frog", plots.RIGHT) in found
     assert found.count(("✗ dog", plots.WRONG)) == 2
     assert found.count(("✗ cat", plots.WRONG)) == 2
     assert {"standard", "0.3-Bottom", "✓ right", "✗ wrong"} <= set(dict(found))
-    # One row of adversarial images for both networks: originals, adversarial, difference.
-    assert len(figure.axes) == 9
+    assert len(figure.axes) == 9  # originals, adversarial images, differences
     shown = torch.tensor(figure.axes[3].images[0].get_array())
-    assert torch.allclose(shown.permute(2, 0, 1).float(), samples_of()["rows"][0]["images"][0])
+    assert torch.allclose(shown.permute(2, 0, 1).float(), samples_of()["adversarial"][0])
     difference = torch.tensor(figure.axes[6].images[0].get_array())
     assert torch.allclose(difference.float(), torch.tensor(0.5 + 16 * 0.03), atol=1e-5)
-
-
-def test_examples_with_more_or_less_than_usual():
-    """Predictions for originals stand under them; without those there is no difference; several
-    sets are counted; many networks and long labels fit."""
-    samples, label = samples_of(), "a class of ImageNet with a long name"
-    row = {"title": "standard", "images": samples["clean"], "predicted": ["cat", "dog", "frog"]}
-    more = draw_examples(samples | {"rows": [row | {"right": [True] * 3}, *samples["rows"]]})
-    assert len(more.axes) == 9 and "✓ frog" in texts(more)
-    less = draw_examples({"rows": samples["rows"], "set": (2, 4)})
-    assert len(less.axes) == 3 and "Adversarial images, set 2 of 4" in texts(less)
-    assert not [t for t in texts(less) if "difference" in t or t == "original"]
-    long = {**samples["rows"][0], "predicted": [label] * 3}
-    rows = [{**long, "title": f"pgd:eps=8/255 from b: {name}"} for name in names_of(12)]
-    many = draw_examples(samples | {"labels": [label] * 3, "rows": rows})
+    assert "Adversarial images, set 2 of 4" in texts(draw_examples(samples_of() | {"set": (2, 4)}))
+    label = "a class of ImageNet with a long name"
+    said = [(name, [(label, True)] * 3) for name in names_of(12)]
+    many = draw_examples(samples_of() | {"labels": [label] * 3, "said": said})
     assert_readable(many, visible(many))
 
 
@@ -336,13 +318,13 @@ def test_another_format(tmp_path, format, begin):
         ([], None, []),
         ([], {}, []),
         ([], {"clean": torch.rand(2, 3, 8, 8), "labels": ["a", "b"]}, []),
-        ([], {"rows": [], "shuffled": {}}, []),
+        ([], {"shuffled": {}}, []),
         ([clean("standard", 9, 10)], None, []),
         ([transfer("standard", 5, 9)], None, ["transfer.png"]),
         ([transfer("standard", 0, 0)], None, ["transfer.png"]),
         ([noise("standard", 8, 5, 9)], None, ["noise.png"]),
         ([noise("standard", 8, 0, 0)], None, ["noise.png"]),
-        ([], {"rows": samples_of()["rows"]}, ["examples.png"]),
+        ([], {k: v for k, v in samples_of().items() if k != "shuffled"}, ["examples.png"]),
         ([], {"shuffled": samples_of()["shuffled"]}, ["shuffled.png"]),
     ],
 )

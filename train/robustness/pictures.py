@@ -200,61 +200,29 @@ def _range(rate: Mapping[str, Any]) -> plots.Range:
 
 
 def draw_examples(samples: Mapping[str, Any]) -> Figure | None:
-    """Originals, adversarial images, differences, and what networks take them for, signed and
-    coloured as right or wrong; None without "rows".
-
-    Args:
-        samples: "clean" [n,C,H,W] (may be absent), "labels" n names, "rows" of {"title", "images"
-            [n,C,H,W], "predicted" n names, "right" n bool}. Rows of the same images one after the
-            other share them. "set" (may be absent): which of how many sets is shown.
-    """
-    rows = samples.get("rows") or []
-    count = min([COUNT, *(len(row["images"]) for row in rows)]) if rows else 0
-    if count == 0:
+    """What :func:`example_samples` gives, with differences, and labels signed and coloured as right
+    or wrong; None without examples. "set" (may be absent) is which of how many sets is shown."""
+    if "adversarial" not in samples:
         return None
-    strips, clean, labels = [], samples.get("clean"), samples.get("labels")
-    if clean is not None:
-        clean = clean[:count].detach().float().cpu()
-        lines = [("true class", labels[:count], [plots.NEUTRAL] * count)] if labels else []
-        strips.append(plots.Strip("original", clean, lines))
-    groups: list[tuple[Tensor, list[dict]]] = []
-    for row in rows:
-        images = row["images"][:count].detach().float().cpu()
-        if groups and torch.equal(groups[-1][0], images):
-            groups[-1][1].append(row)
-        else:
-            groups.append((images, [row]))
-    for images, same in groups:
-        heading, names = _common([row["title"] for row in same])
-        lines = [(name, *_marked(row, count)) for name, row in zip(names, same, strict=True)]
-        if clean is not None and torch.equal(images, clean):
-            strips[0] = plots.Strip("original", clean, [*strips[0].lines, *lines])
-            continue
-        strips.append(plots.Strip(heading, images, lines))
-        if clean is not None:
-            shown, factor = plots.amplified(images - clean)
-            strips.append(plots.Strip(f"difference x {factor}, grey is none", shown))
+    clean, adversarial, labels = samples["clean"], samples["adversarial"], samples["labels"]
+    signs, inks = ("✗", "✓"), (plots.WRONG, plots.RIGHT)
+    originals, attacked = (
+        [
+            (name, [f"{signs[ok]} {word}" for word, ok in said], [inks[ok] for _, ok in said])
+            for name, said in samples[which]
+        ]
+        for which in ("said of originals", "said")
+    )
+    true = ("true class", labels, [plots.NEUTRAL] * len(labels))
+    shown, factor = plots.amplified(adversarial - clean)
+    strips = [
+        plots.Strip("original", clean, [true, *originals]),
+        plots.Strip(samples["heading"], adversarial, attacked),
+        plots.Strip(f"difference x {factor}, grey is none", shown),
+    ]
     number, total = samples.get("set", (1, 1))
     title = "Adversarial images" + (f", set {number} of {total}" if total > 1 else "")
     return plots.draw_strips(title, strips, [("✓ right", plots.RIGHT), ("✗ wrong", plots.WRONG)])
-
-
-def _marked(row: Mapping[str, Any], count: int) -> tuple[list[str], list[str]]:
-    """The first labels, signed, and their colours."""
-    right = row["right"][:count]
-    signs, inks = ("✗", "✓"), (plots.WRONG, plots.RIGHT)
-    texts = [f"{signs[ok]} {label}" for ok, label in zip(right, row["predicted"], strict=False)]
-    return texts, [inks[ok] for ok in right]
-
-
-def _common(titles: list[str]) -> tuple[str, list[str]]:
-    """(the words with which all titles begin, the rest of each, which is at least a word)."""
-    words = [title.split() for title in titles]
-    shared = plots.shared([w[:-1] for w in words]) if len(titles) > 1 else 0
-    if shared == 0:
-        return "adversarial", titles
-    heading = " ".join(words[0][:shared]).rstrip(":,")
-    return heading, [" ".join(w[shared:]) for w in words]
 
 
 def draw_shuffled(samples: Mapping[str, Any]) -> Figure | None:
@@ -274,34 +242,35 @@ def example_samples(
     """Originals and adversarial images that fool their source, and what every network says.
 
     Returns:
-        "indices" int64 [n], and "clean", "labels" and "rows" as :func:`draw_examples` takes them; n
-        is at most eight, and the mapping is empty if the set fools nobody.
+        "indices" int64 [n]; "clean" and "adversarial" float [n,C,H,W]; "labels" n names; "heading",
+        the attack and its source; "said of originals" and "said", of each network its name and n
+        pairs of (name of its class, whether that is right). n is at most eight; the mapping is
+        empty if the set fools nobody.
     """
     part = found.subset(found.fooled.nonzero().flatten()[:COUNT])
     if not len(part):
         return {}
-    names, adversarial = images.data.classes, part.pixels()
-    originals = _pixels(images, part.indices)
-    source, attack = found.details["source"], found.details["attack_text"]
-    heading = f"{attack} from {source['name']}:"
-    said = [(f"original: {t.name}", originals, clean.of(t, part.indices)) for t in targets]
-    said.append((f"{heading} {source['name']}", adversarial, part.predictions))
+    names, source = images.data.classes, found.details["source"]
+
+    def said(name: str, classes: Tensor) -> tuple[str, list[tuple[str, bool]]]:
+        right = (classes == part.labels).tolist()
+        return name, [(names[c], ok) for c, ok in zip(classes.tolist(), right, strict=True)]
+
+    attacked = [said(source["name"], part.predictions)]
     with full_precision():
         for target in targets:
             if target.digest != source["digest"]:
-                classes = classes_of(target, adversarial.to(images.device))
-                said.append((f"{heading} {target.name}", adversarial, classes))
-    rows = [
-        {
-            "title": title,
-            "images": shown,
-            "predicted": [names[c] for c in classes.tolist()],
-            "right": (classes == part.labels).tolist(),
-        }
-        for title, shown, classes in said
-    ]
-    labels = [names[c] for c in part.labels.tolist()]
-    return {"indices": part.indices, "clean": originals, "labels": labels, "rows": rows}
+                classes = classes_of(target, part.pixels().to(images.device))
+                attacked.append(said(target.name, classes))
+    return {
+        "indices": part.indices,
+        "clean": _pixels(images, part.indices),
+        "adversarial": part.pixels(),
+        "labels": [names[c] for c in part.labels.tolist()],
+        "heading": f"{found.details['attack_text']} from {source['name']}",
+        "said of originals": [said(t.name, clean.of(t, part.indices)) for t in targets],
+        "said": attacked,
+    }
 
 
 def shuffled_samples(
