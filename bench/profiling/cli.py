@@ -214,7 +214,7 @@ def main(argv: list[str]) -> int:
     # The folder of pictures and traces is that of the rows, or one of the case's below it.
     name = f"{case.arch.replace(':', '-')}-{case.defects[0]}-b{case.batch_size}-{case.work}"
     inside = "" if options.out else f"profile/{name}"
-    options.out = options.out and options.out / "profile.jsonl"
+    options.out = options.out and writable(options.out) / "profile.jsonl"
     settings = {"steps": options.steps, "contestants": list(names)}
     call = harness.Run("profile", options, device, settings)
     folder = writable(call.path.parent, inside) / inside

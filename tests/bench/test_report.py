@@ -171,13 +171,18 @@ def test_the_newest_row_of_a_case_wins(tmp_path, no_pictures):
         step("fused", 300.0, commit="older", time="2025-01-01T00:00:00"),
         step("fused", 400.0, commit="old", time="2026-01-02T03:04:05+01:00"),  # an hour before
         step("fused", 500.0, batch_size=128),
+        step("fused", 50.0, batch_size=64, commit="new", time=NEW),
+        step("fused", 60.0, batch_size=64, commit="old", time=NEW[:-6] + "+00:01"),
+        step("fused", 70.0, batch_size=64, commit="new", time=OLD),
     ]
     for order in (of, of[::-1]):
         found = loaded(tmp_path, order)
         newest = {row["batch_size"]: row for row in found.rows}
-        assert {batch: row["median"] for batch, row in newest.items()} == {512: 100.0, 128: 500.0}
+        medians = {batch: row["median"] for batch, row in newest.items()}
+        assert medians == {512: 100.0, 128: 500.0, 64: 50.0}
         assert newest[512]["before"]["median"] == 200.0 and newest[128]["before"] is None
-        assert "4 older rows" in text_of(found)
+        assert newest[64]["before"]["median"] == 60.0
+        assert "6 older rows" in text_of(found)
 
 
 def test_damaged_lines_and_unknown_rows_are_counted(tmp_path, no_pictures):
