@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
-from itertools import pairwise
+from itertools import pairwise, product
 
 from .judge import ABOVE, Claim, Comparison, Elsewhere, Interval, Side
-from .published import Published, published
+from .published import Published, facts, published
 from .setup import ARCHITECTURES
 
 POINTS = 0.05
@@ -37,7 +38,13 @@ def claims_of(name: str) -> tuple[Claim, ...]:
 
     Empty where the paper makes none that numbers decide: figures of images, and of curves.
     """
-    return tuple(_CLAIMS[name]()) if name in _CLAIMS else ()
+    if name not in _CLAIMS:
+        return ()
+    section = facts()[name]["section"]
+    return tuple(
+        replace(each, section=each.section or section, stated=each.stated and name != _UNTOLD)
+        for each in _CLAIMS[name]()
+    )
 
 
 def down(pairs: Pairs, columns: Iterable[str], wanted: Interval = ABOVE) -> tuple[Comparison, ...]:
@@ -65,17 +72,15 @@ def over(name: str, others: Iterable[str]) -> list[tuple[str, str]]:
 # Less texture, more shape: Tables 1 and 13.
 
 
-def _texture(section: str, pairs: Mapping[str, str]) -> Iterable[Claim]:
+def _texture(pairs: Mapping[str, str]) -> Iterable[Claim]:
     """Args: pairs: {standard row: its defective one}."""
     yield Claim(
         "Without shapes, defective networks are worse than standard ones: on images of shuffled "
         "patches, of each size.",
-        section,
         down(pairs.items(), ("2x2", "4x4", "8x8")),
     )
     yield Claim(
         "Without textures, defective networks are better: on stylised images.",
-        section,
         down([(d, s) for s, d in pairs.items()], ["IN->SIN"]),
     )
 
@@ -88,84 +93,67 @@ DROPOUT = ("Standard CNN + SD", "Standard CNN + DB")
 
 def _defences(
     number: int,
-    attacks: Sequence[str],
-    accuracy: str,
     trained: Sequence[str],
     ours: Sequence[str],
     variants: str = "and its variants",
     others: Sequence[str] = (),
-    stated: bool = True,
     networks: Mapping[str, str] | None = None,
 ) -> Iterable[Claim]:
     """Of Tables 2, 3 and 7.
 
     Args:
-        attacks, accuracy: columns. trained: rows of adversarial training and its variants, as the
-            paper quotes them; others: of further defences. ours: which of them we train ourselves.
-        stated: whether the paper's text draws conclusions from the table.
+        trained: rows of adversarial training and its variants, as the paper quotes them; others: of
+            further defences. ours: which of them we train ourselves.
         networks: {defective row: what claims call it}.
     """
-    section = published(number).section
+    table = published(number)
+    *attacks, accuracy = table.columns
+
+    def quoted(row: str, text: str, others: Sequence[str], columns: Sequence[str]) -> Claim:
+        """That a row is above others which the table quotes, wherever it does."""
+        known = {
+            (other, column): value
+            for column, other in product(columns, others)
+            if other in table.quoted and (value := table.value(other, column)) is not None
+        }
+        comparisons = (Comparison((row, column), (other, column)) for other, column in known)
+        return Claim(text, tuple(comparisons), quoted=known)
+
     yield Claim(
         "Spatial dropout and DropBlock do not make a standard network more robust "
         f"(gain less than {MARGIN}).",
-        section,
         down([(each, PLAIN) for each in DROPOUT], attacks, NO_GAIN),
-        stated,
     )
     for row, name in (networks or {DEFECTIVE: "A defective network"}).items():
-        quoted = partial(_quoted, number, row, stated)
-        yield Claim(
-            f"{name} defends better than a standard one.",
-            section,
-            down([(row, PLAIN)], attacks),
-            stated,
-        )
+        yield Claim(f"{name} defends better than a standard one.", down([(row, PLAIN)], attacks))
         yield Claim(
             f"{name} defends better than one with spatial dropout or DropBlock.",
-            section,
             down(over(row, DROPOUT), attacks),
-            stated,
         )
         yield Claim(
             f"{name} keeps most of the accuracy on clean images (loss less than {MOST_MARGIN}).",
-            section,
             down([(row, PLAIN)], [accuracy], KEEPS_MOST),
-            stated,
         )
+        better = f"{name} defends better than adversarial training {variants}, as quoted."
+        yield quoted(row, better, trained, attacks)
         yield quoted(
-            f"{name} defends better than adversarial training {variants}, as quoted.",
-            *(trained, attacks),
-        )
-        yield quoted(
+            row,
             f"{name} is more accurate on clean images than adversarially trained ones, as quoted.",
             *(trained, [accuracy]),
         )
         yield Claim(
             f"{name} defends better than our own runs of {_and(ours)}.",
-            section,
             down(over(row, ours), attacks),
             stated=False,
             ours=True,
         )
         if others:
             yield quoted(
+                row,
                 f"{name} defends better than most methods that clean the input: than "
                 f"{_and(others)} (EGC-FL, the paper says, is competitive).",
                 *(others, attacks),
             )
-
-
-def _quoted(
-    number: int, row: str, stated: bool, text: str, others: Sequence[str], columns: Sequence[str]
-) -> Claim:
-    """That a row is above others which the paper's table quotes, wherever it does."""
-    table = published(number)
-    places = [(other, column) for column in columns for other in others]
-    known = {place: table.value(*place) for place in places if place[0] in table.quoted}
-    known = {place: value for place, value in known.items() if value is not None}
-    comparisons = tuple(Comparison((row, place[1]), place) for place in known)
-    return Claim(text, table.section, comparisons, stated, quoted=known)
 
 
 def _and(names: Sequence[str]) -> str:
@@ -178,14 +166,12 @@ def _boundary() -> Iterable[Claim]:
     yield Claim(
         "The boundary attack ends farther from the image on a defective network than on a standard "
         "one.",
-        "A.1",
         down([(DEFECTIVE, PLAIN)], score),
         score=True,
     )
     yield Claim(
         "The boundary attack ends farther on a defective network than on those with spatial "
         "dropout, DropBlock or label smoothing.",
-        "A.1",
         down(over(DEFECTIVE, others), score),
         stated=False,
         score=True,
@@ -193,7 +179,6 @@ def _boundary() -> Iterable[Claim]:
     yield Claim(
         "Spatial dropout, DropBlock and label smoothing do not help against the boundary attack "
         f"(score less than {FACTOR:g} times the standard network's).",
-        "A.1",
         down([(each, PLAIN) for each in others], score, (-math.inf, math.log(FACTOR))),
         score=True,
     )
@@ -203,25 +188,22 @@ def _boundary() -> Iterable[Claim]:
 # stands beside that.
 
 
-def _matrix(section: str, smaller_is_stated: bool) -> Iterable[Claim]:
+def _matrix(smaller_is_stated: bool = False) -> Iterable[Claim]:
     names = tuple(ARCHITECTURES.values())
     both = [(f"{name} {keep}-Bottom", name) for keep in (0.5, 0.3) for name in names]
     yield Claim(
         "Defective layers in the bottom make every architecture more robust, against every source.",
-        section,
         down(both, names),
     )
     yield Claim(
         "A keep probability of 0.3 defends better than 0.5, in every architecture and against "
         "every source.",
-        section,
         down([(f"{name} 0.3-Bottom", f"{name} 0.5-Bottom") for name in names], names),
         stated=smaller_is_stated,
     )
     yield Claim(
         "Defective networks keep most of the accuracy on clean images "
         f"(loss less than {MOST_MARGIN}).",
-        section,
         down(both, ["Test Accuracy"], KEEPS_MOST),
         stated=False,
     )
@@ -234,7 +216,6 @@ def _gray_defective() -> Iterable[Claim]:
     yield Claim(
         "Against a defective source of the same keep probability it makes little difference "
         f"whether the target has the source's masks or others (less than {MARGIN}).",
-        "A.6",
         tuple(Comparison((f"{name}DIF", name), (name, name), ALIKE) for name in _GRAY),
     )
     yield _stronger("table10")
@@ -245,7 +226,6 @@ def _gray_standard() -> Iterable[Claim]:
     yield Claim(
         "A standard network is weaker against a source of its own architecture than against "
         "another one.",
-        "A.6",
         (*across([one], [(other, one)]), *across([other], [(one, other)])),
         stated=False,
     )
@@ -262,7 +242,6 @@ def _stronger(table: str) -> Claim:
     return Claim(
         "Against a source of its own kind, a defective network (Table 10) defends better than a "
         "standard one (Table 11).",
-        "A.6",
         tuple(
             Comparison(side("table10", f"{name}{masks}", name), standard)
             for name in _GRAY
@@ -297,13 +276,13 @@ def _bottom(table: Published) -> list[str]:
 
 def _figure5() -> Iterable[Claim]:
     bottom = _bottom(published(14))
-    yield Claim(_SMALLER_DEFENDS, "A.9", down(rising(bottom), [DEFENCE_RATE]))
-    yield Claim(_SMALLER_COSTS, "A.9", down(rising(bottom[::-1]), [TEST_ACCURACY]))
+    yield Claim(_SMALLER_DEFENDS, down(rising(bottom), [DEFENCE_RATE]))
+    yield Claim(_SMALLER_COSTS, down(rising(bottom[::-1]), [TEST_ACCURACY]))
 
 
 def _variants(number: int) -> Iterable[Claim]:
     table = published(number)
-    section, standard, bottom = table.section, table.rows[0], _bottom(table)
+    standard, bottom = table.rows[0], _bottom(table)
     accuracy = [column for column in table.columns if column in ACCURACIES]
     attacks = [column for column in table.columns if column not in ACCURACIES]
     pgd = [column for column in attacks if column.startswith("PGD")]
@@ -321,56 +300,47 @@ def _variants(number: int) -> Iterable[Claim]:
 
     yield Claim(
         "Defective bottom layers make the network more robust, at every keep probability.",
-        section,
         down([(row, standard) for row in bottom], attacks),
     )
     smaller = rising((standard, *bottom))
-    yield Claim(_SMALLER_DEFENDS, section, down(smaller, pgd))
+    yield Claim(_SMALLER_DEFENDS, down(smaller, pgd))
     yield Claim(
         "The smaller the keep probability of the bottom, the better the defence against the other "
         "attacks, too.",
-        section,
         down(smaller, [column for column in attacks if column not in pgd]),
     )
-    yield Claim(_SMALLER_COSTS, section, down(rising((*bottom[::-1], standard)), accuracy))
+    yield Claim(_SMALLER_COSTS, down(rising((*bottom[::-1], standard)), accuracy))
     tops = rows("-Top")
     yield Claim(
         "Defective layers in the bottom defend better than in the top, at equal keep "
         "probabilities.",
-        section,
         down([(row.replace("Top", "Bottom"), row) for row in tops], attacks),
     )
     yield Claim(
         f"Defective layers in the top do not help (gain less than {MARGIN}).",
-        section,
         down([(row, standard) for row in tops], attacks, NO_GAIN),
     )
     mixed = [row for row in table.rows if "," in row]
     yield Claim(
         "Defective layers in the top do not help a network whose bottom is defective, either "
         f"(gain less than {MARGIN}).",
-        section,
         down([(row, row.partition(",")[0]) for row in mixed], attacks, NO_GAIN),
         stated=False,
     )
     yield Claim(
         "Defective neurons defend better than defective channels, at equal keep probabilities.",
-        section,
         down(above("DC"), attacks),
     )
     yield Claim(
         "Defective channels cost less accuracy than defective neurons.",
-        section,
         down(below("DC"), accuracy),
     )
     yield Claim(
         "One mask for all channels of a layer has a lower accuracy than one for each.",
-        section,
         down(above("SM"), accuracy),
     )
     yield Claim(
         "At a keep probability of 0.1, one mask for all channels defends worse than many.",
-        section,
         down([(many, one) for many, one in above("SM") if keep(one) == 0.1], attacks),
         stated=False,
     )
@@ -379,43 +349,40 @@ def _variants(number: int) -> Iterable[Claim]:
     scales += rising([column for column in attacks[::-1] if column.startswith("FGSM")])
     yield Claim(
         "The larger the scale of a perturbation, the stronger the attack.",
-        "A.10",
         across(table.rows, scales),
+        section="A.10",
     )
     if number == 5:  # the others have more rows and columns
         return
     yield Claim(
         "At equal scale, PGD of the smaller step (1 instead of 2) is the stronger attack.",
-        section,
         across(table.rows, [("PGD2,16", "PGD16")]),
     )
     yield Claim(
         "Twice as many channels in the defective blocks raise the accuracy.",
-        section,
         down(below("x2"), accuracy),
         stated=False,
     )
     yield Claim(
         "Twice as many channels in the defective blocks lower the defence.",
-        section,
         down(above("x2"), attacks),
         stated=False,
     )
     defective = [pair for pair in below("EN") if pair[1] != standard]
     yield Claim(
         "Five defective networks together are more accurate than one.",
-        "A.9",
         down(defective, accuracy),
+        section="A.9",
     )
     yield Claim(
         "Five defective networks together are more robust than one.",
-        "A.9",
         down(defective, attacks),
+        section="A.9",
     )
     yield Claim(
         f"Five standard networks together are not more robust (gain less than {MARGIN}).",
-        "A.9",
         down([pair for pair in below("EN") if pair[1] == standard], attacks, NO_GAIN),
+        section="A.9",
     )
 
 
@@ -429,25 +396,21 @@ def _white_box() -> Iterable[Claim]:
     yield Claim(
         "Attacked itself, a defective network is not weaker than a standard one "
         f"(loss less than {MARGIN}).",
-        "A.7",
         down([(half, standard), (third, standard)], attacks, NO_LOSS),
         stated=False,
     )
     yield Claim(
         "Attacked itself, a network defends better the smaller its keep probability.",
-        "A.7",
         down(rising(rows), attacks),
         stated=False,
     )
     yield Claim(
         "No sign of obfuscated gradients: on the network itself many steps are stronger than one "
         "of the same size, and larger scales stronger than smaller ones.",
-        "A.7",
         across(rows, [("FGSM2", "PGD2"), ("FGSM4", "PGD4"), *pairwise(("PGD2", "PGD4", "PGD8"))]),
     )
     yield Claim(
         "Adversarial training makes a defective network more robust than a standard one.",
-        "A.7",
         down([(half + trained, standard + trained)], ["PGD (2,7,8)"]),
     )
 
@@ -460,37 +423,32 @@ def _noise() -> Iterable[Claim]:
     within = f"(less than {MOST_MARGIN} below that at sigma = 1)"
     yield Claim(
         f"A standard network is robust against Gaussian noise up to sigma = 8 {within}.",
-        "A.2",
         across([standard], [("16", "2")], KEEPS_MOST),
     )
     yield Claim(
         f"From there its accuracy drops sharply (from sigma = 8 to 16 by more than {MOST_MARGIN}).",
-        "A.2",
         across([standard], [("16", "32")], (MOST, math.inf)),
     )
     # All images are right without noise, so that losing less is the same as being above.
     defective = ("0.5-Bottom", "0.3-Bottom", fewest)
     yield Claim(
         "From sigma = 12 on, defective networks are more accurate than the standard one.",
-        "A.2",
         down([(row, standard) for row in defective], ("24", "32", "40", "48", "56", "64")),
     )
     yield Claim(
         f"{fewest} keeps a high accuracy up to sigma = 16 {within}.",
-        "A.2",
         across([fewest], [("32", "2")], KEEPS_MOST),
     )
 
 
-_ATTACKS = ("FGSM", "PGD")
-_THERMOMETERS = ("Thermometer(16)", "Thermometer(32)")
+_UNTOLD = "table7"
+"""The paper's text draws no conclusion from it."""
+_TRAINED = ("Adversarial Training", "Thermometer(16)", "Thermometer(32)")
 _CLAIMS: dict[str, Callable[[], Iterable[Claim]]] = {
-    "table1": partial(_texture, "3.2", {PLAIN: DEFECTIVE}),
+    "table1": partial(_texture, {PLAIN: DEFECTIVE}),
     "table2": partial(
         _defences,
         2,
-        _ATTACKS,
-        "Clean Acc",
         trained=("Adv. Training", "TLA"),
         ours=("Adv. Training",),
         others=("BPFC", "Adv. Network"),
@@ -501,31 +459,17 @@ _CLAIMS: dict[str, Callable[[], Iterable[Claim]]] = {
         },
     ),
     "table3": partial(
-        _defences,
-        3,
-        ("PGD",),
-        "Clean Acc",
-        trained=("Adv. Training", "ALP", "TLA"),
-        ours=("Adv. Training", "ALP"),
+        _defences, 3, trained=("Adv. Training", "ALP", "TLA"), ours=("Adv. Training", "ALP")
     ),
-    "table4": partial(_matrix, "4.1.2", True),
+    "table4": partial(_matrix, smaller_is_stated=True),
     "table6": _boundary,
-    "table7": partial(
-        _defences,
-        7,
-        _ATTACKS,
-        "Test Accuracy",
-        trained=("Adversarial Training", *_THERMOMETERS),
-        ours=("Adversarial Training", *_THERMOMETERS),
-        variants="and thermometer encoding",
-        stated=False,
-    ),
-    "table8": partial(_matrix, "A.4", False),
-    "table9": partial(_matrix, "A.5", False),
+    "table7": partial(_defences, 7, _TRAINED, _TRAINED, variants="and thermometer encoding"),
+    "table8": _matrix,
+    "table9": _matrix,
     "table10": _gray_defective,
     "table11": _gray_standard,
     "table12": _white_box,
-    "table13": partial(_texture, "A.8", {n: f"{n} 0.1-Bottom" for n in ARCHITECTURES.values()}),
+    "table13": partial(_texture, {name: f"{name} 0.1-Bottom" for name in ARCHITECTURES.values()}),
     **{f"table{number}": partial(_variants, number) for number in (5, 14, 15, 16, 17, 18)},
     "figure4": _noise,
     "figure5": _figure5,

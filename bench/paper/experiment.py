@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ...defective.errors import UserError
 from .artefacts import Context, Result
@@ -14,9 +14,6 @@ from .judge import Estimate, combined, share
 from .published import published
 from .setup import Setup
 from .work import Artefact, Store
-
-if TYPE_CHECKING:
-    from .pictures import Picture
 
 
 class Measure(NamedTuple):
@@ -88,8 +85,7 @@ class Definition:
     Attributes:
         name: "table4", "figure5". title: for people. section: of the paper.
         roles: the paper's data sets that it needs. needs: in words: networks, attacks.
-        fill: what it has for one seed of a setup. draw: its pictures beside those that every page
-            has, or None. stylized: whether it needs stylised images.
+        fill: what it has for one seed of a setup. stylized: whether it needs stylised images.
         settings, notes, axes: as of :class:`Experiment`, lists of lists of lines.
     """
 
@@ -99,7 +95,6 @@ class Definition:
     roles: Sequence[str]
     needs: str
     fill: Callable[[Setup, int], Content]
-    draw: Callable[[Made], list[Picture]] | None = None
     stylized: bool = False
     settings: Sequence[Any] = ()
     notes: Sequence[Any] = ()

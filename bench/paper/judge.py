@@ -2,15 +2,15 @@
 
 The interval of a difference is the hybrid of Newcombe (1998, method 10), in its general form MOVER
 (Zou and Donner, 2008): from the two intervals, whatever they are, Wilson's of one seed or those
-over seeds. The two numbers count as independent. They are not quite: the networks see the same
-images, though each has a denominator of its own, and what is hard for one is hard for another. Such
-a positive correlation makes true intervals narrower than ours, which err on the side of caution.
+over seeds. The two numbers count as independent. They are not quite: what is hard for one network
+is hard for another. Such a positive correlation makes true intervals narrower than ours, which err
+on the side of caution.
 
 A claim is a conjunction: all of its comparisons have to be as it says. Two levels follow.
 
-- To support it, each comparison has to hold at 95 %, without an adjustment for their number: the
-  claim is supported if all tests agree (an intersection-union test; Berger, 1982), which they do
-  for a claim that is false anywhere in at most 2.5 % of reproductions.
+- To support it, each comparison has to hold at 95 %, without an adjustment for their number (an
+  intersection-union test; Berger, 1982): a claim that is false anywhere is supported in at most
+  2.5 % of reproductions.
 - To refute it, one is enough, and among 75 comparisons one goes wrong by chance. So a comparison is
   reversed only at a level adjusted for their number m, 1 - 0.05/m (Bonferroni): a claim that is
   true everywhere is refuted in at most 5 % of reproductions. Student's intervals of few seeds are
@@ -93,7 +93,7 @@ class Estimate:
         below, above = self._reach_of_images(level)
         if (seeds := len(self.per_seed)) > 1:
             spread = math.dist(self.per_seed, [fmean(self.per_seed)] * seeds)
-            half = student(level, seeds - 1) * spread / math.sqrt(seeds * (seeds - 1))
+            half = _student(level, seeds - 1) * spread / math.sqrt(seeds * (seeds - 1))
             below, above = math.hypot(half, below), math.hypot(half, above)
         low, high = self.value - below, self.value + above
         return (max(0.0, low), min(1.0, high)) if self.rate else (low, high)
@@ -114,6 +114,11 @@ class Estimate:
 def share(value: float, n: int) -> Estimate:
     """A rate of one seed, from the fraction itself, such as one that was printed rounded."""
     return Estimate(value, *wilson(value, n), n, (value,), rate=True)
+
+
+def exact(value: float) -> Estimate:
+    """A constant, whose interval is itself."""
+    return Estimate(value, value, value, 0, (value,))
 
 
 def combined(found: Sequence[Estimate]) -> Estimate | None:
@@ -151,7 +156,7 @@ def wilson(value: float, n: int, level: float = LEVEL) -> Interval:
 
 
 @cache
-def student(level: float, freedom: int) -> float:
+def _student(level: float, freedom: int) -> float:
     """How many standard errors Student's interval of a level reaches to each side."""
     from scipy.special import stdtrit  # several seeds, and the study, have need of it only
 
@@ -171,19 +176,18 @@ def logarithm(estimate: Estimate) -> Estimate:
     """
     if min(estimate.value, *estimate.per_seed) <= 0:
         raise UserError(f"a score is {estimate.value!r}; expected more than 0")
-    per_seed = tuple(map(math.log, estimate.per_seed))
-    if len(per_seed) > 1:
-        # The mean of logarithms, since that is what the seeds' spread has its interval about.
-        value = fmean(per_seed)
-        spans = tuple((_log(low), _log(high)) for low, high in estimate.spans)
-        return Estimate(value, value, value, estimate.n, per_seed, spans=spans)
-    low, high = (None if end is None else _log(end) for end in (estimate.low, estimate.high))
-    return Estimate(per_seed[0], low, high, estimate.n, per_seed)
 
+    def log(end: float | None) -> float | None:
+        """Of an interval's end, which may be 0."""
+        return end if end is None else math.log(end) if end > 0 else -math.inf
 
-def _log(end: float) -> float:
-    """Of an interval's end, which may be 0."""
-    return math.log(end) if end > 0 else -math.inf
+    values = tuple(map(math.log, estimate.per_seed))
+    # The mean of logarithms, since that is what the seeds' spread has its interval about.
+    value = fmean(values)
+    if len(values) == 1:
+        return Estimate(value, log(estimate.low), log(estimate.high), estimate.n, values)
+    spans = tuple((log(low), log(high)) for low, high in estimate.spans)
+    return Estimate(value, value, value, estimate.n, values, spans=spans)
 
 
 class Difference(NamedTuple):
@@ -194,27 +198,17 @@ class Difference(NamedTuple):
     high: float
 
 
-def difference(a: Estimate | float, b: Estimate | float, level: float = LEVEL) -> Difference:
-    """a - b with the interval of a level. Plain numbers are exact constants.
-
-    Raises:
-        UserError: a level that is not between 0 and 1.
-    """
-    (va, la, ua), (vb, lb, ub) = _bounds(a, level), _bounds(b, level)
-    value = va - vb
-    return Difference(
-        value, value - math.hypot(va - la, ub - vb), value + math.hypot(ua - va, vb - lb)
-    )
+def difference(a: Estimate, b: Estimate, level: float = LEVEL) -> Difference:
+    """a - b with the interval of a level. Raises UserError as :meth:`Estimate.interval`."""
+    ends = (each.interval(level) or (-math.inf, math.inf) for each in (a, b))
+    (low_a, high_a), (low_b, high_b) = ends
+    value = a.value - b.value
+    below = math.hypot(a.value - low_a, high_b - b.value)
+    above = math.hypot(high_a - a.value, b.value - low_b)
+    return Difference(value, value - below, value + above)
 
 
-def _bounds(side: Estimate | float, level: float) -> tuple[float, float, float]:
-    """(value, low, high)."""
-    if not isinstance(side, Estimate):
-        return side, side, side
-    return side.value, *(side.interval(level) or (-math.inf, math.inf))
-
-
-def outcome(a: Estimate | float, b: Estimate | float, wanted: Interval, comparisons: int) -> str:
+def outcome(a: Estimate, b: Estimate, wanted: Interval, comparisons: int) -> str:
     """Whether a - b lies within ``wanted``, an open interval: one of :data:`OUTCOMES`.
 
     It holds if the interval of 95 % is within, and is reversed if that of the level adjusted for
@@ -256,8 +250,8 @@ class Claim:
     """A sentence of ours, and what it implies.
 
     Attributes:
-        text: the claim, margins included. section: of the paper.
-        comparisons: all of them have to hold.
+        text: the claim, margins included. comparisons: all of them have to hold.
+        section: of the paper; "" for that of the table.
         stated: whether the paper's text says so; if not, its tables show it. ours: whether it is
             about runs that the paper has not, so that neither does.
         quoted: constants of the paper for places that it took from others. They go before a
@@ -267,8 +261,8 @@ class Claim:
     """
 
     text: str
-    section: str
     comparisons: tuple[Comparison, ...]
+    section: str = ""
     stated: bool = True
     ours: bool = False
     quoted: Mapping[Place, float] = field(default_factory=dict)
@@ -303,57 +297,43 @@ class Verdict:
     ours: bool = False
 
 
-def judge(
-    claim: Claim,
-    values: Mapping[Place, Estimate],
-    decides: bool,
-    others: Mapping[str, Mapping[Place, Estimate]] | None = None,
-) -> Verdict:
-    """The verdict of a table's values on one of its claims.
+def judge(claim: Claim, values: Mapping[Side, Estimate], decides: bool) -> Verdict:
+    """The verdict of numbers on a claim.
 
     Supported, if every comparison holds; not supported, if one is reversed, whatever is missing;
     otherwise not decidable.
 
     Args:
-        values: of the claim's own table or figure. decides: whether numbers of this budget, on
-            these images, can decide at all; the counts are evidence even if they cannot.
-        others: {name: values} of others, for :attr:`Claim.elsewhere`.
+        values: of the claim's own table or figure, and of others (:attr:`Claim.elsewhere`).
+        decides: whether numbers of this budget, on these images, can decide at all; the counts are
+            evidence even if they cannot.
 
     Raises:
         UserError: a score of 0 or below.
     """
-
-    def number(side: Side) -> Estimate | float | None:
-        if isinstance(side, Elsewhere):
-            return (others or {}).get(side.name, {}).get((side.row, side.column))
-        return claim.quoted.get(side, values.get(side))
-
+    values = {**values, **{place: exact(value) for place, value in claim.quoted.items()}}
     compared: list[_Compared] = []
-    missing: dict[Side, None] = {}
+    missing: dict[str, None] = {}
     for each in claim.comparisons:
-        a, b = number(each.a), number(each.b)
-        missing |= {side: None for side, found in ((each.a, a), (each.b, b)) if found is None}
-        if a is None or b is None:
+        if absent := [side for side in (each.a, each.b) if side not in values]:
+            missing |= dict.fromkeys(map(_told, absent))
             continue
-        quoted = not isinstance(b, Estimate)
+        a, b = values[each.a], values[each.b]
         if claim.score:
-            a, b = (logarithm(e) if isinstance(e, Estimate) else math.log(e) for e in (a, b))
+            a, b = logarithm(a), logarithm(b)
         found = outcome(a, b, each.wanted, len(claim.comparisons))
-        compared.append(_Compared(each, found, difference(a, b), quoted))
+        compared.append(_Compared(each, found, difference(a, b), each.b in claim.quoted))
     counts = {kind: sum(each.outcome == kind for each in compared) for kind in OUTCOMES}
     verdict = NOT_DECIDABLE
     if decides and counts[REVERSED]:
         verdict = NOT_SUPPORTED
     elif decides and counts[HOLDS] == len(claim.comparisons):
         verdict = SUPPORTED
-    absent = tuple(map(_told, missing))
-    return Verdict(
-        *(claim.text, claim.section, claim.stated, verdict),
-        _evidence(claim, compared, counts, absent, decides),
-        **counts,
-        missing=absent,
-        ours=claim.ours,
-    )
+    evidence = _evidence(claim, compared, counts, list(missing))
+    if not decides:
+        evidence += "; these numbers decide nothing about the paper"
+    head = claim.text, claim.section, claim.stated, verdict, evidence
+    return Verdict(*head, **counts, missing=tuple(missing), ours=claim.ours)
 
 
 class _Compared(NamedTuple):
@@ -376,7 +356,6 @@ def _evidence(
     compared: Sequence[_Compared],
     counts: Mapping[str, int],
     missing: Sequence[str],
-    decides: bool,
 ) -> str:
     """Counts, the comparison that stands worst, and what is missing.
 
@@ -392,14 +371,11 @@ def _evidence(
         which = "greatest difference" if math.isinf(low) else "farthest from equal"
         which = "smallest difference" if math.isinf(high) else which
         parts.append(f"{which}: {_size(worst.difference, claim.score)} ({_sides(worst)})")
-    quoted = sum(each.quoted for each in compared)
-    if quoted:
+    if quoted := sum(each.quoted for each in compared):
         parts.append(f"{quoted} with numbers that the paper quotes")
     if missing:
         more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
         parts.append(f"missing: {' | '.join(missing[:_LISTED])}{more}")
-    if not decides:
-        parts.append("these numbers decide nothing about the paper")
     return "; ".join(parts)
 
 

@@ -9,38 +9,28 @@ import csv
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...defective.errors import counted
 from ...train.config import PictureFormat
 from ...train.datasets import DATASETS
-from ...train.pages import (
-    BREAK,
-    Inline,
-    Page,
-    badge,
-    clean,
-    joined,
-    soft,
-    strong,
-    write_files,
-)
+from ...train.pages import Inline, Lines, Page, badge, clean, joined, soft, strong, write_files
 from . import pictures
 from .claims import DEFENCE_RATE, TEST_ACCURACY
 from .experiment import Definition, Made, Measure
 from .judge import LEVEL, NOT_DECIDABLE, NOT_SUPPORTED, SUPPORTED, Estimate, Place, Verdict
-from .provenance import frame, read_origin, tell_settings
-from .published import Published, figure5
+from .provenance import read_origin, tell_settings
+from .published import figure5, published
 from .setup import Setup
 from .work import closure
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from .work import Failure
+    from .work import Failure, Store
 
 FORMAT = 1
 """Of cells.json."""
@@ -74,7 +64,6 @@ class Built(NamedTuple):
 
 def build_page(
     made: Made,
-    published: Published | None,
     verdicts: Sequence[Verdict],
     failures: Sequence[Failure],
     commit: str | None,
@@ -83,8 +72,7 @@ def build_page(
     """The page; equal for equal arguments, files and versions of matplotlib.
 
     Args:
-        published: the paper's numbers, or None where it prints none. failures: of the whole
-            command; those that do not concern this table are left out.
+        failures: of the whole command; those that do not concern this table are left out.
         commit: of the source tree. when: the page was made, for people.
 
     Raises:
@@ -92,14 +80,13 @@ def build_page(
     """
     needed = {artefact.key for artefact in closure(made.experiment.wanted())}
     failures = [failure for failure in failures if failure.artefact.key in needed]
-    grid = read_grid(made, published, failures)
+    grid = read_grid(made, failures)
     origin = read_origin(made)  # before pictures, which take time
     page = Page(title(made.definition))
     _head(page, made, verdicts)
     start = len(page.blocks)
-    _numbers(page, grid, made, failures)
-    drawn = pictures.of_page(made, grid, title(made.definition))
-    if drawn:
+    _numbers(page, grid, len(made.setup.seeds), failures)
+    if drawn := pictures.of_page(made, grid, page.title):
         page.heading("Pictures")
         for each in drawn:
             page.picture(*each)
@@ -126,7 +113,7 @@ def write_page(page: Built, folder: Path, picture_format: PictureFormat = "png")
     """
     page.document.folder = folder
     numbers = {
-        folder / "cells.csv": as_csv(page.record).encode(),
+        folder / "cells.csv": _csv(page.record).encode(),
         folder / "cells.json": (json.dumps(page.record, indent=1) + "\n").encode(),
     }
     index = folder / "index.md", folder / "index.html"
@@ -161,9 +148,9 @@ class Grid:
     apart: str
     axes: tuple[str, str]
 
-    def of(self, *states: str) -> list[Place]:
-        """Places of these states, in reading order."""
-        return [place for place, cell in self.cells.items() if cell["state"] in states]
+    def of(self, state: str) -> list[Place]:
+        """Its places, in reading order."""
+        return [place for place, cell in self.cells.items() if cell["state"] == state]
 
     @property
     def has_paper(self) -> bool:
@@ -174,72 +161,63 @@ class Grid:
         return any(cell["unit"] == "score" for cell in self.cells.values())
 
 
-def read_grid(made: Made, printed: Published | None, failures: Sequence[Failure]) -> Grid:
+def read_grid(made: Made, failures: Sequence[Failure]) -> Grid:
     """Every place of the paper's table and of ours."""
+    definition, experiment, store = made.definition, made.experiment, made.context.store
+    printed = None if definition.of_table is None else published(definition.of_table)
     paper: dict[Place, float | None] = {}
     if printed is not None:
         paper = {(r, c): printed.value(r, c) for r in printed.rows for c in printed.columns}
-    elif made.definition.name == "figure5":
+    elif definition.name == "figure5":
         for point in figure5():
             row = f"{point.keep_probability}-Bottom"
-            paper |= {
-                (row, DEFENCE_RATE): point.defence_rate,
-                (row, TEST_ACCURACY): point.accuracy,
-            }
-    experiment, quoted = made.experiment, {} if printed is None else printed.quoted
-    apart = why_apart(made.definition, made.setup)
+            paper[row, DEFENCE_RATE] = point.defence_rate
+            paper[row, TEST_ACCURACY] = point.accuracy
+    quoted = {} if printed is None else printed.quoted
+    unit = "rate" if printed is None else printed.unit
+    apart = why_apart(definition, made.setup)
     failed = {failure.artefact.key for failure in failures}
-    names = [tuple(dict.fromkeys(place[i] for place in paper)) for i in (0, 1)]
-    rows, columns = merged(names[0], experiment.rows), merged(names[1], experiment.columns)
+    names = [dict.fromkeys(place[i] for place in paper) for i in (0, 1)]
+    rows, columns = map(merged, names, (experiment.rows, experiment.columns))
     own_rows, own_columns = (
-        tuple(n for n in found if paper and n not in names[i])
-        for i, found in enumerate((rows, columns))
+        tuple(name for name in found if paper and name not in theirs)
+        for found, theirs in zip((rows, columns), names, strict=True)
     )
-    scores = printed is not None and printed.unit == "score"
     cells = {}
-    for row, column in ((row, column) for row in rows for column in columns):
-        ours, theirs = made.values.get((row, column)), paper.get((row, column))
-        state = MEASURED
+    for row, column in product(rows, columns):
+        place = row, column
+        ours, theirs = made.values.get(place), paper.get(place)
+        cells[place] = cell = _cell(place, ours, unit)
+        cell["paper"] = theirs
+        cell["quoted"] = quoted.get(row) if theirs is not None else None
+        cell["ours_only"] = row in own_rows or column in own_columns
         if ours is None:
-            state = _missing(made, experiment.cells.get((row, column), ()), failed)
-        cells[row, column] = _cell(row, column, ours, theirs, scores, not apart) | {
-            "state": state,
-            "quoted": quoted.get(row) if theirs is not None else None,
-            "ours_only": row in own_rows or column in own_columns,
-        }
-    asides = {place: _cell(*place, ours) for place, ours in made.asides.items()}
+            cell["state"] = _missing(store, experiment.cells.get(place, ()), failed)
+        elif theirs is not None and not apart:
+            if ours.rate:
+                cell["difference"] = ours.value - theirs
+            elif theirs:
+                cell["ratio"] = ours.value / theirs
+    asides = {place: _cell(place, ours) for place, ours in made.asides.items()}
     return Grid(rows, columns, cells, asides, quoted, own_rows, own_columns, apart, experiment.axes)
 
 
-def _cell(
-    row: str,
-    column: str,
-    ours: Estimate | None,
-    paper: float | None = None,
-    score: bool = False,
-    comparable: bool = False,
-) -> dict[str, Any]:
-    found: dict[str, Any] = dict.fromkeys(COLUMNS) | {"row": row, "column": column, "paper": paper}
+def _cell(place: Place, ours: Estimate | None, unit: str = "rate") -> dict[str, Any]:
+    found: dict[str, Any] = dict.fromkeys(COLUMNS)
+    found["row"], found["column"] = place
+    found["unit"] = unit
     if ours is not None:
         found |= {name: getattr(ours, name) for name in ("value", "low", "high", "n")}
-        found["per_seed"] = list(ours.per_seed)
-        score = not ours.rate
-        if comparable and paper is not None:
-            if not score:
-                found["difference"] = ours.value - paper
-            elif paper:
-                found["ratio"] = ours.value / paper
-    return found | {"unit": "score" if score else "rate"}
+        found["per_seed"], found["state"] = list(ours.per_seed), MEASURED
+        found["unit"] = "rate" if ours.rate else "score"
+    return found
 
 
-def _missing(made: Made, measures: Sequence[Measure], failed: set[str]) -> str | None:
+def _missing(store: Store, measures: Sequence[Measure], failed: set[str]) -> str | None:
     """Why a number is not there."""
-    if not measures:
-        return None
-    store = made.context.store
     left = [measure.result for measure in measures if not measure.result.is_done(store)]
     if not left:
-        return NO_IMAGE
+        return NO_IMAGE if measures else None
     return FAILED if any(each.key in failed for each in closure(left)) else NOT_MADE
 
 
@@ -251,18 +229,17 @@ def why_apart(definition: Definition, setup: Setup) -> str:
             "images, so that its numbers and the paper's are about different things."
         )
     # A folder may hold the paper's images; another named data set does not.
-    others = [
+    others = ", ".join(
         f"{data.dataset} in place of {role}"
         for role, data in setup.data.items()
         if role in definition.roles
         and (data.made_by is not None or (data.dataset in DATASETS and data.dataset != role))
-    ]
-    if not others:
-        return ""
-    return f"No differences: the images are other ones than the paper's ({', '.join(others)})."
+    )
+    told = f"No differences: the images are other ones than the paper's ({others})."
+    return told if others else ""
 
 
-def merged(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
+def merged(first: Iterable[str], second: Iterable[str]) -> tuple[str, ...]:
     """Both, each name once: ``first`` in its order, the others behind their predecessors."""
     found = list(dict.fromkeys(first))
     place = 0
@@ -312,17 +289,15 @@ def _record(
     }
 
 
-def as_csv(record: Mapping[str, Any]) -> str:
-    """The cells of a record, with a line of names; seeds are parted by spaces."""
+def _csv(record: Mapping[str, Any]) -> str:
+    """The cells, with a line of names; seeds are parted by spaces."""
 
-    def plain(value: Any) -> str:
+    def plain(value: Any) -> Any:
         if isinstance(value, bool):
             return "yes" if value else "no"
         if isinstance(value, list):
             return " ".join(map(repr, value))
-        if isinstance(value, float):
-            return repr(value)
-        return "" if value is None else clean(str(value))
+        return clean(value) if isinstance(value, str) else value
 
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -364,26 +339,20 @@ def _head(page: Page, made: Made, verdicts: Sequence[Verdict]) -> None:
 def _verdict(found: Verdict) -> Inline:
     origin = "" if found.stated else "; its tables show it, its text does not say so"
     origin = "; the paper has no such runs" if found.ours else origin
-    return (
-        badge(found.verdict, TONES.get(found.verdict, "open")),
-        " ",
-        strong(found.claim),
-        " ",
-        soft(f"(section {found.section}{origin})"),
-        BREAK,
-        soft(found.evidence),
-    )
+    word = badge(found.verdict, TONES.get(found.verdict, "open"))
+    where = soft(f"(section {found.section}{origin})")
+    return joined([(word, " ", strong(found.claim), " ", where), soft(found.evidence)])
 
 
 # The tables: ours with the difference, the paper's below; N and intervals.
 
 
-def _numbers(page: Page, grid: Grid, made: Made, failures: Sequence[Failure]) -> None:
+def _numbers(page: Page, grid: Grid, seeds: int, failures: Sequence[Failure]) -> None:
     """The table, what is missing in it, what is quoted, and the intervals if they are apart."""
     start, whole = len(page.blocks), len(grid.columns) <= FEW
     if grid.cells:
-        page.paragraph(_caption(grid, len(made.setup.seeds), whole))
-        page.table(main_table(grid))
+        page.paragraph(_caption(grid, seeds, whole))
+        page.table(_main_table(grid, whole))
         if grid.apart and grid.has_paper:
             page.paragraph(grid.apart)
         if not whole and grid.of(MEASURED):
@@ -391,7 +360,8 @@ def _numbers(page: Page, grid: Grid, made: Made, failures: Sequence[Failure]) ->
                 page.table(_interval_table(grid))
     if grid.asides:
         page.paragraph("Beside the table, ours only:")
-        page.table(_aside_table(grid))
+        rows = {row: row for row, _ in grid.asides}
+        page.table(_table(grid, grid.asides, rows, partial(_shown, whole=True), "quantity"))
     if failures:
         failed = grid.of(FAILED)
         what = counted(len(failed), "number") if failed else "a part of this page"
@@ -437,22 +407,8 @@ def _caption(grid: Grid, seeds: int, whole: bool) -> str:
     return f"{'; '.join(parts)}. Intervals are {how}."
 
 
-def main_table(grid: Grid) -> pd.DataFrame:
-    """Rows and columns of the paper, with everything in a cell where there are few columns."""
-    whole = len(grid.columns) <= FEW
-
-    def cell(cell: Cell) -> Inline:
-        between, against = interval(cell) if whole else "", against_paper(cell, unit=whole)
-        lines: list[Inline] = []
-        if cell["value"] is not None:
-            beside = between if whole else against
-            lines.append((strong(number(cell, "value")), f" {beside}" if beside else ""))
-        elif cell["state"]:
-            lines.append(cell["state"])
-        if cell["paper"] is not None:
-            theirs = f"paper {number(cell, 'paper')}" + " (quoted)" * bool(cell["quoted"])
-            lines.append(soft(theirs + (f", {against}" if whole and against else "")))
-        return joined(lines + (_counted(cell) if whole else []))
+def _main_table(grid: Grid, whole: bool) -> Lines:
+    """Rows and columns of the paper. whole: everything stands in its cell."""
 
     def name(row: str) -> Inline:
         ours = any(grid.cells[row, column]["state"] for column in grid.columns)
@@ -461,47 +417,52 @@ def main_table(grid: Grid) -> pd.DataFrame:
             mark = "the paper's quoted" if ours else "quoted"
         return joined([row, soft(mark)]) if mark else row
 
-    return frame(_names(grid), ([name(r), *map(cell, _row(grid, r))] for r in grid.rows))
+    rows = {row: name(row) for row in grid.rows}
+    return _table(grid, grid.cells, rows, partial(_shown, whole=whole))
 
 
-def _interval_table(grid: Grid) -> pd.DataFrame:
+def _interval_table(grid: Grid) -> Lines:
     """The interval and N of each number of ours, and each seed's number."""
 
-    def cell(cell: Cell) -> Inline:
-        if cell["value"] is None:
-            return ""
-        return joined([interval(cell) or "no interval", *_counted(cell)])
+    def show(cell: Cell) -> Inline:
+        there = cell["value"] is not None
+        return joined([_interval(cell) or "no interval", *_counted(cell)]) if there else ""
 
-    rows = ((row, _row(grid, row)) for row in grid.rows)
-    there = ((row, cells) for row, cells in rows if any(c["value"] is not None for c in cells))
-    return frame(_names(grid), ([row, *map(cell, cells)] for row, cells in there))
+    return _table(grid, grid.cells, {row: row for row, _ in grid.of(MEASURED)}, show)
 
 
-def _aside_table(grid: Grid) -> pd.DataFrame:
-    """What the paper's table has not, in the table's own columns: values with intervals and N."""
-
-    def cell(found: Cell | None) -> Inline:
-        if found is None:
-            return ""
-        between = interval(found)
-        lines = [strong(number(found, "value")), *([soft(between)] if between else [])]
-        return joined(lines + _counted(found))
-
-    columns = [c for c in grid.columns if any(place[1] == c for place in grid.asides)]
-    rows = dict.fromkeys(row for row, _ in grid.asides)
-    return frame(
-        [f"quantity / {grid.axes[1]}", *columns],
-        ([row, *(cell(grid.asides.get((row, column))) for column in columns)] for row in rows),
+def _table(
+    grid: Grid,
+    cells: Mapping[Place, Cell],
+    rows: Mapping[str, Inline],
+    show: Callable[[Cell], Inline],
+    what: str = "",
+) -> Lines:
+    """Args: rows: {row: its name on the page}. what: rows are, if not what the grid's are."""
+    there = [column for column in grid.columns if any(place[1] == column for place in cells)]
+    marks = [column + " (ours only)" * (column in grid.own_columns) for column in there]
+    lines = (
+        [name, *(show(cells[row, c]) if (row, c) in cells else "" for c in there)]
+        for row, name in rows.items()
     )
+    return [f"{what or grid.axes[0]} / {grid.axes[1]}", *marks], lines
 
 
-def _row(grid: Grid, row: str) -> list[Cell]:
-    return [grid.cells[row, column] for column in grid.columns]
-
-
-def _names(grid: Grid) -> list[str]:
-    marks = [c + " (ours only)" * (c in grid.own_columns) for c in grid.columns]
-    return [" / ".join(grid.axes), *marks]
+def _shown(cell: Cell, whole: bool) -> Inline:
+    """Our number and the paper's. whole: with the interval, N, and each seed's number."""
+    against = _against_paper(cell, unit=whole)
+    lines: list[Inline] = []
+    if cell["value"] is not None:
+        beside = _interval(cell) if whole else against
+        lines.append((strong(_written(cell, cell["value"])), f" {beside}" if beside else ""))
+    elif cell["state"]:
+        lines.append(cell["state"])
+    if (paper := cell["paper"]) is not None:
+        # Of scores as many digits as it prints.
+        told = f"{paper:.1e}" if cell["unit"] == "score" else _written(cell, paper)
+        theirs = f"paper {told}" + " (quoted)" * bool(cell["quoted"])
+        lines.append(soft(theirs + (f", {against}" if whole and against else "")))
+    return joined(lines + (_counted(cell) if whole else []))
 
 
 def _counted(cell: Cell) -> list[Inline]:
@@ -513,21 +474,14 @@ def _counted(cell: Cell) -> list[Inline]:
     return lines
 
 
-def number(cell: Cell, name: str) -> str:
-    """ "78.20 %", or of scores "7.12e-06"; the paper's with as many digits as it prints."""
-    if name == "paper" and cell["unit"] == "score":
-        return f"{cell['paper']:.1e}"
-    return _written(cell, cell[name])
-
-
-def interval(cell: Cell) -> str:
+def _interval(cell: Cell) -> str:
     """ "[75.51, 80.73]", in percent unless it is a score's; "" where there is none."""
     if cell["low"] is None or cell["high"] is None:
         return ""
     return f"[{', '.join(_written(cell, cell[end], sign='') for end in ('low', 'high'))}]"
 
 
-def against_paper(cell: Cell, unit: bool = False) -> str:
+def _against_paper(cell: Cell, unit: bool) -> str:
     """The difference ("-0.03"), of scores the ratio ("0.98x"); "" where there is none.
 
     Args:
@@ -542,4 +496,5 @@ def against_paper(cell: Cell, unit: bool = False) -> str:
 
 
 def _written(cell: Cell, value: float, sign: str = " %") -> str:
+    """ "78.20 %", or of scores "7.12e-06"."""
     return f"{value:.2e}" if cell["unit"] == "score" else f"{100 * value:.2f}{sign}"

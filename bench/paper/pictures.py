@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +20,7 @@ from ...train.datasets import default_root
 from ...train.robustness.pictures import shuffled_samples
 from .claims import DEFENCE_RATE, TEST_ACCURACY
 from .data import fitting_grids
-from .judge import Estimate, Place
+from .judge import Estimate
 from .published import figure5
 
 if TYPE_CHECKING:  # matplotlib is half a second, which only who draws is to wait for
@@ -53,7 +53,7 @@ class Picture(NamedTuple):
 
 
 def of_page(made: Made, grid: Grid, heading: str) -> list[Picture]:
-    """A heat map, or Figure 4's curves, and what the definition draws.
+    """The heat maps of a table, or what a figure shows.
 
     Args:
         heading: the page's title.
@@ -61,12 +61,8 @@ def of_page(made: Made, grid: Grid, heading: str) -> list[Picture]:
     Raises:
         UserError: a damaged file that a picture is made of.
     """
-    found = []
-    if made.definition.name == "figure4":
-        found += draw_noise(made)
-    elif made.definition.name.startswith("table"):
-        found += draw_heat_maps(made.definition.name, grid, heading)
-    return found + (made.definition.draw(made) if made.definition.draw is not None else [])
+    name = made.definition.name
+    return _FIGURES[name](made) if name in _FIGURES else draw_heat_maps(grid, name, heading)
 
 
 def data_name(data: Data) -> str:
@@ -105,35 +101,19 @@ def class_names(data: Data, context: Context) -> tuple[str, ...]:
 # Tables.
 
 
-def draw_heat_maps(name: str, grid: Grid, heading: str) -> list[Picture]:
-    """A table of rates in at least two columns and rows: ours, the paper's, and the difference."""
-    cells = grid.cells
-    if not grid.of("measured") or grid.has_scores or min(len(grid.rows), len(grid.columns)) < 2:
+def draw_heat_maps(grid: Grid, name: str, heading: str) -> list[Picture]:
+    """A table of rates in at least two columns and rows: ours, the paper's, and the difference,
+    side by side."""
+    rows, columns = grid.rows, grid.columns
+    if not grid.of("measured") or grid.has_scores or min(len(rows), len(columns)) < 2:
         return []
     kinds = {"ours, in percent": "value", "the paper's, in percent": "paper"}
     kinds["difference, in points"] = "difference"
-    panels = {}
-    for words, kind in kinds.items():
-        values = {p: cell[kind] for p, cell in cells.items() if cell[kind] is not None}
-        if values:
-            panels[words] = values
-    figure = heat_maps(heading, grid, panels)
-    word, number = re.fullmatch(r"(\D*)(\d*)", name).groups()
-    alt = (
-        f"{word.capitalize()} {number} as heat maps: {', '.join(panels)}; the numbers are those of "
-        "the table above"
-    )
-    return [Picture(f"{name}-heatmap", figure, alt, wide=True)]
-
-
-def heat_maps(heading: str, grid: Grid, panels: Mapping[str, Mapping[Place, float]]) -> Figure:
-    """Panels side by side, all of the grid's rows and columns.
-
-    Args:
-        panels: values by place under each panel's title. The first one's are ours, and say what is
-            missing; the last one's differences, where there are three.
-    """
-    rows, columns = grid.rows, grid.columns
+    panels = {
+        title: {p: cell[kind] for p, cell in grid.cells.items() if cell[kind] is not None}
+        for title, kind in kinds.items()
+    }
+    panels = {title: values for title, values in panels.items() if values}
     across, down, gap = 0.56 * len(columns), 0.23 * len(rows), 0.25  # inches
     names, heads = plots.short(rows, 26), plots.short(columns, 26)
     corner = f"{grid.axes[1]} →\n{grid.axes[0]} ↓"
@@ -156,7 +136,11 @@ def heat_maps(heading: str, grid: Grid, panels: Mapping[str, Mapping[Place, floa
         axes.set_xticks(range(len(columns)), [heads[c] for c in columns], fontsize=8, rotation=90)
         axes.set_yticks(range(len(rows)), [] if number else [names[r] for r in rows], fontsize=8)
         figure.text(x / width, 1 - 0.42 / height, plots.plain(title), fontsize=9.5, va="top")
-    return figure
+    alt = (
+        f"{heading.partition(':')[0]} as heat maps: {', '.join(panels)}; the numbers are those of "
+        "the table above"
+    )
+    return [Picture(f"{name}-heatmap", figure, alt, wide=True)]
 
 
 def _percent(estimate: Estimate) -> plots.Range:
@@ -263,15 +247,12 @@ def draw_shuffled(made: Made) -> list[Picture]:
     if not sample.is_done(context.store):
         return []
     indices, _ = sample.read(context.store)
-    images = context.images(sample.data)
+    images, names = context.images(sample.data), class_names(sample.data, context)
     found = shuffled_samples(images, indices, fitting_grids(sample.data), seed=0)
-    names = class_names(sample.data, context)
     labels = [names[label] for label in images.labels[indices].tolist()]
     figure = plots.draw_shuffled(found["shuffled"], labels)
-    if figure is None:
-        return []
     alt = f"{len(labels)} images of {data_name(sample.data)}, and their patches in random order"
-    return [Picture(made.definition.name, figure, alt)]
+    return [] if figure is None else [Picture(made.definition.name, figure, alt)]
 
 
 # Figures 3, 6 and 7.
@@ -302,12 +283,10 @@ def draw_examples(made: Made) -> list[Picture]:
 
 def example_strips(made: Made) -> dict[str, list[plots.Strip]]:
     """{role: what its picture shows}. Raises UserError as :func:`draw_examples`."""
-    by_attack: dict[tuple[str, str], list[AdversarialImages]] = {}
-    for each in made.experiment.attached.values():
-        if each.is_done(made.context.store):
-            by_attack.setdefault((each.sample.data.role, each.attack), []).append(each)
+    there = [each for each in made.experiment.attached.values() if each.is_done(made.context.store)]
     found: dict[str, list[plots.Strip]] = {}
-    for (role, attack), several in by_attack.items():
+    for role, attack in dict.fromkeys((each.sample.data.role, each.attack) for each in there):
+        several = [e for e in there if (e.sample.data.role, e.attack) == (role, attack)]
         found.setdefault(role, []).extend(_strips(made, attack, several))
     return found
 
@@ -325,22 +304,20 @@ def _strips(made: Made, text: str, several: Sequence[AdversarialImages]) -> list
     data = several[0].sample.data
     names, images = class_names(data, made.context), made.context.images(data)
     ((_, pixels, classes),) = images.batches(chosen, len(chosen))
-
-    def strip(name: str, pixels: Tensor, classes: Tensor, ink: str) -> plots.Strip:
-        labels = [names[number] for number in classes.tolist()]
-        return plots.Strip(name, pixels, [("", labels, [ink] * len(labels))])
-
-    strips = []
+    shown = []
     for each, found in zip(several, sets, strict=True):
         places = {number: place for place, number in enumerate(found.indices.tolist())}
         part = found.subset(torch.tensor([places[number] for number in chosen.tolist()]))
-        strips.append(strip(each.source.name, part.pixels(), part.predictions, plots.WRONG))
+        shown.append((each.source.name, part.pixels(), part.predictions, plots.WRONG))
     # Between the defective networks and the standard one, where the paper has it.
     standard = [each.source.members[0].config.defects == "standard" for each in several]
-    original = strip("original", pixels.cpu(), classes, plots.NEUTRAL)
-    strips.insert(standard.index(True) if True in standard else len(strips), original)
-    first, *others = strips
-    return [plots.Strip(first.name, first.images, first.lines, heading), *others]
+    original = "original", pixels.cpu(), classes, plots.NEUTRAL
+    shown.insert(standard.index(True) if True in standard else len(shown), original)
+    strips = []
+    for name, pixels, classes, ink in shown:
+        lines = [("", [names[number] for number in classes.tolist()], [ink] * len(classes))]
+        strips.append(plots.Strip(name, pixels, lines, "" if strips else heading))
+    return strips
 
 
 def fooling_all(sets: Sequence[AdversarialSet]) -> Tensor:
@@ -427,3 +404,14 @@ def read_history(path: Path) -> History:
             f"{path}: no metrics of a training ({error}); remove its folder to train it again"
         ) from None
     return history
+
+
+_FIGURES: dict[str, Callable[[Made], list[Picture]]] = {
+    "figure1": draw_shuffled,
+    "figure3": draw_examples,
+    "figure4": draw_noise,
+    "figure5": draw_tradeoff,
+    "figure6": draw_examples,
+    "figure7": draw_examples,
+    "figure14": draw_training_curves,
+}

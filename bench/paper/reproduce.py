@@ -18,9 +18,8 @@ from .budgets import BUDGETS, ROLES
 from .claims import claims_of
 from .data import Data
 from .experiment import Definition, Experiment, Made, read_values
-from .judge import Verdict, judge
+from .judge import Elsewhere, Verdict, judge
 from .page import build_page, tally, why_apart, write_page
-from .published import published
 from .setup import Setup
 from .tables import definition as find
 from .work import Failure, Plan, make_here
@@ -131,16 +130,14 @@ def make_page(
         read_values(places, context.store) for places in (experiment.cells, experiment.asides)
     )
     made = Made(definition, setup, experiment, values, context, asides)
-    printed = None if definition.of_table is None else published(definition.of_table)
-    claims = claims_of(definition.name)
-    others = {
-        name: read_values(find(name).build(setup).cells, context.store)
-        for name in dict.fromkeys(name for claim in claims for name in claim.elsewhere)
-    }
+    claims, known = claims_of(definition.name), dict(values)
+    for name in dict.fromkeys(name for claim in claims for name in claim.elsewhere):
+        others = read_values(find(name).build(setup).cells, context.store)
+        known |= {Elsewhere(name, *place): value for place, value in others.items()}
     decides = not why_apart(definition, setup)
-    verdicts = [judge(claim, values, decides, others) for claim in claims]
+    verdicts = [judge(claim, known, decides) for claim in claims]
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    page = build_page(made, printed, verdicts, failures, commit(), when)
+    page = build_page(made, verdicts, failures, commit(), when)
     folder = context.store.folder / "pages" / f"{definition.name}-{setup.budget.name}"
     return write_page(page, folder, picture_format)[0], verdicts
 

@@ -13,7 +13,6 @@ from ...defective.errors import UserError, nearest
 from ...defective.robustness.shuffle import PAPER_GRIDS
 from ...train.robustness.protocols import PAPER_EPSILONS
 from ...train.robustness.tables import levels
-from . import pictures
 from .artefacts import Result
 from .data import fitting_grids
 from .experiment import Content, Definition, Measure, Places
@@ -211,24 +210,12 @@ FILLED: dict[str, Callable[[Setup, int], Content]] = {
     "figure7": partial(fill_examples, networks={"tiny-imagenet": _PLAIN}, attacks=(MIDDLE, LARGE)),
     "figure14": fill_curves,
 }
-DRAWN = {
-    "figure1": pictures.draw_shuffled,
-    "figure3": pictures.draw_examples,
-    "figure5": pictures.draw_tradeoff,
-    "figure6": pictures.draw_examples,
-    "figure7": pictures.draw_examples,
-    "figure14": pictures.draw_training_curves,
-}
-"""Pictures beside those that every page has."""
 
 
 @cache
 def definitions() -> dict[str, Definition]:
     """{name: definition}: tables by number, then figures by number."""
-    return {
-        name: Definition(name, fill=FILLED[name], draw=DRAWN.get(name), **told)
-        for name, told in facts().items()
-    }
+    return {name: Definition(name, fill=FILLED[name], **told) for name, told in facts().items()}
 
 
 def definition(name: str) -> Definition:

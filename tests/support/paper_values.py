@@ -14,7 +14,7 @@ from scotoma.bench.paper.budgets import BUDGETS
 from scotoma.bench.paper.claims import DEFENCE_RATE, TEST_ACCURACY, claims_of
 from scotoma.bench.paper.data import Data, SampleFolder
 from scotoma.bench.paper.experiment import Made
-from scotoma.bench.paper.judge import Elsewhere, Estimate, combined, share
+from scotoma.bench.paper.judge import Estimate, combined, share
 from scotoma.bench.paper.published import figure5, published
 from scotoma.bench.paper.setup import Setup
 from scotoma.bench.paper.tables import definition
@@ -163,17 +163,14 @@ the paper's own)."""
 
 
 def drawn_values(draw, name):
-    """{table: {place: estimate}} of all places that the claims of a table or figure compare."""
+    """{side: estimate} of all places that the claims of a table or figure compare."""
     seeds, n, spread, drop, near = DRAWS[draw]
-    values = {name: {}}
+    values = {}
     for claim in claims_of(name):
         for side in (side for each in claim.comparisons for side in (each.a, each.b)):
-            owner, place = name, side
-            if isinstance(side, Elsewhere):
-                owner, place = side.name, (side.row, side.column)
+            owner, place = (side[0], side[1:]) if len(side) == 3 else (name, side)
             if (noise(draw, "drop", owner, place) + 1) / 2 >= drop:
-                found = _drawn(draw, owner, place, seeds, n, spread, near)
-                values.setdefault(owner, {})[place] = found
+                values[side] = _drawn(draw, owner, place, seeds, n, spread, near)
     return values
 
 

@@ -43,7 +43,8 @@ def result(asked, seed, chose_a, *, answered=None, person="", **values):
     Args:
         asked: the study. seed: an integer. answered: how many pairs; None for all.
     """
-    order = random.Random(seed).sample(asked.numbers, asked.per_person)[:answered]
+    numbers = [each.number for each in asked.pairs]
+    order = random.Random(seed).sample(numbers, asked.per_person)[:answered]
     answers = []
     for place, number in enumerate(order):
         a_side = ("left", "right")[place % 2]
@@ -52,11 +53,10 @@ def result(asked, seed, chose_a, *, answered=None, person="", **values):
         side = a_side if chosen == "a" else other
         answer = {"pair": number, "a_side": a_side, "chosen": chosen, "side": side}
         answers.append(answer | {"ms": 1000 + place})
-    head = {name: getattr(asked, name) for name in ("title", "groups", "settings", "seed")}
+    finished = TIME if len(order) == asked.per_person else None
     return (
-        {"format": 1, "study": asked.digest, **head, "per_person": asked.per_person}
-        | {"person": person, "person_seed": f"{seed:016x}", "started": TIME}
-        | {"finished": TIME if len(order) == asked.per_person else None, "answers": answers}
+        {"study": asked.digest, **asked.head, "person": person, "person_seed": f"{seed:016x}"}
+        | {"started": TIME, "finished": finished, "answers": answers}
         | values
     )
 

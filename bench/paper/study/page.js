@@ -1,5 +1,6 @@
 // What happens on the page. Words from the study reach it as text only, never as markup.
 const study = JSON.parse(document.getElementById("study").textContent);
+const { title, per_person: perPerson } = study.head;
 const byNumber = new Map(study.pairs.map((pair) => [pair.number, pair]));
 // A second tap of an impatient finger is meant for the pair before.
 const GUARD = 150;
@@ -19,7 +20,7 @@ let handedOver = -Infinity;
 // Pairs without replacement; the first image as often on the left as on the right, but for one if
 // the count is odd: whoever always chooses one side chooses both groups equally often.
 function drawn() {
-  const count = study.perPerson;
+  const count = perPerson;
   const pairs = shuffled(study.pairs.map((pair) => pair.number)).slice(0, count);
   const odd = count % 2 ? [["left", "right"][below(2)]] : [];
   const sides = shuffled([...pairs.slice(odd.length).map((_, i) => ["left", "right"][i % 2]), ...odd]);
@@ -88,7 +89,7 @@ function kept(seed) {
     const fits =
       found.seed === seed &&
       typeof found.person === "string" &&
-      order.length === study.perPerson &&
+      order.length === perPerson &&
       order.every((one) => byNumber.has(one.pair)) &&
       answers.length <= order.length &&
       answers.every((one, i) => one.pair === order[i].pair && one.a_side === order[i].aSide);
@@ -116,7 +117,7 @@ function everyone() {
 // --- Screens.
 
 function show() {
-  const done = state && state.answers.length === study.perPerson;
+  const done = state && state.answers.length === perPerson;
   const screen = !state ? "start" : done || state.stopped ? "end" : "ask";
   for (const each of screens) each.hidden = each.id !== screen;
   promise();
@@ -151,7 +152,7 @@ function entry(person) {
   const begun = new Date(person.started).toLocaleString();
   const unsaved = person.saved ? "" : ", not saved yet";
   button.type = "button";
-  button.textContent = `Begun ${begun}: ${person.answers.length} of ${study.perPerson}${unsaved}`;
+  button.textContent = `Begun ${begun}: ${person.answers.length} of ${perPerson}${unsaved}`;
   button.addEventListener("click", () => {
     if (performance.now() - handedOver < HANDOVER) return;
     write(TURN, person.seed);
@@ -170,8 +171,8 @@ function ask() {
     button.querySelector("img").src = pair.images[which];
     button.querySelector(".label").textContent = pair.labels[which];
   }
-  find("place").textContent = `${at + 1} of ${study.perPerson}`;
-  find("status").textContent = `Pair ${at + 1} of ${study.perPerson}`;
+  find("place").textContent = `${at + 1} of ${perPerson}`;
+  find("status").textContent = `Pair ${at + 1} of ${perPerson}`;
   find("progress").value = at;
   find("undo").disabled = at === 0;
   find("stop").disabled = at === 0;
@@ -201,14 +202,14 @@ function fit(pair) {
 
 function end() {
   const count = state.answers.length;
-  const complete = count === study.perPerson;
+  const complete = count === perPerson;
   find("thanks").textContent = complete ? "Thank you" : "Stopped for now";
   const goOn = lasting()
     ? "You can go on, now or later, or save these."
     : "You can go on now, or save these.";
   find("answered").textContent = complete
     ? `All ${count} pairs are answered.`
-    : `${count} of ${study.perPerson} pairs are answered. ${goOn}`;
+    : `${count} of ${perPerson} pairs are answered. ${goOn}`;
   if (!lasting()) find("answered").append(` ${STAY}`);
   find("file").textContent = fileName();
   find("text").value = resultText();
@@ -225,7 +226,7 @@ function choose(side) {
   const ms = Math.round(performance.now() - since);
   state.answers.push({ pair, a_side: aSide, chosen, side, ms });
   state.saved = false;
-  if (state.answers.length === study.perPerson) state.finished = new Date().toISOString();
+  if (state.answers.length === perPerson) state.finished = new Date().toISOString();
   keep();
   show();
 }
@@ -247,20 +248,9 @@ function stop(stopped) {
 // --- The end. The file that a person saves; score.py reads it.
 
 function resultText() {
-  const result = {
-    format: study.format,
-    study: study.digest,
-    title: study.title,
-    groups: study.groups,
-    settings: study.settings,
-    seed: study.seed,
-    per_person: study.perPerson,
-    person: state.person,
-    person_seed: state.seed,
-    started: state.started,
-    finished: state.finished,
-    answers: state.answers,
-  };
+  const { person, seed, started, finished, answers } = state;
+  const given = { person, person_seed: seed, started, finished, answers };
+  const result = { study: study.digest, ...study.head, ...given };
   return `${JSON.stringify(result, null, 1)}\n`;
 }
 
@@ -351,13 +341,13 @@ window.addEventListener("resize", () => {
   if (!find("ask").hidden) fit(byNumber.get(state.order[state.answers.length].pair));
 });
 
-for (const each of document.querySelectorAll(".title")) each.textContent = study.title;
-for (const each of document.querySelectorAll(".count")) each.textContent = study.perPerson;
-const minutes = Math.max(1, Math.round((study.perPerson * 6) / 60));
+for (const each of document.querySelectorAll(".title")) each.textContent = title;
+for (const each of document.querySelectorAll(".count")) each.textContent = perPerson;
+const minutes = Math.max(1, Math.round((perPerson * 6) / 60));
 for (const each of document.querySelectorAll(".minutes")) {
   each.textContent = minutes === 1 ? "a minute" : `${minutes} minutes`;
 }
 find("question").textContent = study.question;
-find("progress").max = study.perPerson;
+find("progress").max = perPerson;
 write(TURN, read(TURN) ?? ""); // whether the browser keeps anything shows by trying
 refresh();

@@ -3,227 +3,49 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ....defective.errors import UserError
 from ....train.pages import Page, clean, code, strong, write_files
 from ....train.settings import Parser, add_picture_format, make_parser
 from ..budgets import BUDGETS
-from ..judge import LEVEL, NOT_SUPPORTED, SUPPORTED, student
+from ..judge import LEVEL, NOT_SUPPORTED, SUPPORTED, Estimate
+from . import ROLES, Result, read_page, read_results
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
     from rich.console import Console
 
-    from .study import Study
-
 CLAIM = "adversarial examples of defective networks look more like their predicted class"
 NOT_DECIDABLE = "not decidable"
 PEOPLE, PREFER_A, DIFFERENCE, PAIRS = 13, 13, 14, 50
 """What the paper reports (appendix B): people, how many chose more of the defective source's
 images, and how many more of so many pairs on average."""
-FORMAT = 1
-"""Of pages and results; another one is another study."""
-ROLES = ("cifar10", "tiny-imagenet")
-"""The data sets of the paper's study."""
 MINIMUM = 10
 """Answers from which on a person who stopped early counts."""
 FEWEST = 6
 """People from which on the sign test can reach 0.05 at all: 2 / 2^6 = 0.03."""
-_LARGEST = 2**20
-"""Bytes of a result; one with 1,000 answers has a tenth of it."""
-_HEAD = ("title", "groups", "settings", "seed", "per_person")
 _TEXT = """\
 Evaluate the files that people saved at the end of the page of 'scotoma paper study'. With --page
 files of another study are refused."""
 
 
-# The files that people saved.
-
-
-class Answer(NamedTuple):
-    """Attributes: pair: its number. a_side: where the first image stood. chosen: "a" or "b".
-    side: where the chosen one stood. ms: milliseconds from showing to choosing."""
-
-    pair: int
-    a_side: str
-    chosen: str
-    side: str
-    ms: float
-
-
-@dataclass(frozen=True)
-class Result:
-    """One person's answers.
-
-    Attributes:
-        path: of the file. study: digest of the study. head: the study's title, groups, settings,
-            seed and per_person. person: the name given, may be empty. person_seed: stands for the
-            person. answers: in the order of asking. notes: what a reader should know of the file.
-    """
-
-    path: Path
-    study: str
-    head: dict[str, Any]
-    person: str
-    person_seed: str
-    answers: tuple[Answer, ...]
-    notes: tuple[str, ...] = ()
-
-
-def read_results(paths: Iterable[Path | str], study: Study | str | None = None) -> list[Result]:
-    """The results in files, and in folders all ``*.json``, one a person, ordered by seed.
-
-    Of a person whose answers were saved twice, the longer file counts, with a note.
-
-    Args:
-        study: or its digest; if given, results must be of it.
-
-    Raises:
-        UserError: a file is no result, or results do not fit together.
-    """
-    results = [_read(path) for path in _files(paths)]
-    first = results[0]
-    digest = study if study is None or isinstance(study, str) else study.digest
-    for other in results:
-        if digest is not None and other.study != digest:
-            raise UserError(
-                f"{other.path} is of study {other.study}, not of this one, {digest}; give the "
-                "results of the page that was made from this study"
-            )
-        if other.study != first.study or other.head != first.head:
-            raise UserError(
-                f"results of different studies: {first.path} is of {first.study}, {other.path} of "
-                f"{other.study}; score each study by itself"
-            )
-    kept: dict[str, Result] = {}
-    for result in sorted(results, key=lambda r: (-len(r.answers), str(r.path))):
-        longer = kept.setdefault(result.person_seed, result)
-        if longer is result:
-            continue
-        if result.answers != longer.answers[: len(result.answers)]:
-            raise UserError(
-                f"{longer.path} and {result.path} are of one person (seed {result.person_seed}) "
-                "with different answers; keep the one that counts"
-            )
-        note = f"{longer.path.name} was saved again as {result.path.name}, which does not count"
-        kept[result.person_seed] = replace(longer, notes=(*longer.notes, note))
-    return sorted(kept.values(), key=lambda result: result.person_seed)
-
-
-def _files(paths: Iterable[Path | str]) -> list[Path]:
-    found: dict[Path, Path] = {}
-    for path in map(Path, paths):
-        files = [path]
-        if path.is_dir():
-            files = sorted(file for file in path.glob("*.json") if file.is_file())
-            if not files:
-                raise UserError(
-                    f"{path} holds no results (*.json); put the files there that people saved"
-                )
-        for file in files:
-            found.setdefault(file.resolve(), file)
-    if not found:
-        raise UserError("no results; give the files that people saved, or their folder")
-    return list(found.values())
-
-
-def _read(path: Path) -> Result:
-    """Raises UserError, naming the file and what is wrong with it."""
-    try:
-        if path.stat().st_size > _LARGEST:
-            raise ValueError(f"larger than {_LARGEST:,} bytes")
-        # With or without the mark that some editors put before a text.
-        return _result(path, json.loads(path.read_text(encoding="utf-8-sig")))
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror})"
-    except KeyError as error:
-        reason = f"lacks {error}"
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"no result, or damaged ({' '.join(str(error).split())[:200]})"
-    raise UserError(f"{path}: {reason}; expected a file study-*.json as the page saved it")
-
-
-def _result(path: Path, found: Mapping[str, Any]) -> Result:
-    if found["format"] != FORMAT:
-        raise ValueError(f"format is {found['format']!r}; this version reads {FORMAT}")
-    head = {key: found[key] for key in _HEAD}
-    words = [found["study"], found["person"], found["person_seed"], head["title"]]
-    words += [head["groups"]["a"], head["groups"]["b"]]
-    if not all(isinstance(each, str) for each in words) or not isinstance(head["settings"], dict):
-        raise ValueError("names, title, groups or settings are none")
-    asked, answers = head["per_person"], [_answer(each) for each in found["answers"]]
-    if type(asked) is not int or not max(1, len(answers)) <= asked <= 10**6:
-        raise ValueError(f"{len(answers)} answers of {asked!r}")
-    if len({answer.pair for answer in answers}) < len(answers):
-        raise ValueError("two answers to one pair")
-    return Result(path, found["study"], head, found["person"], found["person_seed"], tuple(answers))
-
-
-def _answer(found: Mapping[str, Any]) -> Answer:
-    answer = Answer(**found)
-    fits = {answer.a_side, answer.side} <= {"left", "right"} and answer.chosen in ("a", "b")
-    numbers = type(answer.pair) is int and isinstance(answer.ms, int | float)
-    numbers = numbers and 0 <= answer.ms <= 2**53
-    if not fits or not numbers or (answer.chosen == "a") != (answer.side == answer.a_side):
-        raise ValueError(f"an answer is {dict(found)}")
-    return answer
-
-
-def read_page(path: str | Path) -> str:
-    """The digest of the study that a page asks. Raises UserError: the file is no such page."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        data = re.search(r'<script type="application/json" id="study">(.*?)</script>', text)
-        digest = json.loads(data[1])["digest"]
-        if not isinstance(digest, str):
-            raise ValueError("no digest")
-        return digest
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror})"
-    except (ValueError, TypeError, KeyError, RecursionError):
-        reason = "no page of a study"
-    raise UserError(f"{path}: {reason}; expected the page as 'scotoma paper study' wrote it")
-
-
 # Counting.
 
 
-class Interval(NamedTuple):
-    """A mean over n people, with Student's interval of 95 % for the mean over people like them.
-
-    Attributes:
-        low, high: None for fewer than two people, who tell nothing of how people differ.
-    """
-
-    mean: float
-    low: float | None
-    high: float | None
-    n: int
-
-    @property
-    def sign(self) -> int:
-        """1 or -1 if the interval lies above or below zero, 0 if it does not or there is none."""
-        if self.low is None or self.high is None:
-            return 0
-        return (self.low > 0) - (self.high < 0)
-
-
-def mean_interval(values: Sequence[float]) -> Interval:
-    """Of at least one value, each of another person."""
+def mean_interval(values: Sequence[float]) -> Estimate:
+    """The mean of at least one value, each of another person, with Student's interval of 95 % for
+    the mean over people like them; of one person, who tells nothing of how people differ, none."""
     mean, n = statistics.fmean(values), len(values)
-    if n < 2:
-        return Interval(mean, None, None, n)
-    half = student(LEVEL, n - 1) * statistics.stdev(values) / math.sqrt(n)
-    return Interval(mean, mean - half, mean + half, n)
+    found = Estimate(mean, mean, mean, n, tuple(values))
+    low, high = found.interval() if n > 1 else (None, None)
+    return replace(found, low=low, high=high)
 
 
 def sign_test(more: int, less: int) -> float:
@@ -241,33 +63,29 @@ class Scores:
     """What the results say.
 
     Attributes:
-        study, head: of all results.
+        head: of all results.
         people: one a row, ordered by seed: ``name`` as given, ``a`` and ``b``, how often each group
             was chosen, ``left``, how often the left image, ``answers`` of ``asked`` pairs, a - b as
             ``difference`` (of who stopped early, what it would be of all pairs at the same share),
-            the median ``seconds`` of an answer, and whether the person ``counts``: for means.
-        difference: a - b of ``per_person`` pairs. share: a's share of a person's choices, people
-            weighing the same whatever they answered. pooled: (choices of a, choices). left: share
-            of left images. prefer: how many people chose a more often, b more often, both equally
-            often. sign_p: of the sign test over them.
+            the median ``seconds`` of an answer, and whether the person ``counts``: for all below.
+        difference: a - b of ``per_person`` pairs. share, left: of a, and of left images, among a
+            person's choices, people weighing the same whatever they answered.
+        prefer: how many people chose a more often, b more often, both equally often.
         agreement: (pair, who chose a, who chose b) of pairs that three people saw, those first
             about which the largest share agrees.
         verdict, reason: on :data:`CLAIM`. notes: what is odd about the results.
     """
 
-    study: str
     head: dict[str, Any]
     people: pd.DataFrame
-    difference: Interval
-    share: Interval
-    pooled: tuple[int, int]
-    left: Interval
+    difference: Estimate
+    share: Estimate
+    left: Estimate
     prefer: tuple[int, int, int]
-    sign_p: float
     agreement: list[tuple[int, int, int]]
     verdict: str
     reason: str
-    notes: tuple[str, ...]
+    notes: list[str]
 
     @property
     def published(self) -> float:
@@ -286,7 +104,6 @@ def score(results: Sequence[Result], minimum: int = MINIMUM) -> Scores:
     """
     import pandas as pd
 
-    results = sorted(results, key=lambda result: result.person_seed)
     head = results[0].head
     minimum = min(minimum, head["per_person"])
     people = pd.DataFrame([_person(result, minimum) for result in results])
@@ -297,29 +114,26 @@ def score(results: Sequence[Result], minimum: int = MINIMUM) -> Scores:
             f"none of {len(people)} people gave {minimum} answers; ask more people{less}"
         )
     more, fewer = int((counted.a > counted.b).sum()), int((counted.a < counted.b).sum())
-    votes: dict[int, Counter[str]] = defaultdict(Counter)
-    for result, counts in zip(results, people.counts, strict=True):
-        for answer in result.answers if counts else ():
-            votes[answer.pair][answer.chosen] += 1
-    seen = [(pair, v["a"], v["b"]) for pair, v in votes.items() if v.total() >= 3]
+    votes = Counter(
+        (answer.pair, answer.chosen) for n in counted.index for answer in results[n].answers
+    )
+    pairs = [(pair, votes[pair, "a"], votes[pair, "b"]) for pair in {pair for pair, _ in votes}]
+    seen = [(pair, a, b) for pair, a, b in pairs if a + b >= 3]
     difference = mean_interval(counted.difference)
     verdict, reason = judge(difference, more, fewer, DIFFERENCE * head["per_person"] / PAIRS)
     if apart := why_apart(head["settings"]):
         verdict, reason = NOT_DECIDABLE, apart
     return Scores(
-        study=results[0].study,
         head=head,
         people=people,
         difference=difference,
         share=mean_interval(counted.a / counted.answers),
-        pooled=(int(counted.a.sum()), int(counted.answers.sum())),
         left=mean_interval(counted.left / counted.answers),
         prefer=(more, fewer, len(counted) - more - fewer),
-        sign_p=sign_test(more, fewer),
         agreement=sorted(seen, key=lambda s: (-max(s[1:]) / sum(s[1:]), -sum(s[1:]), s[0])),
         verdict=verdict,
         reason=reason,
-        notes=tuple(_notes(results, people, minimum)),
+        notes=list(_notes(results, people, minimum)),
     )
 
 
@@ -340,7 +154,7 @@ def _person(result: Result, minimum: int) -> dict[str, Any]:
     }
 
 
-def judge(difference: Interval, more: int, less: int, published: float) -> tuple[str, str]:
+def judge(difference: Estimate, more: int, less: int, published: float) -> tuple[str, str]:
     """(verdict on :data:`CLAIM`, why).
 
     Supported, if the interval of the mean difference lies above zero and the sign test agrees. Not
@@ -351,21 +165,22 @@ def judge(difference: Interval, more: int, less: int, published: float) -> tuple
         difference: a - b over people. more, less: how many people chose a, b more often.
         published: the paper's difference, of as many pairs.
     """
-    significant = sign_test(more, less) < 1 - LEVEL
-    signs = ((more > less) - (more < less)) * significant
     if difference.n < FEWEST:
         return NOT_DECIDABLE, (
             f"fewer than {FEWEST} people: even if all agreed, it might be chance; ask more"
         )
-    if difference.sign > 0 and signs > 0:
+    sign = (difference.low > 0) - (difference.high < 0)
+    significant = sign_test(more, less) < 1 - LEVEL
+    of_people = ((more > less) - (more < less)) * significant
+    if sign > 0 and of_people > 0:
         return SUPPORTED, "the interval lies above zero, and the sign test agrees"
-    if difference.sign < 0 and signs <= 0:
+    if sign < 0 and of_people <= 0:
         return NOT_SUPPORTED, "the interval lies below zero: people choose the other group"
-    if difference.sign == 0 and signs <= 0 and difference.high < published:
+    if sign == 0 and of_people <= 0 and difference.high < published:
         return NOT_SUPPORTED, (
             f"the interval holds zero, but not the {published:.3g} that the paper found"
         )
-    if difference.sign == 0 and signs == 0:
+    if sign == 0 and of_people == 0:
         return NOT_DECIDABLE, "the interval holds zero and is wide; ask more people"
     return NOT_DECIDABLE, "the interval and the sign test do not agree; ask more people"
 
@@ -444,11 +259,10 @@ def show(scores: Scores, console: Console | None = None) -> None:
 
     console = console or make_console()
     grid = Table(box=SIMPLE_HEAD, show_edge=False)
-    for name in ("person", "a", "b", "a - b", "left", "s per pair", ""):
-        grid.add_column(name, justify="left" if name in ("person", "") else "right")
-    for number, person in enumerate(scores.people.itertuples(), 1):
-        name = clean(person.name) or f"person {number}"
-        grid.add_row(*map(Text, (name, *_figures(person))))
+    for name in _FIGURES:
+        grid.add_column(name, justify="left" if name in ("person", "remark") else "right")
+    for name, (number, *figures) in zip(scores.people.name, _figures(scores), strict=True):
+        grid.add_row(*map(Text, (clean(name) or f"person {number}", *figures)))
     say(console, grid)
     for line in summary(scores):
         console.print(Text(f"  {line}"))
@@ -464,8 +278,6 @@ def page_of(scores: Scores, compared: bool, folder: Path = Path()) -> Page:
         compared: whether the results were compared with the page that people answered.
         folder: of the page.
     """
-    import pandas as pd
-
     head, settings = scores.head, scores.head["settings"]
     page = Page("User study", folder, "images/score")
     data = ", ".join(f"{_word(label)} as {_word(role)}" for role, label in _data(settings).items())
@@ -478,13 +290,11 @@ def page_of(scores: Scores, compared: bool, folder: Path = Path()) -> Page:
     page.bullets(summary(scores))
     alt = (
         f"Difference between choices of a and of b for each of {scores.difference.n} people; their "
-        f"mean is {scores.difference.mean:.1f}, the paper's {scores.published:.3g}"
+        f"mean is {scores.difference.value:.1f}, the paper's {scores.published:.3g}"
     )
     page.picture("user-study", draw(scores), alt)
     page.heading("People")
-    people = [[str(n), *_figures(p)] for n, p in enumerate(scores.people.itertuples(), 1)]
-    names = ["person", "a", "b", "a - b", "left", "median s per pair", "remark"]
-    page.table(pd.DataFrame(people, columns=names))
+    page.table((_FIGURES, _figures(scores)))
     page.paragraph(
         "The intervals are of 95 %, Student's over people: they say what other people would choose "
         "from these pairs, not what other networks or images would give. Each person had pairs and "
@@ -496,22 +306,21 @@ def page_of(scores: Scores, compared: bool, folder: Path = Path()) -> Page:
             "The files were not compared with the page that people answered (study-score --page)."
         )
     if scores.agreement:
-        rows = [
-            (str(pair), str(a), str(b), _percent(max(a, b) / (a + b)))
-            for pair, a, b in scores.agreement[:10]
-        ]
+        most = scores.agreement[:10]
+        lines = ((*map(str, (pair, a, b)), _percent(max(a, b) / (a + b))) for pair, a, b in most)
         with page.folded("Pairs about which most people agree"):
-            page.table(pd.DataFrame(rows, columns=["pair", "chose a", "chose b", "agree"]))
+            page.table((["pair", "chose a", "chose b", "agree"], lines))
     with page.folded("Where it comes from"):
         made = ("settings ", code(json.dumps(settings, sort_keys=True)))
-        page.bullets([f"study {scores.study}", f"seed {head['seed']}", made])
+        page.bullets([f"study {head['study']}", f"seed {head['seed']}", made])
     return page
 
 
 def summary(scores: Scores) -> list[str]:
     """Figures of the whole study."""
     more, less, equal = scores.prefer
-    pooled, choices = scores.pooled
+    counted = scores.people[scores.people.counts]
+    choices = counted.answers.sum()
     of_people = f"{more} of {more + less + equal}, b {less}, both equally {equal}"
     difference = _between(scores.difference, _signed)
     return [
@@ -519,17 +328,17 @@ def summary(scores: Scores) -> list[str]:
         f"mean difference a - b of {scores.head['per_person']} pairs: {difference} "
         f"(paper: {_signed(scores.published)})",
         f"share of a, mean over people: {_between(scores.share, _percent)}",
-        f"share of a in all choices: {_percent(pooled / choices)} of {choices:,}",
-        f"sign test over people, two-sided: p = {scores.sign_p:.2g}",
+        f"share of a in all choices: {_percent(counted.a.sum() / choices)} of {choices:,}",
+        f"sign test over people, two-sided: p = {sign_test(more, less):.2g}",
         f"left image chosen, mean over people: {_between(scores.left, _percent)}",
     ]
 
 
-def _between(value: Interval, text) -> str:
+def _between(value: Estimate, text: Callable[[float], str]) -> str:
     """``mean [low, high]``, each number written by ``text``."""
     if value.low is None or value.high is None:
-        return f"{text(value.mean)} (one person: no interval)"
-    return f"{text(value.mean)} [{text(value.low)}, {text(value.high)}]"
+        return f"{text(value.value)} (one person: no interval)"
+    return f"{text(value.value)} [{text(value.low)}, {text(value.high)}]"
 
 
 def _percent(share: float) -> str:
@@ -541,18 +350,21 @@ def _signed(value: float) -> str:
     return f"{round(value, 2) + 0:+.2f}"
 
 
-def _figures(person) -> tuple[str, ...]:
-    """a, b, difference, left, seconds, and what is to be known of a row of people."""
-    difference = f"{person.difference:+.4g}" if person.difference else "0"
-    remark = f"{person.answers} of {person.asked} answers" * (person.answers < person.asked)
-    return (
-        str(person.a),
-        str(person.b),
-        difference if person.counts else "-",
-        _percent(person.left / person.answers) if person.answers else "-",
-        f"{person.seconds:.1f}" if person.answers else "-",
-        remark + ("" if person.counts else ", does not count"),
-    )
+_FIGURES = ("person", "a", "b", "a - b", "left", "median s per pair", "remark")
+
+
+def _figures(scores: Scores) -> Iterable[tuple[str, ...]]:
+    """What is told of each person, numbered from 1."""
+    for number, person in enumerate(scores.people.itertuples(), 1):
+        difference = f"{person.difference:+.4g}" if person.difference else "0"
+        remark = f"{person.answers} of {person.asked} answers" * (person.answers < person.asked)
+        yield (
+            *map(str, (number, person.a, person.b)),
+            difference if person.counts else "-",
+            _percent(person.left / person.answers) if person.answers else "-",
+            f"{person.seconds:.1f}" if person.answers else "-",
+            remark + ("" if person.counts else ", does not count"),
+        )
 
 
 def draw(scores: Scores) -> Figure:
@@ -564,10 +376,10 @@ def draw(scores: Scores) -> Figure:
     of, published = scores.difference, scores.published
     figure = plots.new((7.0, 1.9 + 0.17 * len(people)))
     axes = figure.subplots()
-    if of.low is not None and of.high is not None:
+    if of.low is not None:
         axes.axvspan(of.low, of.high, color="#cfcfcf", alpha=0.7, lw=0, label="95 % interval")
     axes.axvline(0, color="#777777", linewidth=1)
-    axes.axvline(of.mean, color="#000000", linewidth=2, label=f"mean {of.mean:+.1f}")
+    axes.axvline(of.value, color="#000000", linewidth=2, label=f"mean {of.value:+.1f}")
     look = {"color": "#b84a00", "linewidth": 2, "linestyle": "--"}
     axes.axvline(published, label=f"paper's mean {published:+.3g}", **look)
     complete = people.answers == people.asked

@@ -14,6 +14,7 @@ import io
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,10 +28,9 @@ import torch
 from ....defective import Defects
 from ....defective.attacks import parse_attack
 from ....defective.errors import UserError, counted
-from ....defective.robustness import AdversarialSet, load_set
-from ....defective.serialization import atomic_path
+from ....defective.robustness import load_set
 from ....train.distributed import World, choose_device
-from ....train.pages import clean
+from ....train.pages import clean, write_files
 from ....train.screen import Progress
 from ....train.settings import Parser, make_parser
 from .. import reproduce
@@ -40,7 +40,7 @@ from ..pictures import WORDS, class_names
 from ..reproduce import add_run_options, add_setup_options, run_options
 from ..setup import Setup, mifgsm, read_setup
 from ..work import Plan, Store
-from .score import FORMAT, ROLES
+from . import FORMAT, ROLES
 
 QUESTION = "Which of the two looks more like what its label says?"
 """The paper: "which one of the pair is better aligned with the predicted label" (appendix B)."""
@@ -76,26 +76,23 @@ class Pair:
 
     def __post_init__(self) -> None:
         where = f"pair {self.number}"
-        if len(self.images) != 2 or len(self.predicted) != 2:
+        kinds = [
+            (str(getattr(image, "dtype", type(image).__name__)), np.shape(image))
+            for image in self.images
+        ]
+        shape = kinds[0][1] if kinds else ()
+        fits = len(shape) == 3 and shape[2] in (1, 3) and 0 not in shape
+        if kinds != 2 * [("uint8", shape)] or not fits:
+            told = ", ".join(f"{kind} {list(shape)}" for kind, shape in kinds)
             raise UserError(
-                f"{where}: expected two images and two predicted classes, the defective source's "
-                "and the standard one's"
+                f"{where}: images are {told}; expected two of one shape, uint8 [H,W,1] or [H,W,3]: "
+                "the defective source's and the standard one's"
             )
-        for image in self.images:
-            kind, shape = getattr(image, "dtype", type(image).__name__), np.shape(image)
-            if kind != np.uint8 or len(shape) != 3 or shape[2] not in (1, 3) or 0 in shape:
-                raise UserError(
-                    f"{where}: an image of {kind}, shape {list(shape)}; expected a uint8 array "
-                    "[H,W,1] or [H,W,3]"
-                )
-        one, other = (list(image.shape) for image in self.images)
-        if one != other:
+        if len(self.predicted) != 2 or not all(map(clean, (self.true_class, *self.predicted))):
             raise UserError(
-                f"{where}: images of shapes {one} and {other}; both must have one shape, else "
-                "their size tells them apart"
+                f"{where}: classes are {self.true_class!r}, taken for {self.predicted!r}; expected "
+                "one, taken for two, each with a name that can be seen"
             )
-        if not all(clean(str(name)) for name in (self.true_class, *self.predicted)):
-            raise UserError(f"{where}: a class has no name that can be seen; give it one")
         if self.true_class in self.predicted:
             raise UserError(
                 f"{where}: a source takes its image for the true class, {self.true_class!r}; keep "
@@ -141,8 +138,9 @@ class Study:
         except (TypeError, ValueError) as error:
             raise UserError(f"settings are no names and JSON values ({error})") from None
         object.__setattr__(self, "settings", settings)
-        twice = sorted({n for n in self.numbers if self.numbers.count(n) > 1})
-        if twice:
+        object.__setattr__(self, "groups", dict(self.groups))
+        numbers = Counter(pair.number for pair in self.pairs)
+        if twice := [number for number, count in numbers.items() if count > 1]:
             raise UserError(f"several pairs have the number {twice[0]}; number them differently")
         if not 1 <= self.per_person <= len(self.pairs):
             raise UserError(
@@ -151,26 +149,20 @@ class Study:
             )
 
     @property
-    def numbers(self) -> list[int]:
-        return [pair.number for pair in self.pairs]
+    def head(self) -> dict[str, Any]:
+        """What each result says of the study, beside its digest."""
+        names = ("title", "groups", "settings", "seed", "per_person")
+        return {"format": FORMAT} | {name: getattr(self, name) for name in names}
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of all that people see and all that results say of the study, 64 hex digits."""
-        head = {
-            "format": FORMAT,
-            "question": QUESTION,
-            "title": self.title,
-            "groups": dict(self.groups),
-            "settings": self.settings,
-            "seed": self.seed,
-            "per_person": self.per_person,
-            "pairs": [
-                [p.number, p.dataset, p.true_class, *p.predicted, *p.images[0].shape]
-                for p in self.pairs
-            ],
-        }
-        hashed = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+        pairs = [
+            [p.number, p.dataset, p.true_class, *p.predicted, *p.images[0].shape]
+            for p in self.pairs
+        ]
+        said = self.head | {"question": QUESTION, "pairs": pairs}
+        hashed = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
         for pair in self.pairs:
             for image in pair.images:
                 hashed.update(np.ascontiguousarray(image).tobytes())
@@ -195,12 +187,7 @@ def write_page(study: Study, path: str | os.PathLike) -> Path:
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
         raise UserError(f"{path} is no name for a page; give a file that ends in .html")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary:
-            temporary.write_text(page(study), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}; give another file") from error
+    write_files({path: page(study).encode()})
     return path
 
 
@@ -231,26 +218,17 @@ def page(study: Study) -> str:
 
 def _data(study: Study) -> str:
     """What the script reads, as JSON that no HTML parser takes for markup."""
-    data = {
-        "format": FORMAT,
-        "digest": study.digest,
-        "title": study.title,
-        "question": QUESTION,
-        "groups": dict(study.groups),
-        "settings": study.settings,
-        "seed": study.seed,
-        "perPerson": study.per_person,
-        "pairs": [
-            {
-                "number": pair.number,
-                "labels": pair.labels,
-                "width": pair.images[0].shape[1],
-                "height": pair.images[0].shape[0],
-                "images": [f"data:image/png;base64,{_png(image)}" for image in pair.images],
-            }
-            for pair in study.pairs
-        ],
-    }
+    pairs = [
+        {
+            "number": pair.number,
+            "labels": pair.labels,
+            "width": pair.images[0].shape[1],
+            "height": pair.images[0].shape[0],
+            "images": [f"data:image/png;base64,{_png(image)}" for image in pair.images],
+        }
+        for pair in study.pairs
+    ]
+    data = {"digest": study.digest, "question": QUESTION, "head": study.head, "pairs": pairs}
     # ASCII only, so that U+2028 and its like are escaped already.
     text = json.dumps(data, allow_nan=False, ensure_ascii=True)
     return re.sub("[<>&]", lambda sign: f"\\u{ord(sign[0]):04x}", text)
@@ -390,7 +368,8 @@ def _pairs(role: str, both: Sets, context: Context) -> Iterator[tuple]:
         # Two classes may share a name, such as WordNet's two "crane"s: a label that people read as
         # the true one asks nothing.
         if label not in predicted:
-            yield role, label, tuple(_image(s, row) for s in (first, second)), predicted
+            images = (s.images[row].permute(1, 2, 0).contiguous() for s in (first, second))
+            yield role, label, tuple(image.numpy() for image in images), predicted
 
 
 def names_of(data: Data, context: Context) -> tuple[str, ...]:
@@ -404,8 +383,3 @@ def names_of(data: Data, context: Context) -> tuple[str, ...]:
                 "give --data an image folder whose classes are called in words"
             )
     return names
-
-
-def _image(found: AdversarialSet, row: int) -> np.ndarray:
-    """uint8 [H,W,C]."""
-    return found.images[row].permute(1, 2, 0).contiguous().numpy()
