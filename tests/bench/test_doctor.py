@@ -145,14 +145,6 @@ def test_libraries_that_are_too_old_missing_or_broken(monkeypatch):
     assert "--force-reinstall torch torchvision" in lines["torchvision"].fix
 
 
-@pytest.mark.parametrize(("number", "version"), [(91002, "9.10.2"), (8902, "8.9.2"), (None, None)])
-def test_cudnn_versions(monkeypatch, number, version):
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: number)
-    line = by_what(checks.libraries(NOTHING))["cuDNN"]
-    assert (line.verdict, line.values.get("version")) == (OK if number else WARNING, version)
-
-
 # GPUs, number formats and backends.
 
 STATE = {
@@ -233,53 +225,62 @@ def test_gpus(monkeypatch, changes, what, verdict, words):
     assert not state or {line.verdict for line in others} == {OK}
 
 
+ON_GPU = {"on_gpu": True, "refusal": None}
+
+
 @pytest.mark.parametrize(
-    ("cuda", "hidden", "words"),
+    ("check", "situation", "what", "verdict", "words"),
     [
-        (None, None, ["built without CUDA", "pip install --force-reinstall torch torchvision"]),
-        ("13.0", "", ["CUDA_VISIBLE_DEVICES is ''", "unset CUDA_VISIBLE_DEVICES"]),
-        ("13.0", None, ["The driver is too old", "a driver for CUDA 13.0 or later"]),
+        (checks.libraries, {"cuda": "13.0", "cudnn": 91002}, "cuDNN", OK, "9.10.2"),
+        (checks.libraries, {"cuda": "13.0", "cudnn": 8902}, "cuDNN", OK, "8.9.2"),
+        (checks.libraries, {"cuda": "13.0"}, "cuDNN", WARNING,
+         "torch finds none: convolutions will be slow"),
+        (gpus.gpus, {"listed": "NVIDIA L4"}, "GPU", WARNING,
+         "NVIDIA L4 is there, but torch does not see it: this torch is built without CUDA -> "
+         f"{sys.executable} -m pip install --force-reinstall torch torchvision"),
+        (gpus.gpus, {"listed": "NVIDIA L4", "cuda": "13.0", "CUDA_VISIBLE_DEVICES": ""}, "GPU",
+         WARNING, "see it: CUDA_VISIBLE_DEVICES is '' -> unset CUDA_VISIBLE_DEVICES"),
+        (gpus.gpus, {"listed": "NVIDIA L4", "cuda": "13.0"}, "GPU", WARNING,
+         "see it: The driver is too old -> a driver for CUDA 13.0 or later"),
+        (checks.backend, {}, "backend", OK, "eager definition"),
+        (checks.backend, ON_GPU, "backend", OK, "fused kernels on the GPU"),
+        (checks.backend, {"default": "eager"}, "backend", OK, "by SCOTOMA_BACKEND=eager"),
+        (checks.backend, ON_GPU | {"default": "eager"}, "backend", WARNING,
+         "though this GPU runs the fused kernels -> unset SCOTOMA_BACKEND"),
+        (checks.backend, ON_GPU | {"default": "triton"}, "backend", OK, "wherever they can run"),
+        (checks.backend, {"default": "triton"}, "backend", WARNING,
+         "preferred by SCOTOMA_BACKEND=triton, but no GPU -> unset SCOTOMA_BACKEND"),
+        (checks.backend, ON_GPU | {"default": "cuda"}, "backend", FAILED,
+         "expected 'eager' or 'triton' -> unset SCOTOMA_BACKEND"),
+        (kernels.compilers, {"PATH": "", "CC": "gcc-99 -m64"}, "C compiler", WARNING,
+         "which is not there; Triton needs one to launch kernels -> sudo apt install gcc, or"),
+        (kernels.compilers, {"PATH": ""}, "C++ compiler", WARNING, "none found"),
+        (kernels.compiles, {"PATH": ""}, "torch.compile", WARNING, "-> sudo apt install g++"),
+        (checks.caches, {"TRITON_CACHE_DIR": f"{__file__}/below"}, "Triton's cache", WARNING,
+         "is a file; Triton compiles into it -> export TRITON_CACHE_DIR="),
     ],
-)
-def test_a_gpu_that_torch_does_not_see(monkeypatch, cuda, hidden, words):
+)  # fmt: skip
+def test_situations(monkeypatch, check, situation, what, verdict, words):
     def init():
         raise RuntimeError("The driver is too old. Please update.\nReally.")
 
-    monkeypatch.setattr(harness, "output_of", lambda command: "NVIDIA L4")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for variable in ("CUDA_VISIBLE_DEVICES", "CC", "CXX"):
+        monkeypatch.delenv(variable, raising=False)
+    for name, value in situation.items():
+        if name.isupper():
+            monkeypatch.setenv(name, value)
+    monkeypatch.setattr(harness, "output_of", lambda command: situation.get("listed"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: situation.get("on_gpu", False))
     monkeypatch.setattr(torch.cuda, "init", init)
-    monkeypatch.setattr(torch.version, "cuda", cuda)
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if hidden is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-    line = by_what(gpus.gpus(NOTHING))["GPU"]
-    assert line.verdict == WARNING
-    for word in ["NVIDIA L4", *words]:
-        assert word in line.detail + line.fix
-
-
-@pytest.mark.parametrize(
-    ("setting", "refusal", "on_gpu", "verdict"),
-    [
-        (None, None, True, OK),
-        (None, "no GPU", False, OK),
-        ("eager", None, True, WARNING),
-        ("eager", "no GPU", False, OK),
-        ("triton", None, True, OK),
-        ("triton", "no GPU", False, WARNING),
-        ("cuda", None, True, FAILED),
-    ],
-)
-def test_backends_that_are_set(monkeypatch, setting, refusal, on_gpu, verdict):
-    monkeypatch.setattr(backends, "_default", setting)
-    monkeypatch.setattr(backends, "device_refusal", lambda device: refusal)
+    monkeypatch.setattr(torch.version, "cuda", situation.get("cuda"))
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: situation.get("cudnn"))
+    monkeypatch.setattr(backends, "_default", situation.get("default"))
     monkeypatch.setattr(backends, "interpreting", lambda: False)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
-    line = by_what(checks.backend(NOTHING))["backend"]
-    assert line.verdict == verdict
-    if verdict != OK:
-        assert line.fix == "unset SCOTOMA_BACKEND"
+    monkeypatch.setattr(
+        backends, "device_refusal", lambda device: situation.get("refusal", "no GPU")
+    )
+    found = by_what(check(NOTHING))[what]
+    assert found.verdict == verdict and words in f"{found.detail} -> {found.fix}"
 
 
 def test_dtypes_of_a_cpu(monkeypatch):
@@ -394,31 +395,11 @@ def test_torch_compile_is_tried():
     assert by_what(kernels.compiles(NOTHING))["torch.compile"].verdict == OK
 
 
-def test_no_cpp_compiler(monkeypatch, tmp_path):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("CC", "gcc-99 -m64")
-    monkeypatch.delenv("CXX", raising=False)
-    lines = by_what(kernels.compilers(NOTHING)) | by_what(kernels.compiles(NOTHING))
-    assert {line.verdict for line in lines.values()} == {WARNING}
-    assert lines["C compiler"].fix == "sudo apt install gcc, or unset CC"
-    assert lines["torch.compile"].fix == "sudo apt install g++"
-
-
-# Caches, disks and data sets.
-
-
-def test_folders_that_are_full_or_cannot_be_written(monkeypatch, tmp_path):
-    file = tmp_path / "file"
-    file.touch()
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(file / "below"))
-    (line,) = by_what(checks.caches(NOTHING)).values()
-    assert line.verdict == WARNING and "is a file" in line.detail
-    assert "export TRITON_CACHE_DIR=" in line.fix
+def test_a_full_disk(monkeypatch, tmp_path):
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**30))
     line = checks.free_space("data root", tmp_path / "not" / "yet", "free some")
     assert line.verdict == WARNING and "1.0 GiB free" in line.detail
-    assert list(tmp_path.iterdir()) == [file]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_data_sets_that_are_there_and_not(monkeypatch, tmp_path):
