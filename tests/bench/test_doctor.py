@@ -175,6 +175,7 @@ UNKNOWN = {name: "[N/A]" for name in STATE}
          "kernels: Triton, and a GPU of compute capability 8.0 or later"),
         ({"processes": ANOTHER}, "GPU 1 users", WARNING,
          "train (process 99999999, 900 MiB): another process uses it, and no timing"),
+        ({"processes": ANOTHER}, "GPU 0 users", OK, "no other process uses it"),
         ({"memory.used": "30720"}, "GPU 0 users", WARNING, "30.0 GiB in use"),
         ({"memory.used": "5000", "reserved": 4500 * 2**20}, "GPU 0 users", OK, "no other"),
         ({"utilization.gpu": "97"}, "GPU 0 users", WARNING, "97 % busy"),
