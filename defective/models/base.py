@@ -54,6 +54,10 @@ class Network(nn.Module):
         """Channels of each block, before DC or xN: those of the ResNets."""
         return {0: width, 1: width, 2: 2 * width, 3: 4 * width, 4: 8 * width}
 
+    def regularizer_of(self, number: int) -> str:
+        """The regulariser of a block."""
+        return self.spec.regularizer if number in self.regularized_blocks else "none"
+
     def features(self, x: Tensor) -> Tensor:
         """Normalised images [N,C,H,W], or their code [N,C*L,H,W] -> feature maps [N,F,h,w]."""
         for name, part in self.named_children():

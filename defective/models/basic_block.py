@@ -58,3 +58,21 @@ class BasicBlock(nn.Module):
         if self.shortcut is None:
             return self.bn2(out, residual=x, conv=last)
         return self.bn2(out, projection=self.shortcut.branch(x), conv=last)
+
+
+def stage(
+    in_channels: int, channels: int, depth: int, number: int, project: bool, regularizer: str
+) -> nn.Sequential:
+    """Block ``number`` of the paper, of ``depth`` basic blocks; ``project`` is about the first.
+
+    All but block 1 halve the size, and have the mask on their projection.
+    """
+    stride = 1 if number == 1 else 2
+    first = BasicBlock(
+        in_channels, channels, stride, number, project, number != 1, regularizer=regularizer
+    )
+    others = (
+        BasicBlock(channels, channels, 1, number, project=False, regularizer=regularizer)
+        for _ in range(depth - 1)
+    )
+    return nn.Sequential(first, *others)

@@ -8,7 +8,7 @@ from torch import nn
 
 from ..spec import ModelSpec
 from .base import Network, Stem
-from .basic_block import BasicBlock
+from .basic_block import stage
 
 
 class ResNet18(Network):
@@ -31,20 +31,9 @@ class ResNet18(Network):
         in_channels = widths[0]
         changed = widths[1] != self.block_widths(spec.width)[1]
         for number in (1, 2, 3, 4):
-            channels, stride = widths[number], 1 if number == 1 else 2
-            regularizer = spec.regularizer if number in self.regularized_blocks else "none"
-            first = BasicBlock(
-                in_channels,
-                channels,
-                stride,
-                number,
-                project=stride != 1 or in_channels != channels or (number == 1 and changed),
-                mask_projection=number != 1,
-                regularizer=regularizer,
-            )
-            second = BasicBlock(
-                channels, channels, 1, number, project=False, regularizer=regularizer
-            )
-            self.add_module(f"block{number}", nn.Sequential(first, second))
+            channels = widths[number]
+            project = number > 1 or in_channels != channels or changed
+            sizes = in_channels, channels, 2, number
+            self.add_module(f"block{number}", stage(*sizes, project, self.regularizer_of(number)))
             in_channels = channels
         self.head = nn.Linear(in_channels, spec.num_classes)

@@ -67,8 +67,7 @@ class ResNet50(Network):
         self.stem = Stem(spec, widths[0])
         in_channels = widths[0]
         for number, depth in zip((1, 2, 3, 4), (3, 4, 6, 3), strict=True):
-            regularizer = spec.regularizer if number in self.regularized_blocks else "none"
-            layers = []
+            regularizer, layers = self.regularizer_of(number), []
             for index in range(depth):
                 stride = 2 if number > 1 and index == 0 else 1
                 layers.append(Bottleneck(in_channels, widths[number], stride, number, regularizer))

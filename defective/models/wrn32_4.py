@@ -10,7 +10,7 @@ from torch import nn
 
 from ..spec import ModelSpec
 from .base import Network, Stem
-from .basic_block import BasicBlock
+from .basic_block import stage
 
 
 class WideResNet32(Network):
@@ -39,23 +39,9 @@ class WideResNet32(Network):
         in_channels = widths[0]
         for number in (1, 2, 3):
             channels = widths[number]
-            regularizer = spec.regularizer if number in self.regularized_blocks else "none"
-            layers = []
-            for index in range(5):
-                stride = 2 if number > 1 and index == 0 else 1
-                layers.append(
-                    BasicBlock(
-                        in_channels,
-                        channels,
-                        stride,
-                        number,
-                        project=index == 0,
-                        mask_projection=number != 1,
-                        regularizer=regularizer,
-                    )
-                )
-                in_channels = channels
-            self.add_module(f"block{number}", nn.Sequential(*layers))
+            sizes = in_channels, channels, 5, number
+            self.add_module(f"block{number}", stage(*sizes, True, self.regularizer_of(number)))
+            in_channels = channels
         self.head = nn.Linear(in_channels, spec.num_classes)
         self.apply(_initialise)
 

@@ -4,6 +4,8 @@ Each block is computed again from its raw weights with ``F.conv2d`` and ``F.batc
 float64, in training and in evaluation mode.
 """
 
+from functools import cache
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,10 +13,11 @@ import torch.nn.functional as F
 MODES = pytest.mark.parametrize("training", [True, False])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def network(small_model, randomise):
     """A small network in float64 with random BN parameters; the statistics stay as they are."""
 
+    @cache
     def make(name, defects="0.5-Bottom", **options):
         model = randomise(small_model(name, defects, **options)).double()
         for module in model.modules():
@@ -22,7 +25,7 @@ def network(small_model, randomise):
                 module.momentum = 0.0
         return model
 
-    return make
+    return lambda *args, **options: make(*args, **options).eval()
 
 
 def images(channels, size, seed=0):

@@ -64,7 +64,9 @@ def second(leaves, call, training, relu, backend, connect=None):
     """First and second derivatives of a function that is curved in every input."""
     inputs = connect(leaves) if connect else leaves
     out = call(*inputs, relu=relu, training=training, backend=backend)
-    first = torch.autograd.grad(out.square().sum(), leaves, create_graph=True, allow_unused=True)
+    # The second term is not zero where ReLU is.
+    total = (out.square() + out).sum()
+    first = torch.autograd.grad(total, leaves, create_graph=True, allow_unused=True)
     loss = sum(g.sin().sum() for g in first if g is not None)
     return first, torch.autograd.grad(loss, leaves, allow_unused=True)
 

@@ -17,7 +17,6 @@ from norm_layers import (
     step,
 )
 from scotoma.kernels import bn_mask_add_relu
-from torch.utils.checkpoint import checkpoint
 
 pytestmark = pytest.mark.gpu
 ADDEND = pytest.mark.parametrize("addend", ["none", "residual", "projection"])
@@ -157,16 +156,6 @@ def test_reduce_overhead_uses_cuda_graphs():
     assert counters["inductor"]["cudagraph_skips"] == 0
 
 
-@ADDEND
-def test_exported(addend):
-    module = layer(addend).eval()
-    x = activation(1).detach()
-    with torch.no_grad():
-        program = torch.export.export(module, (x,))
-        assert "scotoma.bn_mask_add_relu" in str(program.graph)
-        close([program.module()(x)], [module(x)], 1e-5)
-
-
 @HALF
 @ADDEND
 def test_autocast(addend, dtype):
@@ -214,15 +203,3 @@ def test_gradient_scaler():
     scaler.update()
     same(list(scaled.parameters()), before)
     assert scaler.get_scale() == 2.0**9
-
-
-@HALF
-@ADDEND
-def test_checkpointing_repeats_the_same_bits(addend, dtype):
-    module = Norm(addend).to(DEVICE)
-    inputs, upstream = [activation(1, dtype), activation(2, dtype)], activation(3, dtype).detach()
-    expected = step(module, inputs, upstream)
-    out = checkpoint(module, *inputs, use_reentrant=False)
-    leaves = [*inputs, *module.parameters()]
-    found = torch.autograd.grad(out, leaves, upstream, allow_unused=True)
-    same([out.detach(), *found], expected)

@@ -1,18 +1,16 @@
-"""Two processes with ``group=`` equal one process on the concatenated batch.
-
-The processes run this file as a script: the tests are no package that a child could import. They
-have no GPU, so Triton's kernels run in its interpreter there.
-"""
+"""Two processes with ``group=`` equal one process on the concatenated batch."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
 import torch.distributed as dist
+from forks import in_ranks
 from scotoma.kernels import Projection, backends, bn_mask_add_relu
 
+pytestmark = pytest.mark.skipif(
+    not backends.interpreting(), reason="the processes run the kernels in Triton's interpreter"
+)
 SPLIT = (3, 1)  # images of each rank: unequal on purpose
 SHAPE = (sum(SPLIT), 3, 4, 5)
 MOMENTUM = 0.3
@@ -102,9 +100,9 @@ class Collectives:
         return call
 
 
-def worker(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def work(folder):
+    rank = int(os.environ["RANK"])
+    dist.init_process_group("gloo")
     collectives = Collectives()
     start = sum(SPLIT[:rank])
     images = slice(start, start + SPLIT[rank])
@@ -135,14 +133,8 @@ def worker(rank, folder):
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    commands = [[sys.executable, __file__, str(rank), str(folder)] for rank in (0, 1)]
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    processes = [subprocess.Popen(command, env=environment) for command in commands]
-    try:
-        assert [process.wait(timeout=240) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
+    for status, _, error in in_ranks(lambda: work(folder), folder):
+        assert status == 0, error
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 
@@ -213,7 +205,3 @@ def test_ranks_without_any_image(ranks):
     for results in ranks:
         assert [t.tolist() for t in results["all empty"]["running"]] == [[0.0] * 3, [1.0] * 3] * 2
         assert results["refused"].startswith("x [0, 3, 4, 5] is empty")
-
-
-if __name__ == "__main__":
-    worker(int(sys.argv[1]), sys.argv[2])
