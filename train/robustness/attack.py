@@ -162,11 +162,8 @@ def attack(config: AttackConfig) -> list[Path]:
     if made:
         _show_sets(made)
     if failed:
-        raise UserError(
-            failed[0]
-            if len(requests) == 1
-            else f"{len(failed)} of {len(requests)} sets could not be made; the first: {failed[0]}"
-        )
+        more = f"{len(failed)} of {len(requests)} sets could not be made; the first: "
+        raise UserError(more * (len(requests) > 1) + failed[0])
     return [path for path, _ in made]
 
 

@@ -134,18 +134,17 @@ class EvaluateConfig(ImagesConfig):
 
         Raises UserError if a number that was asked for does not divide it, or none of the paper's.
         """
-        for k in self.shuffle or ():
-            if side % k:
-                raise UserError(
-                    f"--shuffle {k}: the images' side of {side} pixels is no multiple of it; give "
-                    "a divisor"
-                )
-        if self.shuffle or self.shuffle is None:
-            return list(self.shuffle or ())
-        if found := [k for k in PAPER_GRIDS if side % k == 0]:
-            return found
-        usual = ", ".join(map(str, PAPER_GRIDS))
-        raise UserError(f"--shuffle: none of {usual} divides {side} pixels; give a divisor")
+        if self.shuffle is None:
+            return []
+        asked = list(self.shuffle or PAPER_GRIDS)
+        fitting = [k for k in asked if side % k == 0]
+        if not fitting or (self.shuffle and fitting != asked):
+            wrong = ", ".join(str(k) for k in asked if side % k)
+            raise UserError(
+                f"--shuffle {wrong}: the images' side of {side} pixels is no multiple of it; give "
+                "a divisor"
+            )
+        return fitting
 
 
 def _set_files(given: Sequence[str | Path]) -> list[Path]:
@@ -218,11 +217,8 @@ def evaluate(config: EvaluateConfig) -> list[dict[str, Any]]:
     with disk_advice(out, _KEPT):
         evaluation.show()
     if failures := evaluation.failures:
-        raise UserError(
-            failures[0]
-            if len(failures) == 1
-            else f"{len(failures)} results could not be made; the first: {failures[0]}"
-        )
+        more = f"{len(failures)} results could not be made; the first: " if failures[1:] else ""
+        raise UserError(more + failures[0])
     return evaluation.results
 
 
@@ -326,10 +322,9 @@ class Evaluation:
         """Every protocol that is asked for. Finished cells are read, not made again."""
         config, images, store = self.config, self.images, self.store
         clean, size = {"clean": self.clean}, {"batch_size": config.batch_size}
-        every = images.fingerprint(torch.arange(len(images)))
         for target in self.targets:
             about = f"{target.name}, clean images"
-            self._make(about, evaluate_clean, target, images, store, fingerprint=every, **clean)
+            self._make(about, evaluate_clean, target, images, store, **clean)
         common = self.targets if len(self.targets) > 1 else ()
         for path in config.against:
             found = load_set(path)

@@ -64,18 +64,21 @@ class TestImages:
 
         Raises UserError as :meth:`batches`."""
         self._check(indices)
-        if self.split.images is None:
-            key = indices.numpy().tobytes()
-            if key not in self._prints:  # many evaluations are of the same images
-                paths = [self.split.files[index] for index in indices.tolist()]
-                about = self.labels[indices].numpy().tobytes() + b"%d\n" % self.data.image_size
-                named = [(f"{path.parent.name}/{path.name}", path) for path in paths]
-                self._prints[key] = files_digest(named, about)
+        key = indices.numpy().tobytes()
+        if key in self._prints:  # many evaluations are of the same images
             return self._prints[key]
-        digest = hashlib.sha256(self.labels[indices].numpy().tobytes())
-        for part in indices.split(4096):
-            digest.update(self.split.images[part].contiguous().numpy().tobytes())
-        return digest.hexdigest()[:32]
+        about = self.labels[indices].numpy().tobytes()
+        if self.split.images is None:
+            paths = [self.split.files[index] for index in indices.tolist()]
+            named = [(f"{path.parent.name}/{path.name}", path) for path in paths]
+            found = files_digest(named, about + b"%d\n" % self.data.image_size)
+        else:
+            digest = hashlib.sha256(about)
+            for part in indices.split(4096):
+                digest.update(self.split.images[part].contiguous().numpy().tobytes())
+            found = digest.hexdigest()[:32]
+        self._prints[key] = found
+        return found
 
     def _check(self, indices: Tensor) -> None:
         """A negative index would be another image without a word."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -173,16 +173,14 @@ def evaluate_clean(
     store: Store,
     *,
     clean: CleanPredictions,
-    fingerprint: str | None = None,
     progress: Progress = nobody,
 ) -> dict[str, Any]:
-    """The cell of a target's accuracy on the whole test split, of which the fingerprint may be
-    known already."""
+    """The cell of a target's accuracy on the whole test split."""
     every = torch.arange(len(images))
     identity = {
         "target": target.digest,
         "data": images.data.name,
-        "images": fingerprint or images.fingerprint(every),
+        "images": images.fingerprint(every),
     }
 
     def compute() -> dict[str, Any]:
@@ -321,17 +319,6 @@ def evaluate_noise(
             copies = (noise.noisy(clean, part.to(clean.device)) for noise in noises)
             yield [to_uint8(copy).float() / 255 for copy in copies], labels
 
-    def compute(
-        epsilon: float,
-        noises: list[GaussianNoise],
-        done: Callable[[int], None],
-        missing: list[NamedModel],
-    ) -> list[dict[str, Any]]:
-        return [
-            {"accuracy": mean_over_draws(rates), "per_draw": rates, "epsilon": epsilon}
-            for rates in count_right(missing, noisy(noises), done)
-        ]
-
     for number, epsilon in enumerate(epsilons):
         noises = [GaussianNoise(sigma=epsilon / 2, seed=s) for s in range(seed, seed + draws)]
         text = f"noise of {levels(epsilon)}/255"
@@ -344,8 +331,14 @@ def evaluate_noise(
             "pixels": "uint8",
             **chosen,
         }
-        made = partial(compute, epsilon, noises, done)
-        found += cells_of("noise", targets, levels(epsilon), identity, store, made)
+
+        def compute(missing: list[NamedModel], epsilon=epsilon, noises=noises, done=done):
+            return [
+                {"accuracy": mean_over_draws(rates), "per_draw": rates, "epsilon": epsilon}
+                for rates in count_right(missing, noisy(noises), done)
+            ]
+
+        found += cells_of("noise", targets, levels(epsilon), identity, store, compute)
         done(each)
     return found
 
@@ -381,20 +374,18 @@ def evaluate_shuffle(
     Raises UserError for a grid that does not divide the images' side.
     """
 
-    def compute(
-        grid: int, done: Callable[[int], None], missing: list[NamedModel]
-    ) -> list[dict[str, Any]]:
-        batches = (
-            ([shuffle_patches(clean, grid, seed, part)], labels)
-            for part, clean, labels in images.batches(indices, batch_size)
-        )
-        return [{"accuracy": r, "grid": grid} for (r,) in count_right(missing, batches, done)]
-
     found, count, chosen = [], len(indices), which(images, indices)
     for number, grid in enumerate(grids):
         done = stage(progress, number * count, len(grids) * count, f"patches {grid}x{grid}")
         identity = {"grid": grid, "seed": seed, **chosen}
-        made = partial(compute, grid, done)
-        found += cells_of("shuffle", targets, str(grid), identity, store, made)
+
+        def compute(missing: list[NamedModel], grid=grid, done=done):
+            batches = (
+                ([shuffle_patches(clean, grid, seed, part)], labels)
+                for part, clean, labels in images.batches(indices, batch_size)
+            )
+            return [{"accuracy": r, "grid": grid} for (r,) in count_right(missing, batches, done)]
+
+        found += cells_of("shuffle", targets, str(grid), identity, store, compute)
         done(count)
     return found
