@@ -280,7 +280,6 @@ _PCA_VECTORS = torch.tensor(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
 )
 _PCA_SIGMA = 0.1
-_STOPS = (signal.SIGINT, signal.SIGTERM)
 _workers = weakref.WeakSet()
 PLAIN_EPOCHS = 5
 """The release's ImageNet runs end with so many epochs of plain centre crops."""
@@ -348,7 +347,6 @@ class StreamedBatches:
             num_workers=self.workers,
             collate_fn=_collate,
             generator=torch.Generator(),  # the loader would draw from the global one
-            worker_init_fn=_ignore_stops,
             pin_memory=self.device.type == "cuda",
         )
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
@@ -380,11 +378,11 @@ class StreamedBatches:
 def _starting_workers() -> Iterator[list[multiprocessing.Process]]:
     """What workers inherit, and what torch sets up for their sake. They are listed at its end.
 
-    They begin with blocked signals, so that none meets a worker that does not ignore it yet. And
-    torch would raise a worker's death in the middle of a step, after which there is no whole state
-    to save; it is also noticed by whoever waits for that worker's images.
+    What ends a process group reaches workers too, in whom it stays blocked: the main process
+    decides when they end. And torch would raise a worker's death in the middle of a step, after
+    which there is no whole state to save; whoever waits for that worker's images notices it too.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     died = signal.getsignal(signal.SIGCHLD)
     others = set(multiprocessing.active_children())
     started = []
@@ -400,15 +398,9 @@ def _starting_workers() -> Iterator[list[multiprocessing.Process]]:
 
 @atexit.register
 def _kill_workers() -> None:
-    """Those of batches that somebody still holds: they ignore what Python would end them by."""
+    """Those of batches that somebody still holds: what Python would end them by is blocked."""
     for worker in _workers:
         worker.kill()
-
-
-def _ignore_stops(_worker: int) -> None:
-    """What ends a process group reaches workers too; the main process decides when they end."""
-    for number in _STOPS:
-        signal.signal(number, signal.SIG_IGN)
 
 
 class _Files(Dataset):
