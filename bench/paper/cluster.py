@@ -12,11 +12,10 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -41,14 +40,9 @@ OBJECT_STORE = 100_000_000
 _EXPECTED = "expected local, auto or HOST:PORT of a cluster that 'ray start --head' began"
 
 
-@dataclass(frozen=True)
-class Order:
-    """What the workers of one command know beside its artefacts.
-
-    Attributes:
-        folder: of the store. token: a file in it, which every machine has to see.
-        batch_size, workers: as of :class:`Context`. version: of scotoma.
-    """
+class Order(NamedTuple):
+    """What the workers of one command know beside its artefacts: the store's folder; a file in it,
+    which every machine has to see; and what a :class:`Context` is made of."""
 
     folder: Path
     token: Path
@@ -69,8 +63,8 @@ def make_on_ray(
         context: for its store, which all machines see under the same path, its screen and sizes of
             batches; a worker's device is the GPU that Ray gives it, or the CPU if Ray gives none.
         address: as of :func:`connected`.
-        per_gpu: how many workers share a GPU; None for as many as their artefacts leave room for
-            (:attr:`Artefact.share`); 0 leaves GPUs alone, and everything is made on CPUs.
+        per_gpu: how many workers share a GPU, at most 1000; None for as many as their artefacts
+            leave room for (:attr:`Artefact.share`); 0 leaves GPUs alone: all is made on CPUs.
         retries: how often an artefact is begun again whose process or machine died.
 
     Returns:
@@ -80,8 +74,6 @@ def make_on_ray(
         UserError: no such cluster, or one of its machines cannot take part.
         KeyboardInterrupt: stopped; what is finished is kept, and the same call goes on.
     """
-    if per_gpu is not None and not 0 <= per_gpu <= 1000:
-        raise UserError(f"--per-gpu is {per_gpu}; expected 1 to 1000")
     load_ray()
     if not plan.missing:
         return []
@@ -129,7 +121,7 @@ class _Command:
         machines = sum(bool(have.get("CPU") or have.get("GPU")) for have in nodes)
         self.line(
             f"{self.queue.total} artefacts; {counted(machines, 'machine')} with "
-            f"{self._capacity():g} {self.unit}s"
+            f"{self.ray.cluster_resources().get(self.unit, 0):g} {self.unit}s"
         )
         told = time.monotonic()
         try:
@@ -148,17 +140,15 @@ class _Command:
             raise
         return self.queue.own
 
-    def _capacity(self) -> float:
-        return self.ray.cluster_resources().get(self.unit, 0.0)
-
     def _send(self) -> None:
         """Workers for what is ready, up to what the cluster has room for: each for some artefacts
         of one affinity, whose data and networks are loaded once."""
         at_work = {artefact.key for several in self.sent.values() for artefact in several}
         ready = [a for a in self.queue.ready() if a.key not in at_work]
+        capacity = self.ray.cluster_resources().get(self.unit, 0)
         for share in dict.fromkeys(map(self.share, ready)):
             alike = [a for a in ready if self.share(a) == share]
-            room = max(1, int(self._capacity() / share + 1e-6)) if share else 1
+            room = max(1, int(capacity / share + 1e-6)) if share else 1
             room -= sum(self.share(several[0]) == share for several in self.sent.values())
             most = min(MOST, math.ceil(len(alike) / max(room, 1)))
             gpus = share if self.unit == "GPU" else 0

@@ -8,8 +8,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -84,10 +85,6 @@ class Work(NamedTuple):
     what: What
     images: float
     at_most: bool = False
-
-
-Speeds = dict[tuple[Network, What], float]
-"""Seconds an image."""
 
 
 def network_of(training: Training) -> Network:
@@ -229,74 +226,55 @@ def _measured(network: Network, what: What, device: torch.device, size: int) -> 
         return _timed(step, device, WARM_UP if engine.graph is None else CAPTURED) / size
     model.eval().requires_grad_(False)
     with full_precision():
-        return _timed(step, device) / size
+        return _timed(step, device, WARM_UP) / size
 
 
-def _timed(step: Callable[[], None], device: torch.device, warm_up: int = WARM_UP) -> float:
+def _timed(step: Callable[[], None], device: torch.device, warm_up: int) -> float:
     """Seconds of a step, after some that do not count."""
     found = []
-    for number in range(warm_up + REPEATS):
+    for _ in range(warm_up + REPEATS):
         start = time.perf_counter()
         step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        if number >= warm_up:
-            found.append(time.perf_counter() - start)
-    return median(found)
+        found.append(time.perf_counter() - start)
+    return median(found[warm_up:])
 
 
-class SpeedFile:
-    """``speeds.json`` of a store: what was measured on each device, kept for the next time."""
+def _name(network: Network, what: What) -> str:
+    """In ``speeds.json`` of a store: {device: {name: seconds an image}}, kept for the next time."""
+    return json.dumps([network._asdict(), what], sort_keys=True)
 
-    def __init__(self, store: Store, device: torch.device):
-        self.path = store.folder / "speeds.json"
-        self.machine = f"{device_name(device)}, torch {torch.__version__}"
 
-    def read(self) -> Speeds:
-        found: Speeds = {}
-        for name, value in self._content().get(self.machine, {}).items():
-            try:
-                values, what = json.loads(name)
-                found[Network(**values), what] = float(value)
-            except (ValueError, TypeError):
-                continue  # of another version: it is measured again
-        return found
-
-    def write(self, speeds: Speeds) -> None:
-        """Beside those of other devices. Raises OSError."""
-        content = self._content()
-        content[self.machine] = {
-            json.dumps([network._asdict(), what], sort_keys=True): value
-            for (network, what), value in speeds.items()
+def _kept_speeds(path: Path) -> dict[str, dict[str, float]]:
+    """A damaged file is a lost cache, no more."""
+    try:
+        content = json.loads(path.read_text())
+        return {
+            machine: {name: float(seconds) for name, seconds in speeds.items()}
+            for machine, speeds in content.items()
         }
-        with atomic_path(self.path) as temporary:
-            temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-
-    def _content(self) -> dict[str, Any]:
-        """A damaged file is a lost cache, no more."""
-        try:
-            content = json.loads(self.path.read_text())
-            return {k: v for k, v in content.items() if isinstance(v, dict)}
-        except (OSError, ValueError, AttributeError, RecursionError):
-            return {}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
-def finished_speeds(trainings: Iterable[Training], store: Store, device: torch.device) -> Speeds:
+def finished_speeds(
+    trainings: Iterable[Training], store: Store, device: torch.device
+) -> dict[str, float]:
     """What finished trainings took on this device: evaluation after each epoch and all that the
     loop does included."""
-    found: Speeds = {}
+    found = {}
     for training in trainings:
         if training.config.adversarial_eps:
             continue  # most of its time is the attack's
         try:
             summary = json.loads((training.path(store) / SUMMARY).read_text())
-            if summary["device"] != device_name(device):
-                continue
             images = int(summary["train_images"]) * int(summary["epochs"])
-            speed = float(summary["train_s"]) / images
+            if summary["device"] == device_name(device):
+                speed = float(summary["train_s"]) / images
+                found[_name(network_of(training), "train")] = speed
         except (OSError, ValueError, TypeError, KeyError, ZeroDivisionError):
             continue
-        found[network_of(training), "train"] = speed
     return found
 
 
@@ -344,22 +322,27 @@ def cost_of(
     work = {artefact.key: work_of(artefact, store) for artefact in plan.to_make()}
     seconds = None
     if measure:
-        needed = [(w.network, w.what) for several in work.values() for w in several]
         trainings = [a for a in plan.artefacts if isinstance(a, Training) and a.is_done(store)]
-        file = SpeedFile(store, device)
-        speeds = file.read() | finished_speeds(trainings, store, device)
-        missing = [key for key in dict.fromkeys(needed) if key not in speeds]
+        machine = f"{device_name(device)}, torch {torch.__version__}"
+        path = store.folder / "speeds.json"
+        kept = _kept_speeds(path)
+        speeds = kept.get(machine, {}) | finished_speeds(trainings, store, device)
+        needed = {_name(w.network, w.what): w for several in work.values() for w in several}
+        missing = [name for name in needed if name not in speeds]
         try:
-            for number, (network, what) in enumerate(missing, 1):
+            for number, name in enumerate(missing, 1):
+                network, what, *_ = needed[name]
                 say(
                     f"timing [{number}/{len(missing)}] {network.arch} {network.defects}, {what}, "
                     f"{network.side} pixels"
                 )
-                speeds[network, what] = seconds_an_image(network, what, device)
+                speeds[name] = seconds_an_image(network, what, device)
         finally:
-            file.write(speeds)
+            with atomic_path(path) as temporary:
+                content = json.dumps(kept | {machine: speeds}, indent=1, sort_keys=True)
+                temporary.write_text(content + "\n")
         seconds = {
-            key: sum(speeds[w.network, w.what] * w.images for w in several)
+            key: sum(speeds[_name(w.network, w.what)] * w.images for w in several)
             for key, several in work.items()
         }
     there = frozenset(a.key for a in plan.artefacts if a.is_done(store))

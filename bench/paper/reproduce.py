@@ -244,17 +244,15 @@ class RunOptions(NamedTuple):
 def run_options(arguments: argparse.Namespace) -> RunOptions:
     """Raises UserError on a number out of range, or options that do not go with the others."""
     ray, per_gpu = getattr(arguments, "ray", None), getattr(arguments, "per_gpu", None)
-    if per_gpu is not None and ray is None:
-        raise UserError("--per-gpu is for tasks on a cluster; give --ray ADDRESS with it")
-    if per_gpu is not None and per_gpu < 1:
-        raise UserError(f"--per-gpu is {per_gpu}; expected 1 or more")
+    on_cpu = arguments.device == "cpu"
+    if per_gpu is not None and (ray is None or on_cpu or not 1 <= per_gpu <= 1000):
+        raise UserError(
+            f"--per-gpu is {per_gpu}; expected 1 to 1000 tasks on a cluster's GPU: give --ray "
+            "ADDRESS with it, and not --device cpu"
+        )
     if ray is not None and arguments.device not in ("auto", "cpu"):
         raise UserError(
             f"--device {arguments.device} with --ray: each task gets the GPU that Ray gives it; "
             "expected auto or cpu, and $CUDA_VISIBLE_DEVICES chooses GPUs when Ray is started"
         )
-    if ray is not None and arguments.device == "cpu":
-        if per_gpu is not None:
-            raise UserError("--per-gpu is for tasks on GPUs, and --device is cpu; leave out one")
-        per_gpu = 0
-    return RunOptions(ray, per_gpu)
+    return RunOptions(ray, 0 if ray is not None and on_cpu else per_gpu)

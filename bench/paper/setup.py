@@ -103,10 +103,22 @@ class Setup:
         seeds = [seed + MEMBER_SEED * number for number in range(members)]
         return Model(name, tuple(self.training(arch, defects, seed=s, **more) for s in seeds))
 
-    def source(self, arch: str, *, seed: int, role: str = "cifar10", **more) -> Model:
-        """The standard network of an architecture that attacks are made with."""
-        training = self.training(arch, role=role, seed=SOURCE_SEED + seed, **more)
-        return Model(ARCHITECTURES.get(arch, arch), (training,))
+    def source(
+        self,
+        *archs: str,
+        seed: int,
+        name: str = "",
+        defects: str = "standard",
+        role: str = "cifar10",
+        **more,
+    ) -> Model:
+        """A network that attacks are made with, or an ensemble of several architectures: other
+        weights than those of every row; masks, if any, of the row of the same name."""
+        if defects != "standard":
+            more["mask_seed"] = seed
+        how = {"role": role, "seed": SOURCE_SEED + seed, **more}
+        members = tuple(self.training(arch, defects, **how) for arch in archs)
+        return Model(name or ARCHITECTURES[archs[0]], members)
 
     def sample(self, role: str, models: tuple[Model, ...], count: int | None = None) -> Sample:
         """The images that all ``models`` classify right; of them the budget's number."""

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from .artefacts import AdversarialImages, Model, Result
 from .claims import DEFENCE_RATE, TEST_ACCURACY
 from .experiment import Content, Measure, Places
-from .setup import ARCHITECTURES, MEMBER_SEED, SOURCE_SEED, Setup, cw, fgsm, pgd
+from .setup import ARCHITECTURES, MEMBER_SEED, Setup, cw, fgsm, pgd
 
 FOOLED, OF_SOURCE = "fooled: the source itself", "accuracy of the source"
 """Rows of ours beside a table."""
@@ -58,7 +58,8 @@ class Transfer:
     def fill(self, setup: Setup, seed: int) -> Content:
         """Defence rates and accuracies, and beside them how often each attack fools its source."""
         sources = {
-            name: self._source(setup, name, source, seed) for name, source in self.sources.items()
+            name: setup.source(*archs, seed=seed, name=name, defects=defects, role=self.role)
+            for name, (archs, defects) in self.sources.items()
         }
         targets = {
             name: setup.target(
@@ -114,15 +115,6 @@ class Transfer:
             if self.accuracy is not None:
                 cells[row, self.accuracy] = Measure(Result.clean(target), "accuracy")
         return cells, beside
-
-    def _source(self, setup: Setup, name: str, source: Source, seed: int) -> Model:
-        """Other weights than those of every row; masks, if any, of the row of the same name."""
-        how: dict[str, Any] = {"role": self.role, "seed": SOURCE_SEED + seed}
-        if source.defects != "standard":
-            how["mask_seed"] = seed
-        return Model(
-            name, tuple(setup.training(arch, source.defects, **how) for arch in source.archs)
-        )
 
     def _set(
         self, setup: Setup, sources: Mapping[str, Model], name: str, attack: str, seed: int

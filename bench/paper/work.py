@@ -22,19 +22,14 @@ WAIT_SECONDS = 0.2
 
 
 class Store(keyed.Store):
-    """A folder of artefacts, which several commands and machines may use at the same time.
-
-    Machines have to see it under the same path.
-
-    Args:
-        folder: is made if it is not there.
-    """
+    """A folder of artefacts, which several commands and machines may use at the same time; machines
+    have to see it under the same path."""
 
     def __init__(self, folder: Path):
         super().__init__(folder.absolute())
 
     def prepare(self) -> None:
-        """Raises UserError if the folder cannot be written to."""
+        """Make the folder. Raises UserError if it cannot be written to."""
         keyed.writable(self.folder, "locks")
 
 
@@ -127,16 +122,13 @@ class Plan:
     def of(cls, wanted: Iterable[Artefact], store: Store) -> Plan:
         """What is not done, and what that needs."""
         wanted = list(wanted)
+        artefacts, needed = closure(wanted), {artefact.key for artefact in wanted}
         missing: set[str] = set()
-        seen: set[str] = set()
-        left = list(wanted)
-        while left:
-            artefact = left.pop()
-            if artefact.key not in seen and not artefact.is_done(store):
+        for artefact in reversed(artefacts):
+            if artefact.key in needed and not artefact.is_done(store):
                 missing.add(artefact.key)
-                left += artefact.inputs()
-            seen.add(artefact.key)
-        return cls(tuple(closure(wanted)), frozenset(missing))
+                needed |= {each.key for each in artefact.inputs()}
+        return cls(tuple(artefacts), frozenset(missing))
 
     def to_make(self) -> list[Artefact]:
         """The missing ones, inputs first; those that load the same stand together if they can."""
@@ -145,8 +137,6 @@ class Plan:
         found: list[Artefact] = []
         while left:
             ready = [a for a in left if all(i.key in there for i in a.inputs())]
-            if not ready:
-                raise RuntimeError("artefacts need each other in a circle")
             # Of one affinity, then whatever that has made ready: networks stay in memory.
             affinity = ready[0].affinity
             for artefact in ready:

@@ -113,13 +113,6 @@ def test_no_memory_is_a_failure_with_advice_and_a_bug_is_none(notes, store, monk
         make_here(Plan.of([Note("bug")], store), context(store))
 
 
-def test_artefacts_in_a_circle_are_a_bug(store):
-    one = Note("one")
-    plan = Plan((Note("two", (one,)),), frozenset({Note("two", (one,)).key, one.key}))
-    with pytest.raises(RuntimeError, match="circle"):
-        plan.to_make()
-
-
 def test_several_at_the_same_time_make_each_once_and_share_the_work(notes, store, monkeypatch):
     """Each with an open file of its own, as processes have."""
     make, makers = Note.make, set()
