@@ -27,7 +27,7 @@ from .images import ImagesConfig, Sample, TestImages, choose_images
 from .models import check_precision, load_named, memory_advice
 from .protocols import count_statuses
 from .sets import Pixels, SetRequest, Source, make_set, set_name, told_settings
-from .tables import interval
+from .tables import interval, written
 
 AttackPrecision = Literal["float32", "bfloat16", "float16"]
 
@@ -256,9 +256,9 @@ def attack_list() -> str:
         kind = attack_class(name)
         purpose = (kind.__doc__ or "").strip().splitlines()[0]
         lines = [wrapped(f"{name}: {purpose}", width)]
-        written = dict(w.split("=", 1) for w in str(kind()).partition(":")[2].split(",") if w)
+        _, usual = written(str(kind()))
         for item in fields(kind):
-            default = written.get(item.name, "none")
+            default = usual.get(item.name, "none")
             told = item.metadata.get("help", "")
             lines.append(wrapped(f"  {item.name:16} {default:9} {told}", width, 29))
         blocks.append("\n".join(lines))

@@ -26,6 +26,7 @@ from ..runfolder import LOCK, alone_in
 from ..store import slug, versions
 from .images import TestImages
 from .models import PRECISIONS, NamedModel, full_precision, memory_advice
+from .tables import flat, written
 
 Pixels = Literal["float", "uint8"]
 
@@ -308,29 +309,24 @@ def differing(found: Any, wanted: dict[str, Any]) -> str:
     """In which values two requests differ, for people."""
     if not isinstance(found, dict):
         return "which cannot be read"
-    lines = []
-    for key, new in wanted.items():
-        old, names = found.get(key), {key: (found.get(key), new)}
-        if isinstance(old, dict) and isinstance(new, dict):
-            names = {f"{key} {each}": (old.get(each), new.get(each)) for each in {**old, **new}}
-        for name, (there, here) in names.items():
-            if there == here:
-                continue
-            hashes = ("source", "data indices", "data fingerprint")  # which tell nobody anything
-            told = f"another {name}" if name in hashes else f"{name}: {there} there, {here} here"
-            lines.append(told)
-    return "; ".join(lines[:3]) or "which has further settings"
+    lines, there, here = [], flat(found), flat(wanted)
+    for key in {**here, **there}:
+        old, new, name = there.get(key, "none"), here.get(key, "none"), key.replace(".", " ")
+        if key in ("source", "data.indices", "data.fingerprint"):  # hashes tell nobody anything
+            lines += [f"another {name}"] * (old != new)
+        elif old != new:
+            lines.append(f"{name}: {old} there, {new} here")
+    return "; ".join(lines[:3])
 
 
 def told_settings(attack: Attack) -> str:
     """The settings that are not the defaults, and eps: ``eps=8/255,steps=20``."""
     usual = {item.name: item.default for item in fields(attack)}
-    told = []
-    for item in filter(None, str(attack).partition(":")[2].split(",")):
-        key = item.partition("=")[0]
-        if key == "eps" or getattr(attack, key) != usual[key]:
-            told.append(item)
-    return ",".join(told)
+    return ",".join(
+        f"{key}={value}"
+        for key, value in written(str(attack))[1].items()
+        if key == "eps" or getattr(attack, key) != usual[key]
+    )
 
 
 def set_name(model: NamedModel, attack: Attack, pixels: Pixels = "float") -> str:

@@ -78,8 +78,6 @@ _NUMBERS = {
         ("forward passes", "forwards_mean", "{:.1f}".format),
     ),
 }
-# The setting by which an attack is known; the others are named only where they tell two apart.
-_HEADLINE = ("eps", "confidence", "sigma")
 
 
 # Numbers and names as text
@@ -123,6 +121,12 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             found[prefix + key] = value if isinstance(value, str) else json.dumps(value)
     return found
+
+
+def written(attack: str) -> tuple[str, dict[str, str]]:
+    """Name and settings of ``pgd:eps=8/255,steps=10``."""
+    name, _, rest = attack.partition(":")
+    return name, dict(item.split("=", 1) for item in rest.split(",") if "=" in item)
 
 
 def natural(text: str) -> list[str | float]:
@@ -249,14 +253,10 @@ def columns(found: DataFrame, kind: str) -> Parts:
     apart = right_for_all or rows.duplicated(["loose", "target"]).any()
     groups = [group for _, group in rows.groupby("strict" if apart else "loose")]
     # ``pgd:eps=8/255,steps=10,...`` is ``pgd eps=8/255``, and the settings that differ.
-    attacks, options = [], []
-    for group in groups:
-        attack, _, rest = group.attack.iat[0].partition(":")
-        attacks.append(attack)
-        options.append(dict(item.split("=", 1) for item in rest.split(",") if "=" in item))
+    attacks, options = zip(*(written(group.attack.iat[0]) for group in groups), strict=True)
     usual = {"clean": "clean accuracy", "stylized": "accuracy"}.get(kind, kind)
     shorts, labels = [], []
-    told = _differing(options, attacks, _HEADLINE)
+    told = _differing(options, attacks, always=("eps", "confidence", "sigma"))
     for group, attack, more in zip(groups, attacks, told, strict=True):
         words = ", ".join(f"{key}={value}" for key, value in more.items())
         shorts.append(f"{attack} {words}".strip())
