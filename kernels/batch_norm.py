@@ -1,0 +1,161 @@
+"""Batch norm modules by the fused operator: one of our own, and what stands in for torch's."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .operator import bn_mask_add_relu
+from .reference import Projection
+
+
+class Masked(nn.Module):
+    """A module with a place for a mask.
+
+    Attributes:
+        mask: bool buffer [C,H,W], True where a neuron is kept; None for no mask. A persistent
+            buffer: it follows ``.to()``, its memory format included, and is saved in checkpoints.
+        backend: as in :func:`scotoma.kernels.bn_mask_add_relu`.
+    """
+
+    mask: Tensor | None
+    backend: str | None = None
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        if self.mask is not None:
+            # ``.to(memory_format=...)`` means tensors of four dimensions: the mask is one image,
+            # and kernels read it fastest in the order of the activations. (unsqueeze would give
+            # the new dimension a stride that torch takes for no format at all.)
+            mask = self.mask
+            image = mask.as_strided((1, *mask.shape), (mask.numel(), *mask.stride()))
+            self.mask = fn(image).squeeze(0)
+        return self
+
+    def _mask_text(self) -> str:
+        """For ``extra_repr``: the share of neurons that the mask keeps."""
+        if self.mask is None or self.mask.is_meta:
+            return ""
+        return f", keeps {float(self.mask.float().mean()):.4g} of {list(self.mask.shape)}"
+
+
+class BNMaskAddReLU(nn.BatchNorm2d, Masked):
+    """``relu(mask * BN(x) + residual)`` as one operator, in place of torch.nn.BatchNorm2d.
+
+    Parameters, buffers, their names and their meaning are those of BatchNorm2d, so that its state
+    dict fits; a mask is one buffer more.
+
+    Args:
+        num_features: C of the input. Further options of BatchNorm2d: eps, momentum (None for a
+            cumulative average), affine, track_running_stats, device, dtype.
+        mask: fixed 0/1 mask [C,H,W], bool or uint8, the same for every image; None for no mask.
+        relu: apply ReLU at the end.
+        process_group: over whose ranks batch statistics are synchronised; None for local ones.
+        backend: as in :func:`scotoma.kernels.bn_mask_add_relu`.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *batch_norm_arguments,
+        mask: Tensor | None = None,
+        relu: bool = True,
+        process_group: dist.ProcessGroup | None = None,
+        backend: str | None = None,
+        **batch_norm_options,
+    ):
+        super().__init__(num_features, *batch_norm_arguments, **batch_norm_options)
+        self.register_buffer("mask", mask)
+        self.relu, self.process_group, self.backend = relu, process_group, backend
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """[N,C,H,W], and a residual of the same shape or None -> [N,C,H,W].
+
+        Raises:
+            ValueError: as :func:`scotoma.kernels.bn_mask_add_relu`.
+        """
+        return batch_norm_add_relu(self, x, residual, relu=self.relu)
+
+    def extra_repr(self) -> str:
+        relu = "" if self.relu else ", relu=False"
+        return super().extra_repr() + relu + self._mask_text()
+
+
+def batch_norm_add_relu(
+    norm: nn.BatchNorm2d | nn.SyncBatchNorm,
+    x: Tensor,
+    residual: Tensor | None = None,
+    second: nn.BatchNorm2d | nn.SyncBatchNorm | None = None,
+    relu: bool = True,
+) -> Tensor:
+    """``relu(norm(x) + residual)`` by one call of the operator.
+
+    Args:
+        norm: a batch norm of images, which counts and updates as if it were called.
+        x, residual: [N,C,H,W]. second: the batch norm that ``residual`` has to go through first.
+    """
+    norm._check_input_dim(x)
+    if second is not None and not _together(norm, second, x, residual):
+        residual, second = batch_norm_add_relu(second, residual, relu=False), None
+    if residual is not None and residual.shape != x.shape:  # which addition broadcasts
+        out = batch_norm_add_relu(norm, x, relu=False) + residual
+        return F.relu(out) if relu else out
+    averages = norm.training and norm.track_running_stats
+    if averages:
+        counts = [norm.num_batches_tracked, None if second is None else second.num_batches_tracked]
+        counts = [count for count in counts if count is not None]
+        if counts:
+            torch._foreach_add_(counts, 1)
+    momentum = norm.momentum
+    if momentum is None:  # a cumulative average; on the device, so that nobody waits for the count
+        count = norm.num_batches_tracked
+        momentum = 1.0 / count if averages and count is not None else 0.0
+    vectors = _vectors(norm)
+    projection = None
+    if second is not None:
+        projection = Projection(residual, *_vectors(second), getattr(second, "mask", None))
+        residual = None
+    return bn_mask_add_relu(
+        x,
+        *vectors,
+        mask=getattr(norm, "mask", None),
+        residual=residual,
+        projection=projection,
+        relu=relu,
+        training=norm.training or vectors[2] is None,
+        momentum=momentum,
+        eps=norm.eps,
+        group=_group(norm),
+        backend=getattr(norm, "backend", None),
+    )
+
+
+def _vectors(norm) -> tuple[Tensor | None, ...]:
+    """Affine parameters, and running statistics where batch norm would pass them on."""
+    tracked = not norm.training or norm.track_running_stats
+    running = (norm.running_mean, norm.running_var) if tracked else (None, None)
+    return norm.weight, norm.bias, *running
+
+
+def _group(norm) -> dist.ProcessGroup | None:
+    """Over whose ranks a batch norm synchronises now."""
+    group = getattr(norm, "process_group", None)
+    if group is None and isinstance(norm, nn.SyncBatchNorm):
+        ready = norm.training and dist.is_available() and dist.is_initialized()
+        group = dist.group.WORLD if ready else None
+    return group
+
+
+def _together(first, second, x: Tensor, other: Tensor) -> bool:
+    """Whether one call can normalise both branches: of equal settings, shapes and dtypes."""
+    if first.momentum is None:  # each averages over its own count
+        return False
+
+    def settings(norm):
+        statistics = norm.training, norm.track_running_stats, norm.running_mean is None
+        return norm.eps, norm.momentum, *statistics, _group(norm), getattr(norm, "backend", None)
+
+    same = other.shape == x.shape and other.dtype == x.dtype and other.dim() == 4
+    return same and settings(first) == settings(second)

@@ -1,0 +1,418 @@
+"""``fuse``: any network's batch norms as operators, and nothing else is different afterwards."""
+
+import copy
+import pickle
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scotoma.kernels import backends, batch_norm, fuse, unfuse
+from torch import nn
+
+STEPS = [
+    *("conv", "norm", "norm", "norm", "ending", "relu", "shared relu_", "F.relu", "x.relu_"),
+    *("silu_", "dropout", "identity", "add", "torch.add", "iadd", "x.add_", "view", "mul_"),
+]
+
+
+class Program(nn.Module):
+    """Runs steps, each on one or two of the last values: makes a new one, or changes one."""
+
+    def __init__(self, steps, middle=False, **norm_options):
+        super().__init__()
+        self.steps, self.middle = steps, middle
+        self.relu, self.relu_ = nn.ReLU(), nn.ReLU(inplace=True)
+        self.silu_, self.identity = nn.SiLU(inplace=True), nn.Identity()
+        self.layers = nn.ModuleList()
+        for name, *_ in steps:
+            conv, norm = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4, **norm_options)
+            if norm.affine:
+                nn.init.uniform_(norm.weight, 0.5, 1.5)
+                nn.init.normal_(norm.bias)
+            made = {"conv": conv, "norm": norm, "ending": nn.Sequential(conv, norm)}
+            self.layers.append(made.get(name, self.identity))
+
+    def forward(self, x):
+        values = [x.clone()]
+        for (name, first, second), layer in zip(self.steps, self.layers, strict=True):
+            a, b = (values[-min(k, len(values))] for k in (first, second))
+            if name in ("conv", "norm", "ending", "identity"):
+                a = layer(a)
+            elif name == "relu":
+                a = self.relu(a)
+            elif name == "shared relu_":
+                a = self.relu_(a)
+            elif name == "silu_":
+                a = self.silu_(a)
+            elif name == "F.relu":
+                a = F.relu(a)
+            elif name == "x.relu_":
+                a = a.relu_()
+            elif name == "dropout":
+                a = F.dropout(a, 0.5, self.training)
+            elif name == "add":
+                a = a + b
+            elif name == "torch.add":
+                a = torch.add(a, b)
+            elif name == "iadd":
+                a += b
+            elif name == "x.add_":
+                a = a.add_(b)
+            elif name == "view":
+                a = a.view(a.shape)
+            elif name == "mul_":
+                a.mul_(0.7)
+            values.append(a)
+        return (values[-1], values[len(values) // 2]) if self.middle else values[-1]
+
+
+def results(model, x):
+    """Outputs, gradients, and buffers, after two steps."""
+    x, found = x.clone().requires_grad_(), []
+    for _ in range(2):
+        torch.manual_seed(3)
+        outputs = model(x)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        upstream = [torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y) for y in outputs]
+        leaves = [x, *model.parameters()]
+        found += [y.detach().clone() for y in outputs]
+        found += torch.autograd.grad(outputs, leaves, upstream, materialize_grads=True)
+    return found + [buffer.clone() for buffer in model.buffers()]
+
+
+def assert_same(original, fused, x, **tolerance):
+    """In training and in evaluation."""
+    for training in (True, False):
+        pairs = zip(
+            results(original.train(training), x), results(fused.train(training), x), strict=True
+        )
+        for expected, found in pairs:
+            torch.testing.assert_close(found, expected, **tolerance)
+
+
+COPIES = {"itself": lambda model: model, "deepcopy": copy.deepcopy}
+COPIES["pickle"] = lambda model: pickle.loads(pickle.dumps(model))
+recent = st.sampled_from([1, 1, 1, 2, 2, 3, 9])
+programs = st.lists(st.tuples(st.sampled_from(STEPS), recent, recent), min_size=2, max_size=9)
+
+
+def check_program(steps, middle, momentum, affine, tracked, copied):
+    assume(any(name in ("norm", "ending") for name, *_ in steps))
+    torch.manual_seed(0)
+    options = {"momentum": momentum, "affine": affine, "track_running_stats": tracked}
+    model = Program(steps, middle, **options).double()
+    x = torch.randn(3, 4, 4, 4, dtype=torch.float64)
+    try:
+        for training in (True, False):
+            results(copy.deepcopy(model).train(training), x)
+    except RuntimeError:  # something that backward needs was changed in place
+        assume(False)
+    fused = copy.deepcopy(model)
+    fusion = fuse(fused)
+    fused = COPIES[copied](fused)
+    if fusion.fused == len(fusion.sites):
+        with mock.patch.object(nn.BatchNorm2d, "forward", side_effect=AssertionError):
+            copy.deepcopy(fused)(x)
+    assert list(fused.state_dict()) == list(model.state_dict())
+    assert [n for n, _ in fused.named_parameters()] == [n for n, _ in model.named_parameters()]
+    assert_same(model, fused, x, rtol=1e-9, atol=1e-9)  # sums in another order, at most
+
+
+drawn = given(
+    steps=programs,
+    middle=st.booleans(),
+    momentum=st.sampled_from([0.1, None]),
+    affine=st.booleans(),
+    tracked=st.booleans(),
+    copied=st.sampled_from(sorted(COPIES)),
+)
+
+
+@settings(max_examples=60)
+@drawn
+def test_any_block_is_the_same(**drawn_values):
+    check_program(**drawn_values)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, derandomize=False)
+@drawn
+def test_many_blocks_are_the_same(**drawn_values):
+    check_program(**drawn_values)
+
+
+def block(*steps):
+    torch.manual_seed(0)
+    return Program([(step if isinstance(step, tuple) else (step, 1, 1)) for step in steps])
+
+
+def operators(model):
+    return [site.operator for site in fuse(model).sites]
+
+
+BOTH = "BN and BN of the projection"
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (["norm", "F.relu"], ["BN + ReLU"]),
+        (["norm", "shared relu_", "norm", "shared relu_"], ["BN + ReLU"] * 2),
+        (["norm", "identity", "x.relu_"], ["BN + ReLU"]),
+        (["norm", ("iadd", 1, 2), "relu"], ["BN + add + ReLU"]),
+        (["norm", ("torch.add", 1, 2)], ["BN + add"]),
+        (["norm", "silu_"], ["BN"]),
+        (["ending", ("ending", 2, 2), ("add", 1, 2), "relu"], [f"{BOTH} + add + ReLU"] * 2),
+        # The value before ReLU is used, too; the sum goes into another's tensor; x changes between.
+        (["norm", "F.relu", ("add", 1, 2)], ["BN"]),
+        (["conv", "norm", ("iadd", 2, 1), "F.relu"], ["BN"]),
+        (["conv", "norm", ("mul_", 2, 2), ("F.relu", 2, 2)], ["BN"]),
+    ],
+)  # fmt: skip
+def test_patterns(steps, expected):
+    assert operators(block(*steps)) == expected
+
+
+class BatchNormAct2d(nn.BatchNorm2d):
+    """As timm's."""
+
+    def __init__(self, channels, act):
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), act
+
+    def forward(self, x):
+        return self.act(self.drop(super().forward(x)))
+
+
+@pytest.mark.parametrize(
+    ("act", "expected"),
+    [(nn.ReLU(), "BN + ReLU"), (nn.SiLU(), "BN"), (nn.Identity(), "BN + add")],
+)
+def test_batch_norms_with_an_activation(act, expected):
+    model = block("conv", "norm", ("add", 1, 2)).double()
+    model.layers[1] = BatchNormAct2d(4, act).double()
+    fused = copy.deepcopy(model)
+    assert operators(fused) == [expected]
+    assert_same(model, fused, torch.randn(3, 4, 4, 4, dtype=torch.float64))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Counts the operator's calls."""
+    counted, operator = SimpleNamespace(number=0), batch_norm.bn_mask_add_relu
+
+    def count(*arguments, **options):
+        counted.number += 1
+        return operator(*arguments, **options)
+
+    monkeypatch.setattr(batch_norm, "bn_mask_add_relu", count)
+    return counted
+
+
+def projection_block():
+    return block("ending", "relu", "ending", ("ending", 9, 9), ("add", 1, 2), "relu")
+
+
+X = torch.linspace(-2, 3, 256).view(4, 4, 4, 4)
+
+
+@pytest.mark.parametrize(
+    "place", ["relu", "layers.0.1", "layers.2", "layers.3.0", "layers.3.1", ""]
+)
+@pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward"])
+def test_hooks_run(calls, place, kind):
+    """A hook on what is part of an operator runs, and is right; what remains is hooked as ever."""
+    model = projection_block()
+    fuse(model)
+    seen = []
+    module = model.get_submodule(place)
+    handle = getattr(module, f"register_{kind}_hook")(lambda module, *_: seen.append(module))
+    model(X.clone().requires_grad_()).sum().backward()
+    assert seen and all(each is module for each in seen)
+    # A convolution and the network itself are called as before.
+    assert (calls.number == 2) == (place in ("", "layers.3.0"))
+    handle.remove()
+    calls.number = 0
+    model(X)
+    assert calls.number == 2
+
+
+def test_what_was_recorded_holds_no_longer(calls):
+    """An attribute that decided, another batch norm in its place, another kind of argument."""
+    for change in (
+        lambda model: setattr(model, "steps", [*model.steps[:-1], ("silu_", 1, 1)]),
+        lambda model: setattr(model.layers[2], "1", nn.BatchNorm2d(4)),
+        lambda model: setattr(model, "relu", nn.LeakyReLU()),
+    ):
+        model = projection_block()
+        original = copy.deepcopy(model)
+        fuse(model)
+        change(model)
+        change(original)
+        calls.number = 0
+        torch.testing.assert_close(model(X), original(X))
+        assert calls.number == 0
+        model(x=X)
+
+
+def test_frozen_batch_norms_stay_frozen():
+    model = projection_block().double()
+    fused = copy.deepcopy(model)
+    fuse(fused)
+    for each in (model, fused):
+        each.train()
+        for layer in (each.layers[0], each.layers[3][1]):
+            layer.eval()
+    pairs = zip(results(model, X.double()), results(fused, X.double()), strict=True)
+    for expected, found in pairs:
+        torch.testing.assert_close(found, expected)
+    assert fused.layers[3][1].num_batches_tracked == 0 < fused.layers[2][1].num_batches_tracked
+
+
+def test_additions_that_broadcast():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            return torch.relu(self.norm(x) + x.mean((2, 3), keepdim=True))
+
+    model = Scaled().double()
+    fused = copy.deepcopy(model)
+    assert operators(fused) == ["BN + add + ReLU"]
+    assert_same(model, fused, X.double())
+
+
+def test_copies_are_apart():
+    model = projection_block()
+    fuse(model)
+    before = model.eval()(X)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    torch.testing.assert_close(model(X), before)
+    assert not twin(X).any()
+
+
+def test_unfuse_gives_the_original_back(calls):
+    model = projection_block()
+    classes = [type(module) for module in model.modules()]
+    fuse(model)
+    assert isinstance(model, Program) and type(model) is not Program
+    unfuse(model)
+    assert [type(module) for module in model.modules()] == classes
+    model(X)
+    assert calls.number == 0 and "_fusion" not in vars(model)
+    with pytest.raises(ValueError, match="nothing is fused"):
+        unfuse(model)
+
+
+@pytest.mark.parametrize("how", ["compile", "export"])
+def test_compiled_and_exported(how):
+    model = projection_block().eval()
+    expected = model(X)
+    fuse(model)
+    if how == "compile":
+        found = torch.compile(model, backend="aot_eager", fullgraph=True)(X)
+    else:
+        found = torch.export.export(model, (X,)).module()(X)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.skipif(not backends.interpreting(), reason="needs TRITON_INTERPRET=1, as on a CPU")
+def test_in_the_interpreter(monkeypatch):
+    monkeypatch.setattr(backends, "_default", "triton")
+    model = projection_block()
+    fused = copy.deepcopy(model)
+    fuse(fused)
+    # Sums in another order, through three batch norms.
+    assert_same(model, fused, X, rtol=1e-3, atol=1e-3)
+
+
+class Untraceable(nn.Module):
+    """forward: what it does with the result of its batch norm."""
+
+    def __init__(self, rest):
+        super().__init__()
+        self.norm, self.rest, self.count = nn.BatchNorm2d(4), rest, 0
+
+    def forward(self, x):
+        return self.rest(self, torch.relu(self.norm(x)))
+
+
+def branch(self, x):
+    return x if x.sum() > 0 else -x
+
+
+def count(self, x):
+    self.count += 1
+    return x
+
+
+@pytest.mark.parametrize(
+    ("rest", "reason"), [(branch, "control flow"), (count, "sets its attribute count")]
+)
+def test_what_cannot_be_followed_is_left_alone(rest, reason):
+    model = nn.ModuleDict({"known": block("norm", "F.relu"), "other": Untraceable(rest)})
+    fusion = fuse(model)
+    assert fusion.fused == 1 and len(fusion.sites) == 2
+    assert type(model["other"]) is Untraceable
+    site = fusion.sites[1]
+    assert site.name == "other.norm" and site.operator is None and reason in site.reason
+    assert str(fusion).splitlines()[-1] == "1 of 2 batch norms fused"
+    assert "left alone: the forward of other cannot be followed" in str(fusion)
+
+
+def test_random_numbers_and_global_state_are_not_frozen():
+    import random
+
+    class Drops(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            return x if random.random() < 0.5 else self.norm(x)
+
+    Drops.forward.__globals__["random"] = random
+    assert fuse(Drops()).sites[0].reason.endswith("(it uses random)")
+
+
+def test_a_shared_batch_norm_is_left_alone():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            return torch.relu(self.norm(torch.relu(self.norm(x))))
+
+    assert [site.operator for site in fuse(Twice()).sites] == [None]
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "words"),
+    [
+        ("resnet50", TypeError, ["str", "nn.Module"]),
+        (nn.Linear(2, 2), ValueError, ["Linear", "no BatchNorm2d"]),
+        (nn.Sequential(nn.LayerNorm(4)), ValueError, ["no BatchNorm2d", "it has LayerNorm"]),
+        (nn.Sequential(nn.BatchNorm3d(4)), ValueError, ["it has BatchNorm3d"]),
+    ],
+)
+def test_networks_without_batch_norm_are_refused(model, error, words):
+    with pytest.raises(error) as refused:
+        fuse(model)
+    assert all(word in str(refused.value) for word in words)
+
+
+def test_a_fused_network_is_refused():
+    model = block("norm", "F.relu")
+    fuse(model)
+    with pytest.raises(ValueError, match="fused already; unfuse it first"):
+        fuse(nn.Sequential(model))
