@@ -91,7 +91,7 @@ def fuse(model: nn.Module) -> Fusion:
     tensors, Python's random numbers, attributes that forward sets) keeps its own forward.
 
     Convert to SyncBatchNorm, and prune or replace modules, before: modules that were replaced
-    afterwards run unfused. What forward reads from global variables is taken to be constant.
+    afterwards run unfused.
 
     Args:
         model: any module; on any device, in any mode.

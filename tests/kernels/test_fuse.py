@@ -7,10 +7,11 @@ from unittest import mock
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from scotoma.kernels import backends, batch_norm, fuse, unfuse
+from scotoma.kernels import BNMaskAddReLU, backends, batch_norm, bn_mask_add_relu, fuse, unfuse
 from torch import nn
 
 STEPS = [
@@ -267,8 +268,7 @@ def test_frozen_batch_norms_stay_frozen():
         each.train()
         for layer in (each.layers[0], each.layers[3][1]):
             layer.eval()
-    pairs = zip(results(model, X.double()), results(fused, X.double()), strict=True)
-    for expected, found in pairs:
+    for expected, found in zip(results(model, X.double()), results(fused, X.double()), strict=True):
         torch.testing.assert_close(found, expected)
     assert fused.layers[3][1].num_batches_tracked == 0 < fused.layers[2][1].num_batches_tracked
 
@@ -286,6 +286,75 @@ def test_additions_that_broadcast():
     fused = copy.deepcopy(model)
     assert operators(fused) == ["BN + add + ReLU"]
     assert_same(model, fused, X.double())
+
+
+@pytest.fixture
+def bottlenecks():
+    """torchvision's block with a projection shortcut, and its fused copy."""
+    resnet = pytest.importorskip("torchvision", reason="torchvision is not installed").models.resnet
+
+    def make(change=lambda norm: None, kind=nn.BatchNorm2d):
+        torch.manual_seed(0)
+        shortcut = nn.Sequential(nn.Conv2d(4, 16, 1), kind(16))
+        block = resnet.Bottleneck(4, 4, downsample=shortcut, norm_layer=kind).double()
+        for norm in block.modules():
+            if isinstance(norm, kind):
+                change(norm)
+        fused = copy.deepcopy(block)
+        assert operators(fused) == ["BN + ReLU"] * 2 + [f"{BOTH} + add + ReLU"] * 2
+        return block, fused
+
+    return make
+
+
+def without_statistics(norm):
+    norm.track_running_stats = False
+    norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+
+
+CHANGES = {
+    "cumulative": lambda norm: setattr(norm, "momentum", None),
+    "frozen": lambda norm: norm.eval(),
+    "without running statistics": without_statistics,
+    "uncounted": lambda norm: vars(norm).update(momentum=None, num_batches_tracked=None),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_every_setting_of_a_batch_norm(bottlenecks, change):
+    assert_same(*bottlenecks(change), X.double())
+
+
+@pytest.mark.parametrize("setting", [{"eps": 0.1}, {"momentum": 0.7}, {"training": False}], ids=str)
+def test_a_shortcut_with_settings_of_its_own(bottlenecks, setting):
+    original, fused = bottlenecks()
+    for each in (original.train(), fused.train()):
+        vars(each.downsample[1]).update(setting)
+    for expected, found in zip(
+        results(original, X.double()), results(fused, X.double()), strict=True
+    ):
+        torch.testing.assert_close(found, expected)
+
+
+def test_synchronised_statistics_have_their_group(bottlenecks, tmp_path, monkeypatch):
+    """The layers' own group, or all ranks. (What the operator does with it is tested elsewhere.)"""
+    _, fused = bottlenecks(kind=nn.SyncBatchNorm)
+    asked = []
+    monkeypatch.setattr(
+        batch_norm,
+        "bn_mask_add_relu",
+        lambda x, *_, group, **options: asked.append(group) or x,
+    )
+    fused(X.double())
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        fused(X.double())
+        for norm in fused.modules():
+            norm.process_group = "mine"
+        fused(X.double())
+        assert asked == [None] * 3 + [dist.group.WORLD] * 3 + ["mine"] * 3
+    finally:
+        dist.destroy_process_group()
 
 
 def test_copies_are_apart():
@@ -416,3 +485,23 @@ def test_a_fused_network_is_refused():
     fuse(model)
     with pytest.raises(ValueError, match="fused already; unfuse it first"):
         fuse(nn.Sequential(model))
+
+
+def test_a_layer_of_its_own():
+    """BatchNorm2d's parameters, buffers and arguments, and a mask that follows the layout."""
+    plain = nn.BatchNorm2d(4, 1e-3, 0.2)
+    mask = torch.rand(4, 4, 4) < 0.5
+    layer = BNMaskAddReLU(4, 1e-3, 0.2, mask=mask)
+    assert layer.load_state_dict(plain.state_dict(), strict=False).missing_keys == ["mask"]
+    expected = torch.relu(plain(X) * mask + X)
+    torch.testing.assert_close(layer(X, X), expected)
+    torch.testing.assert_close(layer.running_var, plain.running_var)
+    assert layer.num_batches_tracked == 1
+    assert "keeps 0." in repr(layer)
+    layer.to(memory_format=torch.channels_last)
+    assert layer.mask.stride() == (1, 16, 4) and torch.equal(layer.mask, mask)
+    torch.testing.assert_close(
+        BNMaskAddReLU(4, relu=False)(X), bn_mask_add_relu(X, *[None] * 4, relu=False, training=True)
+    )
+    with pytest.raises(ValueError, match="mask has shape"):
+        BNMaskAddReLU(4, mask=mask[:, :2])(X)
