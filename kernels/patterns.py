@@ -1,0 +1,237 @@
+"""The patterns of a recorded forward that are one operator: batch norm, addition, ReLU.
+
+:class:`Rewriting` finds them in a graph of torch.fx and replaces them (see :mod:`.fuse`). An
+operator stands where the last part of its pattern stood, so that nothing in between may write into
+what it reads, and nothing else may use a value that is no longer made.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from .batch_norm import batch_norm_add_relu
+
+RELUS = (F.relu, F.relu_, torch.relu, torch.relu_)
+ADDS = (operator.add, operator.iadd, torch.add)
+FRESH = (
+    *(operator.add, operator.sub, operator.mul, torch.add, torch.sub, torch.mul),
+    *(torch.cat, F.relu, torch.relu),
+)
+"""Functions whose results share no memory with their arguments."""
+IN_PLACE_OPERATORS = (
+    "iadd",
+    "isub",
+    "imul",
+    "itruediv",
+    "ifloordiv",
+    "imod",
+    "ipow",
+    "iand",
+    "ior",
+)
+
+
+def is_norm(module) -> bool:
+    return type(module) in (nn.BatchNorm2d, nn.SyncBatchNorm) or _act(module) is not None
+
+
+def _act(module) -> nn.Module | None:
+    """The activation that is part of timm's BatchNormAct2d; None for all else."""
+    known = type(module).__name__ == "BatchNormAct2d" and isinstance(module, nn.BatchNorm2d)
+    plain = known and type(getattr(module, "drop", None)) is nn.Identity
+    return getattr(module, "act", None) if plain else None
+
+
+def is_last(norm: nn.Module) -> bool:
+    """Whether nothing follows in the module itself, so that something outside may be part."""
+    return _act(norm) is None or type(norm.act) is nn.Identity
+
+
+class Rewriting:
+    """Replaces the patterns of a graph.
+
+    Attributes:
+        operators: as in :class:`_Plan`. passed: names of modules that are not called any more.
+    """
+
+    def __init__(self, graph: fx.Graph, places: dict[str, nn.Module]):
+        self.graph, self.places = graph, places
+        self.operators: dict[int, str] = {}
+        self.passed: list[str] = []
+        called = [places[node.target] for node in graph.nodes if node.op == "call_module"]
+        self.calls = Counter(map(id, called))
+
+    def rewrite(self) -> None:
+        norms = [node for node in self.graph.nodes if self._is_norm_call(node)]
+        # Those of an addition come last: then fewer in-place activations lie between its parts.
+        # Of two, the later one, or that into whose result the other is added, takes the other.
+        summed = [node for node in norms if self._sum(node) is not None]
+        adding = [node for node in summed if self._adds(node) is not None]
+        first = [node for node in norms if node not in summed]
+        for node in [*first, *reversed(adding), *summed]:
+            if id(self.places[node.target]) not in self.operators:
+                self._replace(node)
+
+    def _is_norm_call(self, node: fx.Node) -> bool:
+        if node.op != "call_module" or not is_norm(self.places[node.target]):
+            return False
+        alone = self.calls[id(self.places[node.target])] == 1
+        plain = len(node.args) == 1 and not node.kwargs and isinstance(node.args[0], fx.Node)
+        return alone and plain
+
+    def _sum(self, node: fx.Node) -> fx.Node | None:
+        """The addition that a batch norm's result goes into and nothing else, or None."""
+        user = only_user(after_identities(node, self.places, []))
+        known = user is not None and is_add(user) and is_last(self.places[node.target])
+        return user if known else None
+
+    def _adds(self, node: fx.Node) -> fx.Node | None:
+        """The same, but for a sum that goes into somebody else's tensor."""
+        add = self._sum(node)
+        if add is None or add.args[0] is add.args[1]:
+            return None
+        end = after_identities(node, self.places, [])
+        return None if _is_in_place(add) and add.args[0] is not end else add
+
+    def _replace(self, node: fx.Node) -> None:
+        norm = self.places[node.target]
+        own = None if is_last(norm) else norm.act
+        whole = self._pattern(node) if own is None else None
+        erased, residual, second, relu = whole or ([node], None, None, type(own) is nn.ReLU)
+        with self.graph.inserting_before(erased[-1]):
+            modules = [self.graph.get_attr(n.target) for n in (node, second) if n is not None]
+            other = residual if second is None else second.args[0]
+            arguments = modules[0], node.args[0], other, *modules[1:]
+            call = self.graph.call_function(batch_norm_add_relu, arguments, {"relu": relu})
+            if own is not None and not relu:
+                call = self.graph.call_module(f"{node.target}.act", (call,))
+        erased[-1].replace_all_uses_with(call)
+        text = "BN" if second is None else "BN and BN of the projection"
+        text += " + add" * (residual is not None or second is not None) + " + ReLU" * relu
+        for each in (node, second):
+            if each is not None:
+                self.operators[id(self.places[each.target])] = text
+        for each in reversed(erased):
+            self.graph.erase_node(each)
+            if each.op == "call_module":
+                self.passed.append(each.target)
+
+    def _pattern(self, node: fx.Node):
+        """Nodes from a batch norm to the end of its pattern, what is added and by whom, ReLU."""
+        erased = [node]
+        end = after_identities(node, self.places, erased)
+        residual = second = None
+        add = self._adds(node)
+        if add is not None:
+            erased.append(add)
+            residual = add.args[1] if add.args[0] is end else add.args[0]
+            shortcut: list[fx.Node] = []
+            second = self._norm_before(residual, shortcut)
+            if second is not None:
+                erased = [second, *shortcut, *erased]
+                residual = None
+            end = after_identities(add, self.places, erased)
+        relu = only_user(end)
+        if relu is not None and is_relu(relu, self.places):
+            erased.append(relu)
+        else:
+            relu = None
+            while erased[-1] not in (node, add):  # identities stay where nothing follows them
+                erased.pop()
+        order = {n: i for i, n in enumerate(self.graph.nodes)}
+        erased.sort(key=order.__getitem__)
+        read = [n.args[0] for n in (node, second) if n is not None]
+        read += [residual] if isinstance(residual, fx.Node) else []
+        if self._changed_between(erased, read):
+            return None
+        return erased, residual, second, relu is not None
+
+    def _norm_before(self, node, passed: list[fx.Node]) -> fx.Node | None:
+        """The batch norm whose result is added and used nowhere else."""
+        while isinstance(node, fx.Node) and len(node.users) == 1:
+            if self._is_norm_call(node):
+                return node if is_last(self.places[node.target]) else None
+            if not is_identity(node, self.places):
+                return None
+            passed.append(node)
+            node = node.args[0]
+        return None
+
+    def _changed_between(self, pattern: list[fx.Node], read: list[fx.Node]) -> bool:
+        """Whether something in between writes into what the operator will read at the end."""
+        bases = {self._base(node) for node in read}
+        inside = False
+        for node in self.graph.nodes:
+            inside |= node is pattern[0]
+            if node is pattern[-1]:
+                return False
+            if inside and node not in pattern and self._writes(node):
+                target = node.args[0] if node.args else None
+                if not isinstance(target, fx.Node) or self._base(target) in bases:
+                    return True
+        return False
+
+    def _writes(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return any(getattr(m, "inplace", False) for m in self.places[node.target].modules())
+        return node.op in ("call_function", "call_method") and _is_in_place(node)
+
+    def _base(self, node: fx.Node) -> fx.Node:
+        """The node whose memory a node's result may share."""
+        while node.args and isinstance(node.args[0], fx.Node):
+            if node.op == "call_module":
+                module = self.places[node.target]
+                owns = isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) or is_norm(module)
+                if owns:
+                    break
+            elif node.target in (*FRESH, batch_norm_add_relu):
+                break
+            node = node.args[0]
+        return node
+
+
+def only_user(node: fx.Node) -> fx.Node | None:
+    """The only node that uses a node, if there is one."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def after_identities(node: fx.Node, places: dict[str, nn.Module], passed: list[fx.Node]) -> fx.Node:
+    """The last of the identities behind a node. They are added to ``passed``."""
+    user = only_user(node)
+    while user is not None and is_identity(user, places):
+        passed.append(user)
+        node, user = user, only_user(user)
+    return node
+
+
+def is_identity(node: fx.Node, places: dict[str, nn.Module]) -> bool:
+    return node.op == "call_module" and type(places[node.target]) is nn.Identity
+
+
+def is_relu(node: fx.Node, places: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return type(places[node.target]) is nn.ReLU
+    if node.op == "call_method":
+        return node.target in ("relu", "relu_")
+    return node.op == "call_function" and node.target in RELUS
+
+
+def is_add(node: fx.Node) -> bool:
+    known = node.op == "call_function" and node.target in ADDS
+    known |= node.op == "call_method" and node.target in ("add", "add_")
+    return known and len(node.args) == 2 and not node.kwargs and _both_nodes(node.args)
+
+
+def _both_nodes(arguments: tuple) -> bool:
+    return all(isinstance(value, fx.Node) for value in arguments)
+
+
+def _is_in_place(node: fx.Node) -> bool:
+    name = node.target if isinstance(node.target, str) else node.target.__name__
+    in_place = name.endswith("_") and not name.endswith("__")
+    return in_place or name in IN_PLACE_OPERATORS or bool(node.kwargs.get("inplace"))
