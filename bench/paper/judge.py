@@ -1,20 +1,16 @@
 """Numbers with intervals, their differences, and whether these support a claim of the paper.
 
 The interval of a difference is the hybrid of Newcombe (1998, method 10), in its general form MOVER
-(Zou and Donner, 2008): from the two intervals, whatever they are, Wilson's of one seed or those
-over seeds. The two numbers count as independent. They are not quite: what is hard for one network
-is hard for another. Such a positive correlation makes true intervals narrower than ours, which err
-on the side of caution.
+(Zou and Donner, 2008): from the two intervals, whatever they are. The two numbers count as
+independent. They are not quite, for what is hard for one network is hard for another; true
+intervals are then narrower than ours, which err on the side of caution.
 
-A claim is a conjunction: all of its comparisons have to be as it says. Two levels follow.
-
-- To support it, each comparison has to hold at 95 %, without an adjustment for their number (an
-  intersection-union test; Berger, 1982): a claim that is false anywhere is supported in at most
-  2.5 % of reproductions.
-- To refute it, one is enough, and among 75 comparisons one goes wrong by chance. So a comparison is
-  reversed only at a level adjusted for their number m, 1 - 0.05/m (Bonferroni): a claim that is
-  true everywhere is refuted in at most 5 % of reproductions. Student's intervals of few seeds are
-  wide at such levels: of three seeds, only a reversal far beyond their spread refutes.
+A claim is a conjunction. To support it, each comparison has to hold at 95 %, unadjusted (an
+intersection-union test; Berger, 1982): a claim that is false anywhere is supported in at most 2.5 %
+of reproductions. To refute it, one is enough, and among 75 comparisons one goes wrong by chance: so
+a comparison is reversed only at a level adjusted for their number m, 1 - 0.05/m (Bonferroni), and a
+claim that is true everywhere is refuted in at most 5 % of reproductions. Student's intervals of
+three seeds are wide at such levels: only a reversal far beyond their spread refutes.
 """
 
 from __future__ import annotations

@@ -47,6 +47,7 @@ EMPTY = np.zeros((8, 8, 3), np.uint8)
     [
         (pair, {"predicted": ("cat",)}, "expected one, taken for two"),
         (pair, {"predicted": ("cat", "\u202e")}, "each with a name that can be seen"),
+        (pair, {"predicted": ("cat", 3)}, "each with a name that can be seen"),
         (pair, {"predicted": ("cat", "bird")}, "for the true class, 'bird'"),
         (pair, {"images": ()}, "images are ; expected two of one shape"),
         (pair, {"images": (EMPTY,)}, r"images are uint8 \[8, 8, 3\]; expected two"),

@@ -90,7 +90,7 @@ def test_with_fingers_on_a_telephone(visit, tmp_path):
     check_fits(at)
     at.page.tap("summary")
     check_fits(at)
-    result = answers_of(at.save(tmp_path), asked)
+    result = at.result(tmp_path, asked)
     assert [answer.side for answer in result.answers] == sides and result.person == ""
 
 
@@ -119,19 +119,16 @@ def test_undo(visit, tmp_path):
     at.begin()
     assert at.page.locator("#undo").is_disabled()
     at.page.keyboard.press("Backspace")
-    for key in "121":
-        at.press(key)
+    at.answer("121")
     at.page.keyboard.press("Backspace")
     at.page.click("#undo")
     assert at.place() == "2 of 4"
-    for key in "112":
-        at.press(key)
+    at.answer("112")
     assert at.page.locator("#end").is_visible()
     at.page.keyboard.press("Backspace")
     assert at.place() == "4 of 4" and at.state()["finished"] is None
     at.press("1")
-    result = answers_of(at.save(tmp_path), asked)
-    assert [answer.side for answer in result.answers] == ["left"] * 4
+    assert at.saved_sides(tmp_path, asked) == ["left"] * 4
 
 
 def test_stopping_saving_and_going_on(visit, tmp_path):
@@ -139,8 +136,7 @@ def test_stopping_saving_and_going_on(visit, tmp_path):
     asked = study(20, 12)
     at = visit(asked)
     at.begin("Zoë")
-    for _ in range(3):
-        at.press("1")
+    at.answer("111")
     before = at.page.inner_text("#left .label"), at.page.get_attribute("#left img", "src")
     at.page.reload()
     assert at.place() == "4 of 12"
@@ -159,8 +155,7 @@ def test_stopping_saving_and_going_on(visit, tmp_path):
     assert at.page.inner_text("#thanks") == "Stopped for now"
     at.page.click("#back")
     assert at.place() == "5 of 12"
-    for _ in range(8):
-        at.press("1")
+    at.answer("11111111")
     # What was saved before does not hold the last answers.
     assert at.state()["saved"] is False
     at.page.reload()
@@ -174,8 +169,7 @@ def test_what_can_be_copied_is_the_file_and_nothing_says_that_it_was_saved(visit
     asked = study(4, 2)
     at = visit(asked)
     at.begin("Ann")
-    at.press("1")
-    at.press("1")
+    at.answer("11")
     at.page.click("summary")
     text = at.page.input_value("#text")
     assert text == at.save(tmp_path).read_text() and json.loads(text)["person"] == "Ann"
@@ -261,8 +255,7 @@ def test_hostile_names_are_words(visit, tmp_path):
     assert at.page.inner_text("#start h1").replace("\u2028", "").split() == seen.split()
     at.begin("<img src=x>/../é")
     assert at.page.inner_text("#left .label") == seen
-    at.press("1")
-    at.press("1")
+    at.answer("11")
     path = at.save(tmp_path)
     assert at.page.locator("img").count() == images == 2
     assert at.page.title() == seen
@@ -416,8 +409,7 @@ def test_without_storage_nothing_is_promised(visit, tmp_path, how):
     at.wait()
     assert closes(at) == ["beforeunload"]
     at.page.click("#people button")
-    result = answers_of(at.save(tmp_path), asked)
-    assert [answer.side for answer in result.answers] == ["left", "right"]
+    assert at.saved_sides(tmp_path, asked) == ["left", "right"]
     # Nobody knows whether the file was saved.
     assert closes(at) == ["beforeunload"]
 
@@ -429,13 +421,11 @@ def test_storage_that_fills_up(visit, tmp_path):
     at.context.add_init_script(FULL % 4)  # whose turn twice, a beginning, one answer
     at.page.reload()
     at.begin()
-    for key in "1212":
-        at.press(key)
+    at.answer("1212")
     assert len(at.state()["answers"]) == 1
     assert STAY in at.page.inner_text("#answered")
     assert closes(at) == ["beforeunload"]
-    result = answers_of(at.save(tmp_path), asked)
-    assert [answer.side for answer in result.answers] == ["left", "right"] * 2
+    assert at.saved_sides(tmp_path, asked) == ["left", "right"] * 2
 
 
 def test_who_gave_no_answer_loses_none_and_storage_asks_nothing(visit):
@@ -471,8 +461,7 @@ def test_next_person(visit, tmp_path, how):
     seeds = []
     for name, keys in (("Ann", "12"), ("Ben", "21")):
         at.begin(name)
-        for key in keys:
-            at.press(key)
+        at.answer(keys)
         seeds.append(at.seed())
         press()
         assert at.page.locator("#start").is_visible() and at.state() is None
@@ -492,7 +481,7 @@ def test_next_person(visit, tmp_path, how):
     for place, sides in enumerate([["left", "right"], ["right", "left"]]):
         people.nth(place).click()
         assert at.seed() == seeds[place]
-        result = answers_of(at.save(tmp_path), asked)
+        result = at.result(tmp_path, asked)
         assert (result.person, result.person_seed) == (("Ann", "Ben")[place], seeds[place])
         assert [answer.side for answer in result.answers] == sides
         at.page.click("#next")

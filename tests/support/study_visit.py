@@ -6,6 +6,7 @@ import shutil
 from contextlib import contextmanager
 
 import pytest
+from scotoma.bench.paper.study.score import read_results
 
 api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -68,6 +69,10 @@ class Visit:
         self.wait(ms)
         self.page.keyboard.press(key)
 
+    def answer(self, keys):
+        for key in keys:
+            self.press(key)
+
     def place(self):
         return self.page.inner_text("#place")
 
@@ -84,6 +89,14 @@ class Visit:
         name = expected.value.suggested_filename
         expected.value.save_as(folder / name)
         return folder / name
+
+    def result(self, folder, asked):
+        """The saved file, as it is scored."""
+        (result,) = read_results([self.save(folder)], asked)
+        return result
+
+    def saved_sides(self, folder, asked):
+        return [answer.side for answer in self.result(folder, asked).answers]
 
     def close(self):
         """Nothing has gone wrong, and nothing was asked for but the page's own file, and data: and

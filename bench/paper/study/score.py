@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....defective.errors import UserError
 from ....train.pages import Page, clean, code, strong, write_files
-from ....train.settings import Parser, add_picture_format, make_parser
+from ....train.settings import add_picture_format, make_parser
 from ..budgets import BUDGETS
 from ..judge import LEVEL, NOT_SUPPORTED, SUPPORTED, Estimate
 from . import ROLES, Result, read_page, read_results
@@ -406,29 +406,6 @@ def draw(scores: Scores) -> Figure:
 # The verb.
 
 
-def make_score_parser() -> Parser:
-    parser = make_parser("paper study-score", _TEXT)
-    parser.add_argument("files", nargs="+", metavar="FILE", help="result files, or folders of them")
-    parser.add_argument(
-        "--page",
-        type=Path,
-        metavar="index.html",
-        help="that people answered, as 'scotoma paper study' wrote it",
-    )
-    parser.add_argument(
-        "--minimum",
-        type=int,
-        default=MINIMUM,
-        metavar="N",
-        help="answers from which on a person who stopped early counts",
-    )
-    parser.add_argument(
-        "--out", default="study-score", help="folder for the page, as Markdown and HTML"
-    )
-    add_picture_format(parser, "also write the picture in this format")
-    return parser
-
-
 def main(argv: list[str]) -> int:
     """Print statistics and write a page.
 
@@ -436,7 +413,16 @@ def main(argv: list[str]) -> int:
         UserError: a file that is no result, results of different studies, a page that is none,
             nobody who counts, or no place to write to.
     """
-    arguments = make_score_parser().parse_args(argv)
+    parser = make_parser("paper study-score", _TEXT)
+    add = parser.add_argument
+    add("files", nargs="+", metavar="FILE", help="result files, or folders of them")
+    told = "that people answered, as 'scotoma paper study' wrote it"
+    add("--page", type=Path, metavar="index.html", help=told)
+    told = "answers from which on a person who stopped early counts"
+    add("--minimum", type=int, default=MINIMUM, metavar="N", help=told)
+    add("--out", default="study-score", help="folder for the page, as Markdown and HTML")
+    add_picture_format(parser, "also write the picture in this format")
+    arguments = parser.parse_args(argv)
     out = Path(arguments.out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; give a folder")

@@ -6,7 +6,6 @@ file, which :mod:`.score` reads.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import hashlib
 import html
@@ -88,7 +87,8 @@ class Pair:
                 f"{where}: images are {told}; expected two of one shape, uint8 [H,W,1] or [H,W,3]: "
                 "the defective source's and the standard one's"
             )
-        if len(self.predicted) != 2 or not all(map(clean, (self.true_class, *self.predicted))):
+        names = self.true_class, *self.predicted
+        if len(names) != 3 or not all(isinstance(n, str) and clean(n) for n in names):
             raise UserError(
                 f"{where}: classes are {self.true_class!r}, taken for {self.predicted!r}; expected "
                 "one, taken for two, each with a name that can be seen"
@@ -276,29 +276,18 @@ def make_study_parser() -> Parser:
     return parser
 
 
-def main(argv: list[str]) -> int:
-    """Make the page. Raises UserError as :func:`make_study`."""
-    arguments = make_study_parser().parse_args(argv)
-    path, study = make_study(arguments)
-    print(
-        f"{counted(len(study.pairs), 'pair')}, of which each person judges {study.per_person}: "
-        f"{path}\nOpen it in a browser, or send it to people; then: scotoma paper study-score "
-        f"FILES --page {path}"
-    )
-    return 0
-
-
 Sets = tuple[AdversarialImages, AdversarialImages]
 """Adversarial images of a defective and a standard network, of the same originals."""
 
 
-def make_study(arguments: argparse.Namespace) -> tuple[Path, Study]:
+def main(argv: list[str]) -> int:
     """Train and attack what is missing, and write the page.
 
     Raises:
         UserError: bad arguments, or classes without names, before any work; an artefact that could
             not be made; or too few images that fool both sources.
     """
+    arguments = make_study_parser().parse_args(argv)
     if arguments.per_person < 1:
         raise UserError(f"--per-person is {arguments.per_person}; expected 1 or more")
     attack = parse_attack(arguments.attack)
@@ -338,7 +327,13 @@ def make_study(arguments: argparse.Namespace) -> tuple[Path, Study]:
         seed=setup.seeds[0],
         per_person=min(arguments.per_person, len(pairs)),
     )
-    return write_page(study, store.folder / f"pages/study-{setup.budget.name}/index.html"), study
+    path = write_page(study, store.folder / f"pages/study-{setup.budget.name}/index.html")
+    print(
+        f"{counted(len(pairs), 'pair')}, of which each person judges {study.per_person}: {path}\n"
+        "Open it in a browser, or send it to people; then: scotoma paper study-score FILES "
+        f"--page {path}"
+    )
+    return 0
 
 
 def _sets(setup: Setup, role: str, defects: str, attack: str) -> Sets:
