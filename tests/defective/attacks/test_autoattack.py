@@ -204,12 +204,11 @@ def test_bfloat16_runs_and_float16_is_refused(network, batch):
         APGD()(Oracle(network, dtype=torch.float16), *batch)
 
 
-@pytest.mark.parametrize("name", ["apgd", "autoattack"])
-def test_a_missing_library_is_said(monkeypatch, name):
-    model, images, labels = small_batch()
+def test_a_missing_library_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchattacks", None)
-    with refused("torchattacks", "pip install 'scotoma[autoattack]'"):
-        make_attack(name)(model, images, labels)
+    for name in ("apgd", "autoattack"):
+        with refused("torchattacks", "pip install 'scotoma[autoattack]'"):
+            make_attack(name)(*small_batch())
 
 
 @pytest.mark.parametrize(
@@ -238,25 +237,19 @@ def test_a_gradient_that_is_not_finite_is_said():
         APGD(steps=2)(model, images, model(images).argmax(1))
 
 
-@pytest.mark.parametrize(
-    "attack, classes, words",
-    [
+def test_losses_need_enough_classes():
+    for attack, classes, words in (
         ("apgd:loss=dlr", 2, ["2 classes", "at least 3", "loss=ce"]),
         ("autoattack", 3, ["3 classes", "at least 4"]),
-    ],
-)
-def test_losses_need_enough_classes(attack, classes, words):
-    model, images, labels = small_batch(classes=classes)
-    with refused(*words):
-        parse_attack(attack)(model, images, labels)
-
-
-def test_as_many_classes_as_the_losses_need():
-    for attack, classes in ((APGD(loss="dlr", steps=2), 3), (AutoAttack(steps=2, queries=3), 4)):
-        model, images, labels = small_batch(classes=classes)
-        assert attack(model, images, labels).fooled.any()
-    model, images, labels = small_batch(classes=2)
-    assert APGD(steps=2, eps=16 / 255)(model, images, labels).fooled.any()
+    ):
+        with refused(*words):
+            parse_attack(attack)(*small_batch(classes=classes))
+    for attack, classes in (
+        (APGD(loss="dlr", steps=2), 3),
+        (AutoAttack(steps=2, queries=3), 4),
+        (APGD(steps=2, eps=16 / 255), 2),
+    ):
+        assert attack(*small_batch(classes=classes)).fooled.any()
 
 
 def test_no_more_than_nine_targets(monkeypatch):
@@ -283,12 +276,10 @@ def test_bad_images():
 
 
 def test_functions():
-    model, images, labels = small_batch()
-    found, result = apgd(model, images, labels, EPS, steps=3, details=True)
+    given = small_batch()
+    found, result = apgd(*given, EPS, steps=3, details=True)
     assert torch.equal(found, result.images)
-    assert torch.equal(found, apgd(model, images, labels, EPS, steps=3))
-    found = autoattack(model, images, labels, EPS, steps=2, queries=2)
-    assert found.shape == images.shape
+    assert autoattack(*given, EPS, steps=2, queries=2).shape == found.shape
 
 
 def test_equal_images_in_a_batch():

@@ -163,21 +163,21 @@ def test_passes_are_counted(model, batch, steps, every):
     assert len(seen) == 2 + 2 + steps  # both kinds of candidates are judged in one pass
 
 
-@pytest.mark.parametrize("most", [2, 3, 8, 9, 12, 13, 14, 30, 200])
 @pytest.mark.parametrize("every", [1, 4])
-def test_nobody_uses_more_queries_than_allowed(model, batch, most, every):
+def test_nobody_uses_more_queries_than_allowed(model, batch, every):
     images, labels = batch
     options = {"steps": 60, "update_every": every, "details": True}
     _, free = boundary(model, images, labels, **options)
-    found, result = boundary(model, images, labels, max_queries=most, **options)
-    assert (result.forwards <= most).all()
-    # Only a step of two passes can leave one over.
-    assert (result.forwards >= free.forwards.clamp(max=most - 1)).all()
-    started = result.status == Status.FOOLED
-    assert (classes(model, found) != labels)[started].all()
-    assert (result.status[~started] == Status.NO_START).all()
-    enough = free.forwards <= most
-    assert torch.equal(found[enough], free.images[enough])
+    for most in (2, 3, 8, 9, 12, 13, 14, 30, 200):
+        found, result = boundary(model, images, labels, max_queries=most, **options)
+        assert (result.forwards <= most).all()
+        # Only a step of two passes can leave one over.
+        assert (result.forwards >= free.forwards.clamp(max=most - 1)).all()
+        started = result.status == Status.FOOLED
+        assert (classes(model, found) != labels)[started].all()
+        assert (result.status[~started] == Status.NO_START).all()
+        enough = free.forwards <= most
+        assert torch.equal(found[enough], free.images[enough])
 
 
 def test_converged_images_leave(model, batch):

@@ -2,6 +2,7 @@
 
 import warnings
 from contextlib import suppress
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -130,13 +131,11 @@ def test_what_a_model_may_not_return(batch, output, words):
         pgd(Returns(output), images, labels, 8 / 255, 2 / 255, 3)
 
 
-@pytest.mark.parametrize("attack", [mifgsm, cw_l2, apgd])
-def test_logits_without_a_gradient(batch, attack):
-    labels = torch.full((6,), 8)
-    if attack is apgd:
-        pytest.importorskip("torchattacks")
-    with pytest.raises(UserError, match="no gradient for the pixels"):
-        attack(Returns(lambda x: (x * 0 + torch.eye(10)[8] * 9).detach()), batch[0], labels)
+def test_logits_without_a_gradient(batch):
+    model, labels = Returns(lambda x: (x * 0 + torch.eye(10)[8] * 9).detach()), torch.full((6,), 8)
+    for attack in (mifgsm, cw_l2, *([apgd] if find_spec("torchattacks") else [])):
+        with refused("no gradient for the pixels"):
+            attack(model, batch[0], labels)
 
 
 def test_decisions_are_all_that_a_boundary_attack_needs(batch):
@@ -159,19 +158,14 @@ def test_a_function_is_a_model(model, batch):
     assert torch.equal(mean(batch[0]), model(batch[0])) and not mean.training
 
 
-@pytest.mark.parametrize(
-    "wrong, words", [(None, "None"), (nn.Linear, "the class Linear"), ("net", "'net'")]
-)
-def test_what_is_no_model(batch, wrong, words):
-    for use in (lambda: fgsm(wrong, *batch), lambda: sanity_flags(wrong, *batch)):
-        with pytest.raises(UserError, match=f"the model is {words}; expected an nn.Module"):
-            use()
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", torch.float32, torch.int8])
-def test_what_is_no_precision(model, dtype):
-    with pytest.raises(UserError, match=r"dtype is .*; expected torch\.bfloat16"):
-        Oracle(model, dtype)
+def test_what_is_no_model_and_no_precision(model, batch):
+    for wrong, words in ((None, "None"), (nn.Linear, "the class Linear"), ("net", "'net'")):
+        for use in (fgsm, sanity_flags):
+            with refused(f"the model is {words}; expected an nn.Module"):
+                use(wrong, *batch)
+    for dtype in ("bfloat16", torch.float32, torch.int8):
+        with refused("dtype is ", "; expected torch.bfloat16"):
+            Oracle(model, dtype)
 
 
 @pytest.mark.parametrize("pixels, weights", [("float64", "float32"), ("float32", "float16")])
@@ -206,10 +200,9 @@ def test_inference_mode(batch, attack):
 def test_a_model_that_was_made_in_inference_mode(batch):
     with torch.inference_mode():
         model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).eval()
-        with pytest.raises(UserError, match=r"made in torch\.inference_mode"):
+    for inside in (True, False):
+        with torch.inference_mode(inside), refused("made in torch.inference_mode"):
             fgsm(model, *batch)
-    with pytest.raises(UserError, match=r"made in torch\.inference_mode"):
-        fgsm(model, *batch)
 
 
 @pytest.mark.parametrize(
