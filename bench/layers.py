@@ -23,10 +23,9 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import product
 from math import prod
 from typing import NamedTuple
 
@@ -43,7 +42,7 @@ from . import harness, operands
 from .harness import figure
 from .operands import KINDS, MODES, PASSES, Call, OpShape, Sweep, dtype_name
 from .options import DTYPES, add_run_options, add_variants, check_names, make_parser, positive
-from .report.rows import by_contestant, by_site, layer_clock, layer_time
+from .report.rows import by_contestant, by_site, layer_clock, layer_time, slower_sites
 
 OURS = "ours"
 VARIANTS = {
@@ -83,7 +82,7 @@ def main(argv: list[str]) -> int:
         rows = run.measure(chosen_ops(options), partial(measure, names=names, call=run), brief)
     if rows:
         show(run.console, table(rows))
-    slower = slower_cases(rows)
+    slower = slower_sites(rows)[1]
     status = run.finish(lambda row: f"{row['site']['name']}: {row['contestant']}", slower)
     if not slower and any(row["contestant"] == OURS and row["times"] for row in rows):
         run.console.print("no slower case")
@@ -360,11 +359,6 @@ def brief(rows: list[dict]) -> str:
     return ", ".join(parts)
 
 
-def _ratio(row: dict | None, base: dict | None, *how: str) -> float | None:
-    own, other = layer_time(row, *how), layer_time(base, *how)
-    return own["median_us"] / other["median_us"] if own and other else None
-
-
 def table(rows: Sequence[dict]) -> Table:
     """One line a site: the leader's times and how many times longer the others take.
 
@@ -374,34 +368,22 @@ def table(rows: Sequence[dict]) -> Table:
     leader = OURS if OURS in names else names[0]
     cold = "cold", layer_clock(rows)
 
-    def own(site: tuple, step: str, name: str, form: str) -> str:
-        return figure(layer_time(site[1].get(leader), *cold, step).get(name), form)
+    def time(site: tuple, name: str, step: str, what: str = "median_us") -> float | None:
+        return layer_time(site[1].get(name), *cold, step).get(what)
+
+    def own(site: tuple, step: str, what: str, form: str) -> str:
+        return figure(time(site, leader, step, what), form)
 
     def ratios(site: tuple, name: str) -> str:
-        found = (_ratio(site[1].get(name), site[1].get(leader), *cold, step) for step in PASSES)
-        return " ".join(figure(ratio, ".2f") for ratio in found)
+        pairs = [(time(site, name, step), time(site, leader, step)) for step in PASSES]
+        return " ".join(figure(a / b if a and b else None, ".2f") for a, b in pairs)
 
     columns = {"site": lambda site: site[0]}
     for step in PASSES[:2]:
-        columns[f"{step}\nus"] = partial(own, step=step, name="median_us", form=".1f")
-        columns[f"{step}\n% of copy"] = partial(own, step=step, name="copy_percent", form=".0f")
+        columns[f"{step}\nus"] = partial(own, step=step, what="median_us", form=".1f")
+        columns[f"{step}\n% of copy"] = partial(own, step=step, what="copy_percent", form=".0f")
     for name in names:
         if name != leader:
             columns[f"{name}\nfwd, bwd, both"] = partial(ratios, name=name)
     title = f"cold caches, {cold[1]} times of {leader}; others in multiples of it"
     return harness.console_table(title, by_site(rows).items(), columns)
-
-
-def slower_cases(rows: Iterable[dict]) -> list[str]:
-    """A line for each site and rival that is faster than ours in some way of measuring."""
-    lines = []
-    for site, found in by_site(rows).items():
-        for name, row in found.items():
-            cases = []
-            for how in product(("cold", "hot"), ("graph", "wall"), PASSES):
-                ratio = _ratio(found.get(OURS), row, *how)
-                if ratio is not None and ratio > 1:
-                    cases.append(f"{' '.join(how)} {ratio:.2f}x")
-            if cases:
-                lines.append(f"{site}: slower than {name}: {', '.join(cases)}")
-    return lines

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -406,6 +407,24 @@ def layer_clock(rows: Iterable[dict]) -> str:
 def layer_time(row: dict | None, cache: str, clock: str, step: str) -> dict:
     """Quantiles of a call in microseconds; empty where it was not measured."""
     return row["times"].get(cache, {}).get(clock, {}).get(step, {}) if row else {}
+
+
+def slower_sites(rows: Iterable[dict]) -> tuple[int, list[str]]:
+    """How many pairs of times were compared, and a line for each site and rival that we lose to."""
+    compared, lines = 0, []
+    ways = list(product(("cold", "hot"), ("graph", "wall"), PASSES))
+    for site, found in by_site(rows).items():
+        for name in (name for name in found if name != OURS):
+            slower = []
+            for way in ways:
+                own, other = (layer_time(found.get(each), *way) for each in (OURS, name))
+                if own and other:
+                    compared += 1
+                    times = own["median_us"] / other["median_us"]
+                    slower += [f"{' '.join(way)} {times:.2f}x"] if times > 1 else []
+            if slower:
+                lines.append(f"{site}: slower than {name}: {', '.join(slower)}")
+    return compared, lines
 
 
 def convergence_cases(rows: Iterable[dict]) -> dict[tuple, dict[str, list[dict]]]:

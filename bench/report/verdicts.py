@@ -18,7 +18,6 @@ from .rows import (
     VERSIONS,
     best,
     by_contestant,
-    by_site,
     convergence_cases,
     grouped,
     layer_clock,
@@ -26,6 +25,7 @@ from .rows import (
     layer_time,
     of,
     seconds,
+    slower_sites,
     sound,
     speedup,
     step_cases,
@@ -182,21 +182,12 @@ def convergence_pairs(rows: Sequence[dict]) -> Iterator[Pair]:
 
 
 def slower_layers(rows: Sequence[dict]) -> tuple[int, list[str]]:
-    """How many pairs of times were compared, and a line for each site and rival that we lose to."""
+    """:func:`.rows.slower_sites` of each number format."""
     compared, lines = 0, []
-    ways = [(a, b, c) for a in ("cold", "hot") for b in ("graph", "wall") for c in PASSES]
     for dtype, group in layer_groups(rows).items():
-        for site, found in by_site(group).items():
-            for name in (name for name in found if name != OURS):
-                slower = []
-                for way in ways:
-                    own, other = (layer_time(found.get(n), *way) for n in (OURS, name))
-                    if own and other:
-                        compared += 1
-                        times = own["median_us"] / other["median_us"]
-                        slower += [f"{' '.join(way)} {ratio(times)}"] if times > 1 else []
-                if slower:
-                    lines.append(f"{dtype}: {site}: slower than {name}: {', '.join(slower)}")
+        count, found = slower_sites(group)
+        compared += count
+        lines += [f"{dtype}: {line}" for line in found]
     return compared, lines
 
 

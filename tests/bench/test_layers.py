@@ -383,5 +383,6 @@ def test_slower_cases_are_listed():
         return {"site": {"name": "S"}, "contestant": name, "times": times, "problems": []}
 
     rows = [row("ours", 3.0), row("eager", 6.0), row("compile", 2.0)]
-    assert layers.slower_cases(rows) == ["S: slower than compile: cold graph forward 1.50x"]
+    slower = ["S: slower than compile: cold graph forward 1.50x"]
+    assert layers.slower_sites(rows) == (2, slower)
     assert layers.table(rows).row_count == 1
