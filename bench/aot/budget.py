@@ -101,7 +101,8 @@ def check(
 
 
 def broken_rules(m: Measurement) -> list[str]:
-    texts = [f"spills {m.code.spilled} bytes a thread"] if m.code.spilled else []
+    spilled = m.code["spilled"]
+    texts = [f"spills {spilled} bytes a thread"] if spilled else []
     for name, width in m.narrow.items():
         wanted = f"where its channels allow {m.wanted[name]}"
         texts.append(f"accesses {name} {width} bytes at a time, {wanted}")

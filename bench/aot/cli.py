@@ -122,10 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
     show(console, f"launches of a call, forward + backward: {', '.join(words)}")
     if arguments.json:
         derived = ("narrow", "blocks", "occupancy", "in_flight")
-        rows = [
-            asdict(m) | {"code": m.code._asdict()} | {name: getattr(m, name) for name in derived}
-            for m in measurements
-        ]
+        rows = [asdict(m) | {name: getattr(m, name) for name in derived} for m in measurements]
         content = {"triton": version, "launches": counts, "kernels": rows}
         with atomic_path(Path(arguments.json)) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")
@@ -276,7 +273,7 @@ def table(measurements: list[Measurement], budget: budgets.Budget, each: bool) -
             span = f"{low:,}" if low == high else f"{low:,}-{high:,}"
             cells.append(f"{span} ({change:+,})" if change else span)
         for kind in ("loads", "stores", "matrix"):
-            counts = [getattr(m.code, kind) for m in ms]
+            counts = [m.code[kind] for m in ms]
             keys = sorted(set().union(*counts), reverse=True)
             cells.append(" ".join(f"{k}x{counts[0][k]}" if each else str(k) for k in keys))
         view.add_row(f"{kernel} sm_{arch} {''.join(case) or f'({len(ms)})'}", *cells)

@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import triton
 from triton import knobs
@@ -58,7 +58,7 @@ class Measurement:
     warps: int
     shared: int  # bytes of a block, static and dynamic
     conversions: int  # changes of layout in Triton's own code; most go through shared memory
-    code: Code
+    code: dict[str, Any]  # machine code, counted
     # Argument: widths of its accesses in bytes, narrowest first.
     widths: dict[str, tuple[int, ...]]
     wanted: dict[str, int]  # argument: width that its layout allows
@@ -82,7 +82,7 @@ class Measurement:
     def blocks(self) -> int:
         """Blocks that a multiprocessor holds at once."""
         threads = 32 * self.warps
-        registers = -(-self.code.registers // 8) * 8 * threads
+        registers = -(-self.code["registers"] // 8) * 8 * threads
         shared = SHARED[self.arch] * 1024 // (self.shared + RESERVED)
         return min(REGISTERS // registers, shared, THREADS // threads, BLOCKS)
 
@@ -94,25 +94,20 @@ class Measurement:
     @property
     def in_flight(self) -> int:
         """Bytes of loads that a multiprocessor can have under way at once: an estimate."""
-        return self.code.in_flight * 32 * self.warps * self.blocks
+        return self.code["in_flight"] * 32 * self.warps * self.blocks
 
     @property
     def figures(self) -> dict[str, Any]:
         """What tables and budgets tell."""
-        return {
-            "registers": self.code.registers,
-            "spilled": self.code.spilled,
+        return self.code | {
             "shared": self.shared,
             "blocks": self.blocks,
             "in_flight": self.in_flight,
-            "instructions": self.code.instructions,
             "narrow": len(self.narrow),
             "narrowest": min(self._least.values(), default=None),
-            "LDS/STS": self.code.shared_accesses,
-            "barriers": self.code.barriers,
-            "shuffles": self.code.shuffles,
+            "LDS/STS": self.code["shared_accesses"],
             "conversions": self.conversions,
-            "matrix": "+".join(sorted(self.code.matrix)),
+            "matrix": "+".join(sorted(self.code["matrix"])),
         }
 
 
@@ -137,7 +132,7 @@ def measure(launch: Launch, arch: int, case: str) -> Measurement:
             case=case,
             arch=arch,
             warps=kernel.metadata.num_warps,
-            shared=kernel.metadata.shared + code.static_shared,
+            shared=kernel.metadata.shared + code["static_shared"],
             conversions=kernel.asm["ttgir"].count("ttg.convert_layout"),
             code=code,
             widths=argument_widths(kernel.asm["ptx"], launch.parameters),
@@ -155,25 +150,8 @@ def _output(*command) -> str:
     return done.stdout
 
 
-class Code(NamedTuple):
-    """Machine code, counted."""
-
-    registers: int
-    spilled: int  # bytes of stack and local memory of a thread
-    static_shared: int
-    instructions: int
-    loads: dict[int, int]  # width in bytes: number of instructions
-    stores: dict[int, int]
-    bulk: int
-    matrix: dict[str, int]
-    shared_accesses: int
-    barriers: int
-    shuffles: int
-    in_flight: int  # bytes of loads that a thread has under way at most
-
-
-def count(usage: str, code: str, arch: int) -> Code:
-    """Args: what ``cuobjdump -res-usage`` and ``nvdisasm -c`` print."""
+def count(usage: str, code: str, arch: int) -> dict[str, Any]:
+    """Machine code, as ``cuobjdump -res-usage`` and ``nvdisasm -c`` print it, counted."""
     registers, stack, shared, local = map(int, USAGE.search(usage).groups())
     # Trap loops and padding behind the end of the kernel are no code of ours.
     names = [name for name, _, _ in SASS.findall(code) if name not in ("", "NOP")]
@@ -183,23 +161,24 @@ def count(usage: str, code: str, arch: int) -> Code:
         return sum(heads[name] for name in wanted)
 
     def widths(*wanted: str) -> dict[int, int]:
+        """Bytes of an access: number of instructions."""
         return dict(sorted(Counter(width(n) for n in names if head(n) in wanted).items()))
 
-    return Code(
-        registers=registers,
-        # Older assemblers may report a stack of 0 beside spills.
-        spilled=max(stack + local, 4 * total("LDL", "STL")),
-        static_shared=max(0, shared - RESERVED) if arch >= RESERVING_SINCE else shared,
-        instructions=len(names),
-        loads=widths("LDG", "LDGSTS"),
-        stores=widths("STG"),
-        bulk=total(*BULK),
-        matrix={name: number for name, number in heads.items() if MATRIX.match(name)},
-        shared_accesses=total("LDS", "STS", "LDSM", "STSM"),
-        barriers=heads["BAR"],
-        shuffles=heads["SHFL"],
-        in_flight=bytes_in_flight(code),
-    )
+    return {
+        "registers": registers,
+        # Bytes of a thread. Older assemblers may report a stack of 0 beside spills.
+        "spilled": max(stack + local, 4 * total("LDL", "STL")),
+        "static_shared": max(0, shared - RESERVED) if arch >= RESERVING_SINCE else shared,
+        "instructions": len(names),
+        "loads": widths("LDG", "LDGSTS"),
+        "stores": widths("STG"),
+        "bulk": total(*BULK),
+        "matrix": {name: number for name, number in heads.items() if MATRIX.match(name)},
+        "shared_accesses": total("LDS", "STS", "LDSM", "STSM"),
+        "barriers": heads["BAR"],
+        "shuffles": heads["SHFL"],
+        "in_flight": bytes_in_flight(code),
+    }
 
 
 def head(opcode: str) -> str:

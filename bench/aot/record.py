@@ -131,8 +131,12 @@ def _compiling_nothing() -> Iterator[None]:
         names = function.arg_names
 
         def launched(x, y, z, stream, function, packed, metadata, enter, leave, *values) -> None:
-            tensors = [(name, v) for _, name, v in _leaves(zip(names, values, strict=True))]
-            widths = {name: widest_access(t) for name, t in tensors if _activation(t)}
+            found = {name: v for _, name, v in _leaves(zip(names, values, strict=True))}
+            # Images [N,C,H,W], and kernels of convolutions, which are read the same way.
+            images = {
+                n: v for n, v in found.items() if isinstance(v, torch.Tensor) and v.dim() == 4
+            }
+            widths = {name: widest_access(image) for name, image in images.items()}
             _notes[-1](Launch(*parts, widths))
 
         # What launchers ask of a compiled kernel.
@@ -163,11 +167,6 @@ def widest_access(tensor: torch.Tensor) -> int:
     if not tensor.is_contiguous(memory_format=torch.channels_last):
         return tensor.element_size()
     return math.gcd(tensor.shape[1] * tensor.element_size(), VECTOR)
-
-
-def _activation(argument) -> bool:
-    """Images [N,C,H,W], and kernels of convolutions, which are read the same way."""
-    return isinstance(argument, torch.Tensor) and argument.dim() == 4
 
 
 class ClaimedGPU:
