@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ...defective.errors import UserError
-from ..data import DataSet, Split, StreamedBatches
+from ..data import DataSet, Split
 from ..datasets import centre_crop
 from ..image_folder import EXTENSIONS, files_in, image_format, open_image
 from ..store import Store
@@ -156,8 +158,9 @@ def evaluate_stylized(
             )
         done = stage(progress, total - int(right.sum()), total, "stylised images")
         files = [file for file, kept in zip(found.files, right.tolist(), strict=True) if kept]
-        labels = images.labels[found.originals[right]]
-        rates = count_right(missing, _batches(images, files, labels, batch_size), done)
+        styled = _like(images, files, images.labels[found.originals[right]])
+        batches = styled.batches(torch.arange(len(files)), batch_size)
+        rates = count_right(missing, (([pixels], labels) for _, pixels, labels in batches), done)
         counts = {
             "stylised": count,
             "without_original": found.without_original,
@@ -170,21 +173,12 @@ def evaluate_stylized(
     return made
 
 
-def _batches(
-    images: TestImages, files: list[Path], labels: Tensor, size: int
-) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """([pixels float32 [n,C,H,W] in [0,1]], labels [n]) on the device, as the test images are."""
-    data = images.data
-    if images.split.images is None:
-        split = Split(labels, files=tuple(files))
-        streamed = StreamedBatches(split, images.device, data.image_size, workers=images.workers)
-        yield from (([pixels], true) for pixels, true in streamed.in_order(size))
-        return
-    from torchvision.transforms.v2.functional import pil_to_tensor
-
-    crop, mode = centre_crop(data.image_size), "L" if data.in_channels == 1 else "RGB"
-    for start in range(0, len(files), size):
-        part = slice(start, start + size)
-        pixels = [pil_to_tensor(crop(open_image(file, mode))) for file in files[part]]
-        stacked = torch.stack(pixels).to(images.device)
-        yield [stacked.float().div_(255)], labels[part].to(images.device)
+def _like(images: TestImages, files: list[Path], labels: Tensor) -> TestImages:
+    """Images in files, brought to the size and channels of the test images and read as they are."""
+    data, pixels = images.data, None
+    if images.split.images is not None:  # small ones lie in memory
+        crop, mode = centre_crop(data.image_size), "L" if data.in_channels == 1 else "RGB"
+        stacked = np.stack([np.asarray(crop(open_image(file, mode))) for file in files])
+        pixels = torch.from_numpy(stacked).view(*stacked.shape[:3], data.in_channels)
+    split = Split(labels, pixels, tuple(files))
+    return TestImages(replace(data, test=split), images.device, images.workers)
