@@ -3,52 +3,55 @@
 import json
 from dataclasses import replace
 
-import attacking_fixtures as shared
 import pytest
 import torch
-from attacking_fixtures import CPU
-from fitted_networks import pixels
+from fitted_networks import CPU, named, pixels, sample_images
 from PIL import Image
 from scotoma.defective.errors import UserError
 from scotoma.train import image_folder as contents
 from scotoma.train.data import DataSet, Split
 from scotoma.train.robustness.images import TestImages, choose_images
 
-models, images = shared.models, shared.images
+
+@pytest.fixture(scope="module")
+def images():
+    return sample_images(150)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return named(tmp_path_factory.mktemp("nets"), ("standard",), ("0.5-Bottom",))
 
 
 def test_the_first_of_the_shuffle_that_all_get_right(models, images):
     everything = pixels(images.split.images)
     right = torch.ones(len(images), dtype=torch.bool)
-    for model in models[:2]:
+    for model in models:
         right &= model.model(everything).argmax(1) == images.labels
     assert 10 < int(right.sum()) < 100
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(3))
     expected = order[right[order]]
     for count in (7, 1000):
         for size in (20, 1000):
-            found = choose_images(models[:2], images, count, 3, size)
+            found = choose_images(models, images, count, 3, size)
             assert torch.equal(found.indices, expected[:count])
             last = int((order == found.indices[-1]).nonzero()) + 1
             assert found.looked_at == (len(images) if count > len(expected) else last)
-    assert not torch.equal(choose_images(models[:2], images, 7, 4, 20).indices, expected[:7])
+    assert not torch.equal(choose_images(models, images, 7, 4, 20).indices, expected[:7])
     described = json.loads(json.dumps(found.describe()))
     assert described["seed"] == 3 and described["found"] == len(expected)
-    assert [m["digest"] for m in described["correct_for"]] == [m.digest for m in models[:2]]
+    assert [m["digest"] for m in described["correct_for"]] == [m.digest for m in models]
 
 
-def test_each_model_sees_each_image_once_and_no_more_than_needed(models, images, monkeypatch):
+def test_each_model_sees_each_image_once_and_no_more_than_needed(models, images):
     seen = []
-    monkeypatch.setattr(
-        models[0].model,
-        "forward",
-        lambda x, f=models[0].model.forward: (seen.append(len(x)), f(x))[1],
-    )
+    hook = models[0].model.register_forward_hook(lambda module, x, y: seen.append(len(y)))
     choose_images(models[:1], images, 5, batch_size=20)
     assert sum(seen) <= 40
     seen.clear()
     choose_images(models[:1], images, 10**6, batch_size=64)
     assert sum(seen) == len(images)
+    hook.remove()
 
 
 def test_wrong_choices(models, images):

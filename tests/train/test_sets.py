@@ -3,22 +3,70 @@
 import json
 from dataclasses import replace
 
-import attacking_fixtures as shared
 import pytest
 import torch
-from attacking_fixtures import CPU, RANDOM, assert_equal, interrupt
-from fitted_networks import pixels
-from scotoma.defective.attacks import FGSM, PGD, GaussianNoise, Oracle, Status
+from fitted_networks import CPU, pixels, sample_images, saved
+from scotoma.defective.attacks import FGSM, PGD, Attack, GaussianNoise, Oracle, Status
 from scotoma.defective.errors import UserError
 from scotoma.defective.robustness import load_set, save_set
-from scotoma.defective.robustness.adversarial_set import to_uint8
+from scotoma.defective.robustness.adversarial_set import tensor_fields, to_uint8
 from scotoma.train.robustness import sets
-from scotoma.train.robustness.images import TestImages
-from scotoma.train.robustness.models import check_precision, full_precision, memory_advice
+from scotoma.train.robustness.images import TestImages, choose_images
+from scotoma.train.robustness.models import (
+    check_precision,
+    full_precision,
+    load_named,
+    memory_advice,
+)
 from scotoma.train.robustness.sets import Source, keeps_batch, make_set, set_name
 from scotoma.train.runfolder import alone_in
 
-models, images, chosen = shared.models, shared.images, shared.chosen
+RANDOM = PGD(eps=16 / 255, step=8 / 255, steps=2, random_start=True)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Two networks of float64, whose results do not depend on the batch, and their mean."""
+    root = tmp_path_factory.mktemp("nets")
+    paths = [
+        saved(root / f"{name}.safetensors", double=True, **options)
+        for name, options in {"standard": {}, "bottom": {"defects": "0.5-Bottom"}}.items()
+    ]
+    return load_named(paths, [paths], CPU)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return sample_images(150)
+
+
+@pytest.fixture(scope="module")
+def chosen(models, images):
+    """Numbers of 40 images that all models get right, in the order of the choice."""
+    return choose_images(models, images, 40).indices
+
+
+def assert_equal(a, b, exact=True):
+    for name in tensor_fields():
+        one, other = getattr(a, name), getattr(b, name)
+        if exact or not one.is_floating_point():
+            assert torch.equal(one, other), name
+        else:
+            torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+
+
+def interrupt(monkeypatch, after, error=KeyboardInterrupt):
+    """Ctrl-C while a batch is attacked, when ``after`` are finished."""
+    original, calls = Attack.__call__, [0]
+
+    def call(self, *args, **options):
+        calls[0] += 1
+        if calls[0] > after:
+            raise error
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(Attack, "__call__", call)
+    return calls
 
 
 @pytest.fixture
