@@ -2,8 +2,8 @@
 
 ``bench step`` and ``profile`` both take it. :func:`add_model_options` adds the options, and
 :func:`chosen_model` gives a :class:`Model` that has been built and run once, so that whatever is
-wrong with it is said before anything is measured. :meth:`Model.build` makes the network as it is,
-:func:`fused` the same one with the fused operators where they fit.
+wrong with it is said before anything is measured. :meth:`Model.build` makes the network, as it is or
+fused.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
-import operator
 import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from ..defective.errors import UserError, nearest
-from ..defective.layers import BNMaskReLU, MaskSite
+from ..defective.layers import MaskSite
+from ..kernels import fuse
 from .options import positive
 
 IMAGE_SIZE = 224
@@ -36,7 +35,7 @@ class Model:
     Attributes:
         name: package:factory. factory: makes it.
         image_size: side of its RGB images in pixels. classes: of its logits.
-        fusible: how many batch norms can be fused with what follows them.
+        fusible: how many batch norms can run as fused operators.
         text: the same in words, with the reason where it is not all.
     """
 
@@ -51,7 +50,9 @@ class Model:
         """The network, the same weights each time; fused unless ``backend`` is "eager"."""
         torch.manual_seed(0)
         model = self.factory().train(training)
-        return model if backend == "eager" else fused(model, self.image_size)[0]
+        if backend != "eager":
+            fused(model)
+        return model
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +104,7 @@ def chosen_model(options: argparse.Namespace) -> Model | None:
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 2:
             text = "expected logits of shape (images, classes)"
             raise _refusal(name, f"which gives {shape} in {mode}; {text}")
-    return Model(name, factory, size, logits.shape[1], *fused(model, size)[1:])
+    return Model(name, factory, size, logits.shape[1], *fused(model))
 
 
 def _factory(name: str, classes: int | None) -> Callable[[], nn.Module]:
@@ -150,131 +151,21 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
-# Fusing: what torch.fx calls them, as a module, a method, a function.
-RELUS = (nn.ReLU, "relu", "relu_", F.relu, F.relu_, torch.relu, torch.relu_)
-ADDITIONS = ("add", "add_", operator.add, operator.iadd, torch.add)
-
-
-def fused(model: nn.Module, image_size: int) -> tuple[nn.Module, int, str]:
-    """The network with ``relu(BN(x))`` and ``relu(BN(x) + y)`` as one operator each.
-
-    Where ``y`` is a batch norm's output too, as at a projection, it is a part of that operator. All
-    else stays as it is: batch norms that another function follows, and whatever torch.fx cannot
-    see. Parameters and buffers are those of ``model``, in whose mode (training or not) it is seen.
+def fused(model: nn.Module) -> tuple[int, str]:
+    """Let a network's batch norms run as fused operators, in place (:func:`scotoma.kernels.fuse`).
 
     Returns:
-        The network, how many of its batch norms were fused, and that in words.
+        How many of them do, and that in words.
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    sites = sum(isinstance(module, MaskSite) for module in norms)
+    sites = sum(isinstance(module, MaskSite) for module in model.modules())
     if sites:
-        return model, sites, f"fused: its {sites} layers of scotoma's; all else stays eager"
+        return sites, f"fused: its {sites} layers of scotoma's; all else stays eager"
     try:
-        traced = fx.symbolic_trace(model)
-        shapes = _shapes(traced, image_size)
-    except Exception as error:
-        return model, 0, f"nothing can be fused: torch.fx cannot trace it ({_line(error)})"
-    places = dict(traced.named_modules())
-    count = 0
-    for relu in list(traced.graph.nodes):
-        before = next(iter(relu.all_input_nodes), None)
-        found = _branches(before, places, shapes) if _is(relu, RELUS, places) else None
-        if found is None:
-            continue
-        own, other, residual = found
-        layers = [places[node.target] for node in (own, other) if node is not None]
-        name = f"fused_{count}"
-        traced.add_submodule(name, FusedNorm(*layers))
-        with traced.graph.inserting_before(relu):
-            second = residual if other is None else other.args[0]
-            call = traced.graph.call_module(name, (own.args[0], second))
-        shapes[call] = shapes.get(relu)
-        relu.replace_all_uses_with(call)
-        for node in dict.fromkeys((relu, before, own, other)):
-            if node is not None:
-                traced.graph.erase_node(node)
-        count += len(layers)
-    traced.delete_all_unused_submodules()
-    traced.recompile()
-    if not count:
-        return model, 0, "nothing can be fused: no batch norm has a ReLU behind it"
-    left = len(norms) - count
-    rest = f"the other {left} and all else stay eager" if left else "all else stays eager"
-    return traced, count, f"fused: {count} of {len(norms)} batch norms, each with its ReLU; {rest}"
-
-
-class FusedNorm(nn.Module):
-    """``relu(norm(x) + y)``, or ``relu(norm(x) + other(y))``; y may be None."""
-
-    def __init__(self, norm: nn.BatchNorm2d, other: nn.BatchNorm2d | None = None):
-        super().__init__()
-        self.norm = _as_ours(norm)
-        self.other = None if other is None else _as_ours(other)
-
-    def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
-        if self.other is None:
-            return self.norm(x, y)
-        return self.norm(x, projection=(y, self.other))
-
-
-def _as_ours(norm: nn.BatchNorm2d) -> BNMaskReLU:
-    """The same parameters and buffers, in our layer."""
-    ours = BNMaskReLU(norm.num_features, eps=norm.eps, momentum=norm.momentum)
-    for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
-        setattr(ours, name, getattr(norm, name))
-    return ours.train(norm.training)
-
-
-def _shapes(traced: fx.GraphModule, size: int) -> dict[fx.Node, torch.Size]:
-    """The shapes of all tensors between its operators, for two images."""
-    from torch.fx.passes.shape_prop import ShapeProp
-
-    training = traced.training
-    with torch.no_grad():
-        ShapeProp(traced.eval()).propagate(torch.zeros(2, 3, size, size))
-    traced.train(training)
-    found = {node: node.meta.get("tensor_meta") for node in traced.graph.nodes}
-    return {node: meta.shape for node, meta in found.items() if hasattr(meta, "shape")}
-
-
-def _branches(node, places, shapes) -> tuple[fx.Node, fx.Node | None, fx.Node | None] | None:
-    """Of what a ReLU is called on: its batch norm, a second one, or a residual; None for others."""
-    if not isinstance(node, fx.Node) or len(node.users) > 1:
-        return None
-    if _is_norm(node, places):
-        return node, None, None
-    pair = len(node.args) == 2 and all(isinstance(value, fx.Node) for value in node.args)
-    if not _is(node, ADDITIONS, places) or not pair or node.kwargs:
-        return None
-    own, other = node.args
-    if shapes.get(own) is None or shapes.get(own) != shapes.get(other) or own is other:
-        return None
-    if not _is_norm(own, places):
-        if node.target in (operator.iadd, "add_") and len(own.users) > 1:
-            return None  # whoever else uses it wants the sum
-        own, other = other, own
-    if not _is_norm(own, places):
-        return None
-    if _is_norm(other, places):
-        first, second = places[own.target], places[other.target]
-        if (first.eps, first.momentum) == (second.eps, second.momentum):
-            return own, other, None
-    return own, None, other
-
-
-def _is_norm(node: fx.Node, places: dict[str, nn.Module]) -> bool:
-    if not _is(node, (nn.BatchNorm2d,), places) or len(node.users) > 1 or len(node.args) != 1:
-        return False
-    norm = places[node.target]
-    alone = sum(n.target == node.target for n in node.graph.nodes) == 1
-    return alone and norm.affine and norm.track_running_stats
-
-
-def _is(node: fx.Node, what: tuple, places: dict[str, nn.Module]) -> bool:
-    """Whether a node calls one of some classes of modules, methods or functions.
-
-    What is fused already is no module of the original.
-    """
-    if node.op == "call_module":
-        return type(places.get(node.target)) in what
-    return node.op in ("call_method", "call_function") and node.target in what
+        fusion = fuse(model)
+    except ValueError as error:
+        return 0, f"nothing can be fused: {error}"
+    reasons = dict.fromkeys(site.reason for site in fusion.sites if site.operator is None)
+    if not fusion.fused:
+        return 0, f"nothing can be fused: {'; '.join(reasons)}"
+    left = f"; left alone: {'; '.join(reasons)}" if reasons else ""
+    return fusion.fused, f"fused: {fusion.fused} of {len(fusion.sites)} batch norms{left}"

@@ -240,7 +240,7 @@ class ProjectionShortcut(nn.Module):
 
 
 def use_backend(model: nn.Module, backend: str | None) -> None:
-    """Choose the backend of all defective layers of a model, in place.
+    """Choose the backend of all defective layers and fused batch norms of a model, in place.
 
     Args:
         model: any module. backend: "eager" for plain PyTorch, "triton" for the fused kernels or an
@@ -252,7 +252,7 @@ def use_backend(model: nn.Module, backend: str | None) -> None:
     if backend not in (None, *BACKENDS):
         raise UserError(f"backend is {backend!r}; expected None, 'eager' or 'triton'")
     for module in model.modules():
-        if isinstance(module, MaskSite):
+        if isinstance(module, (MaskSite, nn.BatchNorm2d, nn.SyncBatchNorm)):
             module.backend = backend
 
 
