@@ -2,8 +2,7 @@
 
 ``bench step`` and ``profile`` both take it. :func:`add_model_options` adds the options, and
 :func:`chosen_model` gives a :class:`Model` that has been built and run once, so that whatever is
-wrong with it is said before anything is measured. :meth:`Model.build` makes the network, as it is or
-fused.
+wrong with it is said before anything is measured. :meth:`Model.build` makes it, fused or as it is.
 """
 
 from __future__ import annotations

@@ -12,44 +12,24 @@ from torch.nn import functional as F
 from ..kernels import Projection, apply_mask, bn_mask_add_relu, conv_bn_mask_add_relu
 from ..kernels.autotune import active as convolutions_may_fuse
 from ..kernels.backends import NAMES as BACKENDS
+from ..kernels.batch_norm import Masked
 from .errors import UserError
 
 
-class MaskSite(nn.Module):
+class MaskSite(Masked):
     """A place where a mask may sit.
 
     Attributes:
         block: the paper's number of the block it belongs to, or None if no placement masks it.
-        mask: bool buffer [C,H,W], True where a neuron is kept; None where nothing is defective.
-            A persistent buffer: it follows ``.to()``, its memory format included, and is saved in
-            checkpoints.
+        mask: as of :class:`scotoma.kernels.batch_norm.Masked`; None where nothing is defective.
         backend: as in :func:`scotoma.kernels.bn_mask_add_relu`; see :func:`use_backend`.
     """
 
     block: int | None
-    mask: Tensor | None
-    backend: str | None = None
 
     def place(self, block: int | None) -> None:
         self.block = block
         self.register_buffer("mask", None)
-
-    def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
-        if self.mask is not None:
-            # ``.to(memory_format=...)`` means tensors of four dimensions: the mask is one image,
-            # and kernels read it fastest in the order of the activations. (unsqueeze would give
-            # the new dimension a stride that torch takes for no format at all.)
-            mask = self.mask
-            image = mask.as_strided((1, *mask.shape), (mask.numel(), *mask.stride()))
-            self.mask = fn(image).squeeze(0)
-        return self
-
-    def _mask_text(self) -> str:
-        """For ``extra_repr``: the share of neurons that the mask keeps."""
-        if self.mask is None or self.mask.is_meta:
-            return ""
-        return f", keeps {float(self.mask.float().mean()):.4g} of {list(self.mask.shape)}"
 
 
 class _NotConverted:
