@@ -414,7 +414,7 @@ def roofline(page: Page, rows: Sequence[dict]) -> None:
         unit: lambda row: fixed(row["tflop_per_s"], 2, factor),
         "attained (%)": lambda row: fixed(row["attained_percent"], 0),
     }
-    cases = grouped(rows, "case").values()
+    cases = grouped(rows, *CASE["roofline"]).values()
     for case in cases:
         case.sort(key=lambda row: (not row["ours"], row["backend"]))
     table(page, [row for case in cases for row in case], columns, words=5)

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from ...defective.models import ARCHITECTURES
 from ...train.pages import Page, code, strong
 from .rows import (
+    CASE,
     OURS,
     PASSES,
     VERSIONS,
@@ -122,7 +123,7 @@ def slower_cases(page: Page, rows: Sequence[dict]) -> None:
             fastest = best(case.values(), fit=lambda row: row["median"])
             for pair in _pairs(case.values()):
                 (our_best if pair[0] is fastest else our_others).append(pair)
-    operators = grouped(of(rows, "roofline"), "case").values()
+    operators = grouped(of(rows, "roofline"), *CASE["roofline"]).values()
     pairs = {
         "Whole steps that our fastest contestant loses": our_best,
         "Whole steps that another of our contestants loses": our_others,

@@ -144,8 +144,9 @@ def test_operators_of_another_thread_launch_too(recorded):
     recorded.add("cpu_op", "aten::mul", 770, 20)
     recorded.add("cpu_op", "autograd::engine::evaluate_function: ReluBackward0", 771, 9, tid=2)
     recorded.launch(772, 850, 4, "unknown", tid=2)
+    recorded.launch(782, 855, 4, "unknown", tid=2)  # after it
     spans = read(recorded.events, on_device=True).spans
-    assert [span.family for span in spans if span.name == "unknown"] == [NORM]
+    assert [span.family for span in spans if span.name == "unknown"] == [NORM, OTHER]
 
 
 def test_a_trace_without_kernels_is_refused():
