@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import platform
 import signal
 import threading
 import time
@@ -14,7 +13,6 @@ from typing import Any
 
 import torch
 
-from .. import __version__
 from ..defective.errors import RankError, UserError
 from .config import TrainConfig, deciding, differing, learning_rate
 from .data import DataSet, Split, steps_per_epoch
@@ -24,6 +22,7 @@ from .plots import draw_curves
 from .runfolder import CONFIG, STATE, WEIGHTS, RunFolder
 from .screen import Report
 from .setup import make_batches
+from .store import versions
 
 
 class StopRequest:
@@ -194,11 +193,7 @@ class Trainer:
             "precision": config.precision,
             "device": device_name(self.device),
             "processes": self.world.size,
-            "versions": {
-                "scotoma": __version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
+            "versions": versions(),
             "checkpoint": WEIGHTS,
         }
         if self.world.is_main:

@@ -10,7 +10,6 @@ import argparse
 import math
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -90,8 +89,8 @@ def tidy(message: str, parser: argparse.ArgumentParser) -> str:
     # What jsonargparse says of a value names Python's types.
     found = re.match(r'Parser key "(\w+)":.*?(?:Got value|Given value):(.*)', line)
     if not found:
-        yes_no = re.match(r"argument (\S+)/\S+: invalid _boolean_type value: (.*)", line)
-        return f"{yes_no[1]} is {yes_no[2]}; expected yes or no" if yes_no else line
+        yes_no = r"argument (\S+)/\S+: invalid _boolean_type value: (.*)"
+        return re.sub(yes_no, r"\1 is \2; expected yes or no", line)
     option, value = "--" + found[1].replace("_", "-"), found[2].strip()
     for choices in re.findall(r"Literal\[(.*?)\]", line):
         names = re.findall(r"'(.*?)'", choices)
@@ -122,12 +121,12 @@ class Parser(jsonargparse.ArgumentParser):
     def error(self, message: str, ex: Exception | None = None):
         raise UserError(tidy(message, self))
 
-    def parse_args(self, args: Sequence[str] | None = None, **keywords):
+    def parse_args(self, args: Sequence[str], **keywords):
         return super().parse_args(self._arguments_first(args), **keywords)
 
-    def _arguments_first(self, words: Sequence[str] | None) -> list[str]:
+    def _arguments_first(self, words: Sequence[str]) -> list[str]:
         """Options and their values behind all else, where argparse understands them."""
-        rest = list(sys.argv[1:] if words is None else words)
+        rest = list(words)
         if "--" in rest or not self._get_positional_actions():
             return rest
         arguments, options = [], []

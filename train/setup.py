@@ -46,26 +46,22 @@ def resolve(config: TrainConfig, device: torch.device, processes: int = 1) -> Tr
         dataset=dataset,
         device=device.type if device.index in (None, 0) else str(device),
         data_root=str(Path(config.data_root or default_root()).expanduser().absolute()),
-        mask_seed=config.seed if config.mask_seed is None else config.mask_seed,
-        precision=(automatic_precision(device) if config.precision == "auto" else config.precision),
-        channels_last=(
-            device.type == "cuda" if config.channels_last is None else config.channels_last
-        ),
-        cuda_graph=(
-            graph_refusal(config, device, processes) is None
-            if config.cuda_graph is None
-            else config.cuda_graph
-        ),
     )
+    if config.mask_seed is None:
+        resolved.mask_seed = config.seed
+    if config.precision == "auto":
+        resolved.precision = automatic_precision(device)
+    if config.channels_last is None:
+        resolved.channels_last = device.type == "cuda"
+    if config.cuda_graph is None:
+        resolved.cuda_graph = graph_refusal(config, device, processes) is None
     name = config.name
-    if name is not None and (not name or Path(name).name != name or name == ".."):
+    if name is None:
+        defects = resolved.defects.replace(",", "+")
+        name = f"{Path(dataset).name}-{config.arch}-{defects}-s{config.seed}"
+        resolved.name = name if config.overwrite else free_name(Path(config.out), name)
+    elif not name or Path(name).name != name or name == "..":
         raise UserError(f"--name {name!r}: expected a folder name without slashes")
-    if config.name is None:
-        data = Path(dataset).name
-        parts = [data, config.arch, resolved.defects.replace(",", "+"), f"s{config.seed}"]
-        resolved.name = "-".join(parts)
-        if not config.overwrite:
-            resolved.name = free_name(Path(config.out), resolved.name)
     return resolved
 
 
