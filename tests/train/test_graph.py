@@ -69,6 +69,8 @@ def test_a_graphed_run_ends_with_the_same_weights(tiny, ran, graphs_on_cpu, chan
         for folder in (whole, graphed.path)
     )
     assert other["model"]["stem.bn.num_batches_tracked"] == 2 * 4
+    (group,) = other["optimizer"]["param_groups"]
+    assert torch.is_tensor(group["lr"])  # a number would be that of the capture for good
     for key in ("model", "average"):
         assert (plain[key] is None) == (other[key] is None)
         for name, value in (plain[key] or {}).items():
