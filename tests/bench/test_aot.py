@@ -66,7 +66,8 @@ needs_interpreter = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def compiler():
     """compiler(function, arguments) calls it in a process in which Triton compiles."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=compiling.end_with_parent) as pool:
         with mock.patch.dict(os.environ):
             os.environ.pop("TRITON_INTERPRET", None)
             pool.submit(os.getpid).result()
