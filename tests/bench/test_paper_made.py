@@ -6,6 +6,7 @@ from paper_smoke import context, learning_setup, new_store, tiny_setup
 from scotoma.bench.paper.budgets import ROLES, SMOKE
 from scotoma.bench.paper.data import Data, SampleFolder
 from scotoma.bench.paper.experiment import Made, only_rows, read_values
+from scotoma.bench.paper.pictures import of_page
 from scotoma.bench.paper.setup import Setup
 from scotoma.bench.paper.tables import definition, definitions
 from scotoma.bench.paper.work import Plan, make_here
@@ -103,7 +104,7 @@ def test_everything_at_the_smallest_budget(smoke, name):
         assert value.low is not None and value.low <= value.value <= value.high
         assert value.n > 0 and (value.high <= 1 or column == "S(M)")
     assert set(read_values(experiment.asides, there.store)) == set(experiment.asides)
-    if plan.draw is not None and name != "figure5":
-        pictures = plan.draw(Made(plan, setup, experiment, values, there))
+    if experiment.attached:  # numbers are drawn in tests of pictures
+        pictures = of_page(Made(plan, setup, experiment, values, there), None, "")
         assert len(pictures) == (1 if name == "figure14" else len(plan.roles))
         assert all(encoded(picture.figure).startswith(b"\x89PNG") for picture in pictures)
