@@ -48,6 +48,8 @@ NETWORKS, IMAGES = 8, 3
 """How many a process keeps."""
 _PLACES = (*FREE, "recipe", "dataset", "image_size", "train_limit")
 """Settings of training that decide no weights, or are the data's."""
+PIXELS = "uint8"
+"""Of adversarial images: rounded as an image file would, which is how the release evaluated."""
 _MOST = 1 << 31
 """More than any number of test images; larger ones would be no int64."""
 
@@ -318,8 +320,7 @@ class AdversarialImages(Artefact):
 
     Attributes:
         attack: as :func:`scotoma.defective.attacks.parse_attack` reads it. most: only so many of
-            the sample's images; None for all. pixels: "uint8" rounds as an image file would, which
-            is how the release evaluated.
+            the sample's images; None for all.
     """
 
     kind = "set"
@@ -329,7 +330,6 @@ class AdversarialImages(Artefact):
     attack: str
     sample: Sample
     most: int | None = None
-    pixels: str = "uint8"
 
     @property
     def label(self) -> str:
@@ -340,7 +340,7 @@ class AdversarialImages(Artefact):
         return {
             "attack": parse_attack(self.attack).parameters(),
             "most": self.most,
-            "pixels": self.pixels,
+            "pixels": PIXELS,
             "members": len(self.source.members),
         }
 
@@ -366,7 +366,7 @@ class AdversarialImages(Artefact):
             indices[: self.most],
             path,
             batch_size=context.batch_size,
-            pixels=self.pixels,
+            pixels=PIXELS,
             sampling=details,
             say=lambda text: context.screen.line(f"    {text}"),
             advance=context.progress,

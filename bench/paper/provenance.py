@@ -145,11 +145,8 @@ def tell_settings(page: Page, made: Made, origin: Origin, commit: str | None, wh
         )
         page.heading("Attacks", 3)
         page.table(frame(["attack", "settings", "on", "images"], rows), words=3)
-    if kinds := {each.pixels for each in origin.of("set")}:
-        told = f"Pixels of adversarial images: {' and '.join(sorted(kinds))}."
-        if kinds == {"uint8"}:
-            told = "Pixels uint8: adversarial images are rounded to the nearest of 256 levels."
-        page.paragraph(told)
+    if origin.of("set"):
+        page.paragraph("Pixels uint8: adversarial images are rounded to the nearest of 256 levels.")
     page.heading("Where and when", 3)
     page.bullets(_machines(made, origin, commit, when))
     if warnings := dict.fromkeys(w for record in origin.records for w in record["warnings"]):

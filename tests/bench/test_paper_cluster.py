@@ -106,6 +106,7 @@ def test_all_that_can_go_wrong_with_an_artefact(send, store):
     assert "a word" not in text and 'raise RuntimeError(f"{self.name} is wrong")' in text
 
 
+@pytest.mark.slow
 def test_a_gpu_is_shared_as_told(machines, send, store):
     """Ray is told of a GPU, and torch too. Each worker has a process of its own."""
     fakes = [OnPretendedGpu(f"gpu{number}", does="hold", group=f"{number}") for number in range(3)]
@@ -168,6 +169,7 @@ def test_stopped_and_killed_trainings_change_no_number(send, store, tmp_path):
     assert all(first[name].equal(second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_a_cluster_of_this_machine_alone(apart, store, monkeypatch, capsys):
     monkeypatch.setenv("PYTHONPATH", ray_cluster.PATHS)
     fake = Fake("here")

@@ -145,7 +145,6 @@ def test_an_attack_is_what_it_means_and_not_how_it_is_written():
     changed = [
         AdversarialImages(model, pgd(2, 8, 8), sample),
         replace(one, most=5),
-        replace(one, pixels="float"),
         replace(one, sample=replace(sample, seed=1)),
         replace(one, sample=replace(sample, count=11)),
         replace(one, sample=replace(sample, models=())),

@@ -1,8 +1,7 @@
 """Plans of artefacts: what is missing, in which order, and that each is made once by whoever."""
 
 import os
-import subprocess
-import sys
+import signal
 import threading
 import time
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from forks import Forked
 from named_artefact import Named
 from paper_smoke import context, finish, new_store
 from scotoma.bench.paper.data import SampleFolder
@@ -140,37 +140,26 @@ def test_several_at_the_same_time_make_each_once_and_share_the_work(notes, store
     assert len(makers) == 3
 
 
-_LOCKING = """
-import sys, time
-from pathlib import Path
-from scotoma.bench.paper.data import SampleFolder
-from scotoma.bench.paper.work import Store
-store, artefact = Store(Path(sys.argv[1])), SampleFolder(3, 2)
-with store.alone(artefact.key):
-    print("locked", flush=True)
-    time.sleep(600)
-"""
-
-
-def test_a_lock_holds_across_processes_and_ends_with_its_owner(store, capsys):
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    owner = subprocess.Popen(
-        [sys.executable, "-c", _LOCKING, str(store.folder)],
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+def test_a_lock_holds_across_processes_and_ends_with_its_owner(store, tmp_path, capsys):
     artefact = SampleFolder(3, 2)
+
+    def own():
+        with new_store(store.folder).alone(artefact.key):
+            (tmp_path / "locked").touch()
+            time.sleep(600)
+
+    owner = Forked(own, tmp_path / "owner")
     waiting = threading.Thread(target=finish, args=([artefact], store))
     try:
-        assert owner.stdout.readline() == "locked\n"
+        while not (tmp_path / "locked").exists():
+            time.sleep(0.01)
         waiting.start()
         waiting.join(0.5)
         assert waiting.is_alive() and not artefact.is_done(store)
         assert "waiting for another process: sample-folder" in capsys.readouterr().out
     finally:
-        owner.kill()
-        owner.communicate()
+        os.kill(owner.pid, signal.SIGKILL)
+        owner.wait()
     waiting.join(60)
     assert artefact.is_done(store)
 
