@@ -117,22 +117,9 @@ def profile_all(
 
 
 def _empty_row(case: Case, name: str, steps: int) -> dict:
-    return {
-        "arch": case.arch,
-        "defects": case.defects[0],
-        "width": case.width,
-        "image_size": case.image_size,
-        "batch_size": case.batch_size,
-        "work": case.work,
-        "dtype": VARIANTS[name].dtype(case.dtype),
-        "contestant": name,
-        "steps": steps,
-        "step_ms": None,
-        "busy_percent": None,
-        "families": {},
-        "trace": None,
-        "problems": [],
-    }
+    later = dict.fromkeys(("step_ms", "busy_percent", "trace"))
+    row = case.as_row(name, case.defects[0]) | {"steps": steps, "families": {}, "problems": []}
+    return row | later
 
 
 def _time(run: NetworkRun, one: Profiled, steps: int, device: torch.device) -> None:
