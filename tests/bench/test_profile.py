@@ -155,6 +155,7 @@ def test_a_trace_without_kernels_is_refused():
         read(trace.events, on_device=True)
     for number in range(5):
         trace.step(number, 100.0 * number)
+    assert read(trace.events, on_device=False).starts == [100, 200, 300, 400]
     with pytest.raises(UnreadableTrace, match="nothing on the device"):
         read(trace.events, on_device=True)
 
