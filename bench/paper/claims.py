@@ -12,7 +12,7 @@ from functools import cache, partial
 from itertools import pairwise, product
 
 from .judge import ABOVE, Claim, Comparison, Elsewhere, Interval, Side
-from .published import Published, facts, published
+from .published import DEFENCE_RATE, TEST_ACCURACY, Published, facts, published
 from .setup import ARCHITECTURES
 
 POINTS = 0.05
@@ -254,8 +254,6 @@ def _stronger(table: str) -> Claim:
 # Table 14.
 
 ACCURACIES = ("Acc", "Test Accuracy")
-DEFENCE_RATE, TEST_ACCURACY = "Defence Rate", "Test Accuracy"
-"""Columns of Figure 5."""
 _SMALLER_DEFENDS = (
     "The smaller the keep probability of the bottom, the better the defence against PGD."
 )

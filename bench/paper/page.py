@@ -21,11 +21,10 @@ from ...train.config import PictureFormat
 from ...train.datasets import DATASETS
 from ...train.pages import Inline, Lines, Page, badge, clean, joined, soft, strong, write_files
 from . import pictures
-from .claims import DEFENCE_RATE, TEST_ACCURACY
 from .experiment import Definition, Made, Measure
 from .judge import LEVEL, NOT_DECIDABLE, NOT_SUPPORTED, SUPPORTED, Estimate, Place, Verdict
 from .provenance import read_origin, tell_settings
-from .published import figure5, published
+from .published import printed, published
 from .setup import Setup
 from .work import closure
 
@@ -164,17 +163,9 @@ class Grid:
 def read_grid(made: Made, failures: Sequence[Failure]) -> Grid:
     """Every place of the paper's table and of ours."""
     definition, experiment, store = made.definition, made.experiment, made.context.store
-    printed = None if definition.of_table is None else published(definition.of_table)
-    paper: dict[Place, float | None] = {}
-    if printed is not None:
-        paper = {(r, c): printed.value(r, c) for r in printed.rows for c in printed.columns}
-    elif definition.name == "figure5":
-        for point in figure5():
-            row = f"{point.keep_probability}-Bottom"
-            paper[row, DEFENCE_RATE] = point.defence_rate
-            paper[row, TEST_ACCURACY] = point.accuracy
-    quoted = {} if printed is None else printed.quoted
-    unit = "rate" if printed is None else printed.unit
+    table = None if definition.of_table is None else published(definition.of_table)
+    quoted, unit = ({}, "rate") if table is None else (table.quoted, table.unit)
+    paper = printed(definition.name)
     apart = why_apart(definition, made.setup)
     failed = {failure.artefact.key for failure in failures}
     names = [dict.fromkeys(place[i] for place in paper) for i in (0, 1)]

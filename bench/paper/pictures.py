@@ -18,10 +18,9 @@ from ...defective.robustness import AdversarialSet, load_set
 from ...train import plots
 from ...train.datasets import default_root
 from ...train.robustness.pictures import shuffled_samples
-from .claims import DEFENCE_RATE, TEST_ACCURACY
 from .data import fitting_grids
 from .judge import Estimate
-from .published import figure5
+from .published import DEFENCE_RATE, TEST_ACCURACY, printed
 
 if TYPE_CHECKING:  # matplotlib is half a second, which only who draws is to wait for
     from matplotlib.axes import Axes
@@ -191,31 +190,29 @@ def draw_tradeoff(made: Made) -> list[Picture]:
 
     The axes span both, unlike the paper's, which begin at a defence rate of 90 %.
     """
-    values = made.values
-    places = {
-        row: (_percent(values[row, DEFENCE_RATE]), _percent(values[row, TEST_ACCURACY]))
-        for row in made.experiment.rows
-        if (row, DEFENCE_RATE) in values and (row, TEST_ACCURACY) in values
-    }
-    if not places:
+    paper = {p: Estimate(v, None, None, 0, (v,)) for p, v in printed("figure5").items()}
+    ours, theirs = (
+        {
+            row: (_percent(values[row, DEFENCE_RATE]), _percent(values[row, TEST_ACCURACY]))
+            for row in dict.fromkeys(row for row, _ in values)
+            if (row, DEFENCE_RATE) in values and (row, TEST_ACCURACY) in values
+        }
+        for values in (made.values, paper)
+    )
+    if not ours:
         return []
     figure = plots.new((6.4, 4.6), "Success defence rate and clean accuracy by keep probability")
     axes = figure.subplots()
-    for defence, accuracy in places.values():
+    for defence, accuracy in ours.values():
         plots.interval_point(axes, defence, accuracy, colour=plots.RIGHT)
-    paper = figure5()
-    x = [100 * point.defence_rate for point in paper]
-    y = [100 * point.accuracy for point in paper]
+    x, y = ([pair[i][1] for pair in theirs.values()] for i in (0, 1))
     look = {"color": plots.WRONG, "markersize": 8, "linestyle": "none", "clip_on": False}
     axes.plot(x, y, "*", label="the paper", **look)
     axes.plot([], [], "o", color=plots.RIGHT, label="ours, with 95 % intervals")
     axes.set_xlabel("success defence rate (P1, %)")
     axes.set_ylabel("clean accuracy (%)")
-    labels = {plots.plain(row.removesuffix("-Bottom")): pair for row, pair in places.items()}
-    labels |= {
-        f"{point.keep_probability:g} (paper)": ((None, a, None), (None, b, None))
-        for point, a, b in zip(paper, x, y, strict=True)
-    }
+    labels = {plots.plain(row.removesuffix("-Bottom")): pair for row, pair in ours.items()}
+    labels |= {f"{row.removesuffix('-Bottom')} (paper)": pair for row, pair in theirs.items()}
     ends = [[v for pair in labels.values() for v in pair[i] if v is not None] for i in range(2)]
     axes.set_xlim(plots.percent_limits(ends[0], 0.12))
     axes.set_ylim(plots.percent_limits(ends[1], 0.12))
@@ -226,7 +223,7 @@ def draw_tradeoff(made: Made) -> list[Picture]:
         side = {"xytext": (-7, -3), "ha": "right"} if x[0] is None else {"xytext": (6, 4)}
         axes.annotate(label, (x[1], y[1]), textcoords="offset points", fontsize=7.5, **side)
     alt = (
-        f"clean accuracy against the success defence rate of {', '.join(places)}, each beside the "
+        f"clean accuracy against the success defence rate of {', '.join(ours)}, each beside the "
         "paper's"
     )
     return [Picture(made.definition.name, figure, alt)]

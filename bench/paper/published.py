@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from ...defective.errors import UserError, nearest
 
 _FOLDER = Path(__file__).parent
 TABLES = range(1, 19)
+DEFENCE_RATE, TEST_ACCURACY = "Defence Rate", "Test Accuracy"
+"""Columns of Figure 5."""
 
 
 @dataclass(frozen=True)
@@ -108,24 +110,18 @@ def _read(table: int) -> Published:
     )
 
 
-class TradeOff(NamedTuple):
-    """One point of Figure 5; all three are fractions."""
+def printed(name: str) -> dict[tuple[str, str], float | None]:
+    """{(row, column): value} of "table1" to "table18" and "figure5"; of other figures nothing.
 
-    keep_probability: float
-    defence_rate: float
-    accuracy: float
-
-
-def figure5() -> tuple[TradeOff, ...]:
-    """Figure 5 (section A.9): ResNet-18 with defective bottom layers, by falling keep probability.
-
-    The figure prints no numbers; Table 14 has them. It has more of them, too: the figure's scales
-    begin at a defence rate of 90 %, which keep probabilities of 0.3 and more do not reach.
+    Figure 5 (section A.9), of ResNet-18 with defective bottom layers, prints no numbers; Table 14
+    has them. It has more of them, too: the figure's scales begin at a defence rate of 90 %, which
+    keep probabilities of 0.3 and more do not reach.
     """
-    table = published(14)
-    bottom = (re.fullmatch(r"(0\.\d+)-Bottom", row) for row in table.rows)
-    return tuple(
-        TradeOff(float(row[1]), table.value(row[0], "PGD16"), table.value(row[0], "Acc"))
-        for row in bottom
-        if row
-    )
+    if name == "figure5":
+        table, columns = published(14), {DEFENCE_RATE: "PGD16", TEST_ACCURACY: "Acc"}
+        rows = [row for row in table.rows if re.fullmatch(r"0\.\d+-Bottom", row)]
+        return {(row, c): table.value(row, of) for row in rows for c, of in columns.items()}
+    if not name.startswith("table"):
+        return {}
+    table = published(int(name.removeprefix("table")))
+    return {(row, c): table.value(row, c) for row in table.rows for c in table.columns}

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from .artefacts import AdversarialImages, Model, Result
-from .claims import DEFENCE_RATE, TEST_ACCURACY
 from .experiment import Content, Measure, Places
+from .published import DEFENCE_RATE, TEST_ACCURACY
 from .setup import ARCHITECTURES, MEMBER_SEED, Setup, cw, fgsm, pgd
 
 FOOLED, OF_SOURCE = "fooled: the source itself", "accuracy of the source"

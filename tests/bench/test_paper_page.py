@@ -25,7 +25,7 @@ from scotoma.bench.paper.judge import (
 )
 from scotoma.bench.paper.page import build_page, merged, tally, why_apart, write_page
 from scotoma.bench.paper.provenance import command, duration
-from scotoma.bench.paper.published import figure5, published
+from scotoma.bench.paper.published import printed, published
 from scotoma.bench.paper.tables import definition
 from scotoma.bench.paper.work import Failure, closure
 from scotoma.defective.errors import UserError
@@ -126,15 +126,14 @@ def test_rows_and_columns_that_are_ours_only(tmp_path):
     page = page_of(invented("figure5", tmp_path))
     assert "Ours only, not in the paper: ResNet-18." in text_of(page)
     assert [c["ours_only"] for c in page.record["cells"]] == [True, True] + 16 * [False]
-    for point in figure5():
-        row = f"{point.keep_probability}-Bottom"
-        assert cells(page)[row, "Defence Rate"]["paper"] == point.defence_rate
-        assert cells(page)[row, "Test Accuracy"]["paper"] == point.accuracy
+    for place, value in printed("figure5").items():
+        assert cells(page)[place]["paper"] == value
     made = invented("table10", tmp_path)
     more = replace(made.experiment, columns=(*made.experiment.columns, "Noise"))
     values = {**made.values, ("0.5-Bottom", "Noise"): share(0.5, 8)}
-    text = text_of(page_of(replace(made, experiment=more, values=values)))
-    assert "| target / source | 0.5-Bottom | 0.3-Bottom | Noise (ours only) |" in text
+    page = page_of(replace(made, experiment=more, values=values))
+    assert "| target / source | 0.5-Bottom | 0.3-Bottom | Noise (ours only) |" in text_of(page)
+    assert all(c["ours_only"] == (c["column"] == "Noise") for c in page.record["cells"])
     # A row of ours stands behind the one that it follows.
     for first, second, whole in (("abc", "axbc", "axbc"), ("abc", "xyc", "xyabc"), ("", "a", "a")):
         assert merged(first, second) == tuple(whole) and merged(second, "") == tuple(second)

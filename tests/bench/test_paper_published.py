@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from scotoma.bench.paper import published as module
-from scotoma.bench.paper.published import TABLES, figure5, published, quoted
+from scotoma.bench.paper.published import TABLES, printed, published, quoted
 from scotoma.defective.errors import UserError
 from scotoma.defective.notation import Defects
 
@@ -133,9 +133,11 @@ def test_quoted_rows():
 
 
 def test_figure_5_comes_from_table_14():
-    points = figure5()
-    assert [p.keep_probability for p in points] == [0.7, 0.5, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05]
-    assert points[0] == (0.7, 0.5129, 0.9403) and points[-1] == (0.05, 0.9743, 0.8453)
+    rows = [f"{keep}-Bottom" for keep in (0.7, 0.5, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05)]
+    found = printed("figure5")
+    assert list(found) == [(r, c) for r in rows for c in ("Defence Rate", "Test Accuracy")]
+    assert list(found.values())[:2] == [0.5129, 0.9403]
+    assert list(found.values())[-2:] == [0.9743, 0.8453] and printed("figure4") == {}
 
 
 def test_what_the_paper_has_not_is_named_with_the_nearest():

@@ -11,11 +11,11 @@ from functools import cache
 
 from paper_smoke import context, new_store
 from scotoma.bench.paper.budgets import BUDGETS
-from scotoma.bench.paper.claims import DEFENCE_RATE, TEST_ACCURACY, claims_of
+from scotoma.bench.paper.claims import claims_of
 from scotoma.bench.paper.data import Data, SampleFolder
 from scotoma.bench.paper.experiment import Made
 from scotoma.bench.paper.judge import Estimate, combined, share
-from scotoma.bench.paper.published import figure5, published
+from scotoma.bench.paper.published import printed, published
 from scotoma.bench.paper.setup import Setup
 from scotoma.bench.paper.tables import definition
 
@@ -71,16 +71,11 @@ def _paper(name, place):
     """The paper's number, or one that falls with the noise of figure 4."""
     row, column = place
     if name == "figure5":
-        points = {f"{p.keep_probability}-Bottom": p for p in figure5()}
-        point = points.get(row, points["0.7-Bottom"])
-        return point.defence_rate if "Defence" in column else point.accuracy
+        return printed(name).get(place, printed(name)["0.7-Bottom", column])
     if name == "figure4":
         robust = {"ResNet-18": 24, "0.5-Bottom": 32, "0.3-Bottom": 44, "0.1-Bottom": 64}[row]
         return 0.9 / (1 + math.exp((float(column) - robust) / 8)) + 0.08
-    table = published(definition(name).of_table)
-    if row in table.rows and column in table.columns:
-        return table.value(row, column) or 0.5
-    return 0.5
+    return printed(name).get(place) or 0.5
 
 
 # What claims are judged by: the paper's own numbers, and draws that recorded verdicts are of.
@@ -115,29 +110,20 @@ def own_values(name):
 
     Empty for other figures, which print no numbers.
     """
-    if name == "figure5":
-        return _figure5()
+    found = {place: value for place, value in printed(name).items() if value is not None}
     if not name.startswith("table"):
-        return {}
+        return {
+            p: share(v, ALL if p[1] in _ACCURACIES else PRINTED_IMAGES) for p, v in found.items()
+        }
     table = int(name.removeprefix("table"))
-    printed = published(table)
-    found = {(r, c): printed.value(r, c) for r in printed.rows for c in printed.columns}
-    found = {p: v for p, v in found.items() if v is not None and p[0] not in printed.quoted}
+    known = published(table)
+    found = {place: value for place, value in found.items() if place[0] not in known.quoted}
     found |= _TOLD.get(table, {})
     row, other = _OF_TWO.get(table, ("", ""))
     found |= {(other, c): value for (r, c), value in found.items() if r == row}
-    if printed.unit == "score":
+    if known.unit == "score":
         return {p: Estimate(v, None, None, _BOUNDARY_IMAGES, (v,)) for p, v in found.items()}
     return {place: share(value, _images(table, place[1])) for place, value in found.items()}
-
-
-def _figure5():
-    found = {}
-    for point in figure5():
-        row = f"{point.keep_probability}-Bottom"
-        found[row, DEFENCE_RATE] = share(point.defence_rate, PRINTED_IMAGES)
-        found[row, TEST_ACCURACY] = share(point.accuracy, ALL)
-    return found
 
 
 def _images(table, column):
