@@ -189,7 +189,7 @@ def test_the_list_has_everything_of_the_paper(paper):
 @pytest.mark.slow
 def test_a_study_is_made(paper, tmp_path, monkeypatch):
     # Networks have to be good enough that there is something to fool.
-    monkeypatch.setattr("test_paper_command.TINY", replace(TINY, data=SMOKE.data))
+    monkeypatch.setitem(globals(), "TINY", replace(TINY, data=SMOKE.data))
     options = ("--budget", "smoke", "--per-person", "2", "--device", "cpu")
     status, out, err = paper("study", *options, "--attack", "mifgsm:eps=64/255,step=16/255,steps=3")
     assert status == 0 and "pairs" in out, err

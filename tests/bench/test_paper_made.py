@@ -1,5 +1,7 @@
 """Tables and figures, really made: numbers are those of the images."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from paper_smoke import context, learning_setup, new_store, tiny_setup
@@ -47,6 +49,9 @@ def store(tmp_path_factory):
 def test_two_rows_of_table_15(store):
     """From a network of its own to numbers; the images are those that the source gets right."""
     setup = learning_setup(images="source")
+    # As many steps of PGD as the paper's: three fool these networks on no image.
+    cuts = {name: most for name, most in setup.budget.shortened.items() if name != "pgd"}
+    setup = replace(setup, budget=replace(setup.budget, shortened=cuts))
     whole = definition("table15").build(setup)
     experiment = only_rows(whole, ["ResNet-18", "0.3-Bottom"], "table15")
     values = run(experiment, store)
