@@ -91,12 +91,14 @@ class Rewriting:
         return user if known else None
 
     def _adds(self, node: fx.Node) -> fx.Node | None:
-        """The same, but for a sum that goes into somebody else's tensor."""
+        """The same, but for a sum that goes into a tensor which others may see."""
         add = self._sum(node)
         if add is None or add.args[0] is add.args[1]:
             return None
-        end = after_identities(node, self.places, [])
-        return None if _is_in_place(add) and add.args[0] is not end else add
+        target = add.args[0]
+        own = target is after_identities(node, self.places, [])
+        own |= only_user(target) is add and self._base(target) is target and bool(target.args)
+        return add if own or not _is_in_place(add) else None
 
     def _replace(self, node: fx.Node) -> None:
         norm = self.places[node.target]

@@ -166,11 +166,12 @@ BOTH = "BN and BN of the projection"
         (["norm", "identity", "x.relu_"], ["BN + ReLU"]),
         (["norm", ("iadd", 1, 2), "relu"], ["BN + add + ReLU"]),
         (["norm", ("torch.add", 1, 2)], ["BN + add"]),
+        (["conv", ("norm", 2, 2), ("iadd", 2, 1), "F.relu"], ["BN + add + ReLU"]),
         (["norm", "silu_"], ["BN"]),
         (["ending", ("ending", 2, 2), ("add", 1, 2), "relu"], [f"{BOTH} + add + ReLU"] * 2),
         # The value before ReLU is used, too; the sum goes into another's tensor; x changes between.
         (["norm", "F.relu", ("add", 1, 2)], ["BN"]),
-        (["conv", "norm", ("iadd", 2, 1), "F.relu"], ["BN"]),
+        ([("view", 9, 9), ("norm", 9, 9), ("iadd", 2, 1), "F.relu"], ["BN"]),
         (["conv", "norm", ("mul_", 2, 2), ("F.relu", 2, 2)], ["BN"]),
     ],
 )  # fmt: skip
