@@ -391,6 +391,7 @@ def test_truncated_images_bombs_and_formats_that_start_programs_are_refused(
     path = root / "train" / "cat" / "00.png"
     whole = path.read_bytes()
     Image.new("RGB", (16, 16)).save(root / "a.eps")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("started"))
     for content in (whole[:60], (root / "a.eps").read_bytes()):
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"cat/00\.png: not a readable image"):

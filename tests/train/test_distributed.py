@@ -28,11 +28,14 @@ SETTINGS["lr"] = 0.01
 def two_processes(out: Path, name: str, prepare=lambda: None, **more):
     """What ``scotoma train`` ends with and says on both ranks; ``prepare`` is done before."""
     settings = SETTINGS | {"device": "cpu", "out": out, "name": name} | more
-    words = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items()]
+    words = ["train"]
+    for key, value in settings.items():
+        option = key.replace("_", "-")
+        words.append(f"--no-{option}" if value is False else f"--{option}={value}")
 
     def work():
         prepare()
-        return main(["train", *words])
+        return main(words)
 
     return in_ranks(work, out / "said")
 
@@ -59,15 +62,15 @@ PAIRED |= {"adversarial_test_images": 20, "augment": "none"}
 
 
 @pytest.mark.parametrize(
-    ("changes", "train", "test"),
+    ("changes", "train", "test", "accuracy"),
     [
-        ({"channels_last": True}, 5e-4, 2e-3),
+        ({"channels_last": True}, 5e-4, 2e-3, 0.01),
         # The random start each process draws for itself.
-        pytest.param(PAIRED, 2e-2, 2e-2, marks=pytest.mark.slow),
+        pytest.param(PAIRED, 2e-2, 2e-2, 0.05, marks=pytest.mark.slow),
     ],
     ids=["plain", "paired"],
 )
-def test_two_processes_have_the_loss_curve_of_one(tiny, tmp_path, changes, train, test):
+def test_two_processes_have_the_loss_curve_of_one(tiny, tmp_path, changes, train, test, accuracy):
     """Synchronised statistics and the same global batches; only the order of sums differs.
 
     In channels_last, as on a GPU, where masks lie in the order of the activations; and every
@@ -79,7 +82,7 @@ def test_two_processes_have_the_loss_curve_of_one(tiny, tmp_path, changes, train
     for one, two in zip(history(alone.path), history(tmp_path / "two"), strict=True):
         assert two["train/loss"] == pytest.approx(one["train/loss"], rel=train)
         assert two["test/loss"] == pytest.approx(one["test/loss"], rel=test)
-        assert two["train/acc1"] == pytest.approx(one["train/acc1"], abs=0.01)
+        assert two["train/acc1"] == pytest.approx(one["train/acc1"], abs=accuracy)
     # Only rank 0 speaks and writes.
     assert said.count("run folder") == 1 and not other[1]
     summary = json.loads((tmp_path / "two" / "summary.json").read_text())
@@ -91,7 +94,7 @@ def test_two_processes_have_the_loss_curve_of_one(tiny, tmp_path, changes, train
 def test_local_statistics_are_another_training(tiny, tmp_path):
     """With --no-sync-stats each process normalises by its half of the batch; NCCL takes it all."""
     _, alone = run_training(tiny(**SETTINGS))
-    options = {"sync_stats": "no", "channels_last": True, "ema": 0.9}
+    options = {"sync_stats": False, "channels_last": True, "ema": 0.9}
     ends = two_processes(tmp_path, "local", as_strict_as_nccl, **options)
     assert [status for status, *_ in ends] == [0, 0], ends
     one, two = history(alone.path)[-1], history(tmp_path / "local")[-1]

@@ -115,7 +115,7 @@ def test_without_pairing_the_step_is_plain_adversarial_training(tiny):
 @pytest.mark.slow
 def test_pairing_draws_the_logits_together(tiny):
     """Trained with more weight, an attack moves logits less, measured by how images differ."""
-    changes = ATTACK | {"train_limit": 1000, "lr": 0.05, "defects": "standard"}
+    changes = ATTACK | {"train_limit": 1000, "lr": 0.1, "epochs": 4, "defects": "standard"}
     changes |= {"adversarial_test_images": 0}
     test = load_dataset("sample").limited(None, 200, 0).test
     images, gaps = test.images.permute(0, 3, 1, 2).float() / 255, []
