@@ -25,22 +25,19 @@ import copy
 import gc
 import importlib
 import importlib.util
-import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from ..defective import Defects
-from ..defective.attacks import Attack, Oracle, make_attack
-from ..defective.attacks.boundary import Boundary
+from ..defective.attacks import Attack, Boundary, Oracle, make_attack
 from ..defective.errors import UserError
 from ..defective.layers import use_backend
 from ..kernels import backends
@@ -54,24 +51,24 @@ from . import harness
 from .convergence import train_epoch
 from .harness import figure
 from .options import (
+    Names,
     add_run_options,
     add_variants,
     add_windows,
-    check_names,
-    check_window_seconds,
+    fill_in,
     make_parser,
     positive,
 )
 from .report.rows import grouped
+from .variants import refuse_backend_for_all
 
 ARCH = "resnet18"
 TRAINING_LIMIT = 2000
 """Training images on a CPU."""
 AT_ONCE = 250
-"""Images of a pass that looks for those that the network has right."""
+"""Images of a pass that judges."""
 LONG = 10
 """Stretches: so much longer than one, a first attack is long with or without its preparation."""
-INSTALL = "pip install 'scotoma[crosscheck]'"
 
 # Why a time would mean nothing.
 EQUAL_PREDICTIONS = {"float32": 0.95, "bfloat16": 0.8}
@@ -79,63 +76,88 @@ EQUAL_PREDICTIONS = {"float32": 0.95, "bfloat16": 0.8}
 and in bfloat16 many more do."""
 SUCCESS = {"float32": 0.02, "bfloat16": 0.05}
 """How much lower the success rate may be; in a ball, how far it may be in either direction."""
-LONGER = {"cw-l2": 1.01, "cw-l2-stop": 1.05, "boundary": 1.25}
-"""How much longer the median perturbation may be. Where nothing is random and nobody stops early
-only rounding excuses; the boundary attack is random, and here it has one seed and few images."""
 
 FOOLBOX, TORCHATTACKS = PEERS = ("foolbox", "torchattacks")
 """Those that the others are compared with."""
-EPS, STEP = 8 / 255, 2 / 255
+BUDGETS = {
+    "cw_constants": (4, 6),
+    "cw_steps": (40, 200),
+    "cw_initial": (1.0, 0.01),
+    "boundary_steps": (200, 2000),
+}
+"""Of the searches for the nearest image, on a CPU and on a GPU: how many constants CW-L2 tries, its
+steps for each, the first of them; the most steps of the boundary attack."""
 
 
 class Setup(NamedTuple):
-    """An attack and whom it is compared with.
+    """An attack with its settings.
 
     Attributes:
-        text: for people. name: of the attack in scotoma. settings: its settings, on any device.
-        peer: the library whose attack of equal settings runs beside it.
-        minimal: the attack looks for the nearest adversarial image, so that success and distance
-            count; otherwise for the worst one of a ball, so that pixels and predictions do.
-        graph: its passes can be captured in a CUDA graph.
+        text: for people. name: of the attack in scotoma. settings: its settings; a word is the
+            name of one of ``BUDGETS``.
+        longer: of an attack that looks for the nearest adversarial image, so that success and
+            distance count, how much longer than the peer's the median perturbation may be. None for
+            one that looks for the worst image of a ball: pixels and predictions count, and its
+            passes can be captured in a CUDA graph.
     """
 
     text: str
     name: str
     settings: dict[str, Any]
-    peer: str = FOOLBOX
-    minimal: bool = False
-    graph: bool = False
+    longer: float | None = None
+
+    @property
+    def peer(self) -> str:
+        """The library whose attack of equal settings runs beside it."""
+        return THEIRS[self.name][0]
 
 
+BALL = {"eps": 8 / 255, "step": 2 / 255, "steps": 20}
+CW = {"confidence": 0.0, "lr": 0.01, "search_steps": "cw_constants", "steps": "cw_steps"}
+CW["initial_const"] = "cw_initial"
+STOPPING = "the same with early stop: foolbox stops a batch as a whole, ours each image by itself"
+MOMENTUM = "MI-FGSM of 20 steps, otherwise as pgd20; beside torchattacks, as foolbox's is another"
+# Where nothing is random and nobody stops early, only rounding excuses a longer way. The boundary
+# attack is random, and here it has one seed and few images.
 SETUPS = {
-    "fgsm": Setup("FGSM, eps 8/255", "fgsm", {"eps": EPS}, graph=True),
-    "pgd20": Setup(
-        "PGD of 20 steps of 2/255, eps 8/255, from the image",
-        "pgd",
-        {"eps": EPS, "step": STEP, "steps": 20},
-        graph=True,
-    ),
-    "mifgsm": Setup(
-        "MI-FGSM of 20 steps, otherwise as pgd20; beside torchattacks, as foolbox's is another",
-        "mifgsm",
-        {"eps": EPS, "step": STEP, "steps": 20, "decay": 1.0},
-        TORCHATTACKS,
-        graph=True,
-    ),
+    "fgsm": Setup("FGSM, eps 8/255", "fgsm", {"eps": 8 / 255}),
+    "pgd20": Setup("PGD of 20 steps of 2/255, eps 8/255, from the image", "pgd", BALL),
+    "mifgsm": Setup(MOMENTUM, "mifgsm", BALL | {"decay": 1.0}),
     "cw-l2": Setup(
         "Carlini-Wagner in L2, confidence 0, all steps on both sides",
         "cw-l2",
-        {"confidence": 0.0, "lr": 0.01, "stop_early": False},
-        minimal=True,
+        CW | {"stop_early": False},
+        longer=1.01,
     ),
-    "cw-l2-stop": Setup(
-        "the same with early stop: foolbox stops a batch as a whole, ours each image by itself",
-        "cw-l2",
-        {"confidence": 0.0, "lr": 0.01, "stop_early": True},
-        minimal=True,
-    ),
+    "cw-l2-stop": Setup(STOPPING, "cw-l2", CW | {"stop_early": True}, longer=1.05),
     "boundary": Setup(
-        "the boundary attack, from images of other classes", "boundary", {}, minimal=True
+        "the boundary attack, from images of other classes",
+        "boundary",
+        {"steps": "boundary_steps"},
+        longer=1.25,
+    ),
+}
+# Of our attack: the peer, its attack, and which of its settings is which of ours.
+THEIRS = {
+    "fgsm": (FOOLBOX, "LinfFastGradientAttack", ""),
+    "pgd": (
+        FOOLBOX,
+        "LinfProjectedGradientDescentAttack",
+        "abs_stepsize=step steps=steps random_start=random_start",
+    ),
+    "mifgsm": (TORCHATTACKS, "MIFGSM", "eps=eps alpha=step steps=steps decay=decay"),
+    "cw-l2": (
+        FOOLBOX,
+        "L2CarliniWagnerAttack",
+        "binary_search_steps=search_steps steps=steps stepsize=lr confidence=confidence "
+        "initial_const=initial_const abort_early=stop_early",
+    ),
+    "boundary": (
+        FOOLBOX,
+        "BoundaryAttack",
+        "steps=steps spherical_step=spherical_step source_step=source_step "
+        "source_step_convergance=convergence step_adaptation=step_adaptation "
+        "update_stats_every_k=update_every",
     ),
 }
 
@@ -161,7 +183,7 @@ class Variant(NamedTuple):
         """Whether it has something to run for this attack."""
         if self.library is not None:
             return self.library == setup.peer
-        return setup.graph or not self.graph
+        return setup.longer is None or not self.graph
 
 
 BFLOAT16 = {"dtype": torch.bfloat16, "gpu": True}
@@ -182,37 +204,34 @@ class Case(NamedTuple):
     """One attack on one network and batch.
 
     Attributes:
-        attack: a key of ``SETUPS``. network: which, for people and files. batch_size: images.
-        defects: of the network, in the paper's notation.
+        key: of ``SETUPS``. attack: ours, with all its settings. network: which, for people and
+            files. batch_size: images.
     """
 
-    attack: str
+    key: str
+    attack: Attack
     network: str
-    defects: str
     batch_size: int
-
-    def __str__(self) -> str:
-        return f"{self.attack} {self.network} batch {self.batch_size}"
 
     @property
     def setup(self) -> Setup:
-        return SETUPS[self.attack]
+        return SETUPS[self.key]
+
+    def __str__(self) -> str:
+        return f"{self.key} {self.network} batch {self.batch_size}"
 
 
-def our_attack(case: Case, budgets: dict) -> Attack:
-    """The attack of a case with all its settings.
+def make_case(key: str, network: str, batch_size: int, budgets: dict) -> Case:
+    """budgets: values for the names of ``BUDGETS``."""
+    setup = SETUPS[key]
+    settings = {
+        name: budgets[value] if isinstance(value, str) else value
+        for name, value in setup.settings.items()
+    }
+    return Case(key, make_attack(setup.name, settings), network, batch_size)
 
-    budgets: steps of the two attacks that search for the nearest image: the number of constants
-    that CW-L2 tries (``cw_constants``), the first of them (``cw_initial``), its steps for each
-    (``cw_steps``), and the most steps of the boundary attack (``boundary_steps``).
-    """
-    more: dict[str, Any] = {}
-    if case.setup.name == "cw-l2":
-        more = {"search_steps": budgets["cw_constants"], "steps": budgets["cw_steps"]}
-        more["initial_const"] = budgets["cw_initial"]
-    if case.attack == "boundary":
-        more = {"steps": budgets["boundary_steps"]}
-    return make_attack(case.setup.name, case.setup.settings | more)
+
+# Whom the attacks attack
 
 
 @dataclass(frozen=True)
@@ -279,10 +298,12 @@ def loaded(path: str, dataset: str | None, device: torch.device, count: int) -> 
     return make_target(models[0].name, models[0].model, data, device, count)
 
 
+@torch.no_grad()
 def make_target(
     name: str, model: nn.Module, data: DataSet, device: torch.device, count: int
 ) -> Target:
-    """A network with ``count`` images that it has right.
+    """A network with ``count`` images that it has right: of all test images, then of the training
+    images.
 
     Raises:
         UserError: there are not so many, or the images are not kept in memory.
@@ -294,59 +315,48 @@ def make_target(
     fused = copy.deepcopy(eager)
     use_backend(eager, "eager")
     use_backend(fused, None)
-    images, labels, from_test = _right(eager, data, device, count)
-    if len(labels) < count:
-        raise UserError(
-            f"batch is {count}, but {name} has only {len(labels)} images of {data.name} right; "
-            "give a smaller --batch or a better network"
-        )
-    images = images[:count].contiguous(memory_format=layout)
-    right = min(count, from_test)
-    accuracy = from_test / len(data.test)
-    return Target(name, data.name, fused, eager, images, labels[:count], right, accuracy)
-
-
-@torch.no_grad()
-def _right(model: nn.Module, data: DataSet, device, count: int) -> tuple[Tensor, Tensor, int]:
-    """Images and labels that the model has right, and how many of them are test images.
-
-    All of the test images; then as many training images as it takes to have ``count``.
-    """
     found: list[tuple[Tensor, Tensor]] = []
     total = from_test = 0
     for split in (data.test, data.train):
         for images, labels in ResidentBatches(split, device).in_order(AT_ONCE):
             if split is data.train and total >= count:
                 break
-            right = model(images).argmax(1) == labels
+            right = eager(images).argmax(1) == labels
             found.append((images[right], labels[right]))
             total += len(found[-1][1])
         from_test = from_test or total
-    images, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return images, labels, from_test
+    if total < count:
+        raise UserError(
+            f"batch is {count}, but {name} has only {total} images of {data.name} right; "
+            "give a smaller --batch or a better network"
+        )
+    images, labels = (torch.cat(parts)[:count] for parts in zip(*found, strict=True))
+    images = images.contiguous(memory_format=layout)
+    accuracy = from_test / len(data.test)
+    return Target(name, data.name, fused, eager, images, labels, min(count, from_test), accuracy)
 
+
+# The two sides
 
 Run = Callable[[], Tensor]
 """Attacks the target's images once and returns the adversarial ones."""
 
 
-def make_run(name: str, case: Case, attack: Attack, target: Target) -> tuple[Run, Oracle | None]:
+def make_run(name: str, case: Case, target: Target) -> tuple[Run, Oracle | None]:
     """A variant at work on a target.
 
     Returns:
         What to time; and for this package's variants the oracle, whose counters then hold the
         passes of the last run.
     """
-    variant = VARIANTS[name]
+    variant, attack = VARIANTS[name], case.attack
     model = target.fused if variant.fused else target.eager
     images, labels = target.images[: case.batch_size], target.labels[: case.batch_size]
     starts = target.starts(case.batch_size) if isinstance(attack, Boundary) else None
     if variant.library == FOOLBOX:
-        return foolbox_run(case.attack, attack, model, images, labels, starts), None
+        return foolbox_run(attack, model, images, labels, starts), None
     if variant.library == TORCHATTACKS:
-        theirs = library(TORCHATTACKS).MIFGSM(
-            model, eps=attack.eps, alpha=attack.step, steps=attack.steps, decay=attack.decay
-        )
+        theirs = peers_attack(library(TORCHATTACKS), attack, model)
         return lambda: theirs(images, labels).detach(), None
     oracle = Oracle(model, variant.dtype, variant.graph)
     if starts is not None:
@@ -366,17 +376,22 @@ def library(name: str) -> ModuleType:
             warnings.simplefilter("ignore", DeprecationWarning)  # of the peer's own imports
             return importlib.import_module(name)
     except ImportError as error:
-        problem = f"{name}, to be measured beside, cannot be imported ({error}): {INSTALL}"
-        raise UserError(problem) from error
+        raise UserError(
+            f"{name}, to be measured beside, cannot be imported ({error}): "
+            "pip install 'scotoma[crosscheck]'"
+        ) from error
+
+
+def peers_attack(module: ModuleType, attack: Attack, *arguments: Any):
+    """The attack of a peer's module that does what ours does."""
+    _, name, same = THEIRS[attack.name]
+    pairs = [pair.split("=") for pair in same.split()]
+    settings = {theirs: getattr(attack, ours) for theirs, ours in pairs}
+    return getattr(module, name)(*arguments, **settings)
 
 
 def foolbox_run(
-    name: str,
-    attack: Attack,
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    starts: Tensor | None = None,
+    attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, starts: Tensor | None = None
 ) -> Run:
     """foolbox's attack with the settings of ours. It judges its results no more than ours does.
 
@@ -387,15 +402,18 @@ def foolbox_run(
     # Its own choice would be the first GPU, wherever the model is.
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
     criterion = foolbox.criteria.Misclassification(labels)
-    theirs = foolbox_attack(foolbox.attacks, name, attack)
+    theirs = peers_attack(foolbox.attacks, attack)
     options = {"epsilon": attack.eps} if hasattr(attack, "eps") else {}
     if starts is not None:
         options = {"starting_points": starts}
+    devices = [images.device] if images.is_cuda else []
 
     def run() -> Tensor:
-        with _seeded(images.device):
+        # The same random numbers in every run, and the generators as they were afterwards.
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(0)
             found = theirs.run(wrapped, images, criterion, **options)
-        if name.startswith("cw-l2"):  # it returns black where it found nothing
+        if attack.name == "cw-l2":  # it returns black where it found nothing
             nothing = (found == 0).flatten(1).all(1)
             found = torch.where(nothing[:, None, None, None], images, found)
         return found.detach()
@@ -403,45 +421,7 @@ def foolbox_run(
     return run
 
 
-def foolbox_attack(attacks: ModuleType, name: str, attack: Attack):
-    """The attack of ``foolbox.attacks`` that does what ours does."""
-    if name == "fgsm":
-        return attacks.LinfFastGradientAttack()
-    if name == "pgd20":
-        return attacks.LinfProjectedGradientDescentAttack(
-            abs_stepsize=attack.step, steps=attack.steps, random_start=False
-        )
-    if name.startswith("cw-l2"):
-        return attacks.L2CarliniWagnerAttack(
-            binary_search_steps=attack.search_steps,
-            steps=attack.steps,
-            stepsize=attack.lr,
-            confidence=attack.confidence,
-            initial_const=attack.initial_const,
-            abort_early=attack.stop_early,
-        )
-    return attacks.BoundaryAttack(
-        steps=attack.steps,
-        spherical_step=attack.spherical_step,
-        source_step=attack.source_step,
-        source_step_convergance=attack.convergence,
-        step_adaptation=attack.step_adaptation,
-        update_stats_every_k=attack.update_every,
-    )
-
-
-@contextmanager
-def _seeded(device: torch.device) -> Iterator[None]:
-    """The same random numbers in every run, and the generators as they were afterwards."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
-        yield
-
-
-@torch.no_grad()
-def predictions(model: nn.Module, images: Tensor) -> Tensor:
-    """Classes, in the same batches for every variant."""
-    return torch.cat([model(part).argmax(1) for part in images.split(250)])
+# Results, compared before anything is timed
 
 
 def judge(
@@ -449,26 +429,26 @@ def judge(
     classes: Tensor,
     images: Tensor,
     labels: Tensor,
-    peer: tuple[Tensor, Tensor] | None,
-    counts: tuple[Tensor, Tensor] | None,
-) -> dict[str, float | None]:
-    """What became of a batch.
+    peer: tuple[Tensor, Tensor] | None = None,
+    counts: tuple[Tensor, Tensor] | None = None,
+) -> dict:
+    """What an attack found, and how it compares with what its peer did.
 
     Args:
-        found, classes: adversarial images, and the plain network's classes for them.
-        images, labels: of the target. peer: the peer's ``found`` and ``classes``.
-        counts: forward and backward passes of each image.
+        found: adversarial images. classes: the network's for them. images, labels: attacked.
+        peer: the peer's images and classes; None for the peer itself.
+        counts: forward and backward passes of each image; None where nobody counted.
 
     Returns:
-        success: share of the images that the network gets wrong afterwards.
-        median_l2: of the perturbations of those, in units of pixels in [0,1]; None without any.
+        success: share of the images that are wrong now. median_l2: over these, L2 distance to the
+            original; None if there are none.
         equal_pixels, equal_predictions: shares that are the same as the peer's; None for the peer.
         forwards, backwards: passes per image, mean; None where nobody counted.
         most_forwards: of one image.
     """
     fooled = classes != labels
     lengths = torch.linalg.vector_norm((found - images).flatten(1), dim=1)[fooled]
-    forwards, backwards = (None, None) if counts is None else counts
+    forwards, backwards = counts or (None, None)
 
     def mean(values: Tensor | None) -> float | None:
         return None if values is None else float(values.double().mean())
@@ -490,61 +470,44 @@ def disagreement(own: dict, peer: dict, case: Case, dtype: str) -> list[str]:
 
     Success rates are rates of a batch: one image more or less never counts.
     """
-    problems = []
-    allowed = max(SUCCESS[dtype], 1.5 / case.batch_size)
-    gap = own["success"] - peer["success"]
-    if gap < -allowed or (gap > allowed and not case.setup.minimal):
-        problems.append(
-            f"success rate {own['success']:.4f} beside {peer['success']:.4f}, allowed difference "
-            f"{allowed:.4f}"
-        )
-    if not case.setup.minimal:
-        least = min(EQUAL_PREDICTIONS[dtype], 1 - 1.5 / case.batch_size)
-        if own["equal_predictions"] < least:
-            problems.append(
-                f"{own['equal_predictions']:.4f} of the predictions are equal, least {least:.4f}"
-            )
+    few = 1.5 / case.batch_size
+    allowed = max(SUCCESS[dtype], few)
+    least, most = {"success": peer["success"] - allowed}, {}
+    if case.setup.longer is None:
+        most["success"] = peer["success"] + allowed
+        least["equal_predictions"] = min(EQUAL_PREDICTIONS[dtype], 1 - few)
     elif own["median_l2"] is not None and peer["median_l2"] is not None:
-        most = peer["median_l2"] * LONGER[case.attack]
-        if own["median_l2"] > most:
-            problems.append(f"median L2 {own['median_l2']:.5g}, allowed {most:.5g}")
-    return problems
+        most["median_l2"] = peer["median_l2"] * case.setup.longer
+    return [
+        f"{name} is {own[name]:.5g}, allowed at {word} {bound:.5g}"
+        for word, bounds, sign in (("least", least, 1), ("most", most, -1))
+        for name, bound in bounds.items()
+        if not sign * own[name] >= sign * bound
+    ]
 
 
-class Plan(NamedTuple):
-    """How every case of a run is measured.
-
-    Attributes:
-        names: variants. device: where. budgets: of the longer attacks.
-        windows: timed stretches of each. window_seconds: length of one, about, at least one attack.
-    """
-
-    names: tuple[str, ...]
-    device: torch.device
-    budgets: dict
-    windows: int
-    window_seconds: float
-
-
-def measure_case(case: Case, target: Target, plan: Plan) -> list[dict]:
+def measure_case(
+    case: Case, target: Target, names: Sequence[str], device: torch.device, options
+) -> list[dict]:
     """Rows of all variants that have this attack, the peer first: each runs once, what comes out is
-    compared, and those that agree are timed in turns."""
+    compared, and those that agree are timed in turns.
+
+    options: ``windows``, timed stretches of each; ``window_seconds``, length of one, about, at
+    least one attack.
+    """
     peer = case.setup.peer
-    names = sorted(
-        (name for name in plan.names if VARIANTS[name].takes(case.setup)),
-        key=lambda name: name != peer,
-    )
-    attack = our_attack(case, plan.budgets)
-    rows = {name: _empty_row(case, name, target, attack.parameters()) for name in names}
+    names = [name for name in names if VARIANTS[name].takes(case.setup)]
+    names.sort(key=lambda name: name != peer)
+    rows = {name: _empty_row(case, name, target) for name in names}
     runs: dict[str, Run] = {}
-    first: dict[str, float] = {}
+    calls: dict[str, int] = {}
     theirs: tuple[Tensor, Tensor] | None = None
     images, labels = target.images[: case.batch_size], target.labels[: case.batch_size]
     for name, row in rows.items():
         with harness.noting(row):
-            run, oracle = make_run(name, case, attack, target)
+            run, oracle = make_run(name, case, target)
             outputs: list[Tensor] = []
-            first[name] = harness.wall_seconds(lambda: outputs.append(run()), plan.device)  # noqa: B023
+            first = harness.wall_seconds(lambda: outputs.append(run()), device)  # noqa: B023
             (found,) = outputs
             if not bool(found.isfinite().all()):
                 raise ValueError("the adversarial images are not finite")
@@ -558,35 +521,38 @@ def measure_case(case: Case, target: Target, plan: Plan) -> list[dict]:
         elif theirs is None:
             row["problems"].append("nothing to compare with: the peer failed")
         else:
-            own, other = row["results"], rows[peer]["results"]
-            row["problems"] += disagreement(own, other, case, row["dtype"])
+            both = row["results"], rows[peer]["results"]
+            row["problems"] += disagreement(*both, case, row["dtype"])
         if not row["problems"]:
+            # A first one that took long says enough, and is not repeated.
+            calls[name] = int(first > LONG * options.window_seconds)
             runs[name] = run
-    calls = {
-        # A first one that took long says enough, and is not repeated.
-        name: 1
-        if first[name] > LONG * plan.window_seconds
-        else harness.calls_in(run, plan.device, plan.window_seconds)
-        for name, run in runs.items()
-    }
-    for name, seconds in harness.time_in_turns(runs, calls, plan.device, plan.windows).items():
-        row = rows[name]
-        row["times"] = harness.spread(seconds, calls[name])
-        row["images_per_s"] = round(row["batch_size"] / row["times"]["median_us"] * 1e6, 2)
-    base = rows[peer]["times"].get("median_us") if peer in rows else None
-    for row in rows.values():
-        if base and row["times"]:
-            row["times_faster"] = round(base / row["times"]["median_us"], 3)
+    for name, run in runs.items():
+        calls[name] = calls[name] or harness.calls_in(run, device, options.window_seconds)
+    for name, seconds in harness.time_in_turns(runs, calls, device, options.windows).items():
+        times, base = harness.spread(seconds, calls[name]), rows[peer]["times"]
+        rows[name] |= {
+            "times": times,
+            "images_per_s": round(case.batch_size / times["median_us"] * 1e6, 2),
+            # The peer comes first.
+            "times_faster": round((base or times)["median_us"] / times["median_us"], 3),
+        }
     runs.clear()
     gc.collect()
     return list(rows.values())
 
 
-def _empty_row(case: Case, name: str, target: Target, parameters: dict) -> dict:
+@torch.no_grad()
+def predictions(model: nn.Module, images: Tensor) -> Tensor:
+    """Classes, in the same batches for every variant."""
+    return torch.cat([model(part).argmax(1) for part in images.split(AT_ONCE)])
+
+
+def _empty_row(case: Case, name: str, target: Target) -> dict:
     spec, dtype = target.eager.spec, VARIANTS[name].dtype
     return {
-        "attack": case.attack,
-        "parameters": parameters,
+        "attack": case.key,
+        "parameters": case.attack.parameters(),
         "arch": spec.name,
         "defects": str(spec.defects),
         "width": spec.width,
@@ -604,6 +570,9 @@ def _empty_row(case: Case, name: str, target: Target, parameters: dict) -> dict:
         "times_faster": None,
         "problems": [],
     }
+
+
+# For people
 
 
 def table(case: str, rows: Sequence[dict]) -> Table:
@@ -624,11 +593,11 @@ def table(case: str, rows: Sequence[dict]) -> Table:
         f"x {first['peer']}": lambda row: figure(row["times_faster"], ".2f"),
         "fooled %": result("success", ".2f", 100),
     }
-    if SETUPS[first["attack"]].minimal:
-        columns["median L2"] = result("median_l2", ".4f")
-    else:
+    if SETUPS[first["attack"]].longer is None:
         columns["equal pixels %"] = result("equal_pixels", ".2f", 100)
         columns["equal classes %"] = result("equal_predictions", ".2f", 100)
+    else:
+        columns["median L2"] = result("median_l2", ".4f")
     columns["passes an image"] = passes
     return harness.console_table(f"{case}, {first['machine']['device']}", rows, columns)
 
@@ -639,23 +608,36 @@ def passes(row: dict) -> str:
     return "-" if None in counts else " + ".join(f"{count:.1f}" for count in counts)
 
 
+def brief(rows: list[dict]) -> str:
+    """Seconds of each variant."""
+
+    def text(row: dict) -> str:
+        median = row["times"].get("median_us")
+        return "failed" if median is None else f"{median / 1e6:.4g} s"
+
+    return ", ".join(f"{row['contestant']} {text(row)}" for row in rows)
+
+
+# The command line
+
+
 def main(argv: list[str]) -> int:
     """Measure, print, and return the exit status. Raises UserError for bad options."""
     options = parse(argv)
     if options.list:
-        for case in chosen_cases(options, named(options)):
-            print(f"{case}: {our_attack(case, budgets(options))}")
+        named = [network_name(defects, options.width) for defects in options.defects]
+        for case in chosen_cases(options, [options.model] if options.model else named):
+            print(f"{case}: {case.attack}")
         return 0
     device = harness.chosen_device(options.cpu)
     names = variants(options, device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    plan = Plan(names, device, budgets(options), options.windows, options.window_seconds)
     settings = {
         "windows": options.windows,
         "window_seconds": options.window_seconds,
         "contestants": list(names),
-        "budgets": plan.budgets,
+        "budgets": {name: getattr(options, name) for name in BUDGETS},
         "training_epochs": None if options.model else options.epochs,
         "foolbox": harness.version("foolbox"),
         "torchattacks": harness.version("torchattacks"),
@@ -663,15 +645,10 @@ def main(argv: list[str]) -> int:
     }
     run = harness.Run("attacks", options, device, settings)
     run.announce(", ".join(names))
-    targets = {}
-    for target in chosen_targets(options, device, run.console):
-        targets[target.name] = target
-        run.console.print(
-            f"{target.name}: {target.accuracy:.2%} of the test images of {target.dataset}"
-        )
+    targets = chosen_targets(options, device, run)
     rows = run.measure(
-        chosen_cases(options, [(t.name, str(t.eager.spec.defects)) for t in targets.values()]),
-        lambda case: measure_case(case, targets[case.network], plan),
+        chosen_cases(options, targets),
+        lambda case: measure_case(case, targets[case.network], names, device, options),
         brief,
     )
     for (case,), found in grouped(rows, "case").items():
@@ -686,20 +663,12 @@ def network_name(defects: str, width: int | None) -> str:
     return f"{ARCH} {defects}" + ("" if width is None else f" width {width}")
 
 
-def named(options) -> list[tuple[str, str]]:
-    """Networks (name, defects) before there are any."""
+def chosen_targets(options, device: torch.device, run: harness.Run) -> dict[str, Target]:
+    """The network that was named, or one of each of --defects, trained now; by name."""
+    count, found = max(options.batch), []
     if options.model:
-        return [(options.model, "")]
-    return [(network_name(defects, options.width), defects) for defects in options.defects]
-
-
-def chosen_targets(options, device: torch.device, console: Console) -> list[Target]:
-    """The network that was named, or one of each of --defects, trained now."""
-    count = max(options.batch)
-    if options.model:
-        return [loaded(options.model, options.dataset, device, count)]
-    found = []
-    for defects in options.defects:
+        found.append(loaded(options.model, options.dataset, device, count))
+    for defects in () if options.model else options.defects:
         config = TrainConfig(
             arch=ARCH,
             defects=defects,
@@ -707,62 +676,40 @@ def chosen_targets(options, device: torch.device, console: Console) -> list[Targ
             epochs=options.epochs,
             train_limit=TRAINING_LIMIT if device.type == "cpu" else None,
         )
-        with console.status(f"training {ARCH} {defects}"):
+        with run.console.status(f"training {ARCH} {defects}"):
             found.append(trained(config, device, count))
-    return found
+    for target in found:
+        share = f"{target.accuracy:.2%} of the test images of {target.dataset}"
+        run.console.print(f"{target.name}: {share}")
+    return {target.name: target for target in found}
 
 
-def brief(rows: list[dict]) -> str:
-    """Seconds of each variant."""
-
-    def text(row: dict) -> str:
-        median = row["times"].get("median_us")
-        return "failed" if median is None else f"{median / 1e6:.4g} s"
-
-    return ", ".join(f"{row['contestant']} {text(row)}" for row in rows)
-
-
-def chosen_cases(options, networks: list[tuple[str, str]]) -> list[Case]:
-    """Cases of networks (name, defects), the short attacks first."""
+def chosen_cases(options, networks: Iterable[str]) -> list[Case]:
+    """The short attacks first."""
     return [
-        Case(attack, name, defects, batch)
-        for attack in options.attacks
-        for batch in options.batch
-        for name, defects in networks
+        make_case(key, network, batch, vars(options))
+        for key, batch, network in product(options.attacks, options.batch, networks)
     ]
 
 
-def budgets(options) -> dict:
-    constants, first = (4, 1.0) if options.cpu else (6, 0.01)
-    return {
-        "cw_constants": constants,
-        "cw_steps": options.cw_steps,
-        "cw_initial": first,
-        "boundary_steps": options.boundary_steps,
-    }
-
-
 def variants(options, device: torch.device) -> tuple[str, ...]:
-    """The names asked for, or all that can run here. Raises UserError."""
+    """The names asked for, or all that can run here, without peers of other attacks alone. Raises
+    UserError."""
     on_gpu = device.type == "cuda"
     usual = [name for name, variant in VARIANTS.items() if on_gpu or not variant.gpu]
-    names = check_names("variants", options.variants or usual, VARIANTS)
-    if os.environ.get(backends.VARIABLE):
-        raise UserError(
-            f"{backends.VARIABLE} is set, which would decide for the variants; unset it"
-        )
+    names = options.variants or usual
+    refuse_backend_for_all()
     for name in names:
         if VARIANTS[name].gpu and not on_gpu:
             raise UserError(f"variants has {name!r}, which needs a GPU; leave it out")
-    for attack in options.attacks:
-        peer = SETUPS[attack].peer
+    wanted = {SETUPS[key].peer: key for key in reversed(options.attacks)}
+    for peer, key in wanted.items():
         if peer not in names:
             raise UserError(
-                f"variants lacks {peer!r}, which {attack} is compared with: no speed is shown "
+                f"variants lacks {peer!r}, which {key} is compared with: no speed is shown "
                 "without the proof that results agree"
             )
         library(peer)
-    wanted = {SETUPS[attack].peer for attack in options.attacks}
     return tuple(name for name in names if name not in PEERS or name in wanted)
 
 
@@ -774,44 +721,33 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser = make_parser("bench attacks", __doc__, epilog)
     add = parser.add_argument
-    add("--attacks", nargs="+", metavar="NAME", help=f"some of {', '.join(SETUPS)} (all)")
+    text = f"some of {', '.join(SETUPS)} (all)"
+    add("--attacks", action=Names, known=SETUPS, nargs="+", help=text)
     add("--defects", nargs="+", metavar="SPEC", help="of the networks (standard 0.3-Bottom)")
     add("--batch", nargs="+", type=positive, metavar="N", help="batch sizes (128 1000; 32 on CPU)")
-    add_variants(parser, "default: all that can run here")
+    add_variants(parser, VARIANTS, "default: all that can run here")
     add("--width", type=positive, help=f"base width of {ARCH} (the paper's; 8 with --cpu)")
     add("--epochs", type=positive, help="of the training before (4; 3 on 2000 images with --cpu)")
     add("--model", metavar="RUN", help="attack this run folder or checkpoint; nothing is trained")
     add("--dataset", metavar="NAME", help="with --model: its data set, where no run folder says it")
-    add(
-        "--cw-steps",
-        type=positive,
-        metavar="N",
-        help="of cw-l2, cw-l2-stop for a constant (200; 40 on CPU)",
-    )
-    add("--boundary-steps", type=positive, metavar="N", help="of boundary (2000; 200 on CPU)")
+    for flag, text in (
+        ("--cw-steps", "of cw-l2, cw-l2-stop for a constant (200; 40 on CPU)"),
+        ("--boundary-steps", "of boundary (2000; 200 on CPU)"),
+    ):
+        add(flag, type=positive, metavar="N", help=text)
     add_windows(parser, "5; 3 with --cpu")
     add_run_options(parser, "attacks", 1800)
+    parser.set_defaults(cw_constants=None, cw_initial=None)
     options = parser.parse_args(argv)
-    check_window_seconds(options)
     if options.dataset and not options.model:
         raise UserError("dataset is for --model; without one the network learns the sample")
-    if options.model:
-        for name in ("defects", "width", "epochs"):
-            if getattr(options, name) is not None:
-                raise UserError(f"{name} is what the network of --model decides; leave it out")
+    for name in ("defects", "width", "epochs") if options.model else ():
+        if getattr(options, name) is not None:
+            raise UserError(f"{name} is what the network of --model decides; leave it out")
     usual = [name for name, s in SETUPS.items() if s.peer != TORCHATTACKS or available(s.peer)]
-    options.attacks = check_names("attacks", options.attacks or usual, SETUPS)
-    check_names("variants", options.variants or (), VARIANTS)
-    for name, on_cpu, on_gpu in (
-        ("batch", [32], [128, 1000]),
-        ("width", 8, None),
-        ("epochs", 3, 4),
-        ("cw_steps", 40, 200),
-        ("boundary_steps", 200, 2000),
-        ("windows", 3, 5),
-    ):
-        given = getattr(options, name)
-        setattr(options, name, given or (on_cpu if options.cpu else on_gpu))
+    options.attacks = options.attacks or tuple(usual)
+    fill_in(options, batch=([32], [128, 1000]), width=(8, None), epochs=(3, 4), windows=(3, 5))
+    fill_in(options, **BUDGETS)
     defects = options.defects or ["standard", "0.3-Bottom"]
     options.defects = tuple(dict.fromkeys(str(Defects.parse(text)) for text in defects))
     return options

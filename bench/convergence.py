@@ -41,7 +41,7 @@ from ..train.engine import Engine
 from ..train.screen import show
 from ..train.setup import build_model, load_data, make_batches, resolve
 from . import harness
-from .options import add_resume, add_time_limit, add_variants, check_names, make_parser, positive
+from .options import add_resume, add_time_limit, add_variants, fill_in, make_parser, positive
 from .variants import VARIANTS
 
 RUN_SETTINGS = ("out", "name", "device", "data_root", "download", "save_seconds")
@@ -241,7 +241,7 @@ def brief(rows: list[dict]) -> str:
 def chosen_runs(options, config: TrainConfig, device: torch.device) -> list[Run]:
     """Variants in turns, so that the machine's changes meet all of them."""
     usual = ("eager", "compile", "fused", "fused-graph") if device.type == "cuda" else ("eager",)
-    names = check_names("variants", options.variants or usual, VARIANTS)
+    names = options.variants or usual
     for name in names:
         if VARIANTS[name].released:
             raise UserError(f"variants has {name!r}, which 'scotoma bench step' alone times")
@@ -260,13 +260,13 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]:
     add = parser.add_argument
     add("--target", type=float, help="accuracy to reach, a fraction (0.93; 0.8 with --cpu)")
     add("--seeds", type=positive, default=3, help="runs of each variant (3)")
-    add_variants(parser, f"some of {', '.join(VARIANTS)}")
+    add_variants(parser, VARIANTS, f"some of {', '.join(VARIANTS)}")
     add_time_limit(parser, 36000)
     add("--out", type=Path, metavar="FILE", help="file of results to append to")
     add_resume(parser)
     add("--cpu", action="store_true", help="on the CPU: a test of this command")
     options, rest = parser.parse_known_args(argv)
-    options.target = options.target or (0.8 if options.cpu else 0.93)
+    fill_in(options, target=(0.8, 0.93))
     if not 0 < options.target <= 1:
         raise UserError(f"target is {options.target}; expected a fraction, such as 0.93")
     decided = ("--seed", "--mask-seed", "--backend", "--compile", "--device")

@@ -41,7 +41,7 @@ from ..train.screen import show
 from . import harness, operands
 from .harness import figure
 from .operands import KINDS, MODES, PASSES, Call, OpShape, Sweep, dtype_name
-from .options import DTYPES, add_run_options, add_variants, check_names, make_parser, positive
+from .options import DTYPES, Names, add_run_options, add_variants, make_parser, positive
 from .report.rows import by_contestant, by_site, layer_clock, layer_time, slower_sites
 
 OURS = "ours"
@@ -96,7 +96,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     shapes = "this one instead; may be repeated"
     add("--shape", action="append", type=_shape, metavar="NxCxHxW", help=shapes)
     add("--mode", choices=(*MODES, "both"), default="training", help="default: training")
-    add("--networks", nargs="+", metavar="NAME", default=model_names(), help="default: all six")
+    networks = {"known": model_names(), "default": model_names()}
+    add("--networks", action=Names, **networks, nargs="+", help="default: all six")
     batches = f"of the networks' sites ({BATCH}; {IMAGENET_BATCH} imagenet)"
     add("--batch", type=positive, help=batches)
     sizes = "of the networks' images, not imagenet (32)"
@@ -104,7 +105,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--max-sites", type=positive, help="measure the first so many alone, in each mode")
     dtypes = "of activations (bfloat16; float32 with --cpu)"
     add("--dtype", choices=DTYPES, help=dtypes)
-    add_variants(parser, ", ".join(VARIANTS))
+    add_variants(parser, VARIANTS, ", ".join(VARIANTS))
     add("--repeats", type=positive, default=20, help="rounds of each timing (20)")
     add_run_options(parser, "layers", 3600)
     options = parser.parse_args(argv)
@@ -114,8 +115,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
             raise UserError("shape is measured instead of sites; leave one of the two out")
         options.sites = "shape"
     options.sites = options.sites or ("headline" if options.cpu else "all")
-    check_names("networks", options.networks, model_names())
-    check_names("variants", options.variants or (), VARIANTS)
     return options
 
 

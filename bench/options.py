@@ -9,7 +9,7 @@ import argparse
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from ..defective.errors import UserError, nearest
 from ..train.config import PictureFormat
@@ -81,23 +81,6 @@ def add_time_limit(parser: argparse.ArgumentParser, time_limit: int) -> None:
     )
 
 
-def add_variants(parser: argparse.ArgumentParser, text: str) -> None:
-    """``--variants``, which was called ``--contestants``, as it still is in rows."""
-    parser.add_argument("--variants", "--contestants", nargs="+", metavar="NAME", help=text)
-
-
-def add_windows(parser: argparse.ArgumentParser, windows: str) -> None:
-    """Options for :func:`time_in_turns`. windows: the usual number, in words."""
-    add = parser.add_argument
-    add("--windows", type=positive, help=f"timed stretches of each variant ({windows})")
-    add("--window-seconds", type=float, default=0.3, help="least length of a stretch, about (0.3)")
-
-
-def check_window_seconds(options: argparse.Namespace) -> None:
-    if not options.window_seconds > 0:
-        raise UserError(f"window-seconds is {options.window_seconds}; expected more than 0")
-
-
 def add_resume(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
@@ -107,6 +90,28 @@ def add_resume(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_variants(parser: argparse.ArgumentParser, known: Iterable[str], text: str) -> None:
+    """``--variants``, which was called ``--contestants``, as it still is in rows."""
+    parser.add_argument(
+        "--variants", "--contestants", action=Names, known=known, nargs="+", help=text
+    )
+
+
+def add_windows(parser: argparse.ArgumentParser, windows: str) -> None:
+    """Options for :func:`time_in_turns`. windows: the usual number, in words."""
+    add = parser.add_argument
+    add("--windows", type=positive, help=f"timed stretches of each variant ({windows})")
+    length = "least length of a stretch, about (0.3)"
+    add("--window-seconds", type=seconds, default=0.3, help=length)
+
+
+def fill_in(options: argparse.Namespace, **usual: tuple[Any, Any]) -> None:
+    """Options that nobody gave. usual: of each, the value with ``--cpu`` and the one without."""
+    for name, (on_cpu, on_gpu) in usual.items():
+        if getattr(options, name) is None:
+            setattr(options, name, on_cpu if options.cpu else on_gpu)
+
+
 def positive(text: str) -> int:
     """An argparse type: a whole number of at least 1."""
     if not text.isdecimal() or not int(text):
@@ -114,16 +119,30 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def check_names(option: str, names: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
-    """Names without repetition.
+def seconds(text: str) -> float:
+    if not float(text) > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of more than 0")
+    return float(text)
 
-    Raises:
-        UserError: a name is not among the known ones.
+
+class Names(argparse.Action):
+    """Some of the ``known`` names, each once; without ``nargs="+"`` a single one.
+
+    Its errors name the nearest known name.
     """
-    known = tuple(known)
-    for name in names:
-        if name not in known:
-            raise UserError(
-                f"{option} has {name!r}; expected some of {', '.join(known)}.{nearest(name, known)}"
-            )
-    return tuple(dict.fromkeys(names))
+
+    def __init__(self, *flags, known: Iterable[str], metavar: str = "NAME", **settings):
+        super().__init__(*flags, metavar=metavar, **settings)
+        self.known = tuple(known)
+
+    def __call__(self, parser, options, given, flag=None):
+        several = isinstance(given, list)
+        names = given if several else [given] if given is not None else []
+        for name in names:
+            if name not in self.known:
+                option = self.dest if self.option_strings else self.metavar
+                raise UserError(
+                    f"{option} has {name!r}; expected some of {', '.join(self.known)}."
+                    f"{nearest(name, self.known)}"
+                )
+        setattr(options, self.dest, tuple(dict.fromkeys(names)) if several else given)

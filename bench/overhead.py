@@ -43,7 +43,7 @@ from ..kernels import Projection, backends, bn_mask_add_relu
 from ..train.screen import make_console, show
 from . import harness
 from .harness import compiling_process
-from .options import DTYPES, check_names, make_parser, positive
+from .options import DTYPES, Names, make_parser, positive
 
 FORMS = ("plain", "residual", "projection")
 MODES = {
@@ -90,18 +90,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = make_parser("bench overhead", __doc__, f"modes:\n{modes}")
     add = parser.add_argument
     add("--loop", action="store_true", help="the training loop's own share of a step instead")
-    forms = f"of the operator: some of {', '.join(FORMS)} (all)"
-    add("--forms", "--variants", dest="forms", nargs="+", metavar="NAME", help=forms)
-    add("--modes", nargs="+", metavar="NAME", help=f"some of {', '.join(MODES)} (all)")
+    some = {"action": Names, "nargs": "+"}
+    text = f"of the operator: some of {', '.join(FORMS)} (all)"
+    add("--forms", "--variants", **some, known=FORMS, default=FORMS, help=text)
+    text = f"some of {', '.join(MODES)} (all)"
+    add("--modes", **some, known=MODES, default=tuple(MODES), help=text)
     add("--dtype", choices=DTYPES, default="float32", help="of activations (float32)")
     add("--arch", type=int, default=90, metavar="N", help="compile for this capability (90)")
     add("--rounds", type=positive, default=15, help="timed stretches of each variant (15)")
     add("--calls", type=positive, default=300, help="in one stretch (300)")
     add("--out", type=Path, help="file to append to (bench/results/DEVICE/overhead.jsonl)")
-    options = parser.parse_args(argv)
-    options.forms = check_names("forms", options.forms or FORMS, FORMS)
-    options.modes = check_names("modes", options.modes or MODES, MODES)
-    return options
+    return parser.parse_args(argv)
 
 
 class Work(NamedTuple):

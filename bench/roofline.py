@@ -35,7 +35,7 @@ from ..train.screen import show
 from . import harness, operands
 from .operands import dtype_name
 from .operators import OPERATORS, Case, Pass, cases
-from .options import DTYPES, add_picture_format, add_run_options, check_names, make_parser, positive
+from .options import DTYPES, Names, add_picture_format, add_run_options, make_parser, positive
 from .report.rows import flop_unit
 
 BACKENDS = {
@@ -103,10 +103,11 @@ def main(argv: list[str]) -> int:
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = make_parser("bench roofline", __doc__)
     add = parser.add_argument
-    operator_help = ", ".join(OPERATORS)
-    add("--operators", nargs="+", metavar="NAME", default=OPERATORS, help=operator_help)
-    backend_help = ", ".join(f"{name} ({text})" for name, text in BACKENDS.items())
-    add("--backends", nargs="+", metavar="NAME", help=f"{backend_help}; default: what runs here")
+    operators = {"known": OPERATORS, "default": OPERATORS, "help": ", ".join(OPERATORS)}
+    add("--operators", action=Names, nargs="+", **operators)
+    backends = ", ".join(f"{name} ({text})" for name, text in BACKENDS.items())
+    backends += "; default: what runs here"
+    add("--backends", action=Names, known=BACKENDS, nargs="+", help=backends)
     add("--max-cases", type=positive, help="measure the first so many alone")
     add("--dtype", choices=DTYPES, help="of activations (bfloat16; float32 with --cpu)")
     add("--repeats", type=positive, default=20, help="rounds of each timing (20)")
@@ -114,8 +115,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add_picture_format(parser)
     options = parser.parse_args(argv)
     options.dtype = options.dtype or ("float32" if options.cpu else "bfloat16")
-    check_names("operators", options.operators, OPERATORS)
-    check_names("backends", options.backends or (), BACKENDS)
     return options
 
 

@@ -30,7 +30,6 @@ from itertools import product
 import torch
 from rich.table import Table
 
-from ..defective import Defects, create_model
 from ..defective.graph import WARM_UP
 from ..defective.models import model_names
 from ..kernels import backends
@@ -38,17 +37,8 @@ from ..train.data import ResidentBatches
 from ..train.screen import show
 from . import harness
 from .harness import figure
-from .model import Model, add_model_options, chosen_model, refuse_ours
-from .options import (
-    DTYPES,
-    add_run_options,
-    add_variants,
-    add_windows,
-    check_names,
-    check_window_seconds,
-    make_parser,
-    positive,
-)
+from .model import Model, chosen_model, refuse_ours
+from .options import Names, add_run_options, add_windows, fill_in, make_parser, positive
 from .report.rows import grouped
 from .variants import (
     ON_CPU,
@@ -57,6 +47,8 @@ from .variants import (
     WORKS,
     Case,
     NetworkRun,
+    add_network_options,
+    checked_networks,
     chosen_variants,
     explained,
     random_images,
@@ -113,41 +105,26 @@ def chosen_cases(options, model: Model | None) -> list[Case]:
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = make_parser("bench step", __doc__, explained())
     add = parser.add_argument
-    add("--networks", nargs="+", metavar="NAME", help="default: all six")
+    names = {"action": Names, "nargs": "+"}
+    add("--networks", **names, known=model_names(), help="default: all six")
     add("--defects", nargs="+", metavar="SPEC", help="of each network (standard 0.3-Bottom)")
-    add_model_options(parser)
     add("--batch", nargs="+", type=positive, metavar="N", help="batch sizes (512 128 1024)")
-    add("--work", nargs="+", metavar="WORK", default=list(WORKS), help="default: all three")
-    add_variants(parser, f"default: {' '.join(ON_GPU)}")
-    dtypes = "of activations (bfloat16; float32 with --cpu)"
-    add("--dtype", choices=DTYPES, help=dtypes)
-    sizes = "side of the images (32; 224 with --model)"
-    add("--image-size", type=positive, metavar="PIXELS", help=sizes)
-    add("--width", type=positive, help="base width (the paper's; 8 with --cpu)")
+    works = {"metavar": "WORK", "default": tuple(WORKS), "help": "default: all three"}
+    add("--work", **names, known=WORKS, **works)
+    add_network_options(parser, ON_GPU)
     add_windows(parser, "9; 3 with --cpu")
     add_run_options(parser, "step", 3600)
     options = parser.parse_args(argv)
-    check_window_seconds(options)
-    options.dtype = options.dtype or ("float32" if options.cpu else "bfloat16")
-    options.windows = options.windows or (3 if options.cpu else 9)
-    options.work = check_names("work", options.work, WORKS)
-    check_names("variants", options.variants or (), VARIANTS)
+    fill_in(options, dtype=("float32", "bfloat16"), windows=(3, 9))
     if options.model is not None:
         refuse_ours(options, "networks", "defects", "width")
-        options.batch = options.batch or ([4] if options.cpu else [128, 64])
+        fill_in(options, batch=([4], [128, 64]))
         options.defects = (STANDARD,)
         return options
-    options.image_size = options.image_size or 32
-    options.batch = options.batch or ([16] if options.cpu else [512, 128, 1024])
-    options.width = options.width or (8 if options.cpu else None)
-    options.networks = check_names("networks", options.networks or model_names(), model_names())
+    fill_in(options, batch=([16], [512, 128, 1024]))
+    options.networks = options.networks or model_names()
     defects = options.defects or [STANDARD, "0.3-Bottom"]
-    options.defects = tuple(dict.fromkeys(str(Defects.parse(text)) for text in defects))
-    # What a network cannot be is said before anything is measured.
-    for arch in options.networks:
-        for text in options.defects:
-            with torch.device("meta"):
-                create_model(arch, text, image_size=options.image_size, width=options.width)
+    options.defects = checked_networks(options, options.networks, defects)
     return options
 
 

@@ -7,19 +7,21 @@ variant's settings, on images of random pixels.
 
 from __future__ import annotations
 
+import argparse
 import copy
 import itertools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from ..defective import create_model
+from ..defective import Defects, create_model
 from ..defective.attacks.oracle import FLOAT16_SCALE, loss_gradient
 from ..defective.attacks.pgd import moved
 from ..defective.errors import UserError
@@ -30,8 +32,8 @@ from ..train.data import Batch, ResidentBatches, Split
 from ..train.distributed import World
 from ..train.engine import Engine
 from ..train.precision import cast_for_good
-from .model import Model
-from .options import check_names
+from .model import Model, add_model_options
+from .options import DTYPES, add_variants, fill_in, positive
 
 WORKS = {
     "train": "a step of 'scotoma train': batch, augmentation, forward, backward, SGD",
@@ -143,6 +145,32 @@ def explained() -> str:
     )
 
 
+def add_network_options(parser: argparse.ArgumentParser, usual: Sequence[str]) -> None:
+    """What is asked of a network whose steps are run. usual: names of variants, by default."""
+    add = parser.add_argument
+    add_model_options(parser)
+    add_variants(parser, VARIANTS, f"default: {' '.join(usual)}")
+    add("--dtype", choices=DTYPES, help="of activations (bfloat16; float32 with --cpu)")
+    sizes = "side of the images (32; 224 with --model)"
+    add("--image-size", type=positive, metavar="PIXELS", help=sizes)
+    add("--width", type=positive, help="base width (the paper's; 8 with --cpu)")
+
+
+def checked_networks(
+    options: argparse.Namespace, networks: Sequence[str], defects: Sequence[str]
+) -> tuple[str, ...]:
+    """Defects in the paper's notation, each once. Size and width are filled in ``options``.
+
+    What a network cannot be is said here, before anything is measured. Raises UserError.
+    """
+    fill_in(options, image_size=(32, 32), width=(8, None))
+    found = tuple(dict.fromkeys(str(Defects.parse(text)) for text in defects))
+    for arch, text in product(networks, found):
+        with torch.device("meta"):
+            create_model(arch, text, image_size=options.image_size, width=options.width)
+    return found
+
+
 def chosen_variants(
     asked: Sequence[str] | None,
     usual: Sequence[str],
@@ -155,11 +183,7 @@ def chosen_variants(
     """
     fusible = model is None or model.fusible
     names = asked or [n for n in usual if fusible or VARIANTS[n].backend == "eager"]
-    names = check_names("variants", names, VARIANTS)
-    if os.environ.get(backends.VARIABLE):
-        raise UserError(
-            f"{backends.VARIABLE} is set, which would decide for the variants; unset it"
-        )
+    refuse_backend_for_all()
     for name in names:
         refusal = None
         if VARIANTS[name].graph and device.type != "cuda":
@@ -170,7 +194,15 @@ def chosen_variants(
             refusal = f", and of {model.name} {model.text}"
         if refusal:
             raise UserError(f"variants has {name!r}{refusal}; leave it out")
-    return names
+    return tuple(names)
+
+
+def refuse_backend_for_all() -> None:
+    """Raises UserError if the environment names one."""
+    if os.environ.get(backends.VARIABLE):
+        raise UserError(
+            f"{backends.VARIABLE} is set, which would decide for the variants; unset it"
+        )
 
 
 CLASSES = 10

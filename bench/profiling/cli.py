@@ -36,7 +36,6 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch._dynamo import config as dynamo_config
 
-from ...defective import Defects, create_model
 from ...defective.errors import UserError
 from ...defective.graph import WARM_UP
 from ...defective.models import model_names
@@ -47,13 +46,14 @@ from ...train.screen import show
 from ...train.store import writable
 from .. import harness
 from ..harness import noting
-from ..model import add_model_options, chosen_model, refuse_ours
-from ..options import DTYPES, add_picture_format, add_variants, check_names, make_parser, positive
+from ..model import chosen_model, refuse_ours
+from ..options import Names, add_picture_format, fill_in, make_parser, positive
 from ..variants import (
-    VARIANTS,
     WORKS,
     Case,
     NetworkRun,
+    add_network_options,
+    checked_networks,
     chosen_variants,
     explained,
     random_images,
@@ -234,26 +234,19 @@ def main(argv: list[str]) -> int:
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = make_parser("profile", __doc__, explained())
     add = parser.add_argument
-    add("arch", nargs="?", metavar="ARCH", help=", ".join(model_names()))
+    networks = {"known": model_names(), "metavar": "ARCH", "help": ", ".join(model_names())}
+    add("arch", action=Names, nargs="?", **networks)
     add("--defects", metavar="SPEC", help="of the network (0.3-Bottom)")
-    add_model_options(parser)
     add("--batch", type=positive, metavar="N", help="batch size (128; 16 with --cpu)")
-    add("--work", metavar="WORK", default="train", help="train, evaluate or pgd (train)")
-    add_variants(parser, f"default: {' '.join(ON_GPU)}")
-    add("--dtype", choices=DTYPES, help="of activations (bfloat16; float32 with --cpu)")
-    sizes = "side of the images (32; 224 with --model)"
-    add("--image-size", type=positive, metavar="PIXELS", help=sizes)
-    add("--width", type=positive, help="base width (the paper's; 8 with --cpu)")
+    works = {"default": "train", "help": "train, evaluate or pgd (train)"}
+    add("--work", action=Names, known=WORKS, metavar="WORK", **works)
+    add_network_options(parser, ON_GPU)
     add("--steps", type=positive, metavar="N", help="profiled steps (20; 5 with --cpu)")
     add("--out", type=Path, metavar="FOLDER", help="default: in bench/results/DEVICE")
     add("--cpu", action="store_true", help="a small network on the CPU, operators by family")
     add_picture_format(parser)
     options = parser.parse_args(argv)
-    check_names("work", [options.work], WORKS)
-    check_names("variants", options.variants or (), VARIANTS)
-    usual = ("float32", 16, 5) if options.cpu else ("bfloat16", 128, 20)
-    for name, value in zip(("dtype", "batch", "steps"), usual, strict=True):
-        setattr(options, name, getattr(options, name) or value)
+    fill_in(options, dtype=("float32", "bfloat16"), batch=(16, 128), steps=(5, 20))
     if options.model is not None:
         refuse_ours(options, "arch", "defects", "width")
         options.defects = "standard"
@@ -262,12 +255,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise UserError(
             f"which network? Expected one of {', '.join(model_names())}, or --model package:factory"
         )
-    check_names("ARCH", [options.arch], model_names())
-    options.defects = str(Defects.parse(options.defects or "0.3-Bottom"))
-    options.image_size = options.image_size or 32
-    options.width = options.width or (8 if options.cpu else None)
-    # What a network cannot be is said before anything is measured.
-    with torch.device("meta"):
-        sizes = {"image_size": options.image_size, "width": options.width}
-        create_model(options.arch, options.defects, **sizes)
+    defects = options.defects or "0.3-Bottom"
+    (options.defects,) = checked_networks(options, [options.arch], [defects])
     return options

@@ -1,5 +1,6 @@
 """``scotoma bench attacks``: equal settings, results compared before any time is taken."""
 
+import argparse
 import sys
 from dataclasses import replace
 
@@ -9,14 +10,13 @@ from report_rows import cells
 from scotoma.bench import attacks
 from scotoma.bench.attacks import (
     SETUPS,
-    Case,
     disagreement,
     judge,
     loaded,
+    make_case,
     make_run,
-    measure_case,
-    our_attack,
     passes,
+    peers_attack,
     trained,
 )
 from scotoma.bench.harness import read_rows
@@ -38,20 +38,14 @@ def target():
     return trained(config, CPU, 8)
 
 
-def budgets(constants, steps, initial, boundary_steps):
-    names = ("cw_constants", "cw_steps", "cw_initial", "boundary_steps")
-    return dict(zip(names, (constants, steps, initial, boundary_steps), strict=True))
+def case(attack, batch=4, constants=2, steps=8, initial=1.0, boundary_steps=20):
+    budgets = dict(zip(attacks.BUDGETS, (constants, steps, initial, boundary_steps), strict=True))
+    return make_case(attack, "resnet18", batch, budgets)
 
 
-FEW = budgets(2, 8, 1.0, 20)
-
-
-def plan():
-    return attacks.Plan(("scotoma", "foolbox"), CPU, FEW, windows=1, window_seconds=0.01)
-
-
-def case(attack, batch=4):
-    return Case(attack, "resnet18", "standard", batch)
+def measured(case, target):
+    options = argparse.Namespace(windows=1, window_seconds=0.01)
+    return attacks.measure_case(case, target, ("scotoma", "foolbox"), CPU, options)
 
 
 def test_command(tmp_path, capsys, monkeypatch):
@@ -97,12 +91,11 @@ def test_the_network_has_learned_and_has_its_images_right(target):
 def test_both_sides_do_the_same(target, attack):
     """Settings that differed would show: equal pixels, or equal success and nearly equal length."""
     peer = SETUPS[attack].peer
-    ours = case(attack, 8)
-    own = our_attack(ours, budgets(2, 40, 10.0, 150))
+    own = case(attack, 8, 2, 40, 10.0, 150)
     if attack.startswith("cw-l2"):
-        own = replace(own, lr=0.05)  # so that few steps lead far
-    found = {name: make_run(name, ours, own, target)[0]() for name in (peer, "scotoma")}
-    if not SETUPS[attack].minimal:
+        own = own._replace(attack=replace(own.attack, lr=0.05))  # so that few steps lead far
+    found = {name: make_run(name, own, target)[0]() for name in (peer, "scotoma")}
+    if SETUPS[attack].longer is None:
         assert torch.equal(found[peer], found["scotoma"])
         assert (found[peer] - target.images).abs().max() > 0.03
         return
@@ -122,13 +115,12 @@ def test_early_stop_is_on_both_sides_or_on_none():
     """A batch seldom stalls as a whole, so that results need not show it."""
     theirs = attacks.library("foolbox").attacks
     for name, stops in (("cw-l2", False), ("cw-l2-stop", True)):
-        own = our_attack(case(name), FEW)
-        assert own.stop_early == attacks.foolbox_attack(theirs, name, own).abort_early == stops
+        own = case(name).attack
+        assert own.stop_early == peers_attack(theirs, own).abort_early == stops
 
 
 def test_passes_of_one_attack_are_reported(target):
-    rows = measure_case(case("pgd20"), target, plan())
-    peer, ours = rows
+    peer, ours = measured(case("pgd20"), target)
     assert peer["contestant"] == "foolbox" and ours["contestant"] == "scotoma"
     assert ours["results"]["forwards"] == ours["results"]["backwards"] == 20
     assert ours["results"]["most_forwards"] == 20
@@ -141,16 +133,16 @@ def test_passes_of_one_attack_are_reported(target):
 
 def test_another_result_gets_no_time(target, monkeypatch):
     """A weaker attack would be fast."""
-    strong, weaker = (replace(our_attack(case("fgsm"), FEW), eps=eps) for eps in (0.5, 1e-6))
+    fgsm = case("fgsm")
+    strong, weaker = (fgsm._replace(attack=replace(fgsm.attack, eps=e)) for e in (0.5, 1e-6))
     monkeypatch.setattr(
         attacks,
         "make_run",
-        lambda name, c, attack, t: make_run(name, c, weaker if name == "scotoma" else attack, t),
+        lambda name, case, t: make_run(name, weaker if name == "scotoma" else case, t),
     )
-    monkeypatch.setattr(attacks, "our_attack", lambda case, budgets: strong)
-    peer, ours = measure_case(case("fgsm"), target, plan())
+    peer, ours = measured(strong, target)
     assert peer["times"] and not ours["times"] and ours["times_faster"] is None
-    assert any("success rate 0.0000" in problem for problem in ours["problems"])
+    assert any("success is 0," in problem for problem in ours["problems"])
 
 
 def test_a_failing_peer_is_a_result(target, monkeypatch):
@@ -160,7 +152,7 @@ def test_a_failing_peer_is_a_result(target, monkeypatch):
         return make_run(name, *arguments)
 
     monkeypatch.setattr(attacks, "make_run", fail)
-    peer, ours = measure_case(case("fgsm"), target, plan())
+    peer, ours = measured(case("fgsm"), target)
     assert peer["problems"] == ["RuntimeError: broken"] and not peer["times"]
     assert "nothing to compare with" in ours["problems"][0] and not ours["times"]
 
@@ -168,7 +160,7 @@ def test_a_failing_peer_is_a_result(target, monkeypatch):
 def test_images_that_are_not_finite_are_a_failure(target, monkeypatch):
     run = lambda: torch.full_like(target.images[:4], float("nan"))  # noqa: E731
     monkeypatch.setattr(attacks, "make_run", lambda *arguments: (run, None))
-    for row in measure_case(case("fgsm"), target, plan()):
+    for row in measured(case("fgsm"), target):
         assert "not finite" in row["problems"][0] and not row["times"]
 
 
@@ -184,16 +176,16 @@ def outcome(success=0.5, median=1.0, equal=1.0):
         ("pgd20", outcome(0.47), "float32", "success"),
         ("pgd20", outcome(0.53), "float32", "success"),  # stronger is not the same attack either
         ("pgd20", outcome(0.47), "bfloat16", None),
-        ("pgd20", outcome(equal=0.9), "float32", "predictions"),
+        ("pgd20", outcome(equal=0.9), "float32", "equal_predictions"),
         ("pgd20", outcome(equal=0.9), "bfloat16", None),
         ("cw-l2", outcome(0.47), "float32", "success"),
         ("cw-l2", outcome(0.9), "float32", None),
-        ("cw-l2", outcome(median=1.02), "float32", "median L2"),
+        ("cw-l2", outcome(median=1.02), "float32", "median_l2"),
         ("cw-l2-stop", outcome(median=1.04), "float32", None),
-        ("cw-l2-stop", outcome(median=1.06), "float32", "median L2"),
+        ("cw-l2-stop", outcome(median=1.06), "float32", "median_l2"),
         ("cw-l2", outcome(median=0.5), "float32", None),
         ("boundary", outcome(median=1.2), "float32", None),
-        ("boundary", outcome(median=1.3), "float32", "median L2"),
+        ("boundary", outcome(median=1.3), "float32", "median_l2"),
         ("cw-l2", outcome(0.5, None), "float32", None),
     ],
 )
@@ -221,16 +213,14 @@ def test_judgement():
         "backwards": 0.5,
         "most_forwards": 6,
     }
-    alone = judge(images, labels, images, labels, None, None)
+    alone = judge(images, labels, images, labels)
     assert alone == dict.fromkeys(seen) | {"success": 0.0}
 
 
 def test_black_images_of_a_failed_search_do_not_count(target):
     """foolbox returns zeros where it found nothing, which another class may well be."""
-    attack = our_attack(case("cw-l2"), budgets(1, 1, 1e-9, 1))
-    images, labels = target.images[:4], target.labels[:4]
-    run = attacks.foolbox_run("cw-l2", attack, target.eager, images, labels)
-    assert torch.equal(run(), images)
+    run, _ = make_run("foolbox", case("cw-l2", 4, 1, 1, 1e-9, 1), target)
+    assert torch.equal(run(), target.images[:4])
 
 
 def test_starts_are_of_another_class(target):
@@ -243,7 +233,7 @@ def test_starts_are_of_another_class(target):
 
 def test_random_state_is_left_alone(target):
     before = torch.get_rng_state()
-    make_run("foolbox", case("boundary"), our_attack(case("boundary"), FEW), target)[0]()
+    make_run("foolbox", case("boundary"), target)[0]()
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -117,7 +117,7 @@ def test_a_wrong_variant_gets_no_times(tmp_path, monkeypatch, capsys, variant):
         (step, "--work trian", ["work", "trian", "train"]),
         (step, "--defects 0.3-Buttom", ["0.3-Buttom"]),
         (step, "--defects 0.3-Bottomx2 --networks vgg19", ["vgg19"]),
-        (step, "--networks resnet18 --window-seconds 0", ["window-seconds", "0.0"]),
+        (step, "--networks resnet18 --window-seconds 0", ["window-seconds", "more than 0"]),
         (roofline, "--operators convoluton", ["operators", "convoluton", "'convolution'"]),
         (roofline, "--backends tritn", ["backends", "tritn", "'triton'"]),
         (roofline, "--backends separate --operators linear", ["backends separate", "linear"]),
