@@ -260,11 +260,8 @@ class Target:
     accuracy: float
 
     def starts(self, count: int) -> Tensor:
-        """For each of the first images another one of another class, which is adversarial.
-
-        Raises:
-            UserError: all are of one class.
-        """
+        """For each of the first images another one of another class, which is adversarial. Raises
+        UserError if all are of one class."""
         other = self.labels[:count, None] != self.labels[None, :]
         if not bool(other.any(1).all()):
             raise UserError(
@@ -302,11 +299,9 @@ def loaded(path: str, dataset: str | None, device: torch.device, count: int) -> 
 def make_target(
     name: str, model: nn.Module, data: DataSet, device: torch.device, count: int
 ) -> Target:
-    """A network with ``count`` images that it has right: of all test images, then of the training
-    images.
+    """A network with ``count`` images that it has right, of the test images, then of training's.
 
-    Raises:
-        UserError: there are not so many, or the images are not kept in memory.
+    Raises UserError if there are not so many, or the images are not kept in memory.
     """
     if not data.resident:
         raise UserError(f"{data.name} has images over 64 pixels, which are not measured here")
@@ -343,12 +338,8 @@ Run = Callable[[], Tensor]
 
 
 def make_run(name: str, case: Case, target: Target) -> tuple[Run, Oracle | None]:
-    """A variant at work on a target.
-
-    Returns:
-        What to time; and for this package's variants the oracle, whose counters then hold the
-        passes of the last run.
-    """
+    """What to time; for this package's variants also the oracle, which counts the last run's
+    passes."""
     variant, attack = VARIANTS[name], case.attack
     model = target.fused if variant.fused else target.eager
     images, labels = target.images[: case.batch_size], target.labels[: case.batch_size]
@@ -393,11 +384,8 @@ def peers_attack(module: ModuleType, attack: Attack, *arguments: Any):
 def foolbox_run(
     attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, starts: Tensor | None = None
 ) -> Run:
-    """foolbox's attack with the settings of ours. It judges its results no more than ours does.
-
-    Args:
-        starts: adversarial images for the boundary attack to start from.
-    """
+    """foolbox's attack with the settings of ours, the boundary attack from adversarial ``starts``.
+    It judges its results no more than ours does."""
     foolbox = library(FOOLBOX)
     # Its own choice would be the first GPU, wherever the model is.
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
@@ -440,11 +428,10 @@ def judge(
         counts: forward and backward passes of each image; None where nobody counted.
 
     Returns:
-        success: share of the images that are wrong now. median_l2: over these, L2 distance to the
+        success: share of the images that are wrong now. median_l2: of these, L2 distance to the
             original; None if there are none.
-        equal_pixels, equal_predictions: shares that are the same as the peer's; None for the peer.
-        forwards, backwards: passes per image, mean; None where nobody counted.
-        most_forwards: of one image.
+        equal_pixels, equal_predictions: shares that are the same as the peer's.
+        forwards, backwards: mean passes per image. most_forwards: of one image.
     """
     fooled = classes != labels
     lengths = torch.linalg.vector_norm((found - images).flatten(1), dim=1)[fooled]
@@ -465,11 +452,8 @@ def judge(
 
 
 def disagreement(own: dict, peer: dict, case: Case, dtype: str) -> list[str]:
-    """Why a time of these results would mean nothing beside the peer's; empty if it means
-    something.
-
-    Success rates are rates of a batch: one image more or less never counts.
-    """
+    """Why a time of these results would mean nothing beside the peer's; empty if they agree."""
+    # Rates are of a batch: one image more or less never counts.
     few = 1.5 / case.batch_size
     allowed = max(SUCCESS[dtype], few)
     least, most = {"success": peer["success"] - allowed}, {}
@@ -531,12 +515,10 @@ def measure_case(
         calls[name] = calls[name] or harness.calls_in(run, device, options.window_seconds)
     for name, seconds in harness.time_in_turns(runs, calls, device, options.windows).items():
         times, base = harness.spread(seconds, calls[name]), rows[peer]["times"]
-        rows[name] |= {
-            "times": times,
-            "images_per_s": round(case.batch_size / times["median_us"] * 1e6, 2),
-            # The peer comes first.
-            "times_faster": round((base or times)["median_us"] / times["median_us"], 3),
-        }
+        median = times["median_us"]
+        rows[name] |= {"times": times, "images_per_s": round(case.batch_size / median * 1e6, 2)}
+        # The peer comes first.
+        rows[name]["times_faster"] = round((base or times)["median_us"] / median, 3)
     runs.clear()
     gc.collect()
     return list(rows.values())
@@ -714,12 +696,7 @@ def variants(options, device: torch.device) -> tuple[str, ...]:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    lists = {"attacks": SETUPS, "variants": VARIANTS}
-    epilog = "\n\n".join(
-        f"{title}:\n" + "\n".join(f"  {name:24} {each.text}" for name, each in found.items())
-        for title, found in lists.items()
-    )
-    parser = make_parser("bench attacks", __doc__, epilog)
+    parser = make_parser("bench attacks", __doc__, {"attacks": SETUPS, "variants": VARIANTS})
     add = parser.add_argument
     text = f"some of {', '.join(SETUPS)} (all)"
     add("--attacks", action=Names, known=SETUPS, nargs="+", help=text)

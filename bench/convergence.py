@@ -42,6 +42,7 @@ from ..train.screen import show
 from ..train.setup import build_model, load_data, make_batches, resolve
 from . import harness
 from .options import add_resume, add_time_limit, add_variants, fill_in, make_parser, positive
+from .report.rows import grouped
 from .variants import VARIANTS
 
 RUN_SETTINGS = ("out", "name", "device", "data_root", "download", "save_seconds")
@@ -168,9 +169,6 @@ def _now(device: torch.device) -> float:
 
 def table(rows: Sequence[dict]) -> Table:
     """Seconds to the target and accuracy at the end, over the seeds of each variant."""
-    variants: dict[str, list[dict]] = {}
-    for row in rows:
-        variants.setdefault(row["contestant"], []).append(row)
 
     def reached(own: list[dict], name: str = "seconds_to_target") -> list[float]:
         return [row[name] for row in own if row[name] is not None]
@@ -188,7 +186,7 @@ def table(rows: Sequence[dict]) -> Table:
         "accuracy %": mean("accuracy", ".2f", 100),
     }
     title = f"{rows[0]['arch']} {rows[0]['defects']} on {rows[0]['dataset']}"
-    return harness.console_table(title, variants.values(), columns)
+    return harness.console_table(title, grouped(rows, "contestant").values(), columns)
 
 
 def mean_and_error(values: Sequence[float], form: str) -> str:

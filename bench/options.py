@@ -21,11 +21,20 @@ DTYPES = ("bfloat16", "float16", "float32")
 """Of activations."""
 
 
-def make_parser(verb: str, description: str, epilog: str | None = None, **settings) -> Parser:
+def make_parser(
+    verb: str, description: str, lists: dict[str, dict[str, Any]] | None = None, **settings
+) -> Parser:
     """A parser of a verb's options: argparse's, since machines with a GPU often lack jsonargparse.
 
-    description: the module's docstring, whose indented lines stay apart.
+    Args:
+        description: the module's docstring, whose indented lines stay apart.
+        lists: for the end of the help, by title: names, and their words or what has a ``text``.
     """
+    epilog = "\n\n".join(
+        f"{title}:\n"
+        + "\n".join(f"  {name:22} {getattr(e, 'text', e)}" for name, e in found.items())
+        for title, found in (lists or {}).items()
+    )
     return Parser(
         f"scotoma {verb}",
         description=description,

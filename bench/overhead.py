@@ -39,8 +39,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from ..defective.models import CIFAR10_STATISTICS
 from ..kernels import Projection, backends, bn_mask_add_relu
-from ..train.screen import make_console, show
+from ..train.config import TrainConfig
+from ..train.data import DataSet, Split
+from ..train.distributed import World, choose_device, device_name
+from ..train.engine import Engine
+from ..train.loop import StopRequest, Trainer
+from ..train.runfolder import RunFolder
+from ..train.screen import Report, make_console, show
+from ..train.setup import build_model, resolve
 from . import harness
 from .harness import compiling_process
 from .options import DTYPES, Names, make_parser, positive
@@ -86,8 +94,7 @@ def main(argv: list[str]) -> int:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    modes = "\n".join(f"  {name:8} {text}" for name, text in MODES.items())
-    parser = make_parser("bench overhead", __doc__, f"modes:\n{modes}")
+    parser = make_parser("bench overhead", __doc__, {"modes": MODES})
     add = parser.add_argument
     add("--loop", action="store_true", help="the training loop's own share of a step instead")
     some = {"action": Names, "nargs": "+"}
@@ -238,11 +245,8 @@ def clocked(work: Work, calls: int) -> tuple[float, float]:
 
 def times(samples: list[tuple[float, float]], calls: int) -> dict[str, dict[str, float]]:
     """Microseconds of a call by pass: median, quantiles, and the best round."""
-    passes = {
-        "forward": [f for f, _ in samples],
-        "backward": [b for _, b in samples],
-        "both": [f + b for f, b in samples],
-    }
+    forward, backward = zip(*samples, strict=True)
+    passes = {"forward": forward, "backward": backward, "both": [f + b for f, b in samples]}
     return {
         name: harness.spread(found, calls) | {"best_us": round(1e6 * min(found) / calls, 3)}
         for name, found in passes.items()
@@ -258,7 +262,8 @@ def table(rows: list[dict]) -> Table:
     )
     view.add_column("form", no_wrap=True)
     passes = "forward", "backward", "both"
-    for name in (*(f"ours {p}" for p in passes), "launches", *(f"eager {p}" for p in passes), "x"):
+    ours, eager = ([f"{side} {name}" for name in passes] for side in ("ours", "eager"))
+    for name in (*ours, "launches", *eager, "x"):
         view.add_column(name, justify="right")
 
     def cells(row: dict) -> list[str]:
@@ -272,21 +277,14 @@ def table(rows: list[dict]) -> Table:
         counts = ours["launches"]
         ratio = eager["times"]["both"]["median_us"] / ours["times"]["both"]["median_us"]
         launches = f"{counts['forward']} + {counts['backward']}"
-        view.add_row(
-            f"{ours['variant']} {ours['mode']}",
-            *cells(ours),
-            launches,
-            *cells(eager),
-            f"{ratio:.2f}",
-        )
+        form = f"{ours['variant']} {ours['mode']}"
+        view.add_row(form, *cells(ours), launches, *cells(eager), f"{ratio:.2f}")
     return view
 
 
 def loop(argv: list[str]) -> int:
     """Measure the training loop's own share of a step, and print it. argv: options of training."""
-    from ..train.distributed import World, choose_device
     from ..train.settings import parse as parse_training  # imports jsonargparse
-    from ..train.setup import resolve
 
     config, _ = parse_training([*LOOP, *argv])
     device = choose_device(config.device, World())
@@ -294,21 +292,12 @@ def loop(argv: list[str]) -> int:
     return 0
 
 
-def measure_loop(config, device: torch.device, steps: int | None = None) -> dict:
+def measure_loop(config: TrainConfig, device: torch.device) -> dict:
     """Median milliseconds of a step in the loop and of a bare one, and their relative difference.
 
-    Args:
-        config: resolved settings of training. steps: in each timed window; by default 100 on a GPU,
-            else 5.
+    config: resolved settings of training.
     """
-    from ..train.distributed import World, device_name
-    from ..train.engine import Engine
-    from ..train.loop import StopRequest, Trainer
-    from ..train.runfolder import RunFolder
-    from ..train.screen import Report
-    from ..train.setup import build_model
-
-    steps = steps or (100 if device.type == "cuda" else 5)
+    steps = 100 if device.type == "cuda" else 5
     data = random_images(steps * config.batch_size)
     engine = Engine(build_model(config, data), config, device, World())
     # An epoch is one window; there are more than will be run.
@@ -336,7 +325,7 @@ def measure_loop(config, device: torch.device, steps: int | None = None) -> dict
             windows, lambda work: harness.wall_seconds(work, device), LOOP_ROUNDS
         )
     medians = {
-        name: round(statistics.median(1000 * one / steps for one in seconds), 4)
+        name: round(1000 * statistics.median(seconds) / steps, 4)
         for name, seconds in samples.items()
     }
     share = 1 - medians["bare_step_ms"] / medians["loop_step_ms"]
@@ -356,14 +345,9 @@ def measure_loop(config, device: torch.device, steps: int | None = None) -> dict
     }
 
 
-def random_images(count: int):
+def random_images(count: int) -> DataSet:
     """A data set of ``count`` random images in CIFAR-10's shape."""
-    from ..defective.models import CIFAR10_STATISTICS
-    from ..train.data import DataSet, Split
-
     images = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8)
     split = Split(torch.randint(0, 10, (count,)), images)
-    classes = tuple("0123456789")
-    return DataSet(
-        "random", classes, split, split.subset(torch.arange(10)), 32, 3, *CIFAR10_STATISTICS
-    )
+    held = split.subset(torch.arange(10))
+    return DataSet("random", tuple("0123456789"), split, held, 32, 3, *CIFAR10_STATISTICS)

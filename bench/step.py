@@ -50,7 +50,6 @@ from .variants import (
     add_network_options,
     checked_networks,
     chosen_variants,
-    explained,
     random_images,
 )
 
@@ -103,7 +102,7 @@ def chosen_cases(options, model: Model | None) -> list[Case]:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = make_parser("bench step", __doc__, explained())
+    parser = make_parser("bench step", __doc__, {"works": WORKS, "variants": VARIANTS})
     add = parser.add_argument
     names = {"action": Names, "nargs": "+"}
     add("--networks", **names, known=model_names(), help="default: all six")

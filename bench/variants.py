@@ -136,15 +136,6 @@ ON_GPU = tuple(name for name in VARIANTS if name not in ("reference", "contiguou
 ON_CPU = ("contiguous", "eager", "compile")
 
 
-def explained() -> str:
-    """Works and variants, for the end of a help text."""
-    variants = {name: one.text for name, one in VARIANTS.items()}
-    return "\n".join(
-        f"{title}:\n" + "\n".join(f"  {name:20} {text}" for name, text in found.items())
-        for title, found in (("works", WORKS), ("variants", variants))
-    )
-
-
 def add_network_options(parser: argparse.ArgumentParser, usual: Sequence[str]) -> None:
     """What is asked of a network whose steps are run. usual: names of variants, by default."""
     add = parser.add_argument

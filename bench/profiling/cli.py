@@ -49,13 +49,13 @@ from ..harness import noting
 from ..model import chosen_model, refuse_ours
 from ..options import Names, add_picture_format, fill_in, make_parser, positive
 from ..variants import (
+    VARIANTS,
     WORKS,
     Case,
     NetworkRun,
     add_network_options,
     checked_networks,
     chosen_variants,
-    explained,
     random_images,
 )
 from . import report
@@ -232,7 +232,7 @@ def main(argv: list[str]) -> int:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = make_parser("profile", __doc__, explained())
+    parser = make_parser("profile", __doc__, {"works": WORKS, "variants": VARIANTS})
     add = parser.add_argument
     networks = {"known": model_names(), "metavar": "ARCH", "help": ", ".join(model_names())}
     add("arch", action=Names, nargs="?", **networks)

@@ -246,18 +246,24 @@ def test_an_interpreter_without_torch_is_said(tmp_path, script):
     assert "PYTHON" in result.stderr
 
 
-def test_stages_are_those_asked_for(pretend):
-    result, asked = pretend("gpu_bench.sh", STAGES="step report")
-    assert result.returncode == 0
-    assert [verb(words) for words in asked] == ["step", "report"]
-    assert "gpu-bench: step: ok" in result.stdout and "gpu-bench: report: ok" in result.stdout
+GOES_ON = "not finished; the same command goes on"
 
 
-def test_a_failed_stage_stops_no_other(pretend):
-    result, asked = pretend("gpu_bench.sh", STAGES="step report", STATUS="step=1")
-    assert result.returncode == 1
-    assert len(asked) == 2
-    assert "step: FAILED (status 1)" in result.stdout and "report: ok" in result.stdout
+@pytest.mark.parametrize(
+    ("stages", "further", "status", "asked", "said"),
+    [
+        ("step report", {}, 0, "step report", ["step: ok", "report: ok"]),
+        ("step report", {"STATUS": "step=1"}, 1, "step report", ["step: FAILED (status 1)"]),
+        ("step roofline", {"BUDGET": "3"}, 1, "", ["roofline: not run, no time left", GOES_ON]),
+        ("paper", {"images": False}, 0, "", ["paper: skipped, no image folder is given"]),
+    ],
+    ids=["asked-for", "failed", "no-time", "no-images"],
+)
+def test_stages(pretend, stages, further, status, asked, said):
+    result, commands = pretend("gpu_bench.sh", STAGES=stages, **further)
+    assert result.returncode == status
+    assert [verb(words) for words in commands] == asked.split()
+    assert all(f"gpu-bench: {words}" in result.stdout for words in said)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -272,20 +278,6 @@ def test_what_the_doctor_finds_decides_nothing(pretend, script):
     assert "tests: FAILED (status 1)" in result.stdout
 
 
-def test_no_time_is_said(pretend):
-    result, asked = pretend("gpu_bench.sh", STAGES="step roofline", BUDGET="3")
-    assert result.returncode == 1 and not asked
-    assert "roofline: not run, no time left" in result.stdout
-    assert "gpu-bench: not finished; the same command goes on" in result.stdout
-
-
-def test_no_images_are_said(pretend):
-    result, asked = pretend("gpu_bench.sh", images=False)
-    assert result.returncode == 0
-    assert "paper: skipped, no image folder is given" in result.stdout
-    assert "paper" not in [verb(words) for words in asked]
-
-
 def test_the_next_call_goes_on(pretend):
     stages = {"STAGES": "step roofline layers report", "COMMIT": "abc123"}
 
@@ -297,7 +289,7 @@ def test_the_next_call_goes_on(pretend):
     result, asked = call(STATUS=status)
     assert result.returncode == 1 and asked == ["step", "layers", "roofline", "report"]
     assert "step: the next call goes on" in result.stdout
-    assert "gpu-bench: not finished; the same command goes on" in result.stdout
+    assert GOES_ON in result.stdout
     # What failed stays failed. A case too long for a call is not tried for ever.
     result, asked = call()
     assert result.returncode == 1 and asked == ["step", "report"]
