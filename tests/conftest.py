@@ -24,6 +24,10 @@ from hypothesis import settings
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# The first fake tensor stands for a GPU. Autograd would take that for one at its first backward and
+# start a thread for it, after which no forked process can use autograd any more.
+torch.ones((), requires_grad=True).backward()
+
 # A shell starts what runs in its background with Ctrl-C ignored, and Python then never hears of it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -38,6 +38,9 @@ class Forked:
             sys.stderr.flush()
             os._exit(status)
 
+    def lives(self):
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
     def wait(self, seconds=120):
         """(status, standard output, standard error); the status is negative after a signal."""
         deadline = time.monotonic() + seconds

@@ -145,6 +145,7 @@ def test_sigterm_to_the_process_group_saves_and_says_how_to_go_on(tiny, image_fo
     deadline = time.monotonic() + 60
     while not (out / "long" / "resume.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert training.lives()
     # Nobody else goes on with it, or begins there, as long as it lives.
     for resume, overwrite in ((True, False), (False, False), (False, True)):
         asked = tiny(out=str(out), name="long", overwrite=overwrite)
