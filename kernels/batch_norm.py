@@ -7,7 +7,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .operator import bn_mask_add_relu
+from .backends import transformed
+from .operator import FLOATS, bn_mask_add_relu
 from .reference import Projection
 
 
@@ -76,7 +77,7 @@ class BNMaskAddReLU(nn.BatchNorm2d, Masked):
         Raises:
             ValueError: as :func:`scotoma.kernels.bn_mask_add_relu`.
         """
-        return batch_norm_add_relu(self, x, residual, relu=self.relu)
+        return _call(self, x, residual, None, self.relu)
 
     def extra_repr(self) -> str:
         relu = "" if self.relu else ", relu=False"
@@ -89,24 +90,60 @@ def batch_norm_add_relu(
     residual: Tensor | None = None,
     second: nn.BatchNorm2d | nn.SyncBatchNorm | None = None,
     relu: bool = True,
+    in_place: bool = False,
 ) -> Tensor:
-    """``relu(norm(x) + residual)`` by one call of the operator.
+    """``relu(norm(x) + residual)`` by one call of the operator, where that is the same.
 
     Args:
         norm: a batch norm of images, which counts and updates as if it were called.
         x, residual: [N,C,H,W]. second: the batch norm that ``residual`` has to go through first.
+        in_place: the sum is written into ``norm(x)``.
     """
-    norm._check_input_dim(x)
     if second is not None and not _together(norm, second, x, residual):
         residual, second = batch_norm_add_relu(second, residual, relu=False), None
-    if residual is not None and residual.shape != x.shape:  # which addition broadcasts
-        out = batch_norm_add_relu(norm, x, relu=False) + residual
-        return F.relu(out) if relu else out
+    if _takes(norm, x) and (residual is None or second is not None or _alike(x, residual)):
+        return _call(norm, x, residual, second, relu)
+    if second is not None:
+        residual = batch_norm_add_relu(second, residual, relu=False)
+    synchronised = isinstance(norm, nn.SyncBatchNorm)
+    out = (nn.SyncBatchNorm if synchronised else nn.BatchNorm2d).forward(norm, x)
+    if residual is not None:
+        out = out.add_(residual) if in_place else out + residual
+    return F.relu(out) if relu else out
+
+
+def _takes(norm, x: Tensor) -> bool:
+    """Whether the operator takes a call; torch says what is wrong with the others."""
+    momentum = norm.momentum
+    return (
+        x.dim() == 4
+        and x.layout is torch.strided
+        and x.dtype in FLOATS
+        and x.shape[1] == norm.num_features > 0
+        and norm.eps > 0
+        and (momentum is None or (isinstance(momentum, (int, float)) and 0 <= momentum <= 1))
+        and (norm.running_mean is None) == (norm.running_var is None)
+    )
+
+
+def _alike(x: Tensor, residual) -> bool:
+    """Whether the sum has the shape and dtype of ``x``, as the operator's has."""
+    return (
+        isinstance(residual, Tensor)
+        and (residual.shape, residual.dtype, residual.device) == (x.shape, x.dtype, x.device)
+        and residual.layout is torch.strided
+    )
+
+
+def _call(norm, x: Tensor, residual: Tensor | None, second, relu: bool) -> Tensor:
     averages = norm.training and norm.track_running_stats
     if averages:
         counts = [norm.num_batches_tracked, None if second is None else second.num_batches_tracked]
         counts = [count for count in counts if count is not None]
-        if counts:
+        if transformed(x):
+            for count in counts:
+                count.add_(1)
+        elif counts:
             torch._foreach_add_(counts, 1)
     momentum = norm.momentum
     if momentum is None:  # a cumulative average; on the device, so that nobody waits for the count
@@ -124,7 +161,7 @@ def batch_norm_add_relu(
         residual=residual,
         projection=projection,
         relu=relu,
-        training=norm.training or vectors[2] is None,
+        training=bool(norm.training) or vectors[2] is None,
         momentum=momentum,
         eps=norm.eps,
         group=_group(norm),
@@ -157,5 +194,5 @@ def _together(first, second, x: Tensor, other: Tensor) -> bool:
         statistics = norm.training, norm.track_running_stats, norm.running_mean is None
         return norm.eps, norm.momentum, *statistics, _group(norm), getattr(norm, "backend", None)
 
-    same = other.shape == x.shape and other.dtype == x.dtype and other.dim() == 4
-    return same and settings(first) == settings(second)
+    takes = _takes(first, x) and _takes(second, other) and _alike(x, other)
+    return takes and settings(first) == settings(second)

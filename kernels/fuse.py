@@ -4,22 +4,25 @@ A module whose forward calls batch norms gets another forward: the same calls, r
 one level deep, in which ``relu(bn(x) + y)`` has become one operator. Its modules, parameters,
 buffers and their names stay, so that state dicts, optimizers, copies and hooks know no difference.
 
-What was recorded holds under conditions, which every call checks: plain attributes that were read
-have the values that they had, the modules that are passed over are the same and nobody hooked them,
-and tensors come where tensors came. Where one does not hold the module's own forward runs, which is
-always right. Training and evaluation are recorded apart.
+Only forwards of known things are recorded (:mod:`.rules`), and what was recorded holds under
+conditions, which every call checks: plain attributes that were read have the values that they had,
+the modules that are passed over are the same and nobody hooked them, and tensors come where tensors
+came. Where one does not hold the module's own forward runs, which is always right. Training and
+evaluation are recorded apart.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
 import operator
-import types
+import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -37,10 +40,11 @@ from .patterns import (
     is_relu,
     only_user,
 )
+from .rules import check_module, check_value, followed, is_plain
 
 BOOKKEEPING = set(vars(nn.Module())) - {"_modules", "training"}
 """Attributes of every module, of which hooks are checked by themselves."""
-STATELESS = (bool, int, float, complex, str, type(None), torch.dtype, torch.device)
+ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,11 @@ def fuse(model: nn.Module) -> Fusion:
     projection shortcut). Functions and modules (ReLU modules may be shared), in-place additions and
     timm's BatchNormAct2d are recognised; SyncBatchNorm synchronises by the operator. Outputs,
     gradients, running statistics, counters, state dict, parameters, ``train()``, hooks,
-    ``deepcopy`` and ``pickle`` are as before. What cannot be followed (control flow on values of
-    tensors, Python's random numbers, attributes that forward sets) keeps its own forward.
+    ``deepcopy`` and ``pickle`` are as before. A forward that does more than known arithmetic
+    (control flow on values of tensors, random numbers, ``with``, devices, ...) stays as it is.
 
     Convert to SyncBatchNorm, and prune or replace modules, before: modules that were replaced
-    afterwards run unfused.
+    afterwards run unfused. No other thread may run modules meanwhile.
 
     Args:
         model: any module; on any device, in any mode.
@@ -105,6 +109,7 @@ def fuse(model: nn.Module) -> Fusion:
         ValueError: it has no batch norm of images, or is fused already.
     """
     norms = _checked(model)
+    counts = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False) if is_norm(m))
     plans, reasons = {}, {}
     arguments: dict[int, Any] = {}
     skipped: set[int] = set()
@@ -112,7 +117,7 @@ def fuse(model: nn.Module) -> Fusion:
         if _is_leaf(module) or id(module) in skipped:
             continue
         try:
-            plan = _planned(module, arguments.get(id(module)))
+            plan = _planned(module, arguments.get(id(module)), _shared(module, counts))
         except Exception as error:
             reasons[id(module)] = _line(error)
             continue
@@ -132,6 +137,12 @@ def fuse(model: nn.Module) -> Fusion:
     return Fusion(tuple(sites))
 
 
+def _shared(module: nn.Module, counts: Counter) -> tuple[str, ...]:
+    """Batch norms below a module that have more than one name in the network."""
+    found = module.named_modules(remove_duplicate=False)
+    return tuple(name for name, m in found if is_norm(m) and counts[id(m)] > 1)
+
+
 def unfuse(model: nn.Module) -> None:
     """Give every module the forward back that it had before :func:`fuse`, in place.
 
@@ -142,8 +153,9 @@ def unfuse(model: nn.Module) -> None:
     if not fused:
         raise ValueError(f"model is {type(model).__name__}, in which nothing is fused")
     for module in fused:
-        module.__class__ = type(module).unfused
         del module.__dict__["_fusion"]
+        # A class that something else was derived from meanwhile runs its own forward without it.
+        module.__class__ = vars(type(module)).get("_unfused", type(module))
 
 
 def _checked(model) -> dict[str, nn.Module]:
@@ -173,7 +185,8 @@ def _is_fused(module: nn.Module) -> bool:
 def _is_leaf(module: nn.Module) -> bool:
     """Whether it calls no other module: also lists of modules, which are not called at all."""
     called = type(module).forward is not nn.Module.forward
-    return not module._modules or not called or is_norm(module)
+    scripted = isinstance(module, torch.jit.ScriptModule)
+    return scripted or not module._modules or not called or is_norm(module)
 
 
 def _line(error: Exception) -> str:
@@ -194,10 +207,8 @@ def _why_not(model: nn.Module, name: str, norm: nn.Module, reasons: dict[int, st
 # Recording one level of a network
 
 
-class _TensorProxy(fx.Proxy):
-    """Passes for a tensor where a forward asks with isinstance."""
-
-    __class__ = property(lambda self: Tensor)
+class _Value(fx.Proxy):
+    """A tensor of a recording."""
 
 
 def _record_in_place(name: str) -> None:
@@ -207,7 +218,7 @@ def _record_in_place(name: str) -> None:
     def method(self, other):
         return self.tracer.create_proxy("call_function", function, (self, other), {})
 
-    setattr(_TensorProxy, f"__{name}__", method)
+    setattr(_Value, f"__{name}__", method)
 
 
 for _name in IN_PLACE_OPERATORS:
@@ -235,11 +246,19 @@ class _Recorder(fx.Tracer):
         return id(module) not in self.inlined
 
     def proxy(self, node):
-        return _TensorProxy(node, self)
+        return _Value(node, self)
+
+    def getattr(self, attr, attr_val, parameter_proxy_cache):
+        if attr_val is None and not self.own_work:
+            raise ValueError(f"it reads {attr}, which is None and may become a tensor or module")
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def call_module(self, module, forward, args, kwargs):
+        if type(module).__call__ is not nn.Module.__call__:
+            raise ValueError(f"{type(module).__name__} has a __call__ of its own")
+        return super().call_module(module, forward, args, kwargs)
 
     def create_arg(self, value):
-        if issubclass(type(value), fx.Proxy):
-            return value.node
         before, self.own_work = self.own_work, True
         try:
             return super().create_arg(value)
@@ -267,7 +286,9 @@ class _Plan:
     Attributes:
         arguments: as those of :class:`_Recorder`. codes: forwards by mode: training or not.
         reads: (module, attribute, value) of plain attributes, by mode.
-        passed: (parent, name, module) of modules that are not called any more.
+        passed: (parent, name, module, class) of modules that are not called any more.
+        called: (parent, name) of modules that are.
+        shared: names of batch norms that other modules have, too.
         inlined: those of them whose calls were recorded.
         operators: what became one operator, by the id of each batch norm.
         calls: modules that are called, with their arguments.
@@ -276,24 +297,56 @@ class _Plan:
     arguments: tuple
     codes: dict[bool, Callable] = field(default_factory=dict)
     reads: dict[bool, list[tuple[nn.Module, str, Any]]] = field(default_factory=dict)
-    passed: list[tuple[nn.Module, str, nn.Module]] = field(default_factory=list)
+    shared: tuple[str, ...] = ()
+    called: list[tuple[nn.Module, str]] = field(default_factory=list)
+    passed: list[tuple[nn.Module, str, nn.Module, type]] = field(default_factory=list)
     inlined: list[nn.Module] = field(default_factory=list)
     operators: dict[int, str] = field(default_factory=dict)
     calls: list[tuple[nn.Module, tuple]] = field(default_factory=list)
 
     def holds(self, training: bool) -> bool:
         for module, name, value in self.reads[training]:
-            now = module.__dict__.get(name, TENSOR)
+            now = module.__dict__.get(name, ABSENT)
+            if now is ABSENT and (name in module._modules or name in module._buffers):
+                return False
             if now is not value and not (type(now) is type(value) and _equal(now, value)):
                 return False
-        for parent, name, module in self.passed:
-            if parent._modules.get(name) is not module:
+        for parent, name in self.called:
+            if parent._modules.get(name) is None:
+                return False
+        for parent, name, module, cls in self.passed:
+            if parent._modules.get(name) is not module or type(module) is not cls:
+                return False
+            if "forward" in module.__dict__:
                 return False
             if module._forward_hooks or module._forward_pre_hooks:
                 return False
             if module._backward_hooks or module._backward_pre_hooks:
                 return False
         return not _has_any_global_hook()
+
+    def copied(self, memo: dict[int, Any]) -> _Plan | None:
+        """The plan of a copy, whose modules ``memo`` has by the ids of these; None if it lacks one.
+
+        A condition that does not hold here does not hold there.
+        """
+
+        def other(value):
+            if isinstance(value, dict):  # registered modules
+                return {k: v if v is None else memo[id(v)] for k, v in value.items()}
+            return value
+
+        try:
+            reads = {
+                mode: [(memo[id(m)], name, other(value)) for m, name, value in found]
+                for mode, found in self.reads.items()
+            }
+            called = [(memo[id(p)], name) for p, name in self.called]
+            passed = [(memo[id(p)], name, memo[id(m)], cls) for p, name, m, cls in self.passed]
+        except KeyError:
+            return None
+        conditions = {"reads": reads, "called": called, "passed": passed}
+        return replace(self, **conditions, inlined=[], operators={}, calls=[])
 
     def flat(self, arguments: tuple) -> list[Tensor] | None:
         """The tensors of a call's arguments; None if they are others than were recorded."""
@@ -318,32 +371,32 @@ def _equal(a, b) -> bool:
     """Whether plain values are equal. Registered modules are the same ones, in the same order."""
     if isinstance(a, dict):
         return list(a) == list(b) and all(a[key] is b[key] for key in a)
-    return isinstance(a, STATELESS) and a == b
+    return is_plain(a) and a == b
 
 
-def _planned(module: nn.Module, arguments: tuple | None) -> _Plan:
+def _planned(module: nn.Module, arguments: tuple | None, shared: tuple[str, ...] = ()) -> _Plan:
     """How a module's forward is rewritten. Whatever stands against it is raised."""
-    cls = type(module)
-    if "forward" in module.__dict__:
-        raise ValueError("its forward was replaced")
-    _check_code(cls, cls.forward, set())
-    plan = _Plan(_arguments(cls) if arguments is None else arguments)
+    check_module(module)
+    plan = _Plan(_arguments(type(module)) if arguments is None else arguments, shared=shared)
     graph, _ = _recorded(module, plan.arguments, True, [])
     plan.inlined = _endings(module, graph)
     places = dict(module.named_modules(remove_duplicate=False))
     for training in (True, False):
-        graph, reads = _recorded(module, plan.arguments, training, plan.inlined)
-        plan.reads[training] = reads
-        found = Rewriting(graph, places)
+        graph, plan.reads[training] = _recorded(module, plan.arguments, training, plan.inlined)
+        found = Rewriting(graph, places, shared)
         found.rewrite()
         if training:
             plan.operators = found.operators
             plan.calls = _calls(graph, places)
-        passed = {places[name]: name for name in found.passed}
-        passed |= {child: name for name, child in places.items() if child in plan.inlined}
-        for child, name in passed.items():
+        passed = [*found.passed, *(n for n, child in places.items() if child in plan.inlined)]
+        # timm's batch norms have their activation inside.
+        norms = [name for name in found.passed if is_norm(places[name])]
+        passed += [f"{name}.{key}" for name in norms for key in places[name]._modules]
+        called = [n.target.rpartition(".") for n in graph.nodes if n.op == "call_module"]
+        plan.called += [(places[parent], key) for parent, _, key in called]
+        for name in passed:
             parent, _, key = name.rpartition(".")
-            entry = places[parent], key, child
+            entry = places[parent], key, places[name], type(places[name])
             if entry not in plan.passed:
                 plan.passed.append(entry)
         plan.codes[training] = _compiled(graph)
@@ -359,22 +412,8 @@ def _arguments(cls: type) -> tuple:
     return (TENSOR,) * len(demanded)
 
 
-def _check_code(cls: type, function, seen: set) -> None:
-    """Refuse what a recording would freeze: Python's random numbers, global variables of state."""
-    function = inspect.unwrap(function)
-    code = getattr(function, "__code__", None)
-    if code is None or code in seen:
-        return
-    seen.add(code)
-    for name in code.co_names:
-        value = function.__globals__.get(name)
-        if isinstance(value, types.ModuleType) and value.__name__ in ("random", "numpy", "time"):
-            raise ValueError(f"it uses {value.__name__}")
-        if isinstance(value, (bool, int, float, list, dict, set)) and not name.isupper():
-            raise ValueError(f"it reads the global variable {name}")
-        method = inspect.getattr_static(cls, name, None)
-        if isinstance(method, types.FunctionType) and not hasattr(nn.Module, name):
-            _check_code(cls, method, seen)
+_recording = threading.Lock()
+"""torch.fx changes nn.Module for the time of a recording."""
 
 
 def _recorded(
@@ -392,28 +431,56 @@ def _recorded(
         if not recorder.own_work:
             # Children may be replaced in the same dictionary.
             kept = copy.copy(value) if name == "_modules" else value
+            if name != "_modules" and value is not ABSENT:
+                check_value(name, value)
             reads[id(watched), name] = watched, name, kept
         return value
 
-    watched = [module, *inlined]
+    watched = [module, *inlined, *_lists(module)]
     classes = [type(m) for m in watched]
-    try:
-        for each in watched:
-            each.__class__ = _watching(type(each), note)
-        graph = recorder.trace(module)
-    finally:
-        for each, cls in zip(watched, classes, strict=True):
-            object.__setattr__(each, "__class__", cls)
+    with _recording:
+        try:
+            for each in watched:
+                each.__class__ = _watching(type(each), note)
+            forwards = {type(m).forward.__code__ for m in [module, *inlined]}
+            with followed(forwards, _has_tensors(arguments)):
+                graph = recorder.trace(module)
+        finally:
+            for each, cls in zip(watched, classes, strict=True):
+                object.__setattr__(each, "__class__", cls)
+    if any("out" in node.kwargs for node in graph.nodes):
+        raise ValueError("it writes to out=")
     return graph, list(reads.values())
+
+
+def _lists(module: nn.Module) -> list[nn.Module]:
+    """Lists of modules below a module, which it may go through."""
+    children = [m for m in module.children() if type(m).forward is nn.Module.forward]
+    return children + [below for child in children for below in _lists(child)]
+
+
+def _has_tensors(arguments) -> bool:
+    if isinstance(arguments, (list, tuple)):
+        return any(each is TENSOR for each in arguments)
+    return arguments is TENSOR
 
 
 def _watching(cls: type, note: Callable[[nn.Module, str, Any], Any]) -> type:
     """A class whose instances tell what is read from them, and let nothing be set."""
 
     def __getattribute__(self, name):
-        value = super(watching, self).__getattribute__(name)
-        own = object.__getattribute__(self, "__dict__")
-        return note(self, name, value) if name in own and name not in BOOKKEEPING else value
+        try:
+            value = super(watching, self).__getattribute__(name)
+        except AttributeError:  # a module or tensor, or nothing
+            own = object.__getattribute__(self, "__dict__")
+            if not any(name in own[kind] for kind in ("_modules", "_parameters", "_buffers")):
+                note(self, name, ABSENT)
+            raise
+        if name in object.__getattribute__(self, "__dict__"):
+            return value if name in BOOKKEEPING else note(self, name, value)
+        if is_plain(value):  # of the class, as long as the instance has none
+            note(self, name, ABSENT)
+        return value
 
     def __setattr__(self, name, value):
         raise ValueError(f"it sets its attribute {name}")
@@ -438,11 +505,10 @@ def _endings(module: nn.Module, graph: fx.Graph) -> list[nn.Module]:
 
 def _ending(module: nn.Module) -> list[nn.Module]:
     """A module, and those in it, down to the batch norm whose result is the module's own."""
-    hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-    if hooked or "forward" in module.__dict__:
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
         return []
     try:
-        _check_code(type(module), type(module).forward, set())
+        check_module(module)
         graph, _ = _recorded(module, _arguments(type(module)), True, [])
     except Exception:
         return []
@@ -494,26 +560,39 @@ def _fused_class(cls: type) -> type:
 
     @functools.wraps(cls.forward)
     def forward(self, *args, **kwargs):
-        plan = self.__dict__["_fusion"]
-        tensors = None if kwargs else plan.flat(args)
+        plan = self.__dict__.get("_fusion")  # another instance of this class may have none
+        tensors = None if kwargs or plan is None else plan.flat(args)
         if tensors is None or not plan.holds(self.training):
             return cls.forward(self, *args, **kwargs)
         return plan.codes[self.training](self, *tensors)
 
-    def __reduce_ex__(self, protocol):
+    def __deepcopy__(self, memo):
+        made = cls.__new__(cls)
+        memo[id(self)] = made
         state = {name: value for name, value in self.__dict__.items() if name != "_fusion"}
-        return _restored, (cls, self.__dict__["_fusion"].arguments), state
+        made.__dict__.update(copy.deepcopy(state, memo))
+        plan = self.__dict__.get("_fusion")
+        plan = plan and plan.copied(memo)
+        return _install(made, plan) if plan else made
+
+    def __reduce_ex__(self, protocol):
+        """Recorded again in another process."""
+        state = {name: value for name, value in self.__dict__.items() if name != "_fusion"}
+        plan = self.__dict__.get("_fusion")
+        return _restored, (cls, plan and (plan.arguments, plan.shared)), state
 
     def __setstate__(self, state):
-        """Recorded again: the code belongs to the modules that it was recorded from."""
-        arguments = self.__dict__.pop("_fusion").arguments
+        asked = self.__dict__.pop("_fusion")
         self.__class__ = cls
         cls.__setstate__(self, state)
-        _install(self, _planned(self, arguments))
+        if asked:
+            with contextlib.suppress(Exception):  # of another version, perhaps: then unfused
+                _install(self, _planned(self, *asked))
 
     body = {
         "forward": forward,
-        "unfused": cls,
+        "_unfused": cls,
+        "__deepcopy__": __deepcopy__,
         "__reduce_ex__": __reduce_ex__,
         "__setstate__": __setstate__,
         "__module__": cls.__module__,
@@ -525,13 +604,14 @@ def _fused_class(cls: type) -> type:
     return fused
 
 
-def _restored(cls: type, arguments: tuple) -> nn.Module:
+def _restored(cls: type, asked: tuple | None) -> nn.Module:
     module = cls.__new__(cls)
     object.__setattr__(module, "__class__", _fused_class(cls))
-    module.__dict__["_fusion"] = _Plan(arguments)
+    module.__dict__["_fusion"] = asked
     return module
 
 
-def _install(module: nn.Module, plan: _Plan) -> None:
+def _install(module: nn.Module, plan: _Plan) -> nn.Module:
     module.__class__ = _fused_class(type(module))
     module.__dict__["_fusion"] = plan
+    return module

@@ -37,12 +37,14 @@ IN_PLACE_OPERATORS = (
 
 
 def is_norm(module) -> bool:
-    return type(module) in (nn.BatchNorm2d, nn.SyncBatchNorm) or _act(module) is not None
+    known = type(module) in (nn.BatchNorm2d, nn.SyncBatchNorm) or _act(module) is not None
+    return known and "forward" not in module.__dict__
 
 
 def _act(module) -> nn.Module | None:
     """The activation that is part of timm's BatchNormAct2d; None for all else."""
     known = type(module).__name__ == "BatchNormAct2d" and isinstance(module, nn.BatchNorm2d)
+    known = known and type(module).__module__.startswith("timm.")
     plain = known and type(getattr(module, "drop", None)) is nn.Identity
     return getattr(module, "act", None) if plain else None
 
@@ -59,8 +61,8 @@ class Rewriting:
         operators: as in :class:`_Plan`. passed: names of modules that are not called any more.
     """
 
-    def __init__(self, graph: fx.Graph, places: dict[str, nn.Module]):
-        self.graph, self.places = graph, places
+    def __init__(self, graph: fx.Graph, places: dict[str, nn.Module], shared: tuple[str, ...] = ()):
+        self.graph, self.places, self.shared = graph, places, shared
         self.operators: dict[int, str] = {}
         self.passed: list[str] = []
         called = [places[node.target] for node in graph.nodes if node.op == "call_module"]
@@ -80,7 +82,7 @@ class Rewriting:
     def _is_norm_call(self, node: fx.Node) -> bool:
         if node.op != "call_module" or not is_norm(self.places[node.target]):
             return False
-        alone = self.calls[id(self.places[node.target])] == 1
+        alone = self.calls[id(self.places[node.target])] == 1 and node.target not in self.shared
         plain = len(node.args) == 1 and not node.kwargs and isinstance(node.args[0], fx.Node)
         return alone and plain
 
@@ -104,12 +106,16 @@ class Rewriting:
         norm = self.places[node.target]
         own = None if is_last(norm) else norm.act
         whole = self._pattern(node) if own is None else None
-        erased, residual, second, relu = whole or ([node], None, None, type(own) is nn.ReLU)
+        found = whole or ([node], None, None, None, type(own) is nn.ReLU)
+        erased, add, residual, second, relu = found
         with self.graph.inserting_before(erased[-1]):
             modules = [self.graph.get_attr(n.target) for n in (node, second) if n is not None]
             other = residual if second is None else second.args[0]
             arguments = modules[0], node.args[0], other, *modules[1:]
-            call = self.graph.call_function(batch_norm_add_relu, arguments, {"relu": relu})
+            options = {"relu": relu}
+            if add is not None and _is_in_place(add):
+                options["in_place"] = True
+            call = self.graph.call_function(batch_norm_add_relu, arguments, options)
             if own is not None and not relu:
                 call = self.graph.call_module(f"{node.target}.act", (call,))
         erased[-1].replace_all_uses_with(call)
@@ -151,7 +157,7 @@ class Rewriting:
         read += [residual] if isinstance(residual, fx.Node) else []
         if self._changed_between(erased, read):
             return None
-        return erased, residual, second, relu is not None
+        return erased, add, residual, second, relu is not None
 
     def _norm_before(self, node, passed: list[fx.Node]) -> fx.Node | None:
         """The batch norm whose result is added and used nowhere else."""
@@ -165,36 +171,40 @@ class Rewriting:
         return None
 
     def _changed_between(self, pattern: list[fx.Node], read: list[fx.Node]) -> bool:
-        """Whether something in between writes into what the operator will read at the end."""
+        """Whether something in between may write into what the operator will read at the end."""
         bases = {self._base(node) for node in read}
         inside = False
         for node in self.graph.nodes:
             inside |= node is pattern[0]
             if node is pattern[-1]:
                 return False
-            if inside and node not in pattern and self._writes(node):
-                target = node.args[0] if node.args else None
-                if not isinstance(target, fx.Node) or self._base(target) in bases:
-                    return True
+            written = self._written(node) if inside and node not in pattern else []
+            if any(self._base(target) in bases for target in written):
+                return True
         return False
 
-    def _writes(self, node: fx.Node) -> bool:
+    def _written(self, node: fx.Node) -> list[fx.Node]:
+        """What a call may write into; modules that are not torch's: all that they are given."""
         if node.op == "call_module":
-            return any(getattr(m, "inplace", False) for m in self.places[node.target].modules())
-        return node.op in ("call_function", "call_method") and _is_in_place(node)
+            inner = list(self.places[node.target].modules())
+            known = all(type(m).__module__.startswith("torch.nn.") for m in inner)
+            writes = not known or any(getattr(m, "inplace", False) for m in inner)
+            return node.all_input_nodes if writes else []
+        in_place = node.op in ("call_function", "call_method") and _is_in_place(node)
+        return node.all_input_nodes[:1] if in_place else []
 
-    def _base(self, node: fx.Node) -> fx.Node:
-        """The node whose memory a node's result may share."""
+    def _base(self, node: fx.Node) -> fx.Node | str:
+        """The node whose memory a node's result may share; arguments may be one tensor."""
         while node.args and isinstance(node.args[0], fx.Node):
             if node.op == "call_module":
                 module = self.places[node.target]
                 owns = isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) or is_norm(module)
                 if owns:
                     break
-            elif node.target in (*FRESH, batch_norm_add_relu):
+            elif node.target in (*FRESH, batch_norm_add_relu) and not _is_in_place(node):
                 break
             node = node.args[0]
-        return node
+        return "an argument" if node.op == "placeholder" else node
 
 
 def only_user(node: fx.Node) -> fx.Node | None:
@@ -211,13 +221,17 @@ def after_identities(node: fx.Node, places: dict[str, nn.Module], passed: list[f
     return node
 
 
+def _is_of(module: nn.Module, cls: type) -> bool:
+    return type(module) is cls and "forward" not in module.__dict__
+
+
 def is_identity(node: fx.Node, places: dict[str, nn.Module]) -> bool:
-    return node.op == "call_module" and type(places[node.target]) is nn.Identity
+    return node.op == "call_module" and _is_of(places[node.target], nn.Identity)
 
 
 def is_relu(node: fx.Node, places: dict[str, nn.Module]) -> bool:
     if node.op == "call_module":
-        return type(places[node.target]) is nn.ReLU
+        return _is_of(places[node.target], nn.ReLU)
     if node.op == "call_method":
         return node.target in ("relu", "relu_")
     return node.op == "call_function" and node.target in RELUS

@@ -1,0 +1,206 @@
+"""What a recorded forward may do: nothing that the recording would freeze.
+
+A recording keeps what Python did once. So that this is what Python does every time, a forward may
+be made of known things alone: calls of its modules and methods, known functions and methods of
+tensors, plain attributes of its own (whose values become conditions of the recording), loops and
+branches over these. All else is refused, whatever it may do: writing to anything but a local
+variable, ``with``, closures, random numbers, modes of torch, devices and dtypes, attributes of
+attributes, functions that are not known. What counts is the code that runs while it is recorded.
+"""
+
+from __future__ import annotations
+
+import builtins
+import dis
+import gc
+import inspect
+import sys
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+PLAIN = (bool, int, float, str, type(None))
+"""Types of attributes that a forward may read, beside tuples of them."""
+# No random numbers but dropout's, which stay calls; no new tensors; nothing that asks for values.
+_OF_TENSORS = (
+    "abs adaptive_avg_pool2d add add_ amax amin avg_pool2d cat chunk clamp clamp_ clone concat "
+    "contiguous conv2d div div_ dropout elu exp flatten gelu hardsigmoid hardswish hardtanh "
+    "interpolate leaky_relu log matmul max_pool2d maximum mean mish mul mul_ narrow neg norm pad "
+    "permute pow prod relu relu6 relu_ reshape shape sigmoid silu size softmax softplus split sqrt "
+    "square squeeze stack sub sub_ sum t tanh transpose unbind unflatten unsqueeze var view"
+)
+TENSOR_NAMES = frozenset(_OF_TENSORS.split(" "))
+OTHER_NAMES = ("nn", "functional", "jit", "is_scripting", "_assert", "append", "extend", "insert")
+OTHER_NAMES += ("pop", "items", "keys", "values", "Tensor")
+BUILTINS = ("enumerate", "isinstance", "len", "list", "range", "reversed", "sum", "super", "tuple")
+BUILTINS += ("zip", "str", "repr", "min", "max", "map")
+WRITES = ("STORE_ATTR", "STORE_GLOBAL", "STORE_NAME", "STORE_SUBSCR", "STORE_SLICE", "DELETE_")
+SILENT = ("RESUME", "CACHE", "PRECALL", "PUSH_NULL", "COPY_FREE_VARS", "EXTENDED_ARG")
+REFUSED = {
+    "BEFORE_WITH": "has a with block",
+    "BEFORE_ASYNC_WITH": "has a with block",
+    "IMPORT_NAME": "imports",
+    "YIELD_VALUE": "yields",
+    "RETURN_GENERATOR": "yields",
+}
+TORCH = str(Path(torch.__file__).parent)
+HERE = str(Path(__file__).parent)
+
+
+def is_plain(value) -> bool:
+    return all(map(is_plain, value)) if type(value) is tuple else type(value) in PLAIN
+
+
+def check_module(module: nn.Module) -> None:
+    """Refuse a module of a class that does more than a forward.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    cls = type(module)
+    if isinstance(module, (fx.GraphModule, torch.jit.ScriptModule)):
+        raise ValueError(f"it is a {cls.__name__}")
+    if "forward" in module.__dict__:
+        raise ValueError("its forward was replaced")
+    usual = nn.Module, object
+    names = ["__call__", "__getattr__", "__setattr__", "__getattribute__", "__init_subclass__"]
+    names += ["__deepcopy__", "__copy__", "__getstate__", "__setstate__", "__reduce__"]
+    names += ["__reduce_ex__", "__slots__"]
+    for name in names:
+        if any(name in vars(c) for c in cls.__mro__ if c not in usual):
+            raise ValueError(f"its class has a {name} of its own")
+    forward = inspect.getattr_static(cls, "forward")
+    if not isinstance(forward, types.FunctionType) or hasattr(forward, "__wrapped__"):
+        raise ValueError("its forward is decorated")
+    if not is_plain(forward.__defaults__ or ()):
+        raise ValueError("a default of its forward can change")
+
+
+def check_value(name: str, value) -> None:
+    """Refuse an attribute that may change without being set.
+
+    Raises:
+        ValueError: it is no plain value, and no function of torch's.
+    """
+    function = isinstance(value, (types.FunctionType, types.BuiltinFunctionType))
+    function = function and (value.__module__ or "").startswith("torch")
+    if not function and not is_plain(value):
+        raise ValueError(f"it reads its attribute {name}, of type {type(value).__name__}")
+
+
+@contextmanager
+def followed(forwards: set[types.CodeType], tensors: bool) -> Iterator[None]:
+    """Refuse what these forwards, and what they call outside of torch, do and is not known.
+
+    tensors: among the arguments are stand-ins for tensors, which isinstance does not know as such.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    reasons: list[str] = []
+
+    def follow(frame: types.FrameType, event: str, _argument):
+        code = frame.f_code
+        if event == "call":
+            # Torch's own functions are known by their names, and call others as they like.
+            called = code in forwards or (frame.f_back is not None and frame.f_back.f_trace)
+            if not called or code.co_filename.startswith((TORCH, HERE)):
+                return None
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        elif event == "opcode" and not reasons:
+            reason = _refusal(*_instructions(code)[frame.f_lasti], frame, tensors)
+            if reason:
+                reasons.append(reason)
+                raise ValueError(reason)
+        return follow
+
+    earlier, collecting = sys.gettrace(), gc.isenabled()
+    gc.disable()  # what collection calls is none of the forward's
+    sys.settrace(follow)
+    try:
+        yield
+    except Exception:
+        if not reasons:
+            raise
+    finally:
+        sys.settrace(earlier)
+        if collecting:
+            gc.enable()
+    if reasons:  # also where somebody caught it
+        raise ValueError(reasons[0])
+
+
+@cache
+def _instructions(code: types.CodeType) -> dict[int, tuple]:
+    """Each instruction by its offset: the one before it, itself, and the two after it."""
+    found = [i for i in dis.get_instructions(code) if i.opname not in SILENT]
+    rows = zip([None, *found], found, [*found[1:], None], [*found[2:], None, None], strict=False)
+    known = {row[1].offset: row for row in rows}
+    silent = {i.offset: (None, i, None, None) for i in dis.get_instructions(code)}
+    return silent | known
+
+
+def _refusal(before, instruction, then, later, frame, tensors: bool) -> str | None:
+    kind, name = instruction.opname, instruction.argval
+    inner = frame.f_code.co_name.startswith("<")  # a comprehension
+    if kind in REFUSED and not (inner and REFUSED[kind] == "yields"):
+        return f"it {REFUSED[kind]}"
+    if kind.startswith(WRITES):
+        return f"it sets {name if isinstance(name, str) else 'an item'}"
+    if kind == "IS_OP" and not (before.opname == "LOAD_CONST" and before.argval is None):
+        return "it asks which object a value is"
+    if kind in ("LOAD_DEREF", "LOAD_CLASSDEREF") and not inner and name in frame.f_code.co_freevars:
+        return None if name == "__class__" else f"it is a closure over {name}"
+    if kind == "LOAD_GLOBAL":
+        value = frame.f_globals.get(name, getattr(builtins, name, None))
+        if name == "isinstance" and tensors:
+            return "it asks for types"
+        if value is getattr and _is_own(then) and isinstance(later.argval, str):
+            return _own_attribute(later.argval, frame)
+        return None if _is_known(name, value) else f"it uses {name}"
+    if kind in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
+        return _attribute(name, before, frame)
+    return None
+
+
+def _attribute(name: str, before, frame: types.FrameType) -> str | None:
+    of_local = before.opname.startswith(("LOAD_FAST", "LOAD_DEREF"))
+    owner = frame.f_locals.get(before.argval) if of_local else None
+    if not isinstance(owner, nn.Module):
+        known = name in TENSOR_NAMES or name in OTHER_NAMES
+        return None if known else f"it uses {name}"
+    if not _is_own(before):  # a child, of which a recording notes no attributes
+        return f"it uses {name} of a module"
+    return _own_attribute(name, frame)
+
+
+def _is_own(instruction) -> bool:
+    loads = instruction.opname.startswith(("LOAD_FAST", "LOAD_DEREF"))
+    return loads and instruction.argval == "self"
+
+
+def _own_attribute(name: str, frame: types.FrameType) -> str | None:
+    owner = frame.f_locals["self"]
+    found = inspect.getattr_static(type(owner), name, None)
+    method = isinstance(found, types.FunctionType) and name not in vars(nn.Module)
+    registered = found is None or is_plain(found) or name in ("training", "_modules")
+    return None if method or registered else f"it uses its {name}"
+
+
+def _is_known(name: str, value) -> bool:
+    if name in BUILTINS or value is Tensor:
+        return True
+    if isinstance(value, types.ModuleType):
+        return value in (torch, F, nn, torch.jit)
+    if isinstance(value, type):
+        return issubclass(value, BaseException)
+    home = getattr(value, "__module__", None) or ""
+    if home.startswith("torch"):
+        return name.lstrip("_") in TENSOR_NAMES or name == "_assert"
+    return isinstance(value, types.FunctionType) and not hasattr(value, "__wrapped__")
