@@ -89,8 +89,7 @@ def check_value(name: str, value) -> None:
         ValueError: it is no plain value, and no function of torch's.
     """
     function = isinstance(value, (types.FunctionType, types.BuiltinFunctionType))
-    function = function and (value.__module__ or "").startswith("torch")
-    if not function and not is_plain(value):
+    if not (function and _is_of_torch(value)) and not is_plain(value):
         raise ValueError(f"it reads its attribute {name}, of type {type(value).__name__}")
 
 
@@ -161,7 +160,7 @@ def _refusal(before, instruction, then, later, frame, tensors: bool) -> str | No
         value = frame.f_globals.get(name, getattr(builtins, name, None))
         if name == "isinstance" and tensors:
             return "it asks for types"
-        if value is getattr and _is_own(then) and isinstance(later.argval, str):
+        if value is getattr and _loaded(then) == "self" and isinstance(later.argval, str):
             return _own_attribute(later.argval, frame)
         return None if _is_known(name, value) else f"it uses {name}"
     if kind in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
@@ -170,19 +169,20 @@ def _refusal(before, instruction, then, later, frame, tensors: bool) -> str | No
 
 
 def _attribute(name: str, before, frame: types.FrameType) -> str | None:
-    of_local = before.opname.startswith(("LOAD_FAST", "LOAD_DEREF"))
-    owner = frame.f_locals.get(before.argval) if of_local else None
+    owner = frame.f_locals.get(_loaded(before))
     if not isinstance(owner, nn.Module):
         known = name in TENSOR_NAMES or name in OTHER_NAMES
         return None if known else f"it uses {name}"
-    if not _is_own(before):  # a child, of which a recording notes no attributes
+    if _loaded(before) != "self":  # a child, of which a recording notes no attributes
         return f"it uses {name} of a module"
     return _own_attribute(name, frame)
 
 
-def _is_own(instruction) -> bool:
-    loads = instruction.opname.startswith(("LOAD_FAST", "LOAD_DEREF"))
-    return loads and instruction.argval == "self"
+def _loaded(instruction: dis.Instruction) -> str | None:
+    """The local variable that an instruction loads; the last of two, as in Python 3.13."""
+    if "LOAD_FAST" not in instruction.opname and instruction.opname != "LOAD_DEREF":
+        return None
+    return instruction.argval[-1] if isinstance(instruction.argval, tuple) else instruction.argval
 
 
 def _own_attribute(name: str, frame: types.FrameType) -> str | None:
@@ -193,6 +193,10 @@ def _own_attribute(name: str, frame: types.FrameType) -> str | None:
     return None if method or registered else f"it uses its {name}"
 
 
+def _is_of_torch(value) -> bool:
+    return f"{getattr(value, '__module__', None)}.".startswith("torch.")
+
+
 def _is_known(name: str, value) -> bool:
     if name in BUILTINS or value is Tensor:
         return True
@@ -200,7 +204,6 @@ def _is_known(name: str, value) -> bool:
         return value in (torch, F, nn, torch.jit)
     if isinstance(value, type):
         return issubclass(value, BaseException)
-    home = getattr(value, "__module__", None) or ""
-    if home.startswith("torch"):
+    if _is_of_torch(value):
         return name.lstrip("_") in TENSOR_NAMES or name == "_assert"
     return isinstance(value, types.FunctionType) and not hasattr(value, "__wrapped__")
