@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import copyreg
 import functools
 import inspect
 import operator
@@ -42,7 +43,7 @@ from .patterns import (
 )
 from .rules import check_module, check_value, followed, is_plain
 
-BOOKKEEPING = set(vars(nn.Module())) - {"_modules", "training"}
+BOOKKEEPING = {*vars(nn.Module()), *vars(nn.Module), *dir(object)} - {"_modules", "training"}
 """Attributes of every module, of which hooks are checked by themselves."""
 ABSENT = object()
 
@@ -184,9 +185,10 @@ def _is_fused(module: nn.Module) -> bool:
 
 def _is_leaf(module: nn.Module) -> bool:
     """Whether it calls no other module: also lists of modules, which are not called at all."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return True
     called = type(module).forward is not nn.Module.forward
-    scripted = isinstance(module, torch.jit.ScriptModule)
-    return scripted or not module._modules or not called or is_norm(module)
+    return not module._modules or not called or is_norm(module)
 
 
 def _line(error: Exception) -> str:
@@ -208,7 +210,15 @@ def _why_not(model: nn.Module, name: str, norm: nn.Module, reasons: dict[int, st
 
 
 class _Value(fx.Proxy):
-    """A tensor of a recording."""
+    """A tensor of a recording. It may decide nothing: not by its hash, and not as text."""
+
+    def __hash__(self):
+        raise TypeError("it looks a tensor or a size up")
+
+    def __format__(self, form):
+        raise TypeError("it makes text of a tensor or a size")
+
+    __str__ = __repr__ = lambda self: format(self)
 
 
 def _record_in_place(name: str) -> None:
@@ -275,6 +285,8 @@ class _Recorder(fx.Tracer):
             return argument
 
         arguments = [self.root, *map(stand_in, self.arguments)]
+        self.given = [each for each in arguments if type(each) is list]
+        self.lengths = [len(each) for each in self.given]
         self.own_work = False
         return forward, arguments
 
@@ -307,12 +319,12 @@ class _Plan:
     def holds(self, training: bool) -> bool:
         for module, name, value in self.reads[training]:
             now = module.__dict__.get(name, ABSENT)
-            if now is ABSENT and (name in module._modules or name in module._buffers):
+            if now is ABSENT and _registered(module, name, ABSENT) is not ABSENT:
                 return False
             if now is not value and not (type(now) is type(value) and _equal(now, value)):
                 return False
         for parent, name in self.called:
-            if parent._modules.get(name) is None:
+            if _registered(parent, name) is None:
                 return False
         for parent, name, module, cls in self.passed:
             if parent._modules.get(name) is not module or type(module) is not cls:
@@ -354,6 +366,13 @@ class _Plan:
         return found if _flatten(arguments, self.arguments, found) else None
 
 
+def _registered(module: nn.Module, name: str, missing=None):
+    for kind in (module._modules, module._parameters, module._buffers):
+        if name in kind:
+            return kind[name]
+    return missing
+
+
 def _flatten(given, expected, found: list[Tensor]) -> bool:
     if expected is TENSOR:
         found.append(given)
@@ -392,8 +411,11 @@ def _planned(module: nn.Module, arguments: tuple | None, shared: tuple[str, ...]
         # timm's batch norms have their activation inside.
         norms = [name for name in found.passed if is_norm(places[name])]
         passed += [f"{name}.{key}" for name in norms for key in places[name]._modules]
-        called = [n.target.rpartition(".") for n in graph.nodes if n.op == "call_module"]
-        plan.called += [(places[parent], key) for parent, _, key in called]
+        used = [n.target for n in graph.nodes if n.op in ("call_module", "get_attr")]
+        plan.called += [(places[name.rpartition(".")[0]], name.rpartition(".")[2]) for name in used]
+        # And what lies between them and this module.
+        above = {name.rpartition(".")[0] for name in [*used, *passed]} - {""}
+        passed += [name for name in above if name not in passed]
         for name in passed:
             parent, _, key = name.rpartition(".")
             entry = places[parent], key, places[name], type(places[name])
@@ -436,15 +458,16 @@ def _recorded(
             reads[id(watched), name] = watched, name, kept
         return value
 
-    watched = [module, *inlined, *_lists(module)]
+    watched = list(dict.fromkeys([module, *inlined, *_lists(module)]))
     classes = [type(m) for m in watched]
     with _recording:
         try:
             for each in watched:
                 each.__class__ = _watching(type(each), note)
-            forwards = {type(m).forward.__code__ for m in [module, *inlined]}
-            with followed(forwards, _has_tensors(arguments)):
+            with followed(watched):
                 graph = recorder.trace(module)
+            if [len(each) for each in recorder.given] != recorder.lengths:
+                raise ValueError("it changes a list that it was given")
         finally:
             for each, cls in zip(watched, classes, strict=True):
                 object.__setattr__(each, "__class__", cls)
@@ -455,14 +478,9 @@ def _recorded(
 
 def _lists(module: nn.Module) -> list[nn.Module]:
     """Lists of modules below a module, which it may go through."""
-    children = [m for m in module.children() if type(m).forward is nn.Module.forward]
+    kinds = nn.ModuleList, nn.ModuleDict, nn.Sequential
+    children = [m for m in module.children() if isinstance(m, kinds)]
     return children + [below for child in children for below in _lists(child)]
-
-
-def _has_tensors(arguments) -> bool:
-    if isinstance(arguments, (list, tuple)):
-        return any(each is TENSOR for each in arguments)
-    return arguments is TENSOR
 
 
 def _watching(cls: type, note: Callable[[nn.Module, str, Any], Any]) -> type:
@@ -478,7 +496,8 @@ def _watching(cls: type, note: Callable[[nn.Module, str, Any], Any]) -> type:
             raise
         if name in object.__getattribute__(self, "__dict__"):
             return value if name in BOOKKEEPING else note(self, name, value)
-        if is_plain(value):  # of the class, as long as the instance has none
+        # Of the class, as long as the instance has none.
+        if is_plain(value) or (inspect.ismethod(value) and name not in BOOKKEEPING):
             note(self, name, ABSENT)
         return value
 
@@ -567,23 +586,26 @@ def _fused_class(cls: type) -> type:
         return plan.codes[self.training](self, *tensors)
 
     def __deepcopy__(self, memo):
-        made = cls.__new__(cls)
+        made = _empty(self)
         memo[id(self)] = made
         state = {name: value for name, value in self.__dict__.items() if name != "_fusion"}
         made.__dict__.update(copy.deepcopy(state, memo))
         plan = self.__dict__.get("_fusion")
-        plan = plan and plan.copied(memo)
+        plan = type(self) is fused and plan and plan.copied(memo)
         return _install(made, plan) if plan else made
 
     def __reduce_ex__(self, protocol):
         """Recorded again in another process."""
         state = {name: value for name, value in self.__dict__.items() if name != "_fusion"}
+        if type(self) is not fused:  # of a class that was derived from it: as that class has it
+            return copyreg.__newobj__, (type(self),), state
         plan = self.__dict__.get("_fusion")
         return _restored, (cls, plan and (plan.arguments, plan.shared)), state
 
     def __setstate__(self, state):
-        asked = self.__dict__.pop("_fusion")
-        self.__class__ = cls
+        asked = self.__dict__.pop("_fusion", None)
+        if type(self) is fused:
+            self.__class__ = cls
         cls.__setstate__(self, state)
         if asked:
             with contextlib.suppress(Exception):  # of another version, perhaps: then unfused
@@ -602,6 +624,11 @@ def _fused_class(cls: type) -> type:
     fused = type(cls)(cls.__name__, (cls,), body)
     _classes[cls] = fused
     return fused
+
+
+def _empty(module: nn.Module) -> nn.Module:
+    cls = vars(type(module)).get("_unfused", type(module))
+    return cls.__new__(cls)
 
 
 def _restored(cls: type, asked: tuple | None) -> nn.Module:

@@ -99,7 +99,7 @@ class Rewriting:
             return None
         target = add.args[0]
         own = target is after_identities(node, self.places, [])
-        own |= only_user(target) is add and self._base(target) is target and bool(target.args)
+        own |= only_user(target) is add and self._bases(target) == {target}
         return add if own or not _is_in_place(add) else None
 
     def _replace(self, node: fx.Node) -> None:
@@ -172,14 +172,14 @@ class Rewriting:
 
     def _changed_between(self, pattern: list[fx.Node], read: list[fx.Node]) -> bool:
         """Whether something in between may write into what the operator will read at the end."""
-        bases = {self._base(node) for node in read}
+        bases = set().union(*(self._bases(node) for node in read))
         inside = False
         for node in self.graph.nodes:
             inside |= node is pattern[0]
             if node is pattern[-1]:
                 return False
             written = self._written(node) if inside and node not in pattern else []
-            if any(self._base(target) in bases for target in written):
+            if any(self._bases(target) & bases for target in written):
                 return True
         return False
 
@@ -188,23 +188,24 @@ class Rewriting:
         if node.op == "call_module":
             inner = list(self.places[node.target].modules())
             known = all(type(m).__module__.startswith("torch.nn.") for m in inner)
+            known = known and not any(m._forward_hooks or m._forward_pre_hooks for m in inner)
             writes = not known or any(getattr(m, "inplace", False) for m in inner)
             return node.all_input_nodes if writes else []
         in_place = node.op in ("call_function", "call_method") and _is_in_place(node)
         return node.all_input_nodes[:1] if in_place else []
 
-    def _base(self, node: fx.Node) -> fx.Node | str:
-        """The node whose memory a node's result may share; arguments may be one tensor."""
-        while node.args and isinstance(node.args[0], fx.Node):
-            if node.op == "call_module":
-                module = self.places[node.target]
-                owns = isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) or is_norm(module)
-                if owns:
-                    break
-            elif node.target in (*FRESH, batch_norm_add_relu) and not _is_in_place(node):
-                break
-            node = node.args[0]
-        return "an argument" if node.op == "placeholder" else node
+    def _bases(self, node: fx.Node) -> set[fx.Node | str]:
+        """The nodes whose memory a node's result may share; arguments may be one tensor."""
+        if node.op == "placeholder":
+            return {"an argument"}
+        if node.op == "call_module":
+            module = self.places[node.target]
+            owns = isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) or is_norm(module)
+        else:
+            owns = node.target in (*FRESH, batch_norm_add_relu) and not _is_in_place(node)
+        if owns or not node.all_input_nodes:
+            return {node}
+        return set().union(*map(self._bases, node.all_input_nodes))
 
 
 def only_user(node: fx.Node) -> fx.Node | None:

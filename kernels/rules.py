@@ -14,6 +14,7 @@ import builtins
 import dis
 import gc
 import inspect
+import os
 import sys
 import types
 from collections.abc import Iterator
@@ -46,11 +47,13 @@ REFUSED = {
     "BEFORE_WITH": "has a with block",
     "BEFORE_ASYNC_WITH": "has a with block",
     "IMPORT_NAME": "imports",
+    "PUSH_EXC_INFO": "handles exceptions",
     "YIELD_VALUE": "yields",
     "RETURN_GENERATOR": "yields",
 }
-TORCH = str(Path(torch.__file__).parent)
-HERE = str(Path(__file__).parent)
+TORCH = f"{Path(torch.__file__).parent}{os.sep}"
+HERE = f"{Path(__file__).parent}{os.sep}"
+COMPREHENSIONS = ("<listcomp>", "<genexpr>", "<dictcomp>", "<setcomp>")
 
 
 def is_plain(value) -> bool:
@@ -76,10 +79,8 @@ def check_module(module: nn.Module) -> None:
         if any(name in vars(c) for c in cls.__mro__ if c not in usual):
             raise ValueError(f"its class has a {name} of its own")
     forward = inspect.getattr_static(cls, "forward")
-    if not isinstance(forward, types.FunctionType) or hasattr(forward, "__wrapped__"):
-        raise ValueError("its forward is decorated")
-    if not is_plain(forward.__defaults__ or ()):
-        raise ValueError("a default of its forward can change")
+    if forward is not nn.Sequential.forward and not _is_read(forward):
+        raise ValueError("its forward is decorated, or a default of it can change")
 
 
 def check_value(name: str, value) -> None:
@@ -89,20 +90,23 @@ def check_value(name: str, value) -> None:
         ValueError: it is no plain value, and no function of torch's.
     """
     function = isinstance(value, (types.FunctionType, types.BuiltinFunctionType))
-    if not (function and _is_of_torch(value)) and not is_plain(value):
+    known = function and _is_of_torch(value) and value.__name__ in TENSOR_NAMES
+    if not known and not is_plain(value):
         raise ValueError(f"it reads its attribute {name}, of type {type(value).__name__}")
 
 
 @contextmanager
-def followed(forwards: set[types.CodeType], tensors: bool) -> Iterator[None]:
-    """Refuse what these forwards, and what they call outside of torch, do and is not known.
+def followed(modules: list[nn.Module]) -> Iterator[None]:
+    """Refuse what the forwards of modules, and what they call outside of torch, do beside that.
 
-    tensors: among the arguments are stand-ins for tensors, which isinstance does not know as such.
+    modules: of which a recording notes what is read.
 
     Raises:
         ValueError: with the reason.
     """
     reasons: list[str] = []
+    forwards = {type(module).forward.__code__ for module in modules}
+    watched = set(map(id, modules))
 
     def follow(frame: types.FrameType, event: str, _argument):
         code = frame.f_code
@@ -112,8 +116,10 @@ def followed(forwards: set[types.CodeType], tensors: bool) -> Iterator[None]:
             if not called or code.co_filename.startswith((TORCH, HERE)):
                 return None
             frame.f_trace_opcodes, frame.f_trace_lines = True, False
+            if any(row[1].opname == "PUSH_EXC_INFO" for row in _instructions(code).values()):
+                reasons.append("it handles exceptions")
         elif event == "opcode" and not reasons:
-            reason = _refusal(*_instructions(code)[frame.f_lasti], frame, tensors)
+            reason = _refusal(*_instructions(code)[frame.f_lasti], frame, watched)
             if reason:
                 reasons.append(reason)
                 raise ValueError(reason)
@@ -145,37 +151,51 @@ def _instructions(code: types.CodeType) -> dict[int, tuple]:
     return silent | known
 
 
-def _refusal(before, instruction, then, later, frame, tensors: bool) -> str | None:
+def _refusal(before, instruction, then, later, frame, watched: set[int]) -> str | None:
     kind, name = instruction.opname, instruction.argval
-    inner = frame.f_code.co_name.startswith("<")  # a comprehension
+    inner = frame.f_code.co_name in COMPREHENSIONS
     if kind in REFUSED and not (inner and REFUSED[kind] == "yields"):
         return f"it {REFUSED[kind]}"
+    if kind.startswith("MATCH_"):
+        return "it asks for types"
     if kind.startswith(WRITES):
         return f"it sets {name if isinstance(name, str) else 'an item'}"
     if kind == "IS_OP" and not (before.opname == "LOAD_CONST" and before.argval is None):
         return "it asks which object a value is"
-    if kind in ("LOAD_DEREF", "LOAD_CLASSDEREF") and not inner and name in frame.f_code.co_freevars:
+    free = kind in ("LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_CLOSURE") and not inner
+    if free and name in frame.f_code.co_freevars:
         return None if name == "__class__" else f"it is a closure over {name}"
     if kind == "LOAD_GLOBAL":
         value = frame.f_globals.get(name, getattr(builtins, name, None))
-        if name == "isinstance" and tensors:
-            return "it asks for types"
-        if value is getattr and _loaded(then) == "self" and isinstance(later.argval, str):
-            return _own_attribute(later.argval, frame)
+        if value is isinstance:  # stand-ins are no tensors, but lists of them are lists
+            plain = type(frame.f_locals.get(_loaded(then))) in (list, tuple)
+            return None if plain else "it asks for types"
+        if value is getattr and _loaded(then) == "self" and later.opname == "LOAD_CONST":
+            return _own_attribute(later.argval, frame, watched)
         return None if _is_known(name, value) else f"it uses {name}"
     if kind in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
-        return _attribute(name, before, frame)
+        return _attribute(instruction, frame, watched)
     return None
 
 
-def _attribute(name: str, before, frame: types.FrameType) -> str | None:
-    owner = frame.f_locals.get(_loaded(before))
-    if not isinstance(owner, nn.Module):
-        known = name in TENSOR_NAMES or name in OTHER_NAMES
-        return None if known else f"it uses {name}"
-    if _loaded(before) != "self":  # a child, of which a recording notes no attributes
-        return f"it uses {name} of a module"
-    return _own_attribute(name, frame)
+def _attribute(instruction, frame: types.FrameType, watched: set[int]) -> str | None:
+    name, before = instruction.argval, _instructions(frame.f_code)[instruction.offset][0]
+    if _loaded(before) == "self" and isinstance(frame.f_locals.get("self"), nn.Module):
+        return _own_attribute(name, frame, watched)
+    owner = _owner(before, frame)
+    if isinstance(owner, nn.Module):  # a child, of which a recording notes no attributes
+        return None if name in owner._modules else f"it uses {name} of a module"
+    return None if name in TENSOR_NAMES or name in OTHER_NAMES else f"it uses {name}"
+
+
+def _owner(instruction, frame: types.FrameType):
+    """The module that an instruction has loaded, if it is one that can be told."""
+    if _loaded(instruction) is not None:
+        return frame.f_locals.get(_loaded(instruction))
+    if instruction.opname not in ("LOAD_ATTR", "LOAD_METHOD"):
+        return None
+    owner = _owner(_instructions(frame.f_code)[instruction.offset][0], frame)
+    return owner._modules.get(instruction.argval) if isinstance(owner, nn.Module) else None
 
 
 def _loaded(instruction: dis.Instruction) -> str | None:
@@ -185,11 +205,15 @@ def _loaded(instruction: dis.Instruction) -> str | None:
     return instruction.argval[-1] if isinstance(instruction.argval, tuple) else instruction.argval
 
 
-def _own_attribute(name: str, frame: types.FrameType) -> str | None:
+def _own_attribute(name: str, frame: types.FrameType, watched: set[int]) -> str | None:
     owner = frame.f_locals["self"]
+    if id(owner) not in watched:
+        return f"it uses {name} of a module"
     found = inspect.getattr_static(type(owner), name, None)
-    method = isinstance(found, types.FunctionType) and name not in vars(nn.Module)
+    method = _is_read(found) and name not in vars(nn.Module)
+    method |= isinstance(owner, nn.ModuleDict) and name in ("items", "keys", "values")
     registered = found is None or is_plain(found) or name in ("training", "_modules")
+    registered &= name not in ("_parameters", "_buffers")
     return None if method or registered else f"it uses its {name}"
 
 
@@ -198,7 +222,7 @@ def _is_of_torch(value) -> bool:
 
 
 def _is_known(name: str, value) -> bool:
-    if name in BUILTINS or value is Tensor:
+    if value is Tensor or (name in BUILTINS and value is getattr(builtins, name)):
         return True
     if isinstance(value, types.ModuleType):
         return value in (torch, F, nn, torch.jit)
@@ -206,4 +230,12 @@ def _is_known(name: str, value) -> bool:
         return issubclass(value, BaseException)
     if _is_of_torch(value):
         return name.lstrip("_") in TENSOR_NAMES or name == "_assert"
-    return isinstance(value, types.FunctionType) and not hasattr(value, "__wrapped__")
+    return _is_read(value)
+
+
+def _is_read(value) -> bool:
+    """Whether a function is one whose code is read when it is called, and all that it is."""
+    if not isinstance(value, types.FunctionType) or hasattr(value, "__wrapped__"):
+        return False
+    defaults = *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()
+    return is_plain(defaults) and not value.__code__.co_filename.startswith((TORCH, HERE))

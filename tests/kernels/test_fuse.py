@@ -467,8 +467,12 @@ REFUSED = {
     f"{HEAD}; return y * SCALE": "uses SCALE",
     f"{HEAD}; print('seen'); return y": "uses print",
     f"{HEAD}; return Halved.apply(y)": "uses Halved",
-    "y = self.norm(x)\n  with torch.no_grad(): return torch.relu(y)": "uses no_grad",
+    "y = self.norm(x)\n  with torch.no_grad(): return torch.relu(y)": "handles exceptions",
     "return self.twice(torch.relu(self.norm(x)))": "uses its twice",
+    f"{HEAD}; return y if f'{{x.size(1)}}' == '4' else x": "makes text",
+    f"{HEAD}; return y if x.size(1) in {{4, 5}} else x": "looks a tensor or a size up",
+    f"{HEAD}; return self.drop.mul(y)": "uses mul of a module",
+    "return self.plain(torch.relu(self.norm(x)))": "uses its plain",
 }
 
 
@@ -482,6 +486,7 @@ def odd(body):
     """A module with this forward."""
     names = {"torch": torch, "F": F, "nn": nn, "random": random, "SCALE": 2, "Halved": Halved}
     exec(f"class Odd(nn.Module):\n def forward(self, x):\n  {body}", names)
+    names["Odd"].plain = torch.no_grad()(lambda self, x: x)
     names["Odd"].twice = property(lambda self: lambda x: x * 2)
     module = names["Odd"]()
     module.norm, module.drop = nn.BatchNorm2d(4), nn.Dropout()
@@ -522,6 +527,39 @@ def test_classes_that_do_more_are_left_alone():
     model = Program(steps)
     model.relu.forward = lambda x: x
     assert operators(model) == ["BN"]
+
+
+class Grows(nn.Module):
+    """As DenseNet's layers, which get a list; ``at_home`` it changes the list itself."""
+
+    def __init__(self, at_home):
+        super().__init__()
+        self.norm, self.at_home = nn.BatchNorm2d(4), at_home
+
+    def forward(self, values):
+        y = torch.relu(self.norm(values[-1] if isinstance(values, list) else values))
+        if self.at_home:
+            values.append(y)
+        return y
+
+
+@pytest.mark.parametrize(("at_home", "expected"), [(False, "BN + ReLU"), (True, None)])
+def test_lists_of_tensors(at_home, expected):
+    class Dense(nn.ModuleDict):
+        def forward(self, x):
+            values = [x]
+            for _, layer in self.items():
+                y = layer(values)
+                if len(values) < 3:
+                    values.append(y)
+            return torch.cat(values, 1)
+
+    torch.manual_seed(0)
+    model = Dense({"first": Grows(at_home), "second": Grows(at_home)}).double()
+    fused = copy.deepcopy(model)
+    assert operators(fused) == [expected] * 2
+    if not at_home:
+        assert_same(model, fused, X.double())
 
 
 def test_a_batch_norm_of_two_owners_is_left_alone():
