@@ -422,6 +422,7 @@ def _planned(module: nn.Module, arguments: tuple | None, shared: tuple[str, ...]
             if entry not in plan.passed:
                 plan.passed.append(entry)
         plan.codes[training] = _compiled(graph)
+    plan.called = list(dict.fromkeys(plan.called))
     return plan
 
 
