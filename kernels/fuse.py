@@ -119,7 +119,7 @@ def fuse(model: nn.Module) -> Fusion:
             continue
         try:
             plan = _planned(module, arguments.get(id(module)), _shared(module, counts))
-        except Exception as error:
+        except Exception as error:  # anybody's forward may raise anything; the table says what
             reasons[id(module)] = _line(error)
             continue
         for child, spec in plan.calls:
@@ -530,7 +530,7 @@ def _ending(module: nn.Module) -> list[nn.Module]:
     try:
         check_module(module)
         graph, _ = _recorded(module, _arguments(type(module)), True, [])
-    except Exception:
+    except Exception:  # a call like others, then; why, the table says of the module itself
         return []
     places = dict(module.named_modules(remove_duplicate=False))
     (last,) = next(iter(reversed(graph.nodes))).args

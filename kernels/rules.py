@@ -118,6 +118,7 @@ def followed(modules: list[nn.Module]) -> Iterator[None]:
             frame.f_trace_opcodes, frame.f_trace_lines = True, False
             if any(row[1].opname == "PUSH_EXC_INFO" for row in _instructions(code).values()):
                 reasons.append("it handles exceptions")
+                raise ValueError(reasons[0])
         elif event == "opcode" and not reasons:
             reason = _refusal(*_instructions(code)[frame.f_lasti], frame, watched)
             if reason:
@@ -130,7 +131,7 @@ def followed(modules: list[nn.Module]) -> Iterator[None]:
     sys.settrace(follow)
     try:
         yield
-    except Exception:
+    except Exception:  # the refusal itself, or what somebody made of it; others' errors go on
         if not reasons:
             raise
     finally:
