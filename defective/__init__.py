@@ -6,6 +6,7 @@ Names are imported when they are first used, so that what needs no network needs
 import importlib
 
 _MODULES = {
+    "conversion": ["convert"],
     "ensemble": ["Ensemble"],
     "errors": ["UserError"],
     "layers": [

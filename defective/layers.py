@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -12,7 +10,13 @@ from torch.nn import functional as F
 from ..kernels import Projection, apply_mask, bn_mask_add_relu, conv_bn_mask_add_relu
 from ..kernels.autotune import active as convolutions_may_fuse
 from ..kernels.backends import NAMES as BACKENDS
-from ..kernels.batch_norm import Masked
+from ..kernels.batch_norm import (
+    BNMaskAddReLU,
+    Masked,
+    MaskedBatchNorm2d,
+    MaskedSyncBatchNorm,
+    NotConverted,
+)
 from .errors import UserError
 
 
@@ -30,23 +34,6 @@ class MaskSite(Masked):
     def place(self, block: int | None) -> None:
         self.block = block
         self.register_buffer("mask", None)
-
-
-class _NotConverted:
-    """Stops ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` at a layer that it would cripple.
-
-    It makes a SyncBatchNorm of every kind of BatchNorm2d, by the attributes that it knows of, and
-    asks for ``qconfig`` last. Others who ask find none, until they have set one.
-    """
-
-    def __get__(self, layer, owner):
-        if sys._getframe(1).f_code.co_name == "convert_sync_batchnorm":
-            raise UserError(
-                "convert_sync_batchnorm would replace BNMaskReLU by a batch norm without mask and "
-                "ReLU; leave it out, and call scotoma.defective.synchronise_statistics(model) once "
-                "there is a process group"
-            )
-        raise AttributeError("qconfig")
 
 
 class Counting:
@@ -71,7 +58,7 @@ class BNMaskReLU(nn.BatchNorm2d, MaskSite):
     (``num_batches_tracked``, int64) are as in ``torch.nn.BatchNorm2d``; nobody waits for the count.
     """
 
-    qconfig = _NotConverted()
+    qconfig = NotConverted()
     counting = Counting()
 
     def __init__(self, channels: int, block: int | None = None, **batch_norm_options):
@@ -254,5 +241,5 @@ def synchronise_statistics(model: nn.Module, group: dist.ProcessGroup | None = N
             "call torch.distributed.init_process_group() before"
         )
     for module in model.modules():
-        if isinstance(module, BNMaskReLU):
+        if isinstance(module, (BNMaskReLU, BNMaskAddReLU, MaskedBatchNorm2d, MaskedSyncBatchNorm)):
             module.process_group = group

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Literal, get_args
 
@@ -13,10 +14,11 @@ import torch
 from einops import repeat
 from torch import Tensor, nn
 
+from ..kernels.batch_norm import Masked
 from .errors import UserError
 from .layers import MaskSite, ProjectionShortcut
 from .notation import Defects, Term
-from .spec import ModelSpec
+from .spec import Conversion, ModelSpec
 
 MaskKind = Literal["neuron", "channel", "shared"]
 
@@ -102,6 +104,7 @@ def terms_by_block(architecture, defects: Defects, sites: str) -> dict[int, Term
             (DC, xN) that the network does not have.
     """
     bottom, top = architecture.bottom[sites], architecture.top
+    maskable = getattr(architecture, "stages", bottom + top)
     chosen: dict[int, Term] = {}
     for term in defects.terms:
         blocks = {"Bottom": bottom, "Top": top}.get(term.region, term.region)
@@ -112,10 +115,10 @@ def terms_by_block(architecture, defects: Defects, sites: str) -> dict[int, Term
                 "(only resnet18 has); use CM to mask whole channels of any network"
             )
         for block in blocks:
-            if block not in bottom + top:
+            if block not in maskable:
                 raise UserError(
                     f"defects {str(defects)!r}: {architecture.name} has no maskable block {block} "
-                    f"with sites={sites!r}; its blocks are {sorted(bottom + top)}"
+                    f"with sites={sites!r}; its blocks are {sorted(maskable)}"
                 )
             if block in chosen:
                 raise UserError(
@@ -151,7 +154,7 @@ def place_masks(model: nn.Module) -> None:
             "load their checkpoint, or give an integer of at least 0"
         )
     terms = model_terms(model)
-    model.register_load_state_dict_post_hook(_notice_masks)
+    model.register_load_state_dict_post_hook(notice_masks)
     sites = {
         name: module
         for name, module in model.named_modules()
@@ -166,18 +169,21 @@ def place_masks(model: nn.Module) -> None:
         if model.mean.is_meta:  # a skeleton, to be filled from a checkpoint
             site.mask = torch.empty(shapes[name], dtype=torch.bool, device="meta")
         else:
-            site.mask = _draw(model.spec, name, shapes[name], terms[site.block])
+            site.mask = draw_mask(model.spec, name, shapes[name], terms[site.block])
 
 
 def mask_sites(model: nn.Module) -> dict[str, Tensor]:
     """Name of each masked site, in forward order, and its mask (bool [C,H,W]).
 
     The tensors are the model's own buffers, not copies.
+
+    Args:
+        model: of :func:`create_model` or :func:`convert`.
     """
     return {
         name: module.mask
         for name, module in model.named_modules()
-        if isinstance(module, MaskSite) and module.mask is not None
+        if isinstance(module, Masked) and module.mask is not None
     }
 
 
@@ -190,10 +196,10 @@ def resample_masks(model: nn.Module, seed: int) -> None:
     terms = model_terms(model)
     for name, mask in mask_sites(model).items():
         block = model.get_submodule(name).block
-        mask.copy_(_draw(model.spec, name, tuple(mask.shape), terms[block]))
+        mask.copy_(draw_mask(model.spec, name, tuple(mask.shape), terms[block]))
 
 
-def spec_of_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> ModelSpec:
+def spec_of_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> ModelSpec | Conversion:
     """The model's specification, its ``mask_seed`` None if that does not draw these masks.
 
     Args:
@@ -206,7 +212,7 @@ def spec_of_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> ModelSpec:
             term = terms.get(model.get_submodule(site).block)
             if term is None or mask.dtype != torch.bool or mask.dim() != 3:
                 return spec.with_mask_seed(None)
-            if not torch.equal(mask.cpu(), _draw(spec, site, tuple(mask.shape), term)):
+            if not torch.equal(mask.cpu(), draw_mask(spec, site, tuple(mask.shape), term)):
                 return spec.with_mask_seed(None)
     return spec
 
@@ -235,19 +241,28 @@ def check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
             )
 
 
-def _notice_masks(model: nn.Module, _keys) -> None:
+def notice_masks(model: nn.Module, _keys) -> None:
     """After ``load_state_dict``: the masks may have come along, and their seed is not known."""
-    if not model.mean.is_meta:
-        model.spec = spec_of_masks(model, mask_sites(model))
+    masks = mask_sites(model)
+    if not any(mask.is_meta for mask in masks.values()):
+        model.spec = spec_of_masks(model, masks)
 
 
-def model_terms(model: nn.Module) -> dict[int, Term]:
-    """:func:`terms_by_block` of a built network."""
-    spec = model.spec
-    return terms_by_block(type(model), Defects.parse(spec.defects), spec.sites)
+def model_terms(model: nn.Module | Conversion) -> dict[int, Term]:
+    """:func:`terms_by_block` of a built network, or of the description of a converted one."""
+    spec = getattr(model, "spec", model)
+    # What somebody else's network is like, its description tells.
+    architecture = spec if isinstance(spec, Conversion) else model
+    defects = Defects.parse(spec.defects)
+    if spec.where is not None:  # in place of the region
+        defects = Defects(tuple(replace(t, region=architecture.stages) for t in defects.terms))
+    return terms_by_block(architecture, defects, spec.sites)
 
 
-def _draw(spec, site: str, shape: tuple[int, ...], term: Term) -> Tensor:
+def draw_mask(
+    spec: ModelSpec | Conversion, site: str, shape: tuple[int, ...], term: Term
+) -> Tensor:
+    """The mask of one site, on the CPU."""
     return sample_mask(
         shape,
         term.keep_probability,

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,15 @@ from safetensors.torch import save as safetensors_bytes
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from .conversion import convert, logits_of
 from .errors import UserError
 from .masks import check_masks, mask_sites, spec_of_masks
 from .models import build
-from .models.base import Network
-from .spec import ModelSpec
+from .models.foreign import Foreign, factory, is_foreign
+from .spec import Conversion, ModelSpec
 
 _KEY, _FORMAT = "scotoma", 1
+_LARGEST_IMAGE = 2**26
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
 
@@ -130,15 +134,16 @@ def _digest(record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor] | Non
     return sha.hexdigest()
 
 
-def save_model(model: Network, path: str | os.PathLike, *, details: dict | None = None) -> None:
+def save_model(model: nn.Module, path: str | os.PathLike, *, details: dict | None = None) -> None:
     """Write weights, statistics, masks and the specification to one safetensors file, atomically.
 
     If the masks are not those of the specification's ``mask_seed``, the file says None there.
 
     Args:
-        model: a network from :func:`scotoma.defective.create_model`, on any device; compiled, or
-            in a ``DataParallel``, ``DistributedDataParallel`` or ``AveragedModel``, it is the
-            network inside that is saved.
+        model: a network from :func:`scotoma.defective.create_model` or
+            :func:`scotoma.defective.convert`, on any device; compiled, or in a ``DataParallel``,
+            ``DistributedDataParallel`` or ``AveragedModel``, it is the network inside that is
+            saved.
         path: file to write; its folder must exist.
         details: further JSON values to keep in the file's metadata (accuracy, recipe, ...).
 
@@ -148,33 +153,44 @@ def save_model(model: Network, path: str | os.PathLike, *, details: dict | None 
         OSError: the file cannot be written; what was at ``path`` is then untouched.
     """
     network = model
-    while not isinstance(network, Network):
+    while not isinstance(getattr(network, "spec", None), (ModelSpec, Conversion)):
         inner = getattr(network, "_orig_mod", None)  # of torch.compile
         if isinstance(network, _WRAPPERS):
             inner = network.module
         if inner is None:
             raise UserError(
-                f"model is a {type(network).__name__}; only networks of create_model can be saved "
-                "as a checkpoint"
+                f"model is a {type(network).__name__}; only networks of create_model and convert "
+                "can be saved as a checkpoint"
             )
         network = inner
     if not Path(path).parent.is_dir():
         raise UserError(f"{path}: the folder {Path(path).parent} does not exist; make it first")
-    save_tensors(network.spec, network.state_dict(), path, details or {})
+    spec = network.spec
+    if isinstance(spec, Conversion):  # its last layer may have been replaced meanwhile
+        spec = replace(spec, num_classes=logits_of(network, torch.zeros(1, *spec.input_shape)))
+    save_tensors(spec, network.state_dict(), path, details or {}, network)
 
 
 def save_tensors(
-    spec: ModelSpec, state: Mapping[str, torch.Tensor], path: str | os.PathLike, details: dict
+    spec: ModelSpec | Conversion,
+    state: Mapping[str, torch.Tensor],
+    path: str | os.PathLike,
+    details: dict,
+    network: nn.Module | None = None,
 ) -> None:
-    """:func:`save_model` of a network that exists as a state dict only."""
+    """:func:`save_model` of a network that exists as a state dict only.
+
+    network: a converted one, which only its own module can describe.
+    """
     # The format refuses tensors that share memory, and blocks may be compiled each for itself.
     tensors = {
         k.replace("_orig_mod.", ""): v.detach().cpu().clone(memory_format=torch.contiguous_format)
         for k, v in state.items()
     }
     try:
-        network = _skeleton(spec)
-        _check_fit(network, tensors)
+        if isinstance(spec, ModelSpec) or is_foreign(spec.name):
+            network = _skeleton(spec)
+        _check_fit(network, tensors, spec)
         masks = {k.removesuffix(".mask"): v for k, v in tensors.items() if k.endswith(".mask")}
         spec = spec_of_masks(network, masks)
         if spec.mask_seed is None:
@@ -186,7 +202,9 @@ def save_tensors(
         temporary.write_bytes(safetensors_bytes(tensors, metadata={_KEY: json.dumps(record)}))
 
 
-def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> Network:
+def load_model(
+    path: str | os.PathLike, device: str | torch.device = "cpu", module: nn.Module | None = None
+) -> nn.Module:
     """The network in a file that :func:`save_model` wrote, in evaluation mode.
 
     Of a run folder it is the one after the last epoch. Masks that are not those of the seed in the
@@ -194,17 +212,32 @@ def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> N
 
     Nothing in the file is executed, and no memory is taken for more than the file holds.
 
+    Args:
+        path: file or run folder. device: where the network will be.
+        module: for a network of :func:`scotoma.defective.convert` that names no factory of
+            torchvision or timm: a module of the same class and sizes, not converted. It becomes the
+            network, in place.
+
     Raises:
-        UserError: no such file, not a scotoma checkpoint, truncated, edited, or inconsistent.
+        UserError: no such file, not a scotoma checkpoint, truncated, edited, or inconsistent; or
+            ``module`` is missing, or not of this network.
     """
     path = checkpoint_path(path)
     record, tensors = _read(path, with_tensors=True)
     spec = _spec(record, path)
+    if module is not None and isinstance(spec, ModelSpec):
+        raise UserError(f"{path}: holds a {spec.name}, which needs no module; leave module out")
     try:
-        # On the meta device a specification costs nothing, however large the network it claims.
-        with torch.device("meta"):
-            model = build(spec)
-        _check_fit(model, tensors)
+        if isinstance(spec, Conversion):
+            model = _converted(spec, module, tensors)
+        else:
+            # On the meta device a specification costs nothing, however large a network it claims.
+            with torch.device("meta"):
+                model = build(spec)
+            _check_fit(model, tensors, spec)
+            if isinstance(model, Foreign):  # some of which is in no state dict
+                with torch.random.fork_rng(devices=[]):
+                    model = build(spec)
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise UserError(f"{path}: {_one_line(error)}") from None
     check_seal(record, path, "take a copy of the file, or train again", tensors)
@@ -219,18 +252,58 @@ def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> N
     return model.to(device).eval()
 
 
+def _converted(spec: Conversion, module: nn.Module | None, tensors) -> nn.Module:
+    """What :func:`load_model` fills, for a network of :func:`convert`. Raises UserError."""
+    if math.prod(spec.input_shape) > _LARGEST_IMAGE:
+        raise UserError(f"input_shape is {list(spec.input_shape)}, more than any image has")
+    if module is not None:
+        own = module.state_dict()
+        weights = {k: v for k, v in tensors.items() if k in own or not k.endswith(".mask")}
+        _check_fit(module, weights, spec)
+        return _convert(spec, module)
+    if not is_foreign(spec.name):
+        raise UserError(
+            f"holds a converted {spec.name}, which no factory is named for: give load_model a "
+            "new one as module=, or convert with name='torchvision:NAME' or 'timm:NAME'"
+        )
+    _check_fit(_skeleton(spec), tensors, spec)
+    with torch.random.fork_rng(devices=[]):
+        return _convert(spec, _made(spec))
+
+
+def _made(spec: Conversion) -> nn.Module:
+    classes = {} if spec.num_classes is None else {"num_classes": spec.num_classes}
+    return factory(spec.name)(**classes)
+
+
+def _convert(spec: Conversion, module: nn.Module) -> nn.Module:
+    return convert(
+        module,
+        torch.zeros(1, *spec.input_shape),
+        spec.defects,
+        spec.where,
+        mask_seed=spec.mask_seed or 0,
+        exact_masks=spec.exact_masks,
+        name=spec.name,
+        verbose=False,
+    )
+
+
 @lru_cache(maxsize=4)
-def _skeleton(spec: ModelSpec) -> Network:
+def _skeleton(spec: ModelSpec | Conversion) -> nn.Module:
     """On the meta device; not to be changed."""
     with torch.device("meta"):
-        return build(spec)
+        return _convert(spec, _made(spec)) if isinstance(spec, Conversion) else build(spec)
 
 
-def _check_fit(model: Network, tensors: Mapping[str, torch.Tensor]) -> None:
+def _check_fit(
+    model: nn.Module, tensors: Mapping[str, torch.Tensor], spec: ModelSpec | Conversion
+) -> None:
     """Raises UserError if tensors are not those of a model, which may be on the meta device."""
     # A network may have been saved after .half() or .double(): all of it, then.
-    mean = tensors.get("mean")
-    dtype = mean.dtype if mean is not None and mean.is_floating_point() else model.mean.dtype
+    floating = [k for k, v in model.state_dict().items() if v.is_floating_point()]
+    given = [tensors[k].dtype for k in floating[:1] if k in tensors]
+    dtype = next((d for d in given if d.is_floating_point), torch.float32)
     expected = {
         k: (v.shape, dtype if v.is_floating_point() else v.dtype)
         for k, v in model.state_dict().items()
@@ -239,8 +312,8 @@ def _check_fit(model: Network, tensors: Mapping[str, torch.Tensor]) -> None:
     if expected != found:
         wrong = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
         raise UserError(
-            f"{len(wrong)} tensors do not fit the specification ({model.spec.name}, "
-            f"{model.spec.defects}), first {wrong[0]!r}: {_told(found.get(wrong[0]))}, expected "
+            f"{len(wrong)} tensors do not fit the specification ({spec.name}, {spec.defects}), "
+            f"first {wrong[0]!r}: {_told(found.get(wrong[0]))}, expected "
             f"{_told(expected.get(wrong[0]))}; they are of another model, or were changed"
         )
 
@@ -255,7 +328,7 @@ def checkpoint_path(given: str | os.PathLike) -> Path:
     return path / "last.safetensors" if path.is_dir() else path
 
 
-def read_details(path: str | os.PathLike) -> tuple[ModelSpec, dict]:
+def read_details(path: str | os.PathLike) -> tuple[ModelSpec | Conversion, dict]:
     """Specification and details of a checkpoint, without its weights. Raises UserError."""
     path = checkpoint_path(path)
     record, _ = _read(path, with_tensors=False)
@@ -318,9 +391,10 @@ def read_record(
     return record, tensors
 
 
-def _spec(record: dict, path) -> ModelSpec:
+def _spec(record: dict, path) -> ModelSpec | Conversion:
     try:
-        return ModelSpec.from_dict(record["spec"])
+        kind = Conversion if "input_shape" in record["spec"] else ModelSpec
+        return kind.from_dict(record["spec"])
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         reason = _one_line(error)
         raise UserError(f"{path}: bad model specification in the file: {reason}") from None

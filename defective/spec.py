@@ -24,7 +24,8 @@ class ModelSpec:
     ``defects`` is in the paper's notation. ``mask_seed`` is None where the masks are not those
     that a seed draws; they are in the checkpoint then, and nowhere else. ``mean`` and ``std`` are
     per-channel, in pixel units of [0,1]; a network with ``thermometer`` encoding keeps them and
-    does not use them.
+    does not use them. ``width`` is None for networks of other libraries; ``where`` names the sites
+    of their masks, or is None where ``defects`` do.
     """
 
     name: str
@@ -32,7 +33,7 @@ class ModelSpec:
     num_classes: int
     in_channels: int
     image_size: int
-    width: int
+    width: int | None
     mask_seed: int | None
     sites: Sites
     exact_masks: bool
@@ -41,6 +42,7 @@ class ModelSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     thermometer: int = 0
+    where: tuple[str, ...] | None = None
 
     def __post_init__(self):
         # Lists come from JSON; the notation is kept in its one canonical form.
@@ -59,9 +61,12 @@ class ModelSpec:
                 f"{self.sites!r}"
             )
         counts = {"num_classes": 1, "in_channels": 1, "width": 1, "image_size": 8, "thermometer": 0}
-        if self.mask_seed is not None:
-            counts["mask_seed"] = 0
+        counts["mask_seed"] = 0
+        if self.where is not None:
+            object.__setattr__(self, "where", _names("where", self.where))
         for name, least in counts.items():
+            if getattr(self, name) is None and name in ("mask_seed", "width"):
+                continue
             check_integer(name, getattr(self, name), least)
         if self.thermometer == 1:
             raise UserError(
@@ -105,24 +110,112 @@ class ModelSpec:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for files and hashes.
 
-        ``thermometer`` is left out where it is off: a network without it is described, and its
-        results are found again, as before there was any.
+        ``thermometer`` and ``where`` are left out where they are off: a network without them is
+        described, and its results are found again, as before there were any.
         """
-        values = asdict(self)
-        if not self.thermometer:
-            del values["thermometer"]
-        return values
+        off = {"thermometer": 0, "where": None}
+        return {k: v for k, v in asdict(self).items() if k not in off or v != off[k]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelSpec:
         """Raises UserError if a field without a default is missing, or one is unknown."""
-        names = {field.name for field in fields(cls)}
-        needed = {field.name for field in fields(cls) if field.default is MISSING}
-        if missing := needed - set(values):
-            raise UserError(f"model specification lacks {', '.join(sorted(missing))}")
-        if unknown := set(values) - names:
-            raise UserError(f"model specification has unknown {', '.join(sorted(unknown))}")
-        return cls(**values)
+        return _from_dict(cls, values)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What :func:`scotoma.defective.convert` made of somebody else's network.
+
+    Attributes:
+        name: "torchvision:NAME" or "timm:NAME", or the network's class. defects: in the paper's
+            notation. input_shape: (C, H, W) of the images. num_classes: of the logits; None if the
+            network gives something else. mask_seed: None where the masks are not those of a seed.
+        stages: numbers of the network's stages, from the input. where: names of the masked sites,
+            or None where ``defects`` say it.
+    """
+
+    name: str
+    defects: str
+    input_shape: tuple[int, int, int]
+    num_classes: int | None
+    mask_seed: int | None
+    exact_masks: bool
+    stages: tuple[int, ...]
+    where: tuple[str, ...] | None = None
+
+    sites = "release"
+    has_width_variants = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "defects", str(Defects.parse(self.defects)))
+        for name in ("input_shape", "stages"):
+            values = getattr(self, name)
+            if not isinstance(values, (tuple, list)):
+                raise UserError(f"{name} is {values!r}; expected whole numbers")
+            for value in values:
+                check_integer(name, value, 0 if name == "stages" else 1)
+            object.__setattr__(self, name, tuple(values))
+        if len(self.input_shape) != 3:
+            raise UserError(f"input_shape is {list(self.input_shape)}; expected (C, H, W)")
+        for name, least in (("num_classes", 1), ("mask_seed", 0)):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), least)
+        if self.where is not None:
+            object.__setattr__(self, "where", _names("where", self.where))
+
+    @property
+    def in_channels(self) -> int:
+        return self.input_shape[0]
+
+    @property
+    def image_size(self) -> int | tuple[int, int]:
+        """Side of the images in pixels; (H, W) of those that are not square."""
+        _, height, width = self.input_shape
+        return height if height == width else (height, width)
+
+    @property
+    def bottom(self) -> dict[str, tuple[int, ...]]:
+        return {self.sites: thirds(self.stages)[0]}
+
+    @property
+    def top(self) -> tuple[int, ...]:
+        return thirds(self.stages)[1]
+
+    def with_mask_seed(self, seed: int | None) -> Conversion:
+        """The same network with other masks; None for masks of no seed."""
+        return replace(self, mask_seed=seed)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for files and hashes."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Conversion:
+        """Raises UserError as :meth:`ModelSpec.from_dict`."""
+        return _from_dict(cls, values)
+
+
+def thirds(stages: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The first and the last third of a network's stages, rounded, and at least one each."""
+    count = max(1, round(len(stages) / 3))
+    return stages[:count], stages[-count:]
+
+
+def _from_dict(cls, values: dict[str, Any]):
+    names = {field.name for field in fields(cls)}
+    needed = {field.name for field in fields(cls) if field.default is MISSING}
+    if missing := needed - set(values):
+        raise UserError(f"model specification lacks {', '.join(sorted(missing))}")
+    if unknown := set(values) - names:
+        raise UserError(f"model specification has unknown {', '.join(sorted(unknown))}")
+    return cls(**values)
+
+
+def _names(name: str, values) -> tuple[str, ...]:
+    named = isinstance(values, (tuple, list)) and all(isinstance(v, str) for v in values)
+    if not named or not values:
+        raise UserError(f"{name} is {values!r}; expected a list of names of modules")
+    return tuple(values)
 
 
 def check_integer(name: str, value: Any, least: int) -> None:

@@ -1,6 +1,8 @@
-"""Batch norm modules by the fused operator: one of our own, and what stands in for torch's."""
+"""Batch norm modules by the fused operator: our own, and what stands in for torch's."""
 
 from __future__ import annotations
+
+import sys
 
 import torch
 import torch.distributed as dist
@@ -8,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .backends import transformed
+from .masking import apply_mask
 from .operator import FLOATS, bn_mask_add_relu
 from .reference import Projection
 
@@ -42,6 +45,23 @@ class Masked(nn.Module):
         return f", keeps {float(self.mask.float().mean()):.4g} of {list(self.mask.shape)}"
 
 
+class NotConverted:
+    """Stops ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` at a layer that it would cripple.
+
+    It makes a SyncBatchNorm of every kind of BatchNorm2d, by the attributes that it knows of, and
+    asks for ``qconfig`` last. Others who ask find none, until they have set one.
+    """
+
+    def __get__(self, layer, owner):
+        if sys._getframe(1).f_code.co_name == "convert_sync_batchnorm":
+            raise ValueError(
+                f"convert_sync_batchnorm would replace {owner.__name__} by a batch norm without "
+                "its mask; leave it out, and call scotoma.defective.synchronise_statistics(model) "
+                "once there is a process group"
+            )
+        raise AttributeError("qconfig")
+
+
 class BNMaskAddReLU(nn.BatchNorm2d, Masked):
     """``relu(mask * BN(x) + residual)`` as one operator, in place of torch.nn.BatchNorm2d.
 
@@ -56,6 +76,8 @@ class BNMaskAddReLU(nn.BatchNorm2d, Masked):
         process_group: over whose ranks batch statistics are synchronised; None for local ones.
         backend: as in :func:`scotoma.kernels.bn_mask_add_relu`.
     """
+
+    qconfig = NotConverted()
 
     def __init__(
         self,
@@ -84,6 +106,48 @@ class BNMaskAddReLU(nn.BatchNorm2d, Masked):
         return super().extra_repr() + relu + self._mask_text()
 
 
+class MaskedBatchNorm2d(nn.BatchNorm2d, Masked):
+    """``mask * BN(x)``: what a BatchNorm2d becomes that gets a mask."""
+
+    qconfig = NotConverted()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N,C,H,W] -> [N,C,H,W]."""
+        return batch_norm_add_relu(self, x, relu=False)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + self._mask_text()
+
+
+class MaskedSyncBatchNorm(nn.SyncBatchNorm, Masked):
+    """``mask * BN(x)``: what a SyncBatchNorm becomes that gets a mask."""
+
+    qconfig = NotConverted()
+    forward = MaskedBatchNorm2d.forward
+    extra_repr = MaskedBatchNorm2d.extra_repr
+
+
+class NeuronMask(Masked):
+    """``mask * x`` as a module, for a place between others."""
+
+    def __init__(self, mask: Tensor | None = None):
+        super().__init__()
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N,C,H,W] -> [N,C,H,W]. Raises ValueError as :func:`scotoma.kernels.apply_mask`."""
+        return apply_mask(x, self.mask, backend=self.backend)
+
+    def extra_repr(self) -> str:
+        return self._mask_text().removeprefix(", ")
+
+
+def mask_of(norm: nn.Module) -> Tensor | None:
+    """The mask of a batch norm's output; of timm's BatchNormAct2d, of what its activation gets."""
+    drop = norm._modules.get("drop") if norm._modules else None
+    return drop.mask if isinstance(drop, NeuronMask) else getattr(norm, "mask", None)
+
+
 def batch_norm_add_relu(
     norm: nn.BatchNorm2d | nn.SyncBatchNorm,
     x: Tensor,
@@ -98,6 +162,8 @@ def batch_norm_add_relu(
         norm: a batch norm of images, which counts and updates as if it were called.
         x, residual: [N,C,H,W]. second: the batch norm that ``residual`` has to go through first.
         in_place: the sum is written into ``norm(x)``.
+
+    A mask of the batch norm is applied to its result.
     """
     if second is not None and not _together(norm, second, x, residual):
         residual, second = batch_norm_add_relu(second, residual, relu=False), None
@@ -107,6 +173,7 @@ def batch_norm_add_relu(
         residual = batch_norm_add_relu(second, residual, relu=False)
     synchronised = isinstance(norm, nn.SyncBatchNorm)
     out = (nn.SyncBatchNorm if synchronised else nn.BatchNorm2d).forward(norm, x)
+    out = apply_mask(out, mask_of(norm), backend=getattr(norm, "backend", None))
     if residual is not None:
         out = out.add_(residual) if in_place else out + residual
     return F.relu(out) if relu else out
@@ -152,12 +219,12 @@ def _call(norm, x: Tensor, residual: Tensor | None, second, relu: bool) -> Tenso
     vectors = _vectors(norm)
     projection = None
     if second is not None:
-        projection = Projection(residual, *_vectors(second), getattr(second, "mask", None))
+        projection = Projection(residual, *_vectors(second), mask_of(second))
         residual = None
     return bn_mask_add_relu(
         x,
         *vectors,
-        mask=getattr(norm, "mask", None),
+        mask=mask_of(norm),
         residual=residual,
         projection=projection,
         relu=relu,

@@ -14,7 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from .batch_norm import batch_norm_add_relu
+from .batch_norm import (
+    MaskedBatchNorm2d,
+    MaskedSyncBatchNorm,
+    NeuronMask,
+    batch_norm_add_relu,
+)
 
 RELUS = (F.relu, F.relu_, torch.relu, torch.relu_)
 ADDS = (operator.add, operator.iadd, torch.add)
@@ -36,8 +41,11 @@ IN_PLACE_OPERATORS = (
 )
 
 
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, MaskedBatchNorm2d, MaskedSyncBatchNorm)
+
+
 def is_norm(module) -> bool:
-    known = type(module) in (nn.BatchNorm2d, nn.SyncBatchNorm) or _act(module) is not None
+    known = type(module) in NORMS or _act(module) is not None
     return known and "forward" not in module.__dict__
 
 
@@ -45,7 +53,7 @@ def _act(module) -> nn.Module | None:
     """The activation that is part of timm's BatchNormAct2d; None for all else."""
     known = type(module).__name__ == "BatchNormAct2d" and isinstance(module, nn.BatchNorm2d)
     known = known and type(module).__module__.startswith("timm.")
-    plain = known and type(getattr(module, "drop", None)) is nn.Identity
+    plain = known and type(getattr(module, "drop", None)) in (nn.Identity, NeuronMask)
     return getattr(module, "act", None) if plain else None
 
 

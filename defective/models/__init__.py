@@ -1,4 +1,4 @@
-"""The six architectures and the registry that finds them.
+"""The six architectures and the registry that finds them; and networks of other libraries.
 
 A new architecture is one file here that defines a subclass of ``Network`` with a ``name``.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 
 import torch
 
@@ -15,6 +16,7 @@ from ..masks import mask_sites, place_masks, scaled_widths, terms_by_block
 from ..notation import Defects
 from ..spec import LARGE_IMAGE, ModelSpec, Regularizer, Sites, Stem, check_integer
 from .base import Network
+from .foreign import Foreign, is_foreign
 
 # The order of the paper's tables; architectures added later follow it.
 _PAPER_ORDER = ("resnet18", "resnet50", "densenet121", "senet18", "vgg19", "wrn32_4")
@@ -29,7 +31,7 @@ def _find_architectures() -> dict[str, type[Network]]:
     for module_info in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f".{module_info.name}", __name__)
         for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, Network) and value is not Network:
+            if isinstance(value, type) and issubclass(value, Network) and "name" in vars(value):
                 found[value.name] = value
     known = [name for name in _PAPER_ORDER if name in found]
     return {name: found[name] for name in known + sorted(set(found) - set(known))}
@@ -39,7 +41,7 @@ ARCHITECTURES = _find_architectures()
 
 
 def model_names() -> list[str]:
-    """Names that :func:`create_model` accepts."""
+    """Names that :func:`create_model` accepts, but for those of other libraries."""
     return list(ARCHITECTURES)
 
 
@@ -59,11 +61,15 @@ def create_model(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     thermometer: int = 0,
+    where: Sequence[str] | None = None,
 ) -> Network:
     """Build one of the paper's networks, with its masks drawn and its weights initialised.
 
     Args:
-        name: one of :func:`model_names`.
+        name: one of :func:`model_names`; or ``torchvision:NAME`` or ``timm:NAME``, another
+            library's network with masks as :func:`convert` puts them, to which the options width,
+            sites, regularizer, stem and thermometer do not apply
+            (:class:`scotoma.defective.models.foreign.Foreign`). Its weights are random.
         defects: the paper's notation, see :mod:`scotoma.defective.notation`.
         num_classes, in_channels, image_size: of the data; images are square. Masks fit this
             size only; a network without masks takes larger images, too.
@@ -79,6 +85,8 @@ def create_model(
             for MNIST's (one channel), CIFAR-10's, or ImageNet's (128 pixels and more).
         thermometer: levels of the code that takes the pixels' place
             (:mod:`scotoma.defective.thermometer`), 2 or more; 0 for the pixels themselves.
+        where: with another library's network: names of the modules whose sites are defective, in
+            place of the region in ``defects``.
 
     Returns:
         A network from pixels in [0,1] [N,C,H,W] to logits [N,num_classes].
@@ -86,7 +94,7 @@ def create_model(
     Raises:
         UserError: an argument is unknown, out of range, or not available in this network.
     """
-    architecture = _architecture(name)
+    default_width = None if is_foreign(name) else _architecture(name).default_width
     usual_mean, usual_std = default_statistics(in_channels, image_size)
     spec = ModelSpec(
         name=name,
@@ -94,7 +102,7 @@ def create_model(
         num_classes=num_classes,
         in_channels=in_channels,
         image_size=image_size,
-        width=architecture.default_width if width is None else width,
+        width=default_width if width is None else width,
         mask_seed=mask_seed,
         sites=Defects.parse(defects).sites or sites,
         exact_masks=exact_masks,
@@ -103,13 +111,23 @@ def create_model(
         mean=usual_mean if mean is None else mean,
         std=usual_std if std is None else std,
         thermometer=thermometer,
+        where=where,
     )
     return build(spec)
 
 
 def build(spec: ModelSpec) -> Network:
     """The network that a specification describes. Raises UserError as :func:`create_model`."""
+    if is_foreign(spec.name):
+        return Foreign(spec)
     architecture = _architecture(spec.name)
+    if spec.where is not None:
+        raise UserError(
+            f"where is {list(spec.where)!r}, which is for networks of other libraries; write "
+            f"blocks of {spec.name} in defects, such as 0.3-{{0,1}}"
+        )
+    if spec.width is None:
+        raise UserError(f"width is None; {spec.name} has one")
     if spec.regularizer != "none" and not architecture.regularized_blocks:
         usable = [n for n, a in ARCHITECTURES.items() if a.regularized_blocks]
         raise UserError(
@@ -160,7 +178,7 @@ def default_statistics(
 def _architecture(name: str) -> type[Network]:
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise UserError(
-            f"architecture {name!r} is unknown; expected one of {', '.join(ARCHITECTURES)}."
-            f"{nearest(str(name), ARCHITECTURES)}"
+            f"architecture {name!r} is unknown; expected torchvision:NAME, timm:NAME or one of "
+            f"{', '.join(ARCHITECTURES)}.{nearest(str(name), ARCHITECTURES)}"
         )
     return ARCHITECTURES[name]

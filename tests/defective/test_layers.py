@@ -11,7 +11,6 @@ from launches import launches
 from norm_layers import DEVICE
 from refusals import refused
 from scotoma.defective import (
-    UserError,
     create_model,
     layers,
     load_model,
@@ -292,7 +291,7 @@ def test_tools_that_replace_batch_norms(small_model, kind):
         model = layer_of(kind)
     before, found = run(model, given), model
     if any(isinstance(module, BNMaskReLU) for module in model.modules()):
-        with pytest.raises(UserError, match=r"BNMaskReLU .*synchronise_statistics\(model\)"):
+        with pytest.raises(ValueError, match=r"BNMaskReLU .*synchronise_statistics\(model\)"):
             SyncBatchNorm.convert_sync_batchnorm(model)
     else:
         found = SyncBatchNorm.convert_sync_batchnorm(model)
