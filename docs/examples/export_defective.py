@@ -1,6 +1,7 @@
 """A defective network as a file for torch.export and for ONNX, both run and compared.
 
-    python docs/examples/export_defective.py [resnet18 | runs/mine] [--defects 0.3-Bottom]
+    python docs/examples/export_defective.py torchvision:resnet18 --size 64
+    python docs/examples/export_defective.py runs/mine
 
 The network is new, or that of a checkpoint or run folder. It is exported on the CPU, where the
 operator is plain ATen operators: on a GPU the graph would have scotoma's own. Masks are constants
@@ -17,8 +18,9 @@ import torch
 from scotoma.defective import create_model, load_model, mask_sites
 
 parser = argparse.ArgumentParser()
-parser.add_argument("model", nargs="?", default="resnet18")
+parser.add_argument("model", nargs="?", default="resnet18", help="name, checkpoint or run folder")
 parser.add_argument("--defects", default="0.3-Bottom", help="of a new network")
+parser.add_argument("--size", type=int, default=32, help="side of a new network's images")
 parser.add_argument("--out", type=Path, default=Path("exported"), help="folder of the files")
 options = parser.parse_args()
 
@@ -26,7 +28,7 @@ torch.manual_seed(0)
 if Path(options.model).exists():
     model = load_model(options.model, "cpu")
 else:
-    model = create_model(options.model, options.defects, mask_seed=0)
+    model = create_model(options.model, options.defects, image_size=options.size, mask_seed=0)
 model.eval()
 
 size = (model.spec.in_channels, model.spec.image_size, model.spec.image_size)

@@ -5,13 +5,36 @@ import re
 import pytest
 import torch
 from examples import run_example
-from scotoma.defective import save_model
+from scotoma.defective import convert, save_model
 
 
-def test_an_exported_network_runs_elsewhere(small_model, randomise, tmp_path, capsys):
-    for name in ("onnxscript", "onnxruntime"):
-        pytest.importorskip(name, reason=f"{name} is not installed (extra: export)")
-    model = randomise(small_model("resnet18", "0.3-Bottom"))
+def converted():
+    """A network of torchvision in which nothing is fused."""
+    from torchvision.models import resnet18
+
+    model = resnet18(num_classes=10)
+    for norm in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        torch.nn.init.normal_(norm.bias)
+    return convert(model, torch.rand(1, 3, 32, 32), name="torchvision:resnet18", verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("made", "masks"),
+    [
+        ("timm:resnet10t", 5),
+        pytest.param("resnet18", 10, marks=pytest.mark.slow),
+        pytest.param(converted, 5, marks=pytest.mark.slow),
+    ],
+    ids=["of timm, fused", "ours", "of torchvision, converted"],
+)
+def test_an_exported_network_runs_elsewhere(made, masks, small_model, randomise, tmp_path, capsys):
+    for library in ("onnxscript", "onnxruntime", "timm"):
+        pytest.importorskip(library, reason=f"{library} is not installed")
+    if made is converted:
+        model = made()
+    else:
+        width = None if ":" in made else 4
+        model = randomise(small_model(made, "0.3-Bottom", width=width))
     save_model(model, tmp_path / "model.safetensors")
     words = [tmp_path / "model.safetensors", "--out", tmp_path / "exported"]
     names = run_example("export_defective.py", *words)
@@ -23,7 +46,9 @@ def test_an_exported_network_runs_elsewhere(small_model, randomise, tmp_path, ca
     assert (logits - logits[0]).abs().max() > 0.01 * logits.abs().max()  # and not by being constant
     operators = {str(node.target) for node in graph.nodes if node.op == "call_function"}
     assert all(operator.startswith("aten.") for operator in operators), operators
-    assert file.endswith("takes pixels ['batch', 3, 32, 32]; 10 of 10 masks are constants of it")
+    assert file.endswith(
+        f"takes pixels ['batch', 3, 32, 32]; {masks} of {masks} masks are constants of it"
+    )
 
 
 @pytest.fixture
