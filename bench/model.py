@@ -1,4 +1,4 @@
-"""A network of your own in a measurement: ``--model package:factory``.
+"""A network of your own in a measurement: ``--model package:factory``, or ``torchvision:resnet50``.
 
 ``bench step`` and ``profile`` both take it. :func:`add_model_options` adds the options, and
 :func:`chosen_model` gives a :class:`Model` that has been built and run once, so that whatever is
@@ -14,12 +14,14 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ..defective.errors import UserError, nearest
 from ..defective.layers import MaskSite
+from ..defective.models import foreign
 from ..kernels import fuse
 from .options import positive
 
@@ -56,7 +58,10 @@ class Model:
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    text = "a network of your own: a callable, such as torchvision.models:resnet50, that gives one"
+    text = (
+        "another library's network, as torchvision:resnet50 or timm:regnety_016; or one of your "
+        "own: a callable, such as package.module:factory, that gives it"
+    )
     add("--model", metavar="PACKAGE:FACTORY", help=text)
     text = "with --model: its classes, as num_classes (as many as it has)"
     add("--classes", type=positive, metavar="N", help=text)
@@ -108,11 +113,14 @@ def chosen_model(options: argparse.Namespace) -> Model | None:
 
 def _factory(name: str, classes: int | None) -> Callable[[], nn.Module]:
     """What a name stands for, called with ``num_classes`` if they are given."""
+    if name.partition(":")[0] in foreign.LIBRARIES:
+        options = {} if classes is None else {"num_classes": classes}
+        return partial(foreign.factory(name), **options)
     found = re.fullmatch(r"([\w.]+):(\w+)", name)
     if not found:
         raise UserError(
             f"model is {name!r}; expected package:factory, a callable that gives a network, such "
-            "as torchvision.models:resnet50"
+            "as package.module:factory, or torchvision:NAME or timm:NAME"
         )
     if "" not in sys.path:
         sys.path.insert(0, "")  # where a script of one's own lies

@@ -11,7 +11,7 @@ lines; a table of each case follows, and the cases in which a rival is the faste
 --model measures a network of your own instead. Batch norms that a ReLU follows are fused, with an
 addition between, in the fused variants; what cannot be fused stays as it is, and is said.
 
-    scotoma bench step --model torchvision.models:resnet50 --batch 64
+    scotoma bench step --model torchvision:resnet50 --batch 64
 
 Exit status: 0; 1 if a variant failed or computed something else; 75 if --resume has
 left cases for the next call; 130 if interrupted.

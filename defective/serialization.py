@@ -28,7 +28,8 @@ from .conversion import convert, logits_of
 from .errors import UserError
 from .masks import check_masks, mask_sites, spec_of_masks
 from .models import build
-from .models.foreign import Foreign, factory, is_foreign
+from .models.base import Network
+from .models.foreign import Foreign, is_foreign, make
 from .spec import Conversion, ModelSpec
 
 _KEY, _FORMAT = "scotoma", 1
@@ -252,6 +253,23 @@ def load_model(
     return model.to(device).eval()
 
 
+def load_network(path: str | os.PathLike, device: str | torch.device = "cpu") -> Network:
+    """:func:`load_model` for those who need pixels in [0,1] to be normalised inside.
+
+    Raises:
+        UserError: as :func:`load_model`; or the file is of a network of :func:`convert`, which
+            takes images as its library does.
+    """
+    spec, _ = read_details(path)
+    if isinstance(spec, Conversion):
+        raise UserError(
+            f"{checkpoint_path(path)}: holds a network of convert ({spec.name}), which has no "
+            f"normalisation of pixels inside; give its weights to the .network of "
+            f"create_model('torchvision:NAME' or 'timm:NAME', {spec.defects!r}, ...), and save that"
+        )
+    return load_model(path, device)
+
+
 def _converted(spec: Conversion, module: nn.Module | None, tensors) -> nn.Module:
     """What :func:`load_model` fills, for a network of :func:`convert`. Raises UserError."""
     if math.prod(spec.input_shape) > _LARGEST_IMAGE:
@@ -273,7 +291,7 @@ def _converted(spec: Conversion, module: nn.Module | None, tensors) -> nn.Module
 
 def _made(spec: Conversion) -> nn.Module:
     classes = {} if spec.num_classes is None else {"num_classes": spec.num_classes}
-    return factory(spec.name)(**classes)
+    return make(spec.name, **classes)
 
 
 def _convert(spec: Conversion, module: nn.Module) -> nn.Module:

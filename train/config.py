@@ -33,7 +33,7 @@ def setting(default: Any, group: str | None, help: str, metavar: str | None = No
     Args:
         default: of the field. group: of options in the help; None for those of no group. help,
             metavar: of the option. form: what else ``add_argument`` gets, ``nargs`` and the like;
-            ``positional=True`` for an argument that is no option.
+            ``positional=True`` for an argument that is no option, ``flags`` for other names.
     """
     metadata = {"group": group, "help": help, "metavar": metavar, "form": form}
     if isinstance(default, list):
@@ -43,7 +43,9 @@ def setting(default: Any, group: str | None, help: str, metavar: str | None = No
 
 def _of_group(group: str) -> Callable[..., Any]:
     """:func:`setting` for the settings of a group."""
-    return lambda default, help, metavar=None: setting(default, group, help, metavar)
+    return lambda default, help, metavar=None, **form: setting(
+        default, group, help, metavar, **form
+    )
 
 
 _run, _network, _data, _optimisation, _speed = map(
@@ -102,9 +104,21 @@ class TrainConfig:
     )
     picture_format: PictureFormat = _run("png", "of the curves: png, pdf or svg")
 
-    arch: str = _network("resnet18", "architecture; see 'scotoma models'")
+    arch: str = _network(
+        "resnet18",
+        "architecture; see 'scotoma models'; or another library's, as torchvision:resnet50 or "
+        "timm:regnety_016",
+        flags=["--arch", "--model"],
+    )
     defects: str = _network(
         "standard", "the paper's notation: standard, 0.3-Bottom, 0.7-Bottom,0.3-Top, ..."
+    )
+    where: list[str] | None = _network(
+        None,
+        "with another library's network: modules in which the defects are, such as layer1, in "
+        "place of Bottom or Top",
+        "MODULE",
+        nargs="+",
     )
     sites: Sites = _network("release", "mask placement of the release or the paper's text")
     width: int | None = _network(None, "base width; default: the paper's")

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, get_args
 from rich.table import Table
 from torch import Tensor
 
-from ..defective import create_model, load_model, mask_sites, model_names
+from ..defective import create_model, mask_sites, model_names
 from ..defective.errors import UserError, counted
 from ..defective.masks import model_terms
 from ..defective.models.base import Network
-from ..defective.serialization import checkpoint_path, read_details
+from ..defective.serialization import checkpoint_path, load_network, read_details
 from . import plots
 from .config import PictureFormat
 from .screen import make_console, show
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("network")
-    group.add_argument("--arch", default="resnet18", help=f"one of {', '.join(model_names())}")
+    group.add_argument(
+        "--arch",
+        default="resnet18",
+        help=f"one of {', '.join(model_names())}, or torchvision:NAME or timm:NAME",
+    )
     add_variant_options(group)
     group.add_argument("--mask-seed", type=int, default=0, help="seed of the masks")
 
@@ -44,7 +48,7 @@ def add_variant_options(group) -> None:
 def network_from(arguments: argparse.Namespace, arch: str | None = None) -> Network:
     """The network that :func:`add_network_options` describe, or the one in a checkpoint."""
     if getattr(arguments, "checkpoint", None):
-        return load_model(arguments.checkpoint)
+        return load_network(arguments.checkpoint)
     return create_model(
         arch or arguments.arch,
         arguments.defects,
@@ -96,19 +100,21 @@ def info(argv: list[str]) -> int:
     parser = make_parser("info", "Describe a checkpoint: its network, masks and results.")
     parser.add_argument("checkpoint", help="a .safetensors file, or a run folder")
     path = checkpoint_path(parser.parse_args(argv).checkpoint)
-    model, (_, details) = load_model(path), read_details(path)
+    model, (_, details) = load_network(path), read_details(path)
     spec = model.spec
 
     size = f"{spec.in_channels}x{spec.image_size}x{spec.image_size}"
     exact = "exact count" if spec.exact_masks else "Bernoulli"
+    where = "sites of the network's stages" if ":" in spec.name else f"sites of the {spec.sites}"
+    where = where if spec.where is None else f"in {', '.join(spec.where)}"
     seed = "not those of a seed" if spec.mask_seed is None else f"seed {spec.mask_seed}"
     facts = {
         "file": path,
-        "network": f"{spec.name}, {spec.defects}, width {spec.width}",
+        "network": f"{spec.name}, {spec.defects}" + f", width {spec.width}" * bool(spec.width),
         "parameters": _parameters(model),
         "input": f"{size}, pixels in [0,1]; normalised by mean {spec.mean} std {spec.std}",
         "output": f"{spec.num_classes} logits",
-        "masks": f"{seed}, {exact}, sites of the {spec.sites}",
+        "masks": f"{seed}, {exact}, {where}",
     }
     if spec.regularizer != "none":
         facts["regulariser"] = spec.regularizer

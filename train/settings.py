@@ -169,6 +169,7 @@ def add_settings(parser: Parser, config: type) -> None:
         flag = "--" + item.name.replace("_", "-")
         default = item.default if item.default_factory is MISSING else item.default_factory()
         form = {"default": default, "help": item.metadata["help"], **metadata}
+        flags = form.pop("flags", [flag])
         kind, metavar = types[item.name], item.metadata["metavar"]
         if kind in (bool, bool | None):
             # With a third answer, "as is best", a value may follow too: --channels-last false.
@@ -178,9 +179,9 @@ def add_settings(parser: Parser, config: type) -> None:
         elif form.pop("positional", False):
             group.add_argument(item.name, metavar=metavar, **form)
         elif form.keys() & {"nargs", "action", "choices"}:  # texts, which the verb reads itself
-            group.add_argument(flag, metavar=metavar, **form)
+            group.add_argument(*flags, metavar=metavar, **form)
         else:
-            group.add_argument(flag, type=kind, metavar=metavar, **form)
+            group.add_argument(*flags, type=kind, metavar=metavar, **form)
 
 
 def add_picture_format(
@@ -199,6 +200,7 @@ Train a network on images and leave a run folder with curves, metrics and checkp
   scotoma train --dataset cifar10 --download --defects 0.3-Bottom
   scotoma train --dataset path/to/images --arch vgg19    train/<class>/*, test/<class>/*, or
                                                          <class>/* alone
+  scotoma train --model torchvision:resnet50 --dataset cifar10 --defects 0.3-Bottom
   scotoma train --resume runs/NAME                       go on where a run stopped
 
 A recipe is a preset; the defaults shown below are those without one. A --config file overrides the
@@ -283,6 +285,8 @@ def _with_recipe(parser: Parser, asked: dict[str, Any]) -> TrainConfig:
     if automatic:
         recipe = recipe_for(asked.get("dataset", TrainConfig.dataset))
     values = _typed(parser, read_recipe(recipe))
+    if ":" in asked.get("arch", ""):  # another library's network, which has its own
+        values.pop("width", None)
     if automatic and asked.get("batch_size", math.inf) < values["batch_size"]:
         # The linear rule (Goyal et al., 2017): 0.4 is too much for batches of 64. A recipe that was
         # asked for is taken as it is.

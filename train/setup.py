@@ -57,8 +57,8 @@ def resolve(config: TrainConfig, device: torch.device, processes: int = 1) -> Tr
         resolved.cuda_graph = graph_refusal(config, device, processes) is None
     name = config.name
     if name is None:
-        defects = resolved.defects.replace(",", "+")
-        name = f"{Path(dataset).name}-{config.arch}-{defects}-s{config.seed}"
+        defects, arch = resolved.defects.replace(",", "+"), config.arch.replace(":", "-")
+        name = f"{Path(dataset).name}-{arch}-{defects}-s{config.seed}"
         resolved.name = name if config.overwrite else free_name(Path(config.out), name)
     elif not name or Path(name).name != name or name == "..":
         raise UserError(f"--name {name!r}: expected a folder name without slashes")
@@ -107,6 +107,7 @@ def build_model(config: TrainConfig, data: DataSet) -> Network:
         mean=data.mean,
         std=data.std,
         thermometer=config.thermometer,
+        where=config.where,
     )
     try:
         with torch.device("meta"):  # takes no memory, however large the network

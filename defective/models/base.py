@@ -153,7 +153,8 @@ class Network(nn.Module):
 
     def extra_repr(self) -> str:
         spec = self.spec
-        text = f"{spec.name}, defects={spec.defects}, width={spec.width}, "
+        text = f"{spec.name}, defects={spec.defects}, "
+        text += f"width={spec.width}, " * (spec.width is not None)
         text += f"image_size={spec.image_size}, mask_seed={spec.mask_seed}"
         return text + (f", thermometer={spec.thermometer}" if spec.thermometer else "")
 

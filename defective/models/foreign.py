@@ -67,6 +67,20 @@ def factory(name: str) -> Callable[..., nn.Module]:
     return partial(make, short, **options)
 
 
+def make(name: str, **options) -> nn.Module:
+    """A network of :func:`factory`, also on the meta device. Raises UserError."""
+    found = factory(name)
+    try:
+        return found(**options)
+    except NotImplementedError:  # torchvision's RegNet reads tensors, of which meta has no values
+        if torch.get_default_device().type != "meta":
+            raise
+        with torch.device("cpu"):
+            return found(**options).to("meta")
+    except (TypeError, ValueError) as error:
+        raise UserError(f"network {name!r} cannot be made: {_line(error)}") from error
+
+
 class Foreign(Network):
     """A network of another library behind the normalisation that ours have inside.
 
@@ -90,11 +104,7 @@ class Foreign(Network):
             raise UserError(
                 f"in_channels is {spec.in_channels}: {spec.name} takes 3 channels (or 1, repeated)"
             )
-        make = factory(spec.name)
-        try:
-            self.network = make(**options)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"network {spec.name!r} cannot be made: {_line(error)}") from error
+        self.network = make(spec.name, **options)
         example = torch.zeros(1, 3 if self._expand else spec.in_channels, *[spec.image_size] * 2)
         self._try(example.to(self.mean.device))
         if spec.defects != "standard" or spec.where is not None:

@@ -135,7 +135,7 @@ def test_what_cannot_be_fused_is_said():
 @pytest.mark.parametrize(
     ("name", "changes", "words"),
     [
-        ("resnet50", {}, "expected package:factory.*torchvision.models:resnet50"),
+        ("resnet50", {}, "expected package:factory.*torchvision:NAME"),
         ("no_such_package:net", {}, "no package 'no_such_package'"),
         (f"{__name__}:Netwrk", {}, "nothing called 'Netwrk'. Did you mean 'Network'"),
         (f"{__name__}:CPU", {}, "no callable 'CPU'"),

@@ -20,6 +20,7 @@ DECIDES = {
     "seed": 3,
     "arch": "vgg19",
     "defects": "0.3-Bottom",
+    "where": ["layer1"],
     "sites": "paper",
     "width": 8,
     "mask_seed": 5,

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...defective import Ensemble, load_model, mask_sites
+from ...defective import Ensemble, mask_sites
 from ...defective.errors import UserError
-from ...defective.serialization import checkpoint_path, read_details
+from ...defective.serialization import checkpoint_path, load_network, read_details
 from ...defective.spec import ModelSpec
 from ...kernels.backends import tf32_allowed
 from ..data import DataSet
@@ -175,7 +175,7 @@ def _relation(a: dict[str, Any], b: dict[str, Any]) -> str:
 
 
 def _load(path: Path, device: torch.device) -> tuple[nn.Module, Member]:
-    model = load_model(path, device)
+    model = load_network(path, device)
     if model.mean.dtype in (torch.float16, torch.bfloat16):
         model.float()
     masks = {f"{site}.mask" for site in mask_sites(model)}
