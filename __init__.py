@@ -20,8 +20,8 @@ import importlib
 __version__ = "0.1.0"
 
 _PACKAGES = ("bench", "defective", "kernels", "train")
-_NAMES = ("Defects", "UserError", "create_model", "load_model", "mask_sites", "model_names")
-_NAMES += ("resample_masks", "save_model")
+_NAMES = ("Defects", "UserError", "convert", "create_model", "load_model", "mask_sites")
+_NAMES += ("model_names", "resample_masks", "save_model")
 __all__ = ["__version__", *_PACKAGES, *_NAMES]
 
 
