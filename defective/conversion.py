@@ -364,10 +364,10 @@ def place(model: nn.Module, sites: Sequence[Site]) -> None:
             continue
         norm = model.get_submodule(site.name)
         holder, name = norm, site.name
-        if type(norm) in _MASKED:
-            norm.__class__ = _MASKED[type(norm)]
-            norm.register_buffer("mask", None)
-        else:  # timm's BatchNormAct2d has a place between batch norm and activation
+        make_maskable(norm)
+        if not isinstance(
+            norm, Masked
+        ):  # timm's BatchNormAct2d has a place between batch norm and activation
             holder, name = NeuronMask().train(norm.training), f"{site.name}.drop"
             norm.drop = holder
         holder.block = site.stage
@@ -377,6 +377,13 @@ def place(model: nn.Module, sites: Sequence[Site]) -> None:
             holder.mask = torch.empty(site.shape, dtype=torch.bool, device=device)
         else:
             holder.mask = draw_mask(model.spec, name, site.shape, terms[site.stage]).to(device)
+
+
+def make_maskable(norm: nn.Module) -> None:
+    """Give a BatchNorm2d or SyncBatchNorm a place for a mask; nothing to all else."""
+    if type(norm) in _MASKED:
+        norm.__class__ = _MASKED[type(norm)]
+        norm.register_buffer("mask", None)
 
 
 def table(model: nn.Module, sites: Sequence[Site], left: dict[str, str]) -> str:

@@ -226,13 +226,15 @@ def use_backend(model: nn.Module, backend: str | None) -> None:
 def synchronise_statistics(model: nn.Module, group: dist.ProcessGroup | None = None) -> None:
     """Let every defective batch norm of a model use the statistics of all ranks' batches, in place.
 
-    What ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` is for plain ones, which know no mask.
+    What ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` is for plain ones, which know no mask. Of
+    another library's network by :func:`create_model`: every batch norm.
 
     Args:
         model: any module. group: over whose ranks; None for all of them.
 
     Raises:
-        UserError: there is no process group yet.
+        UserError: there is no process group yet; or another library's network has a batch norm
+            that cannot be synchronised.
     """
     group = group or dist.group.WORLD
     if group is None:
@@ -243,3 +245,5 @@ def synchronise_statistics(model: nn.Module, group: dist.ProcessGroup | None = N
     for module in model.modules():
         if isinstance(module, (BNMaskReLU, BNMaskAddReLU, MaskedBatchNorm2d, MaskedSyncBatchNorm)):
             module.process_group = group
+        elif hasattr(module, "synchronise_others"):
+            module.synchronise_others(group)

@@ -219,6 +219,9 @@ def load_model(
             torchvision or timm: a module of the same class and sizes, not converted. It becomes the
             network, in place.
 
+    Another library's network of :func:`create_model` is fused as it was; one of :func:`convert` is
+    not: call :func:`scotoma.kernels.fuse`.
+
     Raises:
         UserError: no such file, not a scotoma checkpoint, truncated, edited, or inconsistent; or
             ``module`` is missing, or not of this network.

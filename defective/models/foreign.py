@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from ...kernels import fuse
-from ..conversion import check_placement, choose, evaluation, find_sites, place, stages_of
+from ...kernels.batch_norm import Masked
+from ..conversion import (
+    check_placement,
+    choose,
+    evaluation,
+    find_sites,
+    make_maskable,
+    place,
+    stages_of,
+)
 from ..errors import UserError, lacking, nearest
 from ..spec import ModelSpec, thirds
 from .base import Network
@@ -114,9 +123,13 @@ class Foreign(Network):
             bottom, self.top = thirds(self.stages)
             self.bottom = {spec.sites: bottom}
             place(self, [replace(site, name=f"network.{site.name}") for site in chosen])
+        for module in self.network.modules():
+            make_maskable(module)  # so that it can be synchronised, too
+        self._unfused: tuple[str, ...] = ()
         if not self.mean.is_meta:
             with contextlib.suppress(ValueError):  # without batch norm there is nothing to fuse
-                fuse(self.network)
+                sites = fuse(self.network).sites
+                self._unfused = tuple(site.name for site in sites if site.operator is None)
 
     def _try(self, example: Tensor) -> None:
         """Raises UserError if the network does not classify images of this size."""
@@ -135,6 +148,21 @@ class Foreign(Network):
                 f"image_size is {spec.image_size}: {spec.name} {problem}; take a network that "
                 "classifies, and images of a size that it takes"
             )
+
+    def synchronise_others(self, group) -> None:
+        """Synchronise batch norms that only the fused operator can: timm's BatchNormAct2d.
+
+        Raises UserError if there are some which are not fused.
+        """
+        for name, module in self.network.named_modules():
+            plain = isinstance(module, nn.modules.batchnorm._BatchNorm)
+            if plain and not isinstance(module, (Masked, nn.SyncBatchNorm)):
+                if type(module).__name__ != "BatchNormAct2d" or name in self._unfused:
+                    raise UserError(
+                        f"{name} of {self.spec.name} is a {type(module).__name__}, which cannot be "
+                        "synchronised over processes here: take --no-sync-stats"
+                    )
+                module.process_group = group
 
     def _classify(self, x: Tensor) -> Tensor:
         return self.network(x.expand(-1, 3, -1, -1) if self._expand else x)

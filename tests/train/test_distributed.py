@@ -28,6 +28,7 @@ SETTINGS["lr"] = 0.01
 def two_processes(out: Path, name: str, prepare=lambda: None, **more):
     """What ``scotoma train`` ends with and says on both ranks; ``prepare`` is done before."""
     settings = SETTINGS | {"device": "cpu", "out": out, "name": name} | more
+    settings = {name: value for name, value in settings.items() if value is not None}
     words = ["train"]
     for key, value in settings.items():
         option = key.replace("_", "-")
@@ -162,3 +163,17 @@ def test_two_processes_resume_what_one_began(tiny, tmp_path, monkeypatch):
     _, whole = run_training(tiny(**SETTINGS, name="whole"))
     for one, two in zip(history(whole.path), history(folder.path), strict=True):
         assert two["train/loss"] == pytest.approx(one["train/loss"], rel=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["timm:test_resnet", "timm:densenet121", "torchvision:resnet18"])
+def test_networks_of_other_libraries_have_the_loss_curve_of_one_process(tiny, tmp_path, name):
+    """All their batch norms are synchronised: plain, masked, and timm's with activation."""
+    settings = {"arch": name, "width": None, "train_limit": 128, "test_limit": 60, "epochs": 1}
+    settings |= {"image_size": 32}
+    _, alone = run_training(tiny(**SETTINGS | settings))
+    (first, *_, errors), other = two_processes(tmp_path, "two", **settings)
+    assert (first, other[0]) == (0, 0), errors + other[2]
+    (one,), (two,) = history(alone.path), history(tmp_path / "two")
+    assert two["train/loss"] == pytest.approx(one["train/loss"], rel=1e-3)
+    assert two["test/loss"] == pytest.approx(one["test/loss"], rel=1e-3)
