@@ -9,12 +9,14 @@ branches at a higher resolution, beside which there is already a lower one, to t
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Collection, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from ..kernels.batch_norm import Masked, MaskedBatchNorm2d, MaskedSyncBatchNorm, NeuronMask
 from .errors import UserError, counted, nearest
@@ -25,6 +27,7 @@ from .spec import Conversion
 Where = Sequence[str] | Callable[[str, nn.Module], bool] | None
 
 _MASKED = {nn.BatchNorm2d: MaskedBatchNorm2d, nn.SyncBatchNorm: MaskedSyncBatchNorm}
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -114,12 +117,24 @@ def _check(model, defects) -> None:
         raise UserError(
             "model is of TorchScript, which is compiled; convert the module it came from"
         )
+    if wrapped(model) is not None:
+        raise UserError(
+            f"model is a {type(model).__name__} around a {type(wrapped(model)).__name__}; convert "
+            "the network inside, and wrap or compile it afterwards"
+        )
     if hasattr(model, "spec"):
         raise UserError(
             f"model is {type(model).__name__}, which has a spec: it is converted already, or made "
             "by create_model; scotoma.defective.resample_masks draws its masks anew"
         )
     check_placement(defects)
+
+
+def wrapped(model: nn.Module) -> nn.Module | None:
+    """The network in what compiles, parallelises or averages it; None for all else."""
+    if isinstance(model, _WRAPPERS):
+        return model.module
+    return getattr(model, "_orig_mod", None)  # of torch.compile
 
 
 def check_placement(defects: str | Defects) -> None:
@@ -262,14 +277,18 @@ def _run_once(model: nn.Module, example_input: Tensor):
         example = example.to(first.device)
         example = example.to(first.dtype) if example.is_floating_point() else example
     devices = [example.device] if example.is_cuda else []
+    # Nothing is compiled for one image. Where nothing else was, asking would import the compiler.
+    compiler = "torch._dynamo" in sys.modules
+    eagerly = torch.compiler.set_stance("force_eager") if compiler else nullcontext()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        with torch.no_grad(), torch.random.fork_rng(devices=devices), eagerly:
             return model(example)
     except Exception as error:  # anybody's forward may raise anything
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(
             f"example_input has shape {list(example_input.shape)}, on which "
-            f"{type(model).__name__} fails: {' '.join(str(error).split())[:300]}; give images of "
-            "the size and the number of channels that the network takes"
+            f"{type(model).__name__} fails: {reason}; give images of the size and the number of "
+            "channels that the network takes"
         ) from error
 
 

@@ -219,7 +219,7 @@ def use_backend(model: nn.Module, backend: str | None) -> None:
     if backend not in (None, *BACKENDS):
         raise UserError(f"backend is {backend!r}; expected None, 'eager' or 'triton'")
     for module in model.modules():
-        if isinstance(module, (MaskSite, nn.BatchNorm2d, nn.SyncBatchNorm)):
+        if isinstance(module, (Masked, nn.BatchNorm2d, nn.SyncBatchNorm)):
             module.backend = backend
 
 

@@ -22,9 +22,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
-from .conversion import convert, logits_of
+from .conversion import convert, logits_of, wrapped
 from .errors import UserError
 from .masks import check_masks, mask_sites, spec_of_masks
 from .models import build
@@ -34,7 +33,6 @@ from .spec import Conversion, ModelSpec
 
 _KEY, _FORMAT = "scotoma", 1
 _LARGEST_IMAGE = 2**26
-_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
 
 @contextmanager
@@ -154,16 +152,13 @@ def save_model(model: nn.Module, path: str | os.PathLike, *, details: dict | Non
         OSError: the file cannot be written; what was at ``path`` is then untouched.
     """
     network = model
-    while not isinstance(getattr(network, "spec", None), (ModelSpec, Conversion)):
-        inner = getattr(network, "_orig_mod", None)  # of torch.compile
-        if isinstance(network, _WRAPPERS):
-            inner = network.module
-        if inner is None:
-            raise UserError(
-                f"model is a {type(network).__name__}; only networks of create_model and convert "
-                "can be saved as a checkpoint"
-            )
+    while (inner := wrapped(network)) is not None:
         network = inner
+    if not isinstance(getattr(network, "spec", None), (ModelSpec, Conversion)):
+        raise UserError(
+            f"model is a {type(network).__name__}; only networks of create_model and convert "
+            "can be saved as a checkpoint"
+        )
     if not Path(path).parent.is_dir():
         raise UserError(f"{path}: the folder {Path(path).parent} does not exist; make it first")
     spec = network.spec
@@ -326,7 +321,7 @@ def _check_fit(
     given = [tensors[k].dtype for k in floating[:1] if k in tensors]
     dtype = next((d for d in given if d.is_floating_point), torch.float32)
     expected = {
-        k: (v.shape, dtype if v.is_floating_point() else v.dtype)
+        k.replace("_orig_mod.", ""): (v.shape, dtype if v.is_floating_point() else v.dtype)
         for k, v in model.state_dict().items()
     }
     found = {k: (v.shape, v.dtype) for k, v in tensors.items()}

@@ -112,7 +112,9 @@ def followed(modules: list[nn.Module]) -> Iterator[None]:
         code = frame.f_code
         if event == "call":
             # Torch's own functions are known by their names, and call others as they like.
-            called = code in forwards or (frame.f_back is not None and frame.f_back.f_trace)
+            called = code in forwards or (
+                frame.f_back is not None and frame.f_back.f_trace is follow
+            )
             if not called or code.co_filename.startswith((TORCH, HERE)):
                 return None
             frame.f_trace_opcodes, frame.f_trace_lines = True, False

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from checkpoints import edit
 from refusals import refused
-from safetensors import safe_open
 from scotoma.defective import (
     Ensemble,
     UserError,
@@ -48,16 +48,6 @@ def saved(original, path):
     """A saved network: (model, path)."""
     path.write_bytes(original[1])
     return original[0], path
-
-
-def edit(path, change):
-    """Rewrite a checkpoint's record and tensors with ``change(record, tensors)``."""
-    with safe_open(path, framework="pt") as file:
-        record = json.loads(file.metadata()["scotoma"])
-    tensors = safetensors.torch.load_file(path)
-    record = change(record, tensors)
-    text = record if isinstance(record, str) else json.dumps(record)
-    safetensors.torch.save_file(tensors, path, metadata={"scotoma": text})
 
 
 def names(folder):
