@@ -33,6 +33,10 @@ BENCHMARKS = {
         "scotoma.bench.overhead",
         "what a call costs the host beside eager's operators; no GPU",
     ),
+    "compatibility": (
+        "scotoma.bench.compatibility",
+        "networks of torchvision and timm: the same when fused? no GPU",
+    ),
     "report": (
         "scotoma.bench.report.page",
         "all results on one page, with tables and pictures",
@@ -69,7 +73,7 @@ def main(argv: list[str]) -> int:
 def usage() -> str:
     width = shutil.get_terminal_size().columns
     lines = "\n".join(
-        wrapped(f"  {name:12} {text}", width) for name, (_, text) in BENCHMARKS.items()
+        wrapped(f"  {name:14} {text}", width) for name, (_, text) in BENCHMARKS.items()
     )
     return (
         "usage: scotoma bench MEASUREMENT [options]\n\n"
