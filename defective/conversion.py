@@ -8,6 +8,7 @@ branches at a higher resolution, beside which there is already a lower one, to t
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -66,7 +67,8 @@ def convert(
     Args:
         model: any module that takes images, on any device; trained or not.
         example_input: one or more images [N,C,H,W], as the network takes them. It runs once, in
-            evaluation, for the shapes. Masks fit this size of image only.
+            evaluation, for the shapes; if it is on the meta device, on a copy there, which computes
+            nothing. Masks fit this size of image only.
         defects: the paper's notation. "Bottom" and "Top" are the first and the last third of the
             stages (rounded, at least one), numbers in braces are stages as they are printed. Kinds
             are neuron masks, SM and CM; DC and xN are of scotoma's own networks.
@@ -165,6 +167,8 @@ def find_sites(
     Raises:
         UserError: there is no site, or the network fails on ``example_input``.
     """
+    if isinstance(example_input, Tensor) and example_input.is_meta:
+        model = copy.deepcopy(model).to("meta")
     norms = {
         name: module
         for name, module in model.named_modules()

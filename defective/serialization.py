@@ -187,7 +187,7 @@ def save_tensors(
         if isinstance(spec, ModelSpec) or is_foreign(spec.name):
             network = _skeleton(spec)
         _check_fit(network, tensors, spec)
-        masks = {k.removesuffix(".mask"): v for k, v in tensors.items() if k.endswith(".mask")}
+        masks = {site: tensors[f"{site}.mask"] for site in mask_sites(network)}
         spec = spec_of_masks(network, masks)
         if spec.mask_seed is None:
             check_masks(network, masks)
@@ -270,13 +270,13 @@ def load_network(path: str | os.PathLike, device: str | torch.device = "cpu") ->
 
 def _converted(spec: Conversion, module: nn.Module | None, tensors) -> nn.Module:
     """What :func:`load_model` fills, for a network of :func:`convert`. Raises UserError."""
-    if math.prod(spec.input_shape) > _LARGEST_IMAGE:
-        raise UserError(f"input_shape is {list(spec.input_shape)}, more than any image has")
     if module is not None:
+        if math.prod(spec.input_shape) > _LARGEST_IMAGE:
+            raise UserError(f"input_shape is {list(spec.input_shape)}, more than any image has")
         own = module.state_dict()
         weights = {k: v for k, v in tensors.items() if k in own or not k.endswith(".mask")}
         _check_fit(module, weights, spec)
-        return _convert(spec, module)
+        return _convert(spec, module, "cpu")
     if not is_foreign(spec.name):
         raise UserError(
             f"holds a converted {spec.name}, which no factory is named for: give load_model a "
@@ -292,10 +292,11 @@ def _made(spec: Conversion) -> nn.Module:
     return make(spec.name, **classes)
 
 
-def _convert(spec: Conversion, module: nn.Module) -> nn.Module:
+def _convert(spec: Conversion, module: nn.Module, device: str = "meta") -> nn.Module:
+    """device: of the image that is run; on the meta device it costs nothing, however large."""
     return convert(
         module,
-        torch.zeros(1, *spec.input_shape),
+        torch.zeros(1, *spec.input_shape, device=device),
         spec.defects,
         spec.where,
         mask_seed=spec.mask_seed or 0,

@@ -68,6 +68,7 @@ class ModelSpec:
             if getattr(self, name) is None and name in ("mask_seed", "width"):
                 continue
             check_integer(name, getattr(self, name), least)
+        _check_bool("exact_masks", self.exact_masks)
         if self.thermometer == 1:
             raise UserError(
                 "thermometer is 1; expected 0 for none, or at least 2 levels: one level is the "
@@ -160,6 +161,7 @@ class Conversion:
         for name, least in (("num_classes", 1), ("mask_seed", 0)):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), least)
+        _check_bool("exact_masks", self.exact_masks)
         if self.where is not None:
             object.__setattr__(self, "where", _names("where", self.where))
 
@@ -222,6 +224,11 @@ def check_integer(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         square = " (images are square: one side, in pixels)" if name == "image_size" else ""
         raise UserError(f"{name} is {value!r}; expected an integer of at least {least}{square}")
+
+
+def _check_bool(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise UserError(f"{name} is {value!r}; expected True or False")
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..layers import BNMaskReLU, ConvBNMaskReLU, Counting, MaskSite, count_batch
+from ..layers import BNMaskReLU, ConvBNMaskReLU, Counting, count_batch
+from ..masks import mask_sites
 from ..spec import ModelSpec
 from ..thermometer import encode
 
@@ -140,7 +141,7 @@ class Network(nn.Module):
             )
 
     def _is_masked(self) -> bool:
-        return any(isinstance(m, MaskSite) and m.mask is not None for m in self.modules())
+        return bool(mask_sites(self))
 
     def _classify(self, x: Tensor) -> Tensor:
         count_batch(self._counted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -84,9 +85,11 @@ def make(name: str, **options) -> nn.Module:
     except NotImplementedError:  # torchvision's RegNet reads tensors, of which meta has no values
         if torch.get_default_device().type != "meta":
             raise
-        with torch.device("cpu"):
-            return found(**options).to("meta")
-    except (TypeError, ValueError) as error:
+        with torch.device("cpu"):  # with one logit: however many a file claims, it takes no memory
+            network = found(**options | {"num_classes": 1}).to("meta")
+        network.fc = nn.Linear(network.fc.in_features, options.get("num_classes", 1000))
+        return network
+    except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"network {name!r} cannot be made: {_line(error)}") from error
 
 
@@ -114,11 +117,13 @@ class Foreign(Network):
                 f"in_channels is {spec.in_channels}: {spec.name} takes 3 channels (or 1, repeated)"
             )
         self.network = make(spec.name, **options)
-        example = torch.zeros(1, 3 if self._expand else spec.in_channels, *[spec.image_size] * 2)
-        self._try(example.to(self.mean.device))
+        channels = 3 if self._expand else spec.in_channels
+        example = torch.empty(1, channels, *[spec.image_size] * 2, device="meta")
+        ghost = copy.deepcopy(self.network).to("meta")  # which computes nothing
+        self._try(ghost, example)
         if spec.defects != "standard" or spec.where is not None:
-            sites, _, _ = find_sites(self.network, example)
-            chosen = choose(self.network, sites, spec.defects, spec.where)
+            sites, _, _ = find_sites(ghost, example)
+            chosen = choose(ghost, sites, spec.defects, spec.where)
             self.stages = stages_of(sites)
             bottom, self.top = thirds(self.stages)
             self.bottom = {spec.sites: bottom}
@@ -131,12 +136,12 @@ class Foreign(Network):
                 sites = fuse(self.network).sites
                 self._unfused = tuple(site.name for site in sites if site.operator is None)
 
-    def _try(self, example: Tensor) -> None:
+    def _try(self, network: nn.Module, example: Tensor) -> None:
         """Raises UserError if the network does not classify images of this size."""
         spec, problem = self.spec, ""
         try:
-            with evaluation(self.network), torch.no_grad():
-                out = self.network(example)
+            with evaluation(network), torch.no_grad():
+                out = network(example)
         except (RuntimeError, ValueError, AssertionError, IndexError) as error:
             problem = f"fails on such images ({_line(error)})"
         else:
@@ -170,6 +175,7 @@ class Foreign(Network):
 
 def _check_options(spec: ModelSpec) -> None:
     """Refuse what only scotoma's own networks have. Raises UserError."""
+    check_placement(spec.defects)
     own = {"width": None, "sites": "release", "regularizer": "none", "stem": "3x3"}
     for name, usual in (own | {"thermometer": 0}).items():
         if getattr(spec, name) != usual:
@@ -177,7 +183,6 @@ def _check_options(spec: ModelSpec) -> None:
                 f"{name} is {getattr(spec, name)!r}, which {spec.name} does not have: it is for "
                 "scotoma's own networks; leave it out"
             )
-    check_placement(spec.defects)
 
 
 def _line(error: Exception) -> str:
