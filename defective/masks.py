@@ -175,13 +175,13 @@ def place_masks(model: nn.Module) -> None:
 def mask_sites(model: nn.Module) -> dict[str, Tensor]:
     """Name of each masked site, in forward order, and its mask (bool [C,H,W]).
 
-    The tensors are the model's own buffers, not copies.
+    The tensors are the model's own buffers, not copies. Names are those before ``torch.compile``.
 
     Args:
         model: of :func:`create_model` or :func:`convert`.
     """
     return {
-        name: module.mask
+        name.replace("_orig_mod.", ""): module.mask
         for name, module in model.named_modules()
         if isinstance(module, Masked) and module.mask is not None
     }

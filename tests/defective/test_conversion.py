@@ -383,6 +383,15 @@ def test_images_of_another_size_are_refused(example):
             each(images(2, 3, 10, 8, dtype=torch.float32))
 
 
+def test_sites_keep_their_names_in_compiled_parts(example):
+    model, other = (convert(net(), example, mask_seed=seed) for seed in (1, 2))
+    in_part(model)
+    model.load_state_dict(model.state_dict())
+    assert model.spec.mask_seed == 1
+    resample_masks(model, 2)
+    assert_same(mask_sites(model), mask_sites(other))
+
+
 def test_loaded_masks_have_no_seed(example):
     model, other = (convert(net(), example, mask_seed=seed) for seed in (1, 2))
     model.load_state_dict(model.state_dict())
