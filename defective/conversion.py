@@ -21,9 +21,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..kernels.batch_norm import Masked, MaskedBatchNorm2d, MaskedSyncBatchNorm, NeuronMask
 from .errors import UserError, counted, nearest
-from .masks import draw_mask, mask_sites, model_terms, notice_masks
+from .masks import check_seed, draw_mask, mask_sites, model_terms, notice_masks
 from .notation import Defects
-from .spec import Conversion
+from .spec import Conversion, ModelSpec
 
 Where = Sequence[str] | Callable[[str, nn.Module], bool] | None
 
@@ -103,7 +103,9 @@ def convert(
         stages=stages_of(sites),
         where=None if where is None else tuple(site.name for site in chosen),
     )
-    model_terms(spec)  # refuses what the network does not have, before anything is changed
+    # Refuses what the network does not have, before anything is changed.
+    check_seed(spec)
+    model_terms(spec)
     model.spec = spec
     place(model, chosen)
     if verbose:
@@ -124,10 +126,16 @@ def _check(model, defects) -> None:
             f"model is a {type(model).__name__} around a {type(wrapped(model)).__name__}; convert "
             "the network inside, and wrap or compile it afterwards"
         )
-    if hasattr(model, "spec"):
+    own = getattr(model, "spec", None)
+    if isinstance(own, (Conversion, ModelSpec)):
         raise UserError(
-            f"model is {type(model).__name__}, which has a spec: it is converted already, or made "
-            "by create_model; scotoma.defective.resample_masks draws its masks anew"
+            f"model is {type(model).__name__}, which is converted already, or made by create_model;"
+            " scotoma.defective.resample_masks draws its masks anew"
+        )
+    if own is not None:
+        raise UserError(
+            f"model is {type(model).__name__}, whose attribute spec is a {type(own).__name__}; "
+            "convert puts the network's description there: wrap it, as in nn.Sequential(model)"
         )
     check_placement(defects)
 
@@ -349,6 +357,8 @@ def choose(model: nn.Module, sites: Sequence[Site], defects: str, where: Where) 
         )
     if isinstance(where, str):
         raise UserError(f"where is {where!r}; expected a list: [{where!r}]")
+    if not callable(where) and not isinstance(where, Collection):
+        raise UserError(f"where is {where!r}; expected names of modules, or a function")
     if callable(where):
         chosen = [site for site in sites if where(site.name, model.get_submodule(site.name))]
         if not chosen:
@@ -379,7 +389,11 @@ def _first(sites: Sequence[Site], count: int = 6) -> str:
 
 
 def place(model: nn.Module, sites: Sequence[Site]) -> None:
-    """Draw masks for those of the sites that the model's ``spec`` makes defective, in place."""
+    """Draw masks for those of the sites that the model's ``spec`` makes defective, in place.
+
+    Raises UserError if there is no seed to draw from.
+    """
+    check_seed(model.spec)
     terms = model_terms(model)
     model.register_load_state_dict_post_hook(notice_masks)
     for site in sites:
@@ -388,9 +402,7 @@ def place(model: nn.Module, sites: Sequence[Site]) -> None:
         norm = model.get_submodule(site.name)
         holder, name = norm, site.name
         make_maskable(norm)
-        if not isinstance(
-            norm, Masked
-        ):  # timm's BatchNormAct2d has a place between batch norm and activation
+        if not isinstance(norm, Masked):  # timm's has a place between batch norm and activation
             holder, name = NeuronMask().train(norm.training), f"{site.name}.drop"
             norm.drop = holder
         holder.block = site.stage
@@ -417,7 +429,7 @@ def table(model: nn.Module, sites: Sequence[Site], left: dict[str, str]) -> str:
     width = max(map(len, [*left, *(site.name for site in sites)]))
     lines = [
         f"{site.name:{width}}  stage {site.stage}  {'x'.join(map(str, site.shape)):>12}  "
-        f"keeps {float(mask.float().mean()):.4f}"
+        + ("on the meta device" if mask.is_meta else f"keeps {float(mask.float().mean()):.4f}")
         for site, mask in of.items()
         if mask is not None
     ]

@@ -64,11 +64,11 @@ def sample_mask(
     if not count:
         raise UserError(f"kind is {kind!r}; expected one of {', '.join(get_args(MaskKind))}")
     if exact:
-        kept = torch.ones(count, dtype=torch.bool)
+        kept = torch.ones(count, dtype=torch.bool, device="cpu")
         dropped = count - kept_count(count, keep_probability)
-        kept[torch.randperm(count, generator=generator)[:dropped]] = False
+        kept[torch.randperm(count, generator=generator, device="cpu")[:dropped]] = False
     else:
-        kept = torch.rand(count, generator=generator) < keep_probability
+        kept = torch.rand(count, generator=generator, device="cpu") < keep_probability
     return repeat(kept, layout, c=channels, h=height, w=width).contiguous()
 
 
@@ -88,7 +88,7 @@ def site_generator(seed: int, model: str, site: str) -> torch.Generator:
     every machine and every rank.
     """
     digest = hashlib.sha256(f"{seed}/{model}/{site}".encode()).digest()
-    generator = torch.Generator()
+    generator = torch.Generator("cpu")
     generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     return generator
 
@@ -148,11 +148,8 @@ def place_masks(model: nn.Module) -> None:
     Raises:
         UserError: there is no seed to draw from.
     """
-    if model.spec.mask_seed is None and not model.mean.is_meta:
-        raise UserError(
-            "mask_seed is None: these masks are not those of a seed and cannot be drawn again; "
-            "load their checkpoint, or give an integer of at least 0"
-        )
+    if not model.mean.is_meta:
+        check_seed(model.spec)
     terms = model_terms(model)
     model.register_load_state_dict_post_hook(notice_masks)
     sites = {
@@ -170,6 +167,15 @@ def place_masks(model: nn.Module) -> None:
             site.mask = torch.empty(shapes[name], dtype=torch.bool, device="meta")
         else:
             site.mask = draw_mask(model.spec, name, shapes[name], terms[site.block])
+
+
+def check_seed(spec: ModelSpec | Conversion) -> None:
+    """Raises UserError if there is no seed to draw masks from."""
+    if spec.mask_seed is None:
+        raise UserError(
+            "mask_seed is None: these masks are not those of a seed and cannot be drawn again; "
+            "load their checkpoint, or give an integer of at least 0"
+        )
 
 
 def mask_sites(model: nn.Module) -> dict[str, Tensor]:

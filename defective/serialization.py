@@ -178,6 +178,9 @@ def save_tensors(
 
     network: a converted one, which only its own module can describe.
     """
+    other = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
+    if other:
+        raise UserError(f"{path} is not written: {other[0]} is no tensor, and files hold no others")
     # The format refuses tensors that share memory, and blocks may be compiled each for itself.
     tensors = {
         k.replace("_orig_mod.", ""): v.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -236,13 +239,16 @@ def load_model(
             _check_fit(model, tensors, spec)
             if isinstance(model, Foreign):  # some of which is in no state dict
                 with torch.random.fork_rng(devices=[]):
-                    model = build(spec)
+                    model = build(spec.with_mask_seed(spec.mask_seed or 0))
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise UserError(f"{path}: {_one_line(error)}") from None
     check_seal(record, path, "take a copy of the file, or train again", tensors)
-    # In memory of their own: where a file's tensors begin at odd addresses, a CPU's matrix products
-    # sum in another order than those of the network that was saved.
-    model.load_state_dict({k: t.clone() for k, t in tensors.items()}, assign=True)
+    if any(tensor.is_meta for tensor in model.state_dict().values()):
+        # In memory of their own: where a file's tensors begin at odd addresses, a CPU's matrix
+        # products sum in another order than those of the network that was saved.
+        model.load_state_dict({k: t.clone() for k, t in tensors.items()}, assign=True)
+    else:  # parameters that modules share stay shared
+        model.to(_other_dtype(model, tensors)).load_state_dict(tensors)
     if model.spec.mask_seed is None:
         try:
             check_masks(model, mask_sites(model))
@@ -317,13 +323,10 @@ def _check_fit(
     model: nn.Module, tensors: Mapping[str, torch.Tensor], spec: ModelSpec | Conversion
 ) -> None:
     """Raises UserError if tensors are not those of a model, which may be on the meta device."""
-    # A network may have been saved after .half() or .double(): all of it, then.
-    floating = [k for k, v in model.state_dict().items() if v.is_floating_point()]
-    given = [tensors[k].dtype for k in floating[:1] if k in tensors]
-    dtype = next((d for d in given if d.is_floating_point), torch.float32)
+    other = _other_dtype(model, tensors)
     expected = {
-        k.replace("_orig_mod.", ""): (v.shape, dtype if v.is_floating_point() else v.dtype)
-        for k, v in model.state_dict().items()
+        name: (v.shape, other if other and v.is_floating_point() else v.dtype)
+        for name, v in _state(model).items()
     }
     found = {k: (v.shape, v.dtype) for k, v in tensors.items()}
     if expected != found:
@@ -333,6 +336,20 @@ def _check_fit(
             f"first {wrong[0]!r}: {_told(found.get(wrong[0]))}, expected "
             f"{_told(expected.get(wrong[0]))}; they are of another model, or were changed"
         )
+
+
+def _other_dtype(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> torch.dtype | None:
+    """Of a network that was saved after ``.half()`` or ``.double()``, which is for all of it."""
+    for name, value in _state(model).items():
+        if value.is_floating_point():
+            given = tensors[name].dtype if name in tensors else value.dtype
+            return given if given != value.dtype and given.is_floating_point else None
+    return None
+
+
+def _state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """By the names before ``torch.compile``, which may have compiled blocks each for itself."""
+    return {name.replace("_orig_mod.", ""): v for name, v in model.state_dict().items()}
 
 
 def _told(tensor: tuple[torch.Size, torch.dtype] | None) -> str:

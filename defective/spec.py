@@ -148,6 +148,8 @@ class Conversion:
     has_width_variants = False
 
     def __post_init__(self):
+        if not isinstance(self.name, str):
+            raise UserError(f"name is {self.name!r}; expected text")
         object.__setattr__(self, "defects", str(Defects.parse(self.defects)))
         for name in ("input_shape", "stages"):
             values = getattr(self, name)

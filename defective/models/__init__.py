@@ -147,7 +147,14 @@ def reset_weights(model: Network, seed: int) -> None:
 
     In place, on any device; torch's global generator is left as it was. The weights are those
     that ``torch.manual_seed(seed)`` and then :func:`create_model` would give.
+
+    Raises:
+        UserError: the network is not of :func:`create_model`.
     """
+    if not isinstance(model, Network):
+        raise UserError(
+            f"model is a {type(model).__name__}; only networks of create_model are made anew here"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # the CPU's alone
         fresh = build(model.spec.with_mask_seed(0)).state_dict()  # of any seed: none is taken

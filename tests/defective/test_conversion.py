@@ -6,6 +6,7 @@ from functools import partial
 from unittest import mock
 
 import pytest
+import scotoma.defective
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -119,7 +120,8 @@ def steps(model, x, modes=(True, True, False)):
         logits = model(leaf)
         loss = F.cross_entropy(logits, LABELS[: len(x)])
         parameters = dict(model.named_parameters())
-        gradients = torch.autograd.grad(loss, [leaf, *parameters.values()])
+        leaves = [leaf, *parameters.values()]
+        gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
         values = {"logits": logits.detach(), "loss": loss.detach()}
         values |= dict(zip(["images", *parameters], gradients, strict=True))
         buffers = {n: b.clone() for n, b in model.named_buffers() if not n.endswith(".mask")}
@@ -297,6 +299,13 @@ def test_bottom_and_top_are_thirds(strides, bottom, top):
         assert model.spec.stages == tuple(range(len(strides) + 1))
 
 
+def test_one_resolution_has_no_stages_but_may_have_sites(example):
+    chosen = convert(copy.deepcopy(ONE_SIZE), example, where=["last"])
+    numbered = convert(copy.deepcopy(ONE_SIZE), example, "0.5-{0}")
+    assert list(mask_sites(chosen)) == ["last"]
+    assert list(mask_sites(numbered)) == ["first", "last"]
+
+
 @pytest.mark.parametrize(
     ("where", "sites"),
     [
@@ -463,11 +472,70 @@ def fused(model):
     return model
 
 
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.safetensors"
+
+
 class Fails(Layers):
     """Runs a batch norm, and then out of luck."""
 
     def __init__(self):
         super().__init__("norm", forward=lambda m, x: m.norm(x) @ x.flatten())
+
+
+class Odd(nn.Module):
+    """A network with attributes and a buffer called as ours, a batch norm that runs twice, one of
+    two names, one in training alone, two convolutions of one weight, and a buffer in float64."""
+
+    def __init__(self, **attributes):
+        super().__init__()
+        self.stem, self.last = (nn.Conv2d(c, 4, 3, padding=1, bias=False) for c in (3, 4))
+        self.first, self.other = (nn.Conv2d(4, 4, 3, padding=1, bias=False) for _ in range(2))
+        self.other.weight = self.first.weight
+        self.twice, self.norm, self.aux = (nn.BatchNorm2d(4) for _ in range(3))
+        self.again = self.norm
+        self.fc = nn.Linear(4, 5)
+        self.register_buffer("mask", torch.rand(5))
+        self.register_buffer("scale", torch.rand(5, dtype=torch.float64))
+        vars(self).update(attributes)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.stem(x)))
+        x = F.relu(self.again(self.first(x)))
+        x = F.avg_pool2d(F.relu(self.twice(self.other(F.relu(self.twice(x))))), 2)
+        if self.training:
+            x = x + self.aux(x)
+        logits = self.fc(self.last(x).mean((2, 3)))
+        return logits * self.mask * self.scale.to(x.dtype)
+
+
+def test_an_odd_network_is_itself_with_masks(path):
+    """And comes back from a file with all that is odd about it."""
+    original = Odd().double()
+    model = convert(copy.deepcopy(original), X, where=["norm", "twice"])
+    masks = mask_sites(model)
+    assert list(masks) == ["twice", "norm"] and "again.mask" in model.state_dict()
+    assert_same(steps(model, X), steps(with_hooks(original, masks), X), rtol=1e-9, atol=1e-9)
+    fuse(model)
+    model.float()
+    model.scale = model.scale.double()
+    save_model(model, path)
+    loaded = load_model(path, module=Odd())
+    same_network(loaded, model)
+    assert loaded.again is loaded.norm and loaded.first.weight is loaded.other.weight
+    torch.testing.assert_close(loaded(X.float()), model.eval()(X.float()))
+
+
+def test_a_network_on_the_meta_device(capsys):
+    """Its masks have no values; those of another are drawn on the CPU, whatever the default is."""
+    model, other = net(), net()
+    scotoma.defective.convert(copy.deepcopy(model).to("meta"), X.float())
+    assert "on the meta device" in capsys.readouterr().out
+    with torch.device("meta"):
+        convert(model, X.float())
+    convert(other, torch.empty(X.shape, device="meta"))
+    assert_same(mask_sites(model), mask_sites(other))
 
 
 ONE_SIZE = Layers("first", "last", forward=lambda m, x: m.last(m.first(x)))
@@ -494,10 +562,15 @@ BAD = {
     "x2": (net(), {"defects": "0.3-Bottomx2"}, ["no x2 variant"]),
     "placement": (net(), {"defects": "0.3-Bottom@paper"}, ["@paper", "leave it out"]),
     "seed": (net(), {"mask_seed": -1}, ["mask_seed", "-1"]),
+    "no seed": (net(), {"mask_seed": None}, ["mask_seed is None"]),
+    "exactness": (net(), {"exact_masks": "yes"}, ["exact_masks is 'yes'"]),
+    "name": (net(), {"name": 5}, ["name is 5"]),
+    "a spec of its own": (Odd(spec={"width": 3}), {}, ["Odd", "spec is a dict", "wrap it"]),
     "a string": (net(), {"where": "bn"}, ["where", "['bn']"]),
     "unknown name": (net(), {"where": ["block.1"]}, ["'block.1'", "blocks.1"]),
     "no site": (net(), {"where": ["fc"]}, ["'fc'", "no site", "blocks.0.bn1"]),
     "empty": (net(), {"where": []}, ["where is empty"]),
+    "no names": (net(), {"where": 5}, ["where is 5"]),
     "chooses none": (net(), {"where": lambda *_: False}, ["chooses none"]),
     "two regions": (net(), {"where": ["bn"], "defects": DEFECTS[1]}, ["one term"]),
     "converted": (convert(net(), X.float()), {}, ["converted already", "resample_masks"]),
@@ -514,11 +587,6 @@ def test_bad_input_is_refused_and_changes_nothing(model, options, words):
     with refused(*words):
         convert(model, **{"example_input": X.float()} | options)
     assert described(model) == before
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "model.safetensors"
 
 
 def same_network(loaded, model):
@@ -611,6 +679,10 @@ def test_only_whole_networks_are_saved(path, example):
     model = nn.Sequential(convert(net(), example))
     with refused("Sequential", "convert"):
         save_model(model, path)
+    with mock.patch.object(Net, "get_extra_state", return_value={}, create=True):
+        model = convert(net(), example)
+        with refused("_extra_state is no tensor"):
+            save_model(model, path)
     model = convert(net(), example)
     model.bn.mask = torch.zeros(4, 8, 8, dtype=torch.bool)
     with refused("bn keeps 0.00%", "not written"):

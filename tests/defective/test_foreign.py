@@ -136,6 +136,11 @@ def test_weights_drawn_anew(unfused):
     torch.testing.assert_close(dict(model.named_parameters()), dict(other.named_parameters()))
 
 
+def test_only_networks_of_ours_are_made_anew():
+    with refused("ShuffleNetV2; only networks of create_model"):
+        reset_weights(converted(), 0)
+
+
 REFUSED = {
     "library": (("huggingface:resnet18",), {}, ["'huggingface'", "torchvision:NAME, timm:NAME"]),
     "misspelt library": (("torchvison:resnet18",), {}, ["torchvision"]),
