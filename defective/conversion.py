@@ -391,9 +391,10 @@ def _first(sites: Sequence[Site], count: int = 6) -> str:
 def place(model: nn.Module, sites: Sequence[Site]) -> None:
     """Draw masks for those of the sites that the model's ``spec`` makes defective, in place.
 
-    Raises UserError if there is no seed to draw from.
+    Raises UserError if there is no seed to draw from, but for a model on the meta device.
     """
-    check_seed(model.spec)
+    if not any(parameter.is_meta for parameter in model.parameters()):
+        check_seed(model.spec)
     terms = model_terms(model)
     model.register_load_state_dict_post_hook(notice_masks)
     for site in sites:

@@ -211,6 +211,16 @@ def test_a_created_network_comes_back(unfused, path, options):
     assert torch.equal(torch.get_rng_state(), generator)
 
 
+def test_masks_of_no_seed_come_back(unfused, path):
+    model = create(SMALL, "0.5-Top")
+    model.load_state_dict(create(SMALL, "0.5-Top", mask_seed=3).state_dict())
+    assert model.spec.mask_seed is None
+    save_model(model, path)
+    same_network(load_model(path), model)
+    with refused("mask_seed is None"):
+        create(SMALL, "0.5-Top", mask_seed=None)
+
+
 def converted(**options):
     return convert(made(SMALL), X, "0.5-Bottom", name=SMALL, **options)
 
