@@ -156,7 +156,12 @@ def unfuse(model: nn.Module) -> None:
     for module in fused:
         del module.__dict__["_fusion"]
         # A class that something else was derived from meanwhile runs its own forward without it.
-        module.__class__ = vars(type(module)).get("_unfused", type(module))
+        module.__class__ = _class(module)
+
+
+def _class(module: nn.Module) -> type:
+    """Of a module as it was, before it was fused."""
+    return vars(type(module)).get("_unfused", type(module))
 
 
 def _checked(model) -> dict[str, nn.Module]:
@@ -171,7 +176,8 @@ def _checked(model) -> dict[str, nn.Module]:
         )
     norms = {name: m for name, m in model.named_modules() if is_norm(m)}
     if not norms:
-        others = {type(m).__name__ for m in model.modules() if "Norm" in type(m).__name__}
+        leaves = (type(m).__name__ for m in model.modules() if not m._modules)
+        others = {name for name in leaves if "Norm" in name}
         has = f"; it has {', '.join(sorted(others))}" if others else ""
         raise ValueError(
             f"model is {type(model).__name__}, which has no BatchNorm2d or SyncBatchNorm{has}"
@@ -301,7 +307,7 @@ class _Plan:
         passed: (parent, name, module, class) of modules that are not called any more.
         called: (parent, name) of modules that are.
         shared: names of batch norms that other modules have, too.
-        inlined: those of them whose calls were recorded.
+        inlined: those of them whose calls were recorded, or whose children are called one by one.
         operators: what became one operator, by the id of each batch norm.
         calls: modules that are called, with their arguments.
     """
@@ -327,7 +333,7 @@ class _Plan:
             if _registered(parent, name) is None:
                 return False
         for parent, name, module, cls in self.passed:
-            if parent._modules.get(name) is not module or type(module) is not cls:
+            if parent._modules.get(name) is not module or _class(module) is not cls:
                 return False
             if "forward" in module.__dict__:
                 return False
@@ -400,6 +406,7 @@ def _planned(module: nn.Module, arguments: tuple | None, shared: tuple[str, ...]
     graph, _ = _recorded(module, plan.arguments, True, [])
     plan.inlined = _endings(module, graph)
     places = dict(module.named_modules(remove_duplicate=False))
+    over: set[nn.Module] = set()
     for training in (True, False):
         graph, plan.reads[training] = _recorded(module, plan.arguments, training, plan.inlined)
         found = Rewriting(graph, places, shared)
@@ -415,14 +422,16 @@ def _planned(module: nn.Module, arguments: tuple | None, shared: tuple[str, ...]
         plan.called += [(places[name.rpartition(".")[0]], name.rpartition(".")[2]) for name in used]
         # And what lies between them and this module.
         above = {name.rpartition(".")[0] for name in [*used, *passed]} - {""}
+        over |= {places[name] for name in above} - {places.get(name) for name in used}
         passed += [name for name in above if name not in passed]
         for name in passed:
             parent, _, key = name.rpartition(".")
-            entry = places[parent], key, places[name], type(places[name])
+            entry = places[parent], key, places[name], _class(places[name])
             if entry not in plan.passed:
                 plan.passed.append(entry)
         plan.codes[training] = _compiled(graph)
     plan.called = list(dict.fromkeys(plan.called))
+    plan.inlined += over
     return plan
 
 
@@ -628,7 +637,7 @@ def _fused_class(cls: type) -> type:
 
 
 def _empty(module: nn.Module) -> nn.Module:
-    cls = vars(type(module)).get("_unfused", type(module))
+    cls = _class(module)
     return cls.__new__(cls)
 
 

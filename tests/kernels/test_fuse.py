@@ -610,6 +610,36 @@ def test_sums_keep_their_dtype_and_shape():
         assert errors[0] == errors[1]
 
 
+@pytest.mark.parametrize("called", [False, True])
+@pytest.mark.parametrize("copied", sorted(COPIES))
+def test_a_list_whose_modules_are_called_one_by_one(copied, called):
+    """As in RepGhostNet: also where the list, a Sequential, is called elsewhere."""
+    model = Steps(called).double()
+    fused = copy.deepcopy(model)
+    found = {site.name: site.operator for site in fuse(fused).sites}
+    if not called:
+        assert set(found.values()) == {"BN and BN of the projection + add + ReLU"}
+    fused = COPIES[copied](fused)
+    x = torch.randn(3, 4, 4, 4, dtype=torch.float64)
+    assert_same(model, fused, x, rtol=1e-9, atol=1e-9)
+    with mock.patch.object(nn.BatchNorm2d, "forward", side_effect=AssertionError):
+        fused(x)
+
+
+class Steps(nn.Module):
+    def __init__(self, called):
+        super().__init__()
+        self.called = called
+        self.first, self.norms = nn.BatchNorm2d(4), nn.Sequential(nn.BatchNorm2d(4))
+
+    def forward(self, x):
+        y = self.first(x)
+        for norm in self.norms:
+            y = y + norm(x)
+        y = torch.relu(y)
+        return torch.sigmoid(self.norms(y)) if self.called else y
+
+
 def test_a_shared_batch_norm_is_left_alone():
     class Twice(nn.Module):
         def __init__(self):
@@ -622,12 +652,17 @@ def test_a_shared_batch_norm_is_left_alone():
     assert [site.operator for site in fuse(Twice()).sites] == [None]
 
 
+class ConvNormActivation(nn.Sequential):
+    """No norm itself."""
+
+
 @pytest.mark.parametrize(
     ("model", "error", "words"),
     [
         ("resnet50", TypeError, ["str", "nn.Module"]),
         (nn.Linear(2, 2), ValueError, ["Linear", "no BatchNorm2d"]),
         (nn.Sequential(nn.LayerNorm(4)), ValueError, ["no BatchNorm2d", "it has LayerNorm"]),
+        (ConvNormActivation(nn.ReLU(), nn.LayerNorm(4)), ValueError, ["it has LayerNorm"]),
         (nn.Sequential(nn.BatchNorm3d(4)), ValueError, ["it has BatchNorm3d"]),
     ],
 )
