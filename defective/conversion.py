@@ -62,7 +62,8 @@ def convert(
     after it comes ``mask * BN(x)``, before an addition and the activation, as in scotoma's own
     networks. Names of parameters and buffers stay; a mask is one persistent buffer more at its site
     (below ``drop`` in a BatchNormAct2d), and moves, loads and is saved with the network.
-    :func:`scotoma.kernels.fuse` afterwards makes mask, addition and ReLU one operator.
+    :func:`scotoma.kernels.fuse` afterwards makes mask, addition and ReLU one operator. Convert to
+    SyncBatchNorm before; wrap and compile afterwards.
 
     Args:
         model: any module that takes images, on any device; trained or not.

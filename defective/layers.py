@@ -15,6 +15,7 @@ from ..kernels.batch_norm import (
     Masked,
     MaskedBatchNorm2d,
     MaskedSyncBatchNorm,
+    NeuronMask,
     NotConverted,
 )
 from .errors import UserError
@@ -227,14 +228,15 @@ def synchronise_statistics(model: nn.Module, group: dist.ProcessGroup | None = N
     """Let every defective batch norm of a model use the statistics of all ranks' batches, in place.
 
     What ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` is for plain ones, which know no mask. Of
-    another library's network by :func:`create_model`: every batch norm.
+    another library's network by :func:`create_model`: every batch norm. Before :func:`convert`,
+    call torch's.
 
     Args:
         model: any module. group: over whose ranks; None for all of them.
 
     Raises:
         UserError: there is no process group yet; or another library's network has a batch norm
-            that cannot be synchronised.
+            that cannot be synchronised (timm's BatchNormAct2d, but in a network of create_model).
     """
     group = group or dist.group.WORLD
     if group is None:
@@ -247,3 +249,10 @@ def synchronise_statistics(model: nn.Module, group: dist.ProcessGroup | None = N
             module.process_group = group
         elif hasattr(module, "synchronise_others"):
             module.synchronise_others(group)
+    for name, module in model.named_modules():
+        masked = isinstance(getattr(module, "drop", None), NeuronMask)
+        if masked and getattr(module, "process_group", None) is not group:
+            raise UserError(
+                f"{name} is a {type(module).__name__}, which cannot be synchronised over processes "
+                "here; make the network by create_model('timm:NAME', ...)"
+            )

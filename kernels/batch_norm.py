@@ -56,8 +56,9 @@ class NotConverted:
         if sys._getframe(1).f_code.co_name == "convert_sync_batchnorm":
             raise ValueError(
                 f"convert_sync_batchnorm would replace {owner.__name__} by a batch norm without "
-                "its mask; leave it out, and call scotoma.defective.synchronise_statistics(model) "
-                "once there is a process group"
+                "its mask; call it before scotoma.defective.convert, or, for a network of "
+                "create_model, call scotoma.defective.synchronise_statistics(model) instead, once "
+                "there is a process group"
             )
         raise AttributeError("qconfig")
 

@@ -10,6 +10,7 @@ import scotoma.defective
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from forks import in_ranks
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from refusals import refused
@@ -427,7 +428,7 @@ def test_synchronised_statistics(tmp_path, example):
     """The sites' group is the one that is asked for; torch's converter, which knows no masks, is
     refused."""
     model = convert(net(), example)
-    with refused("synchronise_statistics", error=ValueError):
+    with refused("synchronise_statistics", "before", error=ValueError):
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     with refused("no process group"):
         synchronise_statistics(model)
@@ -438,8 +439,48 @@ def test_synchronised_statistics(tmp_path, example):
         assert {n for n, g in groups.items() if g is dist.group.WORLD} == set(mask_sites(model))
         alone = convert(net(), example)
         assert_same(steps(model, example), steps(alone, example))
+        with refused("bn is a BatchNormAct2d", "create_model"):
+            synchronise_statistics(convert(net(BatchNormAct2d), example))
     finally:
         dist.destroy_process_group()
+
+
+def test_two_processes_are_one(tmp_path):
+    """SyncBatchNorms that were converted and fused, by the statistics of both ranks' images."""
+    original = net().double()
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(original))
+    fuse(convert(model, X))
+
+    def work():
+        dist.init_process_group("gloo")
+        own = [slice(2), slice(2, 3)][dist.get_rank()]
+        logits = model.train()(X[own])
+        torch.save((logits.detach(), dict(model.named_buffers())), tmp_path / str(dist.get_rank()))
+
+    for status, _, errors in in_ranks(work, tmp_path / "files"):
+        assert status == 0, errors
+    reference = with_hooks(original, mask_sites(model)).train()
+    logits, found = zip(*(torch.load(tmp_path / str(rank)) for rank in range(2)), strict=True)
+    torch.testing.assert_close(torch.cat(logits), reference(X).detach())
+    for buffers in found:
+        torch.testing.assert_close(
+            {name: buffers[name] for name, _ in reference.named_buffers()},
+            dict(reference.named_buffers()),
+        )
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, BatchNormAct2d])
+def test_under_autocast(kind, example):
+    """Of the same dtype, and as near as roundings are."""
+    original = net(kind)
+    model = convert(copy.deepcopy(original), example, where=[""])
+    reference = with_hooks(original, mask_sites(model))
+    fuse(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = model.train()(example), reference.train()(example)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected, rtol=0.1, atol=0.1)
+    torch.testing.assert_close(model.bn.running_var, reference.bn.running_var, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.skipif(not backends.interpreting(), reason="needs TRITON_INTERPRET=1, as on a CPU")
