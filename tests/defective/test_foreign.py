@@ -55,7 +55,9 @@ def unfused(monkeypatch):
 def step(model, x):
     """Logits, gradients and buffers of a step in training, and logits in evaluation."""
     leaf = x.clone().requires_grad_()
-    logits = model.train()(leaf)
+    with torch.random.fork_rng():
+        torch.manual_seed(2)  # of dropout
+        logits = model.train()(leaf)
     gradients = torch.autograd.grad(F.cross_entropy(logits, LABELS), [leaf, *model.parameters()])
     buffers = {n: b.clone() for n, b in model.named_buffers() if not n.endswith("mask")}
     return {
