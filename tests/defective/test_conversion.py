@@ -273,6 +273,17 @@ def test_stages_are_what_runs_at_one_resolution(forward, stages):
     assert list(left) == ["vector"] and why in left["vector"]
 
 
+class Around(nn.Module):
+    """Another network as a whole, which is no block that shrinks its images."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.net = inner
+
+    def forward(self, x):
+        return self.net(x)
+
+
 def test_a_block_belongs_to_the_stage_that_it_leads_to():
     """Also its part before the stride: blocks of the second and the third stride of 2."""
     model = net(strides=(1, 2, 1, 2))
@@ -284,6 +295,10 @@ def test_a_block_belongs_to_the_stage_that_it_leads_to():
     assert stages["blocks.1.bn1"] == stages["blocks.2.bn1"] == 1 and stages["blocks.3.bn1"] == 2
     assert {site.name: site.shape for site in sites}["blocks.1.bn1"] == (4, 8, 8)
     assert logits == 5
+    inside = Around(model)
+    assert {f"net.{n}": s for n, s in stages.items()} == {
+        site.name: site.stage for site in find_sites(inside, X.float())[0]
+    }
 
 
 @pytest.mark.parametrize(
@@ -291,9 +306,9 @@ def test_a_block_belongs_to_the_stage_that_it_leads_to():
     [((2,), {0}, {1}), ((2, 2), {0}, {2}), ((2, 2, 2), {0}, {3}), ((2, 2, 2, 2), {0, 1}, {3, 4})],
 )
 def test_bottom_and_top_are_thirds(strides, bottom, top):
-    example = images(1, 3, 16, 16, dtype=torch.float32)
+    example = images(1, 3, 15, 15, dtype=torch.float32)  # then 8, 4, 2 and 1 a side
     for region, expected in (("Bottom", bottom), ("Top", top)):
-        original = net(strides=strides)
+        original = Around(net(strides=strides))
         stages = {site.name: site.stage for site in find_sites(original, example)[0]}
         model = convert(original, example, f"0.5-{region}")
         assert {stages[name] for name in mask_sites(model)} == expected
@@ -338,7 +353,7 @@ def test_what_was_done_is_printed(capsys):
 
 def test_the_example_run_leaves_no_trace():
     """Statistics, counters, modes, gradients, hooks and torch's generator are as before."""
-    model = nn.Sequential(net(), nn.Dropout()).train()
+    model = nn.Sequential(net(), Layers(forward=lambda _m, x: F.dropout(x))).train()
     model[0].bn.eval()
     model[0].fc.weight.requires_grad_(False)
     state, generator = copy.deepcopy(model.state_dict()), torch.get_rng_state()
