@@ -284,7 +284,7 @@ def evaluation(model: nn.Module):
 
 
 def _run_once(model: nn.Module, example_input: Tensor):
-    first = next(model.parameters(), None)
+    first = next((p for p in model.parameters() if p.is_floating_point()), None)
     example = example_input[:1].detach()
     if first is not None:
         example = example.to(first.device)

@@ -250,7 +250,8 @@ def check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 def notice_masks(model: nn.Module, _keys) -> None:
     """After ``load_state_dict``: the masks may have come along, and their seed is not known."""
     masks = mask_sites(model)
-    if not any(mask.is_meta for mask in masks.values()):
+    described = hasattr(model, "spec")  # copies of a torch.fx.GraphModule keep hooks, but not that
+    if described and not any(mask.is_meta for mask in masks.values()):
         model.spec = spec_of_masks(model, masks)
 
 

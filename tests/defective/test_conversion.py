@@ -24,6 +24,7 @@ from scotoma.defective import (
     synchronise_statistics,
     use_backend,
 )
+from scotoma.defective.attacks import PGD
 from scotoma.defective.conversion import find_sites
 from scotoma.defective.masks import kept_count, site_generator
 from scotoma.kernels import backends, fuse, unfuse
@@ -120,7 +121,7 @@ def steps(model, x, modes=(True, True, False)):
         leaf = x.clone().requires_grad_()
         logits = model(leaf)
         loss = F.cross_entropy(logits, LABELS[: len(x)])
-        parameters = dict(model.named_parameters())
+        parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         leaves = [leaf, *parameters.values()]
         gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
         values = {"logits": logits.detach(), "loss": loss.detach()}
@@ -541,11 +542,13 @@ class Fails(Layers):
 
 
 class Odd(nn.Module):
-    """A network with attributes and a buffer called as ours, a batch norm that runs twice, one of
-    two names, one in training alone, two convolutions of one weight, and a buffer in float64."""
+    """What networks may have: attributes and a buffer called as ours, a parameter that is no float,
+    a buffer in float64, two convolutions of one weight, and batch norms that run twice, have two
+    names, or run in training alone."""
 
     def __init__(self, **attributes):
         super().__init__()
+        self.count = nn.Parameter(torch.zeros(1, dtype=torch.int64), requires_grad=False)
         self.stem, self.last = (nn.Conv2d(c, 4, 3, padding=1, bias=False) for c in (3, 4))
         self.first, self.other = (nn.Conv2d(4, 4, 3, padding=1, bias=False) for _ in range(2))
         self.other.weight = self.first.weight
@@ -581,6 +584,28 @@ def test_an_odd_network_is_itself_with_masks(path):
     same_network(loaded, model)
     assert loaded.again is loaded.norm and loaded.first.weight is loaded.other.weight
     torch.testing.assert_close(loaded(X.float()), model.eval()(X.float()))
+
+
+def test_attacks_take_it():
+    """As they take the network with hooks, step for step."""
+    original = net().double()
+    model = convert(copy.deepcopy(original), X, where=[""]).eval()
+    fuse(model)
+    attack, pixels = PGD(eps=0.1, steps=4), torch.rand(X.shape).double()
+    found = attack(model, pixels, LABELS)
+    expected = attack(with_hooks(original, mask_sites(model)).eval(), pixels, LABELS)
+    torch.testing.assert_close(found.images, expected.images, rtol=0, atol=1e-9)
+    assert found.fooled.tolist() == expected.fooled.tolist()
+    assert (found.images - pixels).abs().max() > 0.01
+
+
+def test_a_graph_of_torch_fx(example):
+    model = convert(torch.fx.symbolic_trace(net()), example).eval()
+    twin = copy.deepcopy(model)
+    twin.load_state_dict(model.state_dict())
+    torch.testing.assert_close(twin(example), model(example))
+    assert_same(mask_sites(twin), mask_sites(model))
+    assert list(mask_sites(twin)) == list(mask_sites(convert(net(), example)))
 
 
 def test_a_network_on_the_meta_device(capsys):
