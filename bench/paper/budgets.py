@@ -1,4 +1,4 @@
-"""How much of an experiment is done: smoke, quick, full."""
+"""How much of an experiment is done: smoke, small, quick, full."""
 
 from __future__ import annotations
 
@@ -35,12 +35,16 @@ class Budget:
 
     Attributes:
         name, description: for people. decides: whether claims of the paper can be judged by it.
-        data: for each of the paper's data sets. widths: of architectures, where not the paper's.
-        samples: images that are attacked; cw_samples: by Carlini and Wagner's attack;
+        data: for those of the paper's data sets that it has. widths: of architectures, where not
+        the paper's. samples: images that are attacked; cw_samples: by Carlini and Wagner's attack;
         boundary_samples: by the boundary attack; all_samples: where the paper takes the whole test
         set; draws: of noise; study_pairs: of images in the user study.
         shortened: settings of attacks that are cut short, by the attack's name.
         adversarial_steps: most steps of the attack inside adversarial training.
+        seeds: how often networks are trained, where nothing else is asked for.
+        one_source: whether all seeds are attacked by the same standard networks, with the same
+        images, and not by networks of their own.
+        notes: further differences to the paper, for people.
     """
 
     name: str
@@ -56,6 +60,9 @@ class Budget:
     widths: Mapping[str, int] = field(default_factory=dict)
     shortened: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     adversarial_steps: int = 7
+    seeds: int = 1
+    one_source: bool = False
+    notes: tuple[str, ...] = ()
 
     def attack(self, text: str) -> str:
         """An attack's text, cut short where this budget does so."""
@@ -103,6 +110,65 @@ SMOKE = Budget(
     },
 )
 
+SMALL = Budget(
+    name="small",
+    description="CIFAR-10 tables by networks of a quarter of the width, trained on 10,000 images, "
+    "three seeds: two CPU cores, hours",
+    decides=False,
+    data={
+        "cifar10": DataPlan(
+            "cifar10",
+            "fast-cifar10",
+            {
+                "epochs": 4,
+                # Small batches: after so few epochs the number of steps limits the accuracy.
+                "batch_size": 16,
+                "lr": 0.05,
+                "warmup": 0.2,
+                # Crops pay off after more epochs than these.
+                "augment": "flip",
+                # On CPUs without matrix units faster than bfloat16, and the same everywhere.
+                "precision": "float32",
+                "channels_last": True,
+                # Of the curves, after each epoch; pages have the accuracy on all test images.
+                "test_limit": 1000,
+                "save_seconds": 60.0,
+            },
+            train_limit=10_000,
+        ),
+    },
+    widths={
+        "resnet18": 16,
+        "resnet50": 16,
+        "densenet121": 8,
+        "senet18": 16,
+        "vgg19": 16,
+        "wrn32_4": 4,
+    },
+    adversarial_steps=2,
+    samples=1000,
+    cw_samples=100,
+    boundary_samples=100,
+    all_samples=1000,
+    draws=3,
+    study_pairs=50,
+    shortened={
+        "cw-l2": {"search_steps": 5, "steps": 30, "confidence": 5.0},
+        "boundary": {"steps": 1000},
+    },
+    seeds=3,
+    # A third of the time, and targets of all seeds meet the same images: a paired comparison.
+    one_source=True,
+    notes=(
+        "standard sources are trained once, and attack the targets of every seed with the same "
+        "images.",
+        "networks learn for a few epochs from 10,000 of the 50,000 training images, flipped but "
+        "not shifted; the paper's learn 350 epochs from all, flipped and shifted.",
+        "the attack inside adversarial training has 2 steps of 2, the paper's 7.",
+        "DenseNet-121 grows by 8 channels a layer where the paper's grows by 32.",
+    ),
+)
+
 QUICK = Budget(
     name="quick",
     description="a fast recipe and 1,000 images: one GPU, minutes to an hour; ImageNet takes hours",
@@ -146,4 +212,4 @@ FULL = Budget(
     study_pairs=200,
 )
 
-BUDGETS = {budget.name: budget for budget in (SMOKE, QUICK, FULL)}
+BUDGETS = {budget.name: budget for budget in (SMOKE, SMALL, QUICK, FULL)}

@@ -38,7 +38,8 @@ def make_paper_parser() -> Parser:
         nargs="+",
         default=argparse.SUPPRESS,
         metavar="PATTERN",
-        help="only the rows whose names match, such as '*0.5-Bottom*'; the rest is not made",
+        help="only the rows whose names match, such as '*0.5-Bottom*', or of one table, such as "
+        "'table4:ResNet-18*'; the rest is not made",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print what would be made, and how long it takes"
@@ -85,6 +86,12 @@ def make(arguments: argparse.Namespace) -> None:
     store.prepare()
     experiments = [each.build(setup) for each in chosen]
     if hasattr(arguments, "rows"):
+        names = {each.name for each in chosen}
+        if strange := [p for p in arguments.rows if ":" in p and p.partition(":")[0] not in names]:
+            raise UserError(
+                f"--rows {strange[0]}: {strange[0].partition(':')[0]} is not among what is made; "
+                f"expected {', '.join(sorted(names))} before the colon"
+            )
         experiments = [
             only_rows(experiment, arguments.rows, each.name)
             for each, experiment in zip(chosen, experiments, strict=True)
@@ -138,5 +145,5 @@ def show_list(console: Console, names: list[str]) -> None:
         show(
             console,
             "What one needs: scotoma paper list NAME. Make it: scotoma paper NAME --budget "
-            "smoke|quick|full. --dry-run shows the work first.",
+            "smoke|small|quick|full. --dry-run shows the work first.",
         )

@@ -71,6 +71,7 @@ class Network(NamedTuple):
     thermometer: int
     batch_size: int
     precision: str
+    channels_last: bool | None
 
 
 class Work(NamedTuple):
@@ -100,6 +101,7 @@ def network_of(training: Training) -> Network:
         config.width,
         *(info.side, info.channels, info.classes),
         *(config.regularizer, config.thermometer, config.batch_size, config.precision),
+        config.channels_last,
     )
 
 
@@ -145,13 +147,14 @@ def work_of(artefact: Artefact, store: Store) -> list[Work]:
     match artefact:
         case Training(config=config):
             epochs, data = artefact.epochs_left(store), info_of(artefact.data)
+            test = min(data.test, config.test_limit or data.test)
             network, images = network_of(artefact), epochs * data.train
             found = [
                 Work(network, "train", images * (2 if config.logit_pairing else 1)),
-                Work(network, "forward", epochs * data.test),
+                Work(network, "forward", epochs * test),
             ]
             if config.adversarial_eps:
-                images += epochs * min(config.adversarial_test_images, data.test)
+                images += epochs * min(config.adversarial_test_images, test)
                 found.append(Work(network, "gradient", images * config.adversarial_steps))
             return found
         case Sample():
@@ -195,7 +198,12 @@ def seconds_an_image(network: Network, what: What, device: torch.device) -> floa
 
 def _measured(network: Network, what: What, device: torch.device, size: int) -> float:
     """Seconds an image, in batches of ``size``."""
-    config = TrainConfig(batch_size=size, precision=network.precision, name="timed")
+    config = TrainConfig(
+        batch_size=size,
+        precision=network.precision,
+        channels_last=network.channels_last if what == "train" else None,
+        name="timed",
+    )
     model = create_model(
         network.arch,
         network.defects,

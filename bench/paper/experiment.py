@@ -160,9 +160,17 @@ class Made:
 def only_rows(experiment: Experiment, patterns: Sequence[str], name: str) -> Experiment:
     """The experiment with the rows that match one of ``patterns``, as file names do.
 
+    Args:
+        patterns: those like "table4:ResNet-18*" are for that table only; one that no pattern is for
+            keeps its rows.
+
     Raises:
         UserError: none matches.
     """
+    own = f"{name}:"
+    patterns = [p.removeprefix(own) for p in patterns if ":" not in p or p.startswith(own)]
+    if not patterns:
+        return experiment
     rows = tuple(r for r in experiment.rows if any(fnmatchcase(r, p) for p in patterns))
     if not rows:
         there = ", ".join(experiment.rows) or "none, for it is a picture"

@@ -42,6 +42,7 @@ MEASURED, FAILED, NO_IMAGE, NOT_MADE = "measured", "failed", "no image left", "n
 """States of our number in a place; None where there is none to be."""
 BANNERS = {
     "smoke": "shows that the machinery works, on other data: decides nothing about the paper.",
+    "small": "not the paper's scale: decides nothing about its numbers.",
     "quick": "not the paper's recipe.",
 }
 TONES = {SUPPORTED: "good", NOT_SUPPORTED: "bad", NOT_DECIDABLE: "open"}
@@ -216,8 +217,8 @@ def why_apart(definition: Definition, setup: Setup) -> str:
     """Why differences to the paper would mean nothing; "" where they mean something."""
     if not setup.budget.decides:
         return (
-            f"No differences: the budget {setup.budget.name} trains small networks on other "
-            "images, so that its numbers and the paper's are about different things."
+            f"No differences: the budget {setup.budget.name} trains small networks on other or "
+            "fewer images, so that its numbers and the paper's are about different things."
         )
     # A folder may hold the paper's images; another named data set does not.
     others = ", ".join(
@@ -318,7 +319,9 @@ def tally(verdicts: Sequence[Verdict]) -> str:
 def _head(page: Page, made: Made, verdicts: Sequence[Verdict]) -> None:
     budget = made.setup.budget
     told = f"{budget.description[:1].upper()}{budget.description[1:]}."
-    told = f"{BANNERS.get(budget.name, '')} {told}".strip() if budget.decides else BANNERS["smoke"]
+    # Of smoke no more is to be said.
+    told = "" if budget.name == "smoke" else told
+    told = f"{BANNERS.get(budget.name, '')} {told}".strip()
     where = f"Section {made.definition.section} of the paper."
     page.paragraph(strong(f"Budget {budget.name}:"), f" {told} {where}")
     if verdicts:

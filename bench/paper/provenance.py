@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from ...defective.attacks import parse_attack
 from ...defective.errors import UserError, counted
 from ...train.config import FREE, TrainConfig
+from ...train.datasets import DATASETS
 from ...train.pages import Inline, Page, code, joined, strong
 from ...train.runfolder import SUMMARY
 from .claims import claims_of
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from .artefacts import Training
 
+LOSSLESS = ("cifar10", "mnist")
+"""Roles whose images are not compressed, or without loss."""
 _LISTED = 6
 """Networks, variants and seeds that are named; of more, some."""
 
@@ -181,6 +184,9 @@ def _data(made: Made, origin: Origin) -> list[Inline]:
                 parts.append(f"{numbers.pop():,} {words}")
         if data.image_size:
             parts.append(f"{data.image_size} pixels a side")
+        of_people = data.dataset not in DATASETS and data.made_by is None
+        if of_people and role in LOSSLESS and any(Path(where).rglob("*.[jJ][pP]*[gG]")):
+            parts.append("JPEG files, which have lost some of the originals' fine texture")
         first = "" if where == role else f" is {where}"
         lines.append((strong(role), first + (": " if parts else "") + ", ".join(parts)))
     return lines
@@ -305,7 +311,7 @@ def _cuts(made: Made, origin: Origin) -> list[str]:
     if narrow:
         told = ", ".join(f"{arch} {width}" for arch, width in narrow.items())
         lines.append(f"Budget {budget.name}: networks are narrower than the paper's ({told}).")
-    return lines
+    return lines + [f"Budget {budget.name}: {note}" for note in budget.notes]
 
 
 def command(made: Made) -> str:

@@ -172,10 +172,11 @@ def add_setup_options(parser: Parser, tables: bool = True) -> None:
         parser.add_argument(
             "--seeds",
             type=int,
-            default=1,
+            default=absent,
             metavar="N",
-            help="train every network N times; intervals are then over seeds, which vary more than "
-            "the choice of images",
+            help="train every network N times (default: "
+            + ", ".join(f"{budget.name} {budget.seeds}" for budget in BUDGETS.values())
+            + "); intervals are then over seeds, which vary more than the choice of images",
         )
         parser.add_argument(
             "--images",

@@ -116,6 +116,8 @@ class Setup:
         weights than those of every row; masks, if any, of the row of the same name."""
         if defects != "standard":
             more["mask_seed"] = seed
+        elif self.budget.one_source:
+            seed = 0
         how = {"role": role, "seed": SOURCE_SEED + seed, **more}
         members = tuple(self.training(arch, defects, **how) for arch in archs)
         return Model(name or ARCHITECTURES[archs[0]], members)
@@ -180,7 +182,14 @@ def read_setup(arguments: argparse.Namespace, roles: Iterable[str]) -> Setup:
     root = _place(getattr(arguments, "data_root", "")) or None
 
     def data_of(role: str) -> Data:
-        plan = budget.data[role]
+        plan = budget.data.get(role)
+        if plan is None:
+            having = [name for name, each in BUDGETS.items() if role in each.data]
+            raise UserError(
+                f"--budget {budget.name} has no networks for {role}; expected tables and figures "
+                f"of {', '.join(budget.data)} (see: scotoma paper list NAME), or --budget "
+                f"{', '.join(having)}"
+            )
         found = {
             "image_size": plan.image_size,
             "train_limit": plan.train_limit,
@@ -199,7 +208,8 @@ def read_setup(arguments: argparse.Namespace, roles: Iterable[str]) -> Setup:
 
     roles = set(roles)
     data = {role: data_of(role) for role in ROLES if role in roles}
-    seeds = range(arguments.first_seed, arguments.first_seed + getattr(arguments, "seeds", 1))
+    count = getattr(arguments, "seeds", budget.seeds)
+    seeds = range(arguments.first_seed, arguments.first_seed + count)
     return Setup(budget, data, tuple(seeds), getattr(arguments, "images", "common"))
 
 

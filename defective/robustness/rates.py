@@ -5,11 +5,13 @@ All tensors have one entry an image and the same order: int64 [N] of classes, bo
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,7 +90,7 @@ def check_results(results: Any, where: str = "results") -> None:
         raise UserError(f"{where} is {results!r}; expected a finite number, 0 or more")
 
 
-_WORDS = ("shown", "relation", "warnings")
+_WORDS = ("shown", "relation", "warnings", "outcomes")
 
 
 def _same(found: Any, expected: float | None) -> bool:
@@ -103,6 +105,44 @@ def share_of(chosen: Tensor, among: Tensor | None = None) -> Rate:
     if among is None:
         return proportion(int(chosen.sum()), len(chosen))
     return proportion(int((chosen & among).sum()), int(among.sum()))
+
+
+Outcomes = dict[str, str]
+"""Which images are behind a rate: {"right": bits, "among": bits}, in base64, a bit an image."""
+
+
+def outcomes_of(chosen: Tensor, among: Tensor | None = None) -> Outcomes:
+    """What :func:`share_of` counts, image by image, for comparisons of networks on the same images.
+
+    Args:
+        chosen, among: bool [N]. None: all images.
+    """
+    _check(torch.bool, chosen=chosen, **({} if among is None else {"among": among}))
+    if among is None:
+        among = torch.ones_like(chosen)
+    kept = {"right": chosen & among, "among": among}
+    return {
+        name: base64.b64encode(np.packbits(each.numpy()).tobytes()).decode()
+        for name, each in kept.items()
+    }
+
+
+def read_outcomes(outcomes: Outcomes, count: int) -> tuple[Tensor, Tensor]:
+    """(chosen, among): bool [count] each, as :func:`outcomes_of` took them.
+
+    Raises:
+        UserError: no outcomes of so many images.
+    """
+    try:
+        found = []
+        for name in ("right", "among"):
+            packed = np.frombuffer(base64.b64decode(outcomes[name], validate=True), np.uint8)
+            if len(packed) != -(-count // 8):
+                raise ValueError(f"{len(packed)} bytes")
+            found.append(torch.from_numpy(np.unpackbits(packed, count=count).astype(bool)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"outcomes are not of {count} images ({error}); evaluate again") from None
+    return found[0], found[1]
 
 
 def counted_for_defence(

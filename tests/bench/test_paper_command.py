@@ -167,6 +167,27 @@ def test_only_rows_that_match(again, tmp_path):
     # Two sources, and the row's own network.
     _, out, _ = again(*ONE_ROW, "--out", "new", "--dry-run", "--no-measure")
     assert re.search(r"trainings +3 +0 +3", out)
+    # Of one table only; the other keeps its rows.
+    rows = ("--rows", "table10:0.5-Bottom")
+    for names, count in ((("table10",), 3), (("table10", "table11"), 3 + 4)):
+        _, out, _ = again(*names, *TABLE10[1:], *rows, "--out", "new", "--dry-run", "--no-measure")
+        assert re.search(rf"trainings +{count} +0 +{count}", out)
+
+
+def test_the_small_budget_has_three_seeds_with_masks_of_their_own(paper):
+    out = paper("table11", "--budget", "small", "--dry-run", "--no-measure")[1]
+    assert re.search(r"trainings +11 +0 +11", out)  # five sources once, two targets three times
+    out = paper("table11", "--budget", "small", "--seeds", "1", "--dry-run", "--no-measure")[1]
+    assert re.search(r"trainings +7 +0 +7", out)
+    data = Data("cifar10", "cifar10", train_limit=10_000)
+    built = definition("table5").build(Setup(BUDGETS["small"], {"cifar10": data}, seeds=(0, 1, 2)))
+    measures = built.cells["0.3-Bottom", "PGD16"]
+    networks = [measure.result.target.members[0].config for measure in measures]
+    assert [network.mask_seed for network in networks] == [0, 1, 2]
+    assert {network.width for network in networks} == {16}
+    # All seeds meet the same images, of which there are 1,000.
+    assert len({measure.result.images.key for measure in measures}) == 1
+    assert measures[0].result.sample.count == 1000
 
 
 def test_a_dry_run_makes_nothing(paper, tmp_path):
@@ -225,9 +246,11 @@ def test_a_study_is_scored(paper, tmp_path):
         (("table11", "--data", "cifar=x"), "none of the paper's data sets.*cifar10"),
         (("table11", "--data", "cifar10=nowhere"), "no such image folder"),
         (("table11", "--budget", "smoke", "--rows", "VGG*"), "no row of table11 matches"),
+        (("table11", "--budget", "smoke", "--rows", "table4:*"), "table4 is not among.*table11"),
+        (("table9", "--budget", "small"), "no networks for mnist; expected.*smoke, quick, full"),
         (("table11", "--data-root", "empty"), "--download"),
         (("table1", "--budget", "smoke", "--stylized", "nowhere"), "--stylized .*no such"),
-        (("table11", "--budget", "tiny"), "smoke.*quick.*full"),
+        (("table11", "--budget", "tiny"), "smoke.*small.*quick.*full"),
         (("study", "--defects", "standard"), "--defects is standard"),
         (("study", "--per-person", "0"), "--per-person is 0"),
         (("study", "--attack", "pgdd"), "pgdd"),

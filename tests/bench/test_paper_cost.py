@@ -98,6 +98,8 @@ def test_bounds_hold(store, passes):
 
 def test_no_more_images_than_there_are(store):
     setup = tiny_setup()
+    training = setup.training("vgg19", seed=0, epochs=3, test_limit=40)
+    assert estimated(training, store)["forward"] == 3 * 40
     network = setup.target("a", "resnet18", seed=0, role="imagenet")
     test = of_data.info_of(network.data).test
     sample = setup.sample("imagenet", (), 10 * test)

@@ -168,6 +168,18 @@ def test_what_each_budget_says(tmp_path):
     assert told in full and INVENTED in full and "Section A.1 of the paper" in full
     assert "No differences" not in quick + full and "narrower" not in full
     assert "No claim of the paper rests" in full  # none was given
+    small = text_of(page_of(invented("table12", tmp_path, "small")))
+    assert "not the paper's scale: decides nothing about its numbers. CIFAR-10 tables by" in small
+    assert "No differences: the budget small" in small and "10,000 of the 50,000" in small
+    for name, told in (("a.jpg", True), ("a.png", False)):
+        folder = tmp_path / name / "test"
+        folder.mkdir(parents=True)
+        (folder / name).touch()
+        made = invented("table12", tmp_path, "small")
+        data = {"cifar10": replace(made.setup.data["cifar10"], dataset=str(folder), content="x")}
+        setup = replace(made.setup, data=data)
+        made = replace(made, setup=setup, experiment=made.definition.build(setup))
+        assert ("JPEG files, which have lost" in text_of(page_of(made))) == told
     for name in ("table6", "table10"):
         page = page_of(invented(name, tmp_path, "smoke"))
         smoke = text_of(page)

@@ -9,7 +9,9 @@ from scotoma.defective.robustness.rates import (
     counted_for_defence,
     defence_rate_over_all,
     fooled_source,
+    outcomes_of,
     proportion,
+    read_outcomes,
     same_wrong_class,
     share_of,
     success_defence_rate,
@@ -142,3 +144,19 @@ def test_choices_are_bool():
         success_defence_rate(**ALL, only=torch.ones(8, dtype=torch.int64))
     with pytest.raises(UserError, match="among is"):
         share_of(torch.ones(8, dtype=torch.bool), among=torch.ones(1, dtype=torch.bool))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
+def test_outcomes_of_images_are_kept_whole(pairs):
+    chosen, among = torch.tensor(pairs).unbind(1)
+    right, counted = read_outcomes(outcomes_of(chosen, among), len(pairs))
+    assert torch.equal(right, chosen & among) and torch.equal(counted, among)
+    assert share_of(right, counted) == share_of(chosen, among)
+    assert read_outcomes(outcomes_of(chosen), len(pairs))[1].all()
+
+
+def test_damaged_outcomes_are_refused():
+    kept = outcomes_of(torch.ones(20, dtype=torch.bool))
+    for damaged in ({}, kept | {"right": "?"}, kept | {"among": "AA=="}, kept | {"right": None}):
+        with pytest.raises(UserError, match="outcomes are not of 20 images"):
+            read_outcomes(damaged, 20)

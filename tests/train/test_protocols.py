@@ -10,7 +10,7 @@ from fitted_networks import classes_of, pixels, pixels_of, sample
 from protocol_targets import Shallow, Told, named, sample_images
 from scotoma.defective.attacks import FGSM, PGD, GaussianNoise
 from scotoma.defective.errors import UserError
-from scotoma.defective.robustness.rates import proportion
+from scotoma.defective.robustness.rates import proportion, read_outcomes
 from scotoma.defective.robustness.shuffle import shuffle_patches
 from scotoma.train.robustness.images import TestImages, sample_of_all
 from scotoma.train.robustness.protocols import (
@@ -222,6 +222,8 @@ def test_rates_equal_a_count_by_hand(tmp_path, few, network):
     before = classes_of(network.model, pixels) == labels
     after = classes_of(network.model, found) == labels
     rate, defence = results["robust_accuracy"], results["defence"]
+    kept = read_outcomes(results["outcomes"], len(indices))
+    assert [int(each.sum()) for each in kept] == [defence["k"], defence["n"]]
     assert (rate["k"], rate["n"]) == (int((after & before).sum()), 60)
     assert (defence["k"], defence["n"]) == (int((after & before).sum()), int(before.sum()))
     assert 0 < defence["k"] < defence["n"] < 60

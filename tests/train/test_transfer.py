@@ -6,6 +6,7 @@ import pytest
 import torch
 from fitted_networks import classes_of, hand_made_set, named, pixels_of, sample_images
 from scotoma.defective.errors import UserError
+from scotoma.defective.robustness.rates import read_outcomes
 from scotoma.train.robustness.protocols import CleanPredictions, evaluate_clean
 from scotoma.train.robustness.transfer import check_set, content_digest, evaluate_transfer
 from scotoma.train.store import Store
@@ -74,6 +75,10 @@ def test_rates_equal_a_count_by_hand(tmp_path, networks, images, indices, pixels
         name: (r["k"], r["n"]) for name, r in results.items() if isinstance(r, dict) and "k" in r
     }
     assert rates == counts
+    right, among = read_outcomes(results["outcomes"], len(indices))
+    assert (int(right.sum()), int(among.sum())) == counts["defence"] and not (right & ~among).any()
+    label = images.labels[indices]
+    assert torch.equal(right, among & (torch.tensor(after) == label))
     # The cases are there, or this test would say little.
     assert 0 < counts["defence"][0] < counts["defence"][1] < counts["fooled_source"][1]
     assert results["relation"] == "transfer" and results["warnings"] == []

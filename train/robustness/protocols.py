@@ -14,7 +14,13 @@ from torch import Tensor
 from ...defective.attacks import Attack, AttackResult, GaussianNoise, Status
 from ...defective.errors import UserError
 from ...defective.robustness.adversarial_set import to_uint8
-from ...defective.robustness.rates import Rate, mean_over_draws, proportion, share_of
+from ...defective.robustness.rates import (
+    Rate,
+    mean_over_draws,
+    outcomes_of,
+    proportion,
+    share_of,
+)
 from ...defective.robustness.shuffle import PAPER_GRIDS, shuffle_patches
 from ..store import Store
 from .images import TestImages
@@ -184,7 +190,8 @@ def evaluate_clean(
     }
 
     def compute() -> dict[str, Any]:
-        return {"accuracy": share_of(clean.of(target, every, progress) == images.labels)}
+        right = clean.of(target, every, progress) == images.labels
+        return {"accuracy": share_of(right), "outcomes": outcomes_of(right)}
 
     return store.get("clean", target.name, identity, compute, shown=shown_target(target))[0]
 
@@ -213,9 +220,10 @@ def evaluate_white_box(
         indices: int64 [N], numbers in the test split.
 
     Returns:
-        A cell with further results ``forwards_mean`` and ``backwards_mean`` (passes an image),
-        ``median_l2`` and ``median_linf`` (of the images that the attack turned, pixels in [0,1];
-        None where it turned none) and ``statuses`` ({name: number of images}).
+        A cell with further results ``outcomes`` (of ``defence``), ``forwards_mean`` and
+        ``backwards_mean`` (passes an image), ``median_l2`` and ``median_linf`` (of the images that
+        the attack turned, pixels in [0,1]; None where it turned none) and ``statuses`` ({name:
+        number of images}).
 
     Raises:
         UserError: a model that cannot be attacked, or settings that do not fit the images.
@@ -263,6 +271,7 @@ def _results(results: list[dict[str, Tensor]], labels: Tensor) -> dict[str, Any]
     return {
         "robust_accuracy": share_of(after & before),
         "defence": share_of(after, among=before),
+        "outcomes": outcomes_of(after, before),
         "forwards_mean": float(every["forwards"].double().mean()),
         "backwards_mean": float(every["backwards"].double().mean()),
         "median_l2": medians[0],

@@ -12,8 +12,10 @@ from torch import Tensor
 from ...defective.errors import UserError
 from ...defective.robustness import AdversarialSet
 from ...defective.robustness.rates import (
+    counted_for_defence,
     defence_rate_over_all,
     fooled_source,
+    outcomes_of,
     same_wrong_class,
     success_defence_rate,
 )
@@ -48,7 +50,8 @@ def evaluate_transfer(
     Returns:
         A cell whose results are ``defence`` (P1), ``defence_all`` (P2), ``defence_common``,
         ``defence_unrounded`` (of uint8 sets: P1 with fooling judged before rounding),
-        ``same_wrong_class``, ``fooled_source``, ``relation``, and ``warnings``, one line each.
+        ``same_wrong_class``, ``fooled_source``, ``relation``, ``outcomes`` (of P1, image by image)
+        and ``warnings``, one line each.
 
     Raises:
         UserError: the set is not of these test images, or does not fit the target.
@@ -109,6 +112,8 @@ def _rates(
         "fooled_source": fooled_source(**stored),
         "warnings": [],
     }
+    among = counted_for_defence(**stored, target_clean_predictions=original)
+    results["outcomes"] = outcomes_of(adversarial == found.labels, among)
     if only is not None:
         results["defence_common"] = success_defence_rate(**stored, **target, only=only)
     if found.images.dtype == torch.uint8:
