@@ -243,12 +243,16 @@ def load_model(
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise UserError(f"{path}: {_one_line(error)}") from None
     check_seal(record, path, "take a copy of the file, or train again", tensors)
-    if any(tensor.is_meta for tensor in model.state_dict().values()):
+    state = model.state_dict()  # which knows the versions of its modules, as some ask
+    if any(tensor.is_meta for tensor in state.values()):
         # In memory of their own: where a file's tensors begin at odd addresses, a CPU's matrix
         # products sum in another order than those of the network that was saved.
-        model.load_state_dict({k: t.clone() for k, t in tensors.items()}, assign=True)
+        state.update({k: t.clone() for k, t in tensors.items()})
+        model.load_state_dict(state, assign=True)
     else:  # parameters that modules share stay shared
-        model.to(_other_dtype(model, tensors)).load_state_dict(tensors)
+        model.to(_other_dtype(model, tensors))
+        state.update(tensors)
+        model.load_state_dict(state)
     if model.spec.mask_seed is None:
         try:
             check_masks(model, mask_sites(model))

@@ -544,7 +544,9 @@ class Fails(Layers):
 class Odd(nn.Module):
     """What networks may have: attributes and a buffer called as ours, a parameter that is no float,
     a buffer in float64, two convolutions of one weight, and batch norms that run twice, have two
-    names, or run in training alone."""
+    names, or run in training alone; and it asks for the version of what it loads, as MNASNet."""
+
+    _version = 2
 
     def __init__(self, **attributes):
         super().__init__()
@@ -567,6 +569,10 @@ class Odd(nn.Module):
             x = x + self.aux(x)
         logits = self.fc(self.last(x).mean((2, 3)))
         return logits * self.mask * self.scale.to(x.dtype)
+
+    def _load_from_state_dict(self, state, prefix, metadata, *arguments):
+        assert metadata["version"] == 2
+        super()._load_from_state_dict(state, prefix, metadata, *arguments)
 
 
 def test_an_odd_network_is_itself_with_masks(path):
