@@ -6,6 +6,7 @@ and holds a digest of its content (:func:`seal`), which is checked when it is re
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -230,8 +231,10 @@ def load_model(
     if module is not None and isinstance(spec, ModelSpec):
         raise UserError(f"{path}: holds a {spec.name}, which needs no module; leave module out")
     try:
-        if isinstance(spec, Conversion):
-            model = _converted(spec, module, tensors)
+        if module is not None:
+            example = _tried(spec, module, tensors)
+        elif isinstance(spec, Conversion):
+            model = _converted(spec, tensors)
         else:
             # On the meta device a specification costs nothing, however large a network it claims.
             with torch.device("meta"):
@@ -243,6 +246,8 @@ def load_model(
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise UserError(f"{path}: {_one_line(error)}") from None
     check_seal(record, path, "take a copy of the file, or train again", tensors)
+    if module is not None:  # changed only now
+        model = _convert(spec, module, example)
     state = model.state_dict()  # which knows the versions of its modules, as some ask
     if any(tensor.is_meta for tensor in state.values()):
         # In memory of their own: where a file's tensors begin at odd addresses, a CPU's matrix
@@ -278,15 +283,28 @@ def load_network(path: str | os.PathLike, device: str | torch.device = "cpu") ->
     return load_model(path, device)
 
 
-def _converted(spec: Conversion, module: nn.Module | None, tensors) -> nn.Module:
-    """What :func:`load_model` fills, for a network of :func:`convert`. Raises UserError."""
-    if module is not None:
+def _tried(spec: Conversion, module: nn.Module, tensors) -> str:
+    """The device of an example on which a module becomes the network of a file.
+
+    Raises UserError if it does not. Only a copy of the module is changed.
+    """
+    own = module.state_dict()
+    weights = {k: v for k, v in tensors.items() if k in own or not k.endswith(".mask")}
+    _check_fit(module, weights, spec)
+    device = "meta"
+    try:
+        tried = _convert(spec, copy.deepcopy(module).to(device))
+    except UserError:  # it may do what needs values
         if math.prod(spec.input_shape) > _LARGEST_IMAGE:
-            raise UserError(f"input_shape is {list(spec.input_shape)}, more than any image has")
-        own = module.state_dict()
-        weights = {k: v for k, v in tensors.items() if k in own or not k.endswith(".mask")}
-        _check_fit(module, weights, spec)
-        return _convert(spec, module, "cpu")
+            raise
+        device = "cpu"
+        tried = _convert(spec, copy.deepcopy(module), device)
+    _check_fit(tried, tensors, spec)
+    return device
+
+
+def _converted(spec: Conversion, tensors) -> nn.Module:
+    """What :func:`load_model` fills, for a network of :func:`convert`. Raises UserError."""
     if not is_foreign(spec.name):
         raise UserError(
             f"holds a converted {spec.name}, which no factory is named for: give load_model a "

@@ -10,6 +10,7 @@ import scotoma.defective
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from checkpoints import edit
 from forks import in_ranks
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -760,6 +761,49 @@ def test_a_module_that_is_not_the_network_of_the_file(path, example, module, wor
     save_model(convert(net(), example), path)
     with refused(str(path), *words):
         load_model(path, module=module())
+
+
+class Values(nn.Module):
+    """Normalises by tensors that no device moves, and looks at values."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.scale = net(), torch.full((3, 1, 1), 2.0)
+
+    def forward(self, x):
+        y = self.net(x * self.scale)
+        return y if y.sum() < 1e9 else -y
+
+
+def test_a_network_that_runs_on_no_meta_device(path, example):
+    model = convert(Values(), example)
+    save_model(model, path)
+    same_network(load_model(path, module=Values()), model.eval())
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"input_shape": [3, 16, 16]}, "do not fit"),
+        ({"input_shape": [3, 10**6, 10**6]}, "do not fit"),
+        ({"input_shape": [3, 10**18, 10**18]}, ""),
+        ({"input_shape": [4, 8, 8]}, "Net fails"),
+        ({"where": ["blocks.1"]}, "do not fit"),
+        ({"where": ["nothing"]}, "'nothing'"),
+        ({"defects": "0.5-{7}"}, "block 7"),
+        ({"num_classes": 6}, "digest"),
+    ],
+    ids=str,
+)
+def test_edited_files_are_refused(path, example, fields, word):
+    """The module that was given is left as it was, and nothing large is made or run."""
+    save_model(convert(net(), example, "0.5-Bottom"), path)
+    edit(path, lambda record, _: record | {"spec": record["spec"] | fields})
+    module = net()
+    before = described(module)
+    with refused(str(path), word):
+        load_model(path, module=module)
+    assert described(module) == before
 
 
 def test_only_whole_networks_are_saved(path, example):
