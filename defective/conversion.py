@@ -87,11 +87,16 @@ def convert(
     Raises:
         UserError: the network has no such batch norm (a transformer), runs at one resolution only
             where Bottom or Top is asked for, is converted or fused already, fails on
-            ``example_input``, or ``defects`` or ``where`` name what it does not have.
+            ``example_input``, or ``defects`` or ``where`` name what it does not have; there is no
+            network ``name``.
 
     Source: paper section 3.1; the order of the authors' release.
     """
     _check(model, defects)
+    if isinstance(name, str) and ":" in name:
+        from .models.foreign import factory  # which imports this
+
+        factory(name)  # refuses a wrong name here, and not only when the network is saved
     sites, left, logits = find_sites(model, example_input)
     chosen = choose(model, sites, defects, where)
     spec = Conversion(
@@ -341,7 +346,7 @@ def choose(model: nn.Module, sites: Sequence[Site], defects: str, where: Where) 
     Raises:
         UserError: ``where`` chooses nothing, or names what is not there; there is one stage only.
     """
-    terms = Defects.parse(defects).terms
+    terms, defects = Defects.parse(defects).terms, str(Defects.parse(defects))
     if where is None:
         regions = [term for term in terms if isinstance(term.region, str)]
         if regions and len({site.stage for site in sites}) == 1:
@@ -366,22 +371,21 @@ def choose(model: nn.Module, sites: Sequence[Site], defects: str, where: Where) 
             raise UserError("where chooses none of the sites: " + _first(sites))
         return chosen
     names = list(where)
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
+    chosen = []
     for name in names:
         if name not in modules:
             hint = nearest(str(name), [n for n in modules if n])
             raise UserError(f"where names {name!r}, which {type(model).__name__} has not.{hint}")
-        if not any(_is_in(site.name, name) for site in sites):
+        below = set(modules[name].modules())
+        chosen.append({site for site in sites if modules[site.name] in below})
+        if not chosen[-1]:
             raise UserError(
                 f"where names {name!r}, in which there is no site; sites are {_first(sites)}"
             )
     if not names:
         raise UserError(f"where is empty; expected names of modules: {_first(sites)}")
-    return [site for site in sites if any(_is_in(site.name, name) for name in names)]
-
-
-def _is_in(site: str, module: str) -> bool:
-    return not module or site == module or site.startswith(f"{module}.")
+    return [site for site in sites if any(site in found for found in chosen)]
 
 
 def _first(sites: Sequence[Site], count: int = 6) -> str:

@@ -579,7 +579,7 @@ class Odd(nn.Module):
 def test_an_odd_network_is_itself_with_masks(path):
     """And comes back from a file with all that is odd about it."""
     original = Odd().double()
-    model = convert(copy.deepcopy(original), X, where=["norm", "twice"])
+    model = convert(copy.deepcopy(original), X, where=["again", "twice"])
     masks = mask_sites(model)
     assert list(masks) == ["twice", "norm"] and "again.mask" in model.state_dict()
     assert_same(steps(model, X), steps(with_hooks(original, masks), X), rtol=1e-9, atol=1e-9)
@@ -653,6 +653,7 @@ BAD = {
     "no seed": (net(), {"mask_seed": None}, ["mask_seed is None"]),
     "exactness": (net(), {"exact_masks": "yes"}, ["exact_masks is 'yes'"]),
     "name": (net(), {"name": 5}, ["name is 5"]),
+    "library": (net(), {"name": "huggingface:net"}, ["'huggingface'"]),
     "a spec of its own": (Odd(spec={"width": 3}), {}, ["Odd", "spec is a dict", "wrap it"]),
     "a string": (net(), {"where": "bn"}, ["where", "['bn']"]),
     "unknown name": (net(), {"where": ["block.1"]}, ["'block.1'", "blocks.1"]),
