@@ -42,6 +42,8 @@ class Budget:
         shortened: settings of attacks that are cut short, by the attack's name.
         adversarial_steps: most steps of the attack inside adversarial training.
         seeds: how often networks are trained, where nothing else is asked for.
+        scale: words before verdicts on claims where ``decides`` is false: they are about networks
+        of this budget, and not about the paper's; "" for none.
         one_source: whether all seeds are attacked by the same standard networks, with the same
         images, and not by networks of their own.
         notes: further differences to the paper, for people.
@@ -61,6 +63,7 @@ class Budget:
     shortened: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     adversarial_steps: int = 7
     seeds: int = 1
+    scale: str = ""
     one_source: bool = False
     notes: tuple[str, ...] = ()
 
@@ -115,6 +118,7 @@ SMALL = Budget(
     description="CIFAR-10 tables by networks of a quarter of the width, trained on 10,000 images, "
     "three seeds: two CPU cores, hours",
     decides=False,
+    scale="at small scale",
     data={
         "cifar10": DataPlan(
             "cifar10",

@@ -8,12 +8,18 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ...defective.errors import UserError
+from ...defective.robustness.rates import read_outcomes
 from .artefacts import Context, Result
-from .judge import Estimate, combined, share
+from .judge import Estimate, Outcomes, combined, share
 from .published import published
 from .setup import Setup
 from .work import Artefact, Store
+
+TOLD = {("clean", "accuracy"), ("transfer", "defence"), ("white-box", "defence")}
+"""(protocol, quantity): the rates whose outcomes results tell image by image."""
 
 
 class Measure(NamedTuple):
@@ -210,6 +216,30 @@ def estimate(measures: Sequence[Measure], store: Store) -> Estimate | None:
     return combined(found)
 
 
+def _outcomes(
+    measure: Measure, results: Mapping[str, Any], found: Estimate, store: Store
+) -> tuple[Outcomes, ...]:
+    """Which images a rate counts, if the result and its choice of images tell.
+
+    Raises:
+        UserError, ValueError: a damaged file.
+    """
+    result, kept = measure.result, results.get("outcomes")
+    if kept is None or (result.protocol, measure.quantity) not in TOLD:
+        return ()
+    if result.protocol == "clean":
+        images = np.arange(found.n)
+    elif result.sample.is_done(store):
+        most = getattr(result.on, "most", None)
+        images = result.sample.read(store)[0][:most].numpy()
+    else:
+        return ()
+    right, among = (each.numpy() for each in read_outcomes(kept, len(images)))
+    if among.sum() != found.n or right.sum() != round(found.value * found.n):
+        raise ValueError("outcomes are not those of the rate")
+    return (Outcomes(images, right, among),)
+
+
 def _read(measure: Measure, store: Store) -> Estimate | None:
     cells, quantity = measure.result.read(store), measure.quantity
     try:
@@ -220,7 +250,8 @@ def _read(measure: Measure, store: Store) -> Estimate | None:
                 return None
             # Version 0.1.0 counted every draw of an image as an image at first.
             counted = results["per_draw"][0] if results.get("per_draw") else value
-            return share(float(value["rate"]), int(counted["n"]))
+            found = share(float(value["rate"]), int(counted["n"]))
+            return replace(found, outcomes=_outcomes(measure, results, found, store))
         if value is None:
             return None
         value, interval = float(value), results.get(f"{quantity}_interval")

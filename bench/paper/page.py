@@ -220,15 +220,20 @@ def why_apart(definition: Definition, setup: Setup) -> str:
             f"No differences: the budget {setup.budget.name} trains small networks on other or "
             "fewer images, so that its numbers and the paper's are about different things."
         )
+    others = other_images(definition, setup)
+    told = f"No differences: the images are other ones than the paper's ({others})."
+    return told if others else ""
+
+
+def other_images(definition: Definition, setup: Setup) -> str:
+    """Data sets in the place of the paper's, for people; "" where there are none."""
     # A folder may hold the paper's images; another named data set does not.
-    others = ", ".join(
+    return ", ".join(
         f"{data.dataset} in place of {role}"
         for role, data in setup.data.items()
         if role in definition.roles
         and (data.made_by is not None or (data.dataset in DATASETS and data.dataset != role))
     )
-    told = f"No differences: the images are other ones than the paper's ({others})."
-    return told if others else ""
 
 
 def merged(first: Iterable[str], second: Iterable[str]) -> tuple[str, ...]:
@@ -333,7 +338,7 @@ def _head(page: Page, made: Made, verdicts: Sequence[Verdict]) -> None:
 def _verdict(found: Verdict) -> Inline:
     origin = "" if found.stated else "; its tables show it, its text does not say so"
     origin = "; the paper has no such runs" if found.ours else origin
-    word = badge(found.verdict, TONES.get(found.verdict, "open"))
+    word = badge(found.verdict, TONES.get(found.verdict.rpartition(": ")[2], "open"))
     where = soft(f"(section {found.section}{origin})")
     return joined([(word, " ", strong(found.claim), " ", where), soft(found.evidence)])
 

@@ -18,8 +18,8 @@ from .budgets import BUDGETS, ROLES
 from .claims import claims_of
 from .data import Data
 from .experiment import Definition, Experiment, Made, read_values
-from .judge import Elsewhere, Verdict, judge
-from .page import build_page, tally, why_apart, write_page
+from .judge import Elsewhere, Verdict, at_scale, judge
+from .page import build_page, other_images, tally, why_apart, write_page
 from .setup import Setup
 from .tables import definition as find
 from .work import Failure, Plan, make_here
@@ -134,8 +134,11 @@ def make_page(
     for name in dict.fromkeys(name for claim in claims for name in claim.elsewhere):
         others = read_values(find(name).build(setup).cells, context.store)
         known |= {Elsewhere(name, *place): value for place, value in others.items()}
-    decides = not why_apart(definition, setup)
+    scale = setup.budget.scale
+    decides = not (other_images(definition, setup) if scale else why_apart(definition, setup))
     verdicts = [judge(claim, known, decides) for claim in claims]
+    if scale:
+        verdicts = [at_scale(verdict, scale) for verdict in verdicts]
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = build_page(made, verdicts, failures, commit(), when)
     folder = context.store.folder / "pages" / f"{definition.name}-{setup.budget.name}"

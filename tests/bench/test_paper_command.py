@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from paper_smoke import TINY, context
+from scotoma.bench.paper import reproduce
 from scotoma.bench.paper.artefacts import Training
 from scotoma.bench.paper.budgets import BUDGETS, SMOKE
 from scotoma.bench.paper.data import Data
@@ -172,6 +173,16 @@ def test_only_rows_that_match(again, tmp_path):
     for names, count in ((("table10",), 3), (("table10", "table11"), 3 + 4)):
         _, out, _ = again(*names, *TABLE10[1:], *rows, "--out", "new", "--dry-run", "--no-measure")
         assert re.search(rf"trainings +{count} +0 +{count}", out)
+
+
+def test_verdicts_at_small_scale_have_words_of_their_own(again, tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "TINY", replace(TINY, scale="at small scale"))
+    _, out, _ = again(*TABLE10)
+    # Of other images than the paper's nothing is decided.
+    assert re.search(r"table10: 2 claims: 2 at small scale: undecided\.", out)
+    monkeypatch.setattr(reproduce, "other_images", lambda *_: "")
+    page = again(*TABLE10) and (tmp_path / "paper/pages/table10-smoke/index.html").read_text()
+    assert "at small scale: " in page and "decide nothing about the paper" not in page
 
 
 def test_the_small_budget_has_three_seeds_with_masks_of_their_own(paper):

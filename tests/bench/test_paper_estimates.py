@@ -1,12 +1,17 @@
 """Numbers read from results."""
 
 import math
+from dataclasses import replace
 
 import pytest
+import torch
+from paper_smoke import context, learning_setup
+from scotoma.bench.paper.artefacts import Result
 from scotoma.bench.paper.experiment import Measure, estimate, read_values
 from scotoma.bench.paper.judge import Estimate, combined, share, wilson
+from scotoma.bench.paper.setup import fgsm
 from scotoma.defective.errors import UserError
-from scotoma.defective.robustness.rates import proportion
+from scotoma.defective.robustness.rates import outcomes_of, proportion
 
 
 class Written:
@@ -92,3 +97,56 @@ def test_damaged_result(results):
 def test_cell_that_is_not_there():
     with pytest.raises(UserError, match="remove it"):
         of({"defence": proportion(1, 4)}, index=3)
+
+
+def test_which_images_a_rate_counts(store):
+    setup, here = learning_setup(), context(store)
+    target = setup.target("a", "resnet18", seed=0)
+    sample = setup.sample("cifar10", ())
+    images = setup.adversarial(target, fgsm(64), sample)
+    few = replace(images, most=12)
+    for artefact in (target.members[0], sample, images, few):
+        artefact.make(here)
+    indices = sample.read(store)[0].tolist()
+    labels = here.images(sample.data).labels
+    right = here.clean(sample.data).of(target.load(here), labels.new_tensor(range(1000))) == labels
+    found = {}
+    for result, count in (
+        (Result.transfer(target, few), 12),
+        (Result.transfer(target, images), 16),
+        (Result.white_box(target, fgsm(64), sample), 16),
+        (Result.clean(target), 1000),
+    ):
+        result.make(here)
+        quantity = "accuracy" if result.protocol == "clean" else "defence"
+        one = estimate([Measure(result, quantity)], store)
+        (kept,) = one.outcomes
+        assert (kept.right & kept.among).sum() / kept.among.sum() == one.value
+        assert kept.among.sum() == one.n and not (kept.right & ~kept.among).any()
+        assert len(kept.images) == count
+        found[result.protocol] = kept
+        # Twice as many seeds have twice the outcomes; another quantity has none.
+        assert len(estimate([Measure(result, quantity)] * 2, store).outcomes) == 2
+        if result.protocol == "transfer":
+            assert estimate([Measure(result, "fooled_source")], store).outcomes == ()
+    assert found["clean"].images.tolist() == list(range(1000))
+    assert found["clean"].right.tolist() == right.tolist()
+    assert found["white-box"].images.tolist() == indices
+    assert found["white-box"].among.tolist() == right[indices].tolist()
+    sample.path(store).unlink()
+    result = Result.white_box(target, fgsm(64), sample)
+    assert estimate([Measure(result, "defence")], store).outcomes == ()
+
+
+def test_outcomes_of_another_rate_are_damage():
+    class Clean(Written):
+        protocol = "clean"
+
+    three = outcomes_of(torch.tensor([True, True, True, False]))
+    for k, good in ((3, True), (2, False)):
+        measure = Measure(Clean({"accuracy": proportion(k, 4), "outcomes": three}), "accuracy")
+        if good:
+            assert estimate([measure], None).outcomes[0].right.tolist() == [True] * 3 + [False]
+        else:
+            with pytest.raises(UserError, match="not those of the rate"):
+                estimate([measure], None)

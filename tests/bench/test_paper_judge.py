@@ -4,6 +4,7 @@ import math
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,10 +17,13 @@ from scotoma.bench.paper.judge import (
     OPEN,
     REVERSED,
     SUPPORTED,
+    UNDECIDED,
     Claim,
     Comparison,
     Elsewhere,
     Estimate,
+    Outcomes,
+    at_scale,
     combined,
     difference,
     exact,
@@ -166,6 +170,95 @@ def test_a_difference_holds_its_value_and_is_antisymmetric(a, b, level):
     # A constant is exact.
     low, high = (end - b.value for end in a.interval(level))
     assert difference(a, exact(b.value), level)[1:] == pytest.approx((low, high))
+
+
+# Differences of rates whose images are known.
+
+
+def rate_of(images, right, among):
+    n, k = int(among.sum()), int((right & among).sum())
+    return replace(share(k / n, n), outcomes=(Outcomes(images, right & among, among),))
+
+
+def networks(rng, n, rates, seeds=1, moves=0.0):
+    """An estimate for each rate: networks that find the same images hard, of several seeds, which
+    differ by ``moves`` (a standard deviation)."""
+    images, hard = rng.permutation(3 * n)[:n], rng.random(n)
+    several = [[] for _ in rates]
+    for _ in range(seeds):
+        for found, rate in zip(several, rates, strict=True):
+            difficulty = np.where(rng.random(n) < 0.7, hard, rng.random(n))
+            right = difficulty < rate + moves * rng.standard_normal()
+            found.append(rate_of(images, right, rng.random(n) < 0.8))
+    return [combined(found) for found in several]
+
+
+def bootstrapped(rng, a, b, draws=2000):
+    """Standard deviation of a - b over draws of the images, each with all that it has."""
+    n = len(a.outcomes[0].images)
+    weights = rng.multinomial(n, np.full(n, 1 / n), draws)
+    total = 0
+    for sign, estimate in ((1, a), (-1, b)):
+        for each in estimate.outcomes:
+            rates = (weights @ each.right) / (weights @ each.among)
+            total = total + sign * rates / len(estimate.outcomes)
+    return total.std()
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_pairs_vary_with_the_images_as_a_bootstrap_does(seeds):
+    rng = np.random.default_rng(seeds)
+    a, b = networks(rng, 400, (0.7, 0.5), seeds)
+    found = difference(a, b)
+    assert found.value == a.value - b.value
+    half = found.high - found.value
+    if seeds > 1:
+        differences = [x - y for x, y in zip(a.per_seed, b.per_seed, strict=True)]
+        half = math.sqrt(half**2 - (stats.t.ppf(0.975, 2) * stats.sem(differences)) ** 2)
+    expected = stats.norm.ppf(0.975) * bootstrapped(rng, a, b)
+    assert half - 1 / min(a.n, b.n) == pytest.approx(expected, rel=0.06)
+    # As numbers of other images they vary more.
+    bare_a, bare_b = (replace(each, outcomes=()) for each in (a, b))
+    assert difference(bare_a, bare_b).high > found.high
+
+
+def test_seeds_that_share_images_are_no_further_images():
+    (a, b) = networks(np.random.default_rng(0), 300, (0.6, 0.5))
+    several = difference(combined([a] * 3), combined([b] * 3))
+    assert several == pytest.approx(difference(a, b))
+
+
+def test_pairs_of_other_images_count_as_independent():
+    rng = np.random.default_rng(0)
+    (a,), (b,) = networks(rng, 2000, (0.6,)), networks(rng, 2000, (0.5,))
+    apart = replace(b, outcomes=(b.outcomes[0]._replace(images=b.outcomes[0].images + 6000),))
+    found, bare_b = difference(a, apart), replace(b, outcomes=())
+    assert found.high == pytest.approx(difference(a, bare_b).high + 1 / min(a.n, b.n), abs=1e-3)
+
+
+def test_pairs_that_never_differ_are_not_exact():
+    images, every = np.arange(50), np.ones(50, dtype=bool)
+    a, b = rate_of(images, every, every), rate_of(images, ~every, every)
+    assert difference(a, b) == pytest.approx((1, 1 - 0.02, 1))
+    assert difference(a, a) == pytest.approx((0, -0.02, 0.02))
+
+
+@pytest.mark.parametrize("moves", [0.0, 0.03])
+def test_intervals_of_pairs_hold_the_truth(moves):
+    rng, draws = np.random.default_rng(3), 300
+    inside = 0
+    for _ in range(draws):
+        found = difference(*networks(rng, 200, (0.6, 0.5), seeds=3, moves=moves))
+        inside += found.low <= 0.1 <= found.high
+    assert inside / draws > 0.93
+
+
+def test_verdicts_at_a_scale_of_ours_have_words_of_their_own():
+    claim = Claim("a is above b", (Comparison(("a", "x"), ("b", "x")),))
+    for other, word in ((0.1, SUPPORTED), (0.9, NOT_SUPPORTED), (0.5, UNDECIDED)):
+        values = {("a", "x"): share(0.5, 100), ("b", "x"): share(other, 100)}
+        found = at_scale(judge(claim, values, True), "at small scale")
+        assert found.verdict == f"at small scale: {word}"
 
 
 @pytest.mark.parametrize("other", [share(0.5, 10), exact(0.5), bare(0.5)])

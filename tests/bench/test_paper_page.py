@@ -20,6 +20,7 @@ from scotoma.bench.paper.judge import (
     SUPPORTED,
     Estimate,
     Verdict,
+    at_scale,
     judge,
     share,
 )
@@ -234,6 +235,9 @@ def test_verdicts(tmp_path):
     shown = page.document.html()
     for tone, word in (("good", SUPPORTED), ("bad", NOT_SUPPORTED), ("open", NOT_DECIDABLE)):
         assert f'<b class="badge {tone}">{word}</b>' in shown
+        word = at_scale(verdict(word), "at small scale").verdict
+        small = page_of(invented("table6", tmp_path), verdicts=[verdict(word)]).document.html()
+        assert f'<b class="badge {tone}">at small scale: ' in small
     for each, found in zip(given, page.record["verdicts"], strict=True):
         assert found == vars(each) | {"missing": []}
 
