@@ -593,6 +593,22 @@ def test_an_odd_network_is_itself_with_masks(path):
     torch.testing.assert_close(loaded(X.float()), model.eval()(X.float()))
 
 
+def test_what_is_changed_afterwards_counts():
+    """Masks set by hand, none, and hooks, in a network that was fused."""
+    original = net().double()
+    model = convert(copy.deepcopy(original), X, where=[""])
+    fuse(model)
+    model.bn.mask = ~model.bn.mask
+    model.blocks[1].bn2.mask = None
+    masks = mask_sites(model)
+    assert "bn" in masks and "blocks.1.bn2" not in masks
+    reference = with_hooks(original, masks)
+    for each in (model, reference):
+        each.blocks[1].bn1.register_forward_hook(lambda _module, _inputs, out: out * 2)
+        each.blocks[2].register_forward_pre_hook(lambda _module, inputs: (inputs[0] + 1,))
+    assert_same(steps(model, X), steps(reference, X), rtol=1e-9, atol=1e-9)
+
+
 def test_attacks_take_it():
     """As they take the network with hooks, step for step."""
     original = net().double()
