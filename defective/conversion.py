@@ -78,7 +78,8 @@ def convert(
         mask_seed: seed of the masks: each depends on it, the network's name and the site's.
         exact_masks: exact count in each mask (True) or Bernoulli (False).
         name: of the network, "torchvision:resnet50" or "timm:regnety_016" if it was made by that
-            factory: :func:`load_model` then needs no module. Default: the name of its class.
+            factory, and has the same layers still: :func:`load_model` then needs no module.
+            Default: the name of its class.
         verbose: print each site with stage, shape and share of neurons kept.
 
     Returns:
@@ -98,6 +99,8 @@ def convert(
 
         factory(name)  # refuses a wrong name here, and not only when the network is saved
     sites, left, logits = find_sites(model, example_input)
+    if isinstance(name, str) and ":" in name and not example_input.is_meta:
+        _check_name(model, name, logits)
     chosen = choose(model, sites, defects, where)
     spec = Conversion(
         name=name or type(model).__name__,
@@ -144,6 +147,21 @@ def _check(model, defects) -> None:
             "convert puts the network's description there: wrap it, as in nn.Sequential(model)"
         )
     check_placement(defects)
+
+
+def _check_name(model: nn.Module, name: str, logits: int | None) -> None:
+    """Refuse a factory that makes another network: what is saved could not be loaded."""
+    from .models.foreign import make  # which imports this
+
+    with torch.device("meta"):
+        made = make(name, **({} if logits is None else {"num_classes": logits})).state_dict()
+    own = model.state_dict()
+    for key in dict.fromkeys([*own, *made]):
+        if key not in own or key not in made or own[key].shape != made[key].shape:
+            raise UserError(
+                f"name is {name!r}, but what that makes has another {key!r}: leave name out, and "
+                "give load_model a new network as module="
+            )
 
 
 def wrapped(model: nn.Module) -> nn.Module | None:
@@ -200,7 +218,8 @@ def find_sites(
                 "convert it, and fuse it again"
             )
     if not norms:
-        others = {type(m).__name__ for m in model.modules() if "Norm" in type(m).__name__}
+        leaves = (type(m).__name__ for m in model.modules() if not m._modules)
+        others = {name for name in leaves if "Norm" in name}
         has = f"; it has {', '.join(sorted(others))}" if others else ""
         raise UserError(
             f"model is {type(model).__name__}, which has no batch norm of images to mask{has}"
@@ -305,8 +324,8 @@ def _run_once(model: nn.Module, example_input: Tensor):
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(
             f"example_input has shape {list(example_input.shape)}, on which "
-            f"{type(model).__name__} fails: {reason}; give images of the size and the number of "
-            "channels that the network takes"
+            f"{type(model).__name__} fails: {reason}; give images of the size, the number "
+            "of channels and the dtype that the network takes"
         ) from error
 
 

@@ -116,6 +116,11 @@ def terms_by_block(architecture, defects: Defects, sites: str) -> dict[int, Term
             )
         for block in blocks:
             if block not in maskable:
+                if hasattr(architecture, "stages"):  # somebody else's
+                    raise UserError(
+                        f"defects {str(defects)!r}: {architecture.name} has no stage {block}; its "
+                        f"stages are {sorted(maskable)}"
+                    )
                 raise UserError(
                     f"defects {str(defects)!r}: {architecture.name} has no maskable block {block} "
                     f"with sites={sites!r}; its blocks are {sorted(maskable)}"
@@ -197,7 +202,14 @@ def resample_masks(model: nn.Module, seed: int) -> None:
     """Draw all masks anew from ``seed`` and keep the weights: the paper's DIF (Table 10).
 
     In place; the model's specification records the seed.
+
+    Raises:
+        UserError: the model has no masks that a seed could draw.
     """
+    if not isinstance(getattr(model, "spec", None), (ModelSpec, Conversion)):
+        raise UserError(
+            f"model is a {type(model).__name__} without masks; give one of create_model or convert"
+        )
     model.spec = model.spec.with_mask_seed(seed)
     terms = model_terms(model)
     for name, mask in mask_sites(model).items():

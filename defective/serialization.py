@@ -196,7 +196,10 @@ def save_tensors(
         if spec.mask_seed is None:
             check_masks(network, masks)
     except UserError as error:
-        raise UserError(f"{path} is not written: {error}") from None
+        advice = ""
+        if isinstance(spec, Conversion) and is_foreign(spec.name):
+            advice = "; convert without a name, and load_model takes a new network as module="
+        raise UserError(f"{path} is not written: {error}{advice}") from None
     record = seal({"format": _FORMAT, "spec": spec.as_dict(), "details": details}, tensors)
     with atomic_path(path) as temporary:
         temporary.write_bytes(safetensors_bytes(tensors, metadata={_KEY: json.dumps(record)}))
@@ -308,7 +311,7 @@ def _converted(spec: Conversion, tensors) -> nn.Module:
     if not is_foreign(spec.name):
         raise UserError(
             f"holds a converted {spec.name}, which no factory is named for: give load_model a "
-            "new one as module=, or convert with name='torchvision:NAME' or 'timm:NAME'"
+            "new one in Python, as module="
         )
     _check_fit(_skeleton(spec), tensors, spec)
     with torch.random.fork_rng(devices=[]):

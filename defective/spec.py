@@ -83,7 +83,7 @@ class ModelSpec:
                     f"{name} is {list(values)}; expected one finite number for each of "
                     f"in_channels = {self.in_channels} channels"
                 )
-        if self.stem == "7x7" and self.image_size < LARGE_IMAGE:
+        if self.stem == "7x7" and self.image_size < LARGE_IMAGE and ":" not in self.name:
             raise UserError(
                 f"stem is '7x7' with image_size {self.image_size}; it is the ImageNet stem, for "
                 "images of 128 pixels and more: use stem='3x3'"

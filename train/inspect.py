@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, get_args
 from rich.table import Table
 from torch import Tensor
 
-from ..defective import create_model, mask_sites, model_names
+from ..defective import create_model, load_model, mask_sites, model_names
 from ..defective.errors import UserError, counted
 from ..defective.masks import model_terms
 from ..defective.models.base import Network
-from ..defective.serialization import checkpoint_path, load_network, read_details
+from ..defective.serialization import checkpoint_path, read_details
+from ..defective.spec import Conversion
 from . import plots
 from .config import PictureFormat
 from .screen import make_console, show
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("network")
     group.add_argument(
-        "--arch",
+        *("--arch", "--model"),
         default="resnet18",
         help=f"one of {', '.join(model_names())}, or torchvision:NAME or timm:NAME",
     )
+    text = "of another library's network: modules with defects, in place of Bottom or Top"
+    group.add_argument("--where", nargs="+", metavar="MODULE", help=text)
     add_variant_options(group)
     group.add_argument("--mask-seed", type=int, default=0, help="seed of the masks")
 
@@ -48,7 +51,7 @@ def add_variant_options(group) -> None:
 def network_from(arguments: argparse.Namespace, arch: str | None = None) -> Network:
     """The network that :func:`add_network_options` describe, or the one in a checkpoint."""
     if getattr(arguments, "checkpoint", None):
-        return load_network(arguments.checkpoint)
+        return load_model(arguments.checkpoint)
     return create_model(
         arch or arguments.arch,
         arguments.defects,
@@ -58,6 +61,7 @@ def network_from(arguments: argparse.Namespace, arch: str | None = None) -> Netw
         width=arguments.width,
         mask_seed=getattr(arguments, "mask_seed", 0),
         sites=arguments.sites,
+        where=getattr(arguments, "where", None),
     )
 
 
@@ -100,23 +104,30 @@ def info(argv: list[str]) -> int:
     parser = make_parser("info", "Describe a checkpoint: its network, masks and results.")
     parser.add_argument("checkpoint", help="a .safetensors file, or a run folder")
     path = checkpoint_path(parser.parse_args(argv).checkpoint)
-    model, (_, details) = load_network(path), read_details(path)
+    model, (_, details) = load_model(path), read_details(path)
     spec = model.spec
 
-    size = f"{spec.in_channels}x{spec.image_size}x{spec.image_size}"
+    converted = isinstance(spec, Conversion)
+    shape = spec.input_shape if converted else (spec.in_channels, *[spec.image_size] * 2)
+    size = "x".join(map(str, shape))
+    taken = "as its library normalises images"
+    if not converted:
+        taken = f"pixels in [0,1]; normalised by mean {spec.mean} std {spec.std}"
+    width = "" if converted or spec.width is None else f", width {spec.width}"
     exact = "exact count" if spec.exact_masks else "Bernoulli"
-    where = "sites of the network's stages" if ":" in spec.name else f"sites of the {spec.sites}"
+    foreign = converted or ":" in spec.name
+    where = "sites of the network's stages" if foreign else f"sites of the {spec.sites}"
     where = where if spec.where is None else f"in {', '.join(spec.where)}"
     seed = "not those of a seed" if spec.mask_seed is None else f"seed {spec.mask_seed}"
     facts = {
         "file": path,
-        "network": f"{spec.name}, {spec.defects}" + f", width {spec.width}" * bool(spec.width),
+        "network": f"{spec.name}, {spec.defects}{width}",
         "parameters": _parameters(model),
-        "input": f"{size}, pixels in [0,1]; normalised by mean {spec.mean} std {spec.std}",
+        "input": f"{size}, {taken}",
         "output": f"{spec.num_classes} logits",
         "masks": f"{seed}, {exact}, {where}",
     }
-    if spec.regularizer != "none":
+    if not converted and spec.regularizer != "none":
         facts["regulariser"] = spec.regularizer
     for key, value in details.items():
         if isinstance(value, list):

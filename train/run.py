@@ -209,12 +209,13 @@ def _print_plan(trainer: Trainer, resumed: bool) -> None:
     launched = graph_line(config, trainer.device, trainer.world.size)
     layout = "channels_last" if config.channels_last else "contiguous"
     size = f"{data.in_channels}x{data.image_size}x{data.image_size}"
+    where = f" in {', '.join(config.where)}" if config.where else ""
     lines = [
         f"{'resuming' if resumed else 'training'} {config.name} in {trainer.folder.path}",
         f"  data     {data.name}: {len(data.train):,} training and "
         f"{counted(len(data.test), 'test image')}{data.test_note}, {size}, "
         f"{counted(len(data.classes), 'class')}",
-        f"  network  {config.arch} {config.defects}: {parameters:,} parameters{masked}",
+        f"  network  {config.arch} {config.defects}{where}: {parameters:,} parameters{masked}",
         f"  recipe   {config.recipe}: {counted(config.epochs, 'epoch')} of "
         f"{counted(trainer.steps, 'step')}, batch {config.batch_size}, {config.schedule}, peak lr "
         f"{config.lr:g}",

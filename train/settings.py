@@ -22,6 +22,8 @@ from .config import PictureFormat, TrainConfig
 from .screen import paragraphs
 
 _KINDS = {"int": "a whole number", "float": "a finite number", "str": "text", "list": "a list"}
+ALIASES = {"model": "arch"}
+"""Other names of settings, which are options too."""
 RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -41,6 +43,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     renamed = {}
     for key, value in values.items():
         name = str(key).replace("-", "_")
+        name = ALIASES.get(name, name)
         if name not in known:
             raise UserError(f"{path}: unknown key {str(key)!r}.{nearest(name, known)}")
         renamed[name] = value
@@ -263,6 +266,7 @@ def parse_keywords(values: Mapping[str, Any], resuming: bool = False) -> TrainCo
         UserError: as of :func:`parse`.
     """
     known = [item.name for item in fields(TrainConfig)]
+    values = {ALIASES.get(name, name): value for name, value in values.items()}
     for name in values:
         if name not in known:
             raise UserError(f"unknown setting {name!r}.{nearest(name, known)}")

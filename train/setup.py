@@ -58,7 +58,8 @@ def resolve(config: TrainConfig, device: torch.device, processes: int = 1) -> Tr
     name = config.name
     if name is None:
         defects, arch = resolved.defects.replace(",", "+"), config.arch.replace(":", "-")
-        name = f"{Path(dataset).name}-{arch}-{defects}-s{config.seed}"
+        where = "".join(f"+{name}" for name in config.where or ())
+        name = f"{Path(dataset).name}-{arch}-{defects}{where}-s{config.seed}"
         resolved.name = name if config.overwrite else free_name(Path(config.out), name)
     elif not name or Path(name).name != name or name == "..":
         raise UserError(f"--name {name!r}: expected a folder name without slashes")

@@ -51,8 +51,9 @@ def factory(name: str) -> Callable[..., nn.Module]:
     library, _, short = name.partition(":")
     if library not in LIBRARIES:
         raise UserError(
-            f"network {name!r} is of library {library!r}; expected one of "
-            f"{', '.join(f'{known}:NAME' for known in LIBRARIES)}.{nearest(library, LIBRARIES)}"
+            f"network {name!r} is of library {library!r}; expected torchvision:NAME or timm:NAME "
+            "(a network of your own goes through scotoma.defective.convert, in Python)."
+            f"{nearest(library, LIBRARIES)}"
         )
     try:
         if library == "torchvision":
@@ -121,6 +122,7 @@ class Foreign(Network):
         example = torch.empty(1, channels, *[spec.image_size] * 2, device="meta")
         ghost = copy.deepcopy(self.network).to("meta")  # which computes nothing
         self._try(ghost, example)
+        self.stages, self.bottom, self.top = (), {spec.sites: ()}, ()
         if spec.defects != "standard" or spec.where is not None:
             sites, _, _ = find_sites(ghost, example)
             chosen = choose(ghost, sites, spec.defects, spec.where)

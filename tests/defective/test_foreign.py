@@ -18,6 +18,7 @@ from scotoma.defective import (
     save_model,
 )
 from scotoma.defective.conversion import find_sites
+from scotoma.defective.masks import resample_masks
 from scotoma.defective.models import foreign
 from scotoma.defective.models.base import Network
 from scotoma.defective.models.foreign import factory
@@ -166,7 +167,7 @@ def test_only_networks_of_ours_are_made_anew():
 
 
 REFUSED = {
-    "library": (("huggingface:resnet18",), {}, ["'huggingface'", "torchvision:NAME, timm:NAME"]),
+    "library": (("huggingface:resnet18",), {}, ["'huggingface'", "torchvision:NAME or timm:NAME"]),
     "misspelt library": (("torchvison:resnet18",), {}, ["torchvision"]),
     "misspelt": (("torchvision:resnet81",), {}, ["no classifier 'resnet81'", "resnet18"]),
     "no classifier": (("torchvision:fasterrcnn_resnet50_fpn",), {}, ["no classifier"]),
@@ -178,7 +179,7 @@ REFUSED = {
     "regularizer": ((SMALL,), {"regularizer": "dropblock"}, ["regularizer"]),
     "placement": ((SMALL, "0.3-Bottom@paper"), {}, ["@paper"]),
     "channels": ((SMALL,), {"in_channels": 4}, ["in_channels is 4", "3 channels"]),
-    "stage": ((SMALL, "0.5-{9}"), {}, ["block 9", "[0, 1, 2, 3]"]),
+    "stage": ((SMALL, "0.5-{9}"), {}, ["stage 9", "[0, 1, 2, 3]"]),
     "where": ((SMALL, "0.5-Bottom"), {"where": ["conv9"]}, ["'conv9'", "conv5"]),
     "seed": ((SMALL, "0.5-Bottom"), {"mask_seed": None}, ["mask_seed is None"]),
     "DC": ((SMALL, "0.5-BottomDC"), {}, ["no DC variant"]),
@@ -263,8 +264,10 @@ def test_a_converted_network_of_a_library_needs_no_module(path):
 
 
 def test_another_network_than_its_name_says_is_not_saved(path):
-    model = convert(made(SMALL), X, name="torchvision:shufflenet_v2_x1_0")
-    with refused("is not written", "shufflenet_v2_x1_0"):
+    """A layer may have been replaced after the name was given."""
+    model = convert(made(SMALL), X, name=SMALL)
+    model.fc = nn.Sequential(nn.Flatten(), model.fc)
+    with refused("is not written", SMALL, "'fc.1.bias'", "module="):
         save_model(model, path)
     assert not path.exists()
 
@@ -301,7 +304,7 @@ HOSTILE = {
     "empty where": ({"where": []}, "where is []"),
     "where of another type": ({"where": "conv1"}, "where is 'conv1'"),
     "other sites": ({"where": ["conv5"]}, "do not fit"),
-    "unknown stage": ({"defects": "0.5-{9}"}, "block 9"),
+    "unknown stage": ({"defects": "0.5-{9}"}, "stage 9"),
     "other defects": ({"defects": "0.5-Top"}, "do not fit"),
     "defects of another type": ({"defects": 3}, "defects"),
     "seed": ({"mask_seed": "x"}, "mask_seed"),
@@ -322,3 +325,24 @@ def test_edited_files_are_refused(file, path, fields, word):
     edit(path, change)
     with refused(str(path), word):
         load_model(path)
+
+
+def test_a_name_is_one_whose_factory_makes_the_same_layers():
+    from torchvision.models import resnet18
+
+    for name, message in (
+        ("torchvision:resnet34", "name is 'torchvision:resnet34', but what that makes has another"),
+        ("torchvision:resnett18", "no classifier 'resnett18'. Did you mean 'resnet18'"),
+        ("mine:Net", "is of library 'mine'"),
+    ):
+        model = resnet18(num_classes=5)
+        with refused(message):
+            convert(model, torch.zeros(1, 3, 32, 32), name=name)
+        assert not hasattr(model, "spec") and not mask_sites(model)
+    model = convert(resnet18(num_classes=5), torch.zeros(1, 3, 32, 32), name="torchvision:resnet18")
+    assert model.spec.num_classes == 5
+
+
+def test_masks_of_a_network_that_has_none_are_not_drawn_anew():
+    with refused("model is a Linear without masks"):
+        resample_masks(nn.Linear(2, 2), 1)

@@ -102,13 +102,16 @@ def test_chosen_modules_from_python(tmp_path):
     assert load_model(run.folder).spec.where == ("blocks.1",)
 
 
-def test_a_converted_network_without_normalisation_is_refused(tmp_path, capsys):
+def test_attacks_refuse_a_converted_network_without_normalisation(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     bare = timm.create_model("test_efficientnet", num_classes=10)
     convert(bare, torch.zeros(1, 3, 32, 32), name=NAME, verbose=False)
     save_model(bare, tmp_path / "bare.safetensors")
-    for verb in (["info"], ["attack", "--attack=fgsm:eps=0.1", "--device=cpu"]):
-        assert main([verb[0], str(tmp_path / "bare.safetensors"), *verb[1:]]) == 2
-        assert "holds a network of convert" in capsys.readouterr().err
+    words = ["attack", str(tmp_path / "bare.safetensors"), "--attack=fgsm:eps=0.1", "--device=cpu"]
+    assert main(words) == 2
+    assert "holds a network of convert" in capsys.readouterr().err
+    assert main(["info", words[1]]) == main(["masks", words[1]]) == 0
+    assert "as its library normalises images" in capsys.readouterr().out
     # As that message says.
     whole = create_model(NAME, "0.3-Bottom", image_size=32)
     whole.network.load_state_dict(bare.state_dict())
@@ -116,3 +119,24 @@ def test_a_converted_network_without_normalisation_is_refused(tmp_path, capsys):
     assert main(["info", str(tmp_path / "whole.safetensors")]) == 0
     with pytest.raises(UserError, match="needs no module"):
         load_model(tmp_path / "whole.safetensors", module=bare)
+
+
+def test_without_defects_it_is_trained_too(tmp_path, capsys):
+    words = [word for word in TINY if "epochs" not in word] + ["--defects=standard", "--epochs=1"]
+    assert main(["train", f"--out={tmp_path}", "--name=plain", *words]) == 0
+    model = load_model(tmp_path / "plain")
+    assert model.spec.defects == "standard" and not mask_sites(model)
+    assert main(["train", "--resume", str(tmp_path / "plain")]) == 0
+    transformer = create_model("timm:test_vit", image_size=160)
+    save_model(transformer, tmp_path / "vit.safetensors")
+    assert load_model(tmp_path / "vit.safetensors").spec == transformer.spec
+
+
+def test_what_is_printed_and_named_tells_the_modules(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--out=runs", *TINY, "--epochs=1", "--where", "bn1", "blocks.1"]) == 0
+    assert f"{NAME} 0.3-Bottom in bn1, blocks.1" in capsys.readouterr().out
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name == "sample-timm-test_efficientnet-0.3-Bottom+bn1+blocks.1-s0"
+    assert main(["masks", "--model", NAME, "--where", "bn1", "--defects=0.3-Bottom"]) == 0
+    assert "network.bn1.drop" in capsys.readouterr().out
