@@ -8,8 +8,8 @@ built first, their losses compared, and then timed in turns, by Python's clock o
 steps. Rows of results, with the device, versions, commit and clocks, are appended to a file of JSON
 lines; a table of each case follows, and the cases in which a rival is the fastest.
 
---model measures a network of your own instead. Batch norms that a ReLU follows are fused, with an
-addition between, in the fused variants; what cannot be fused stays as it is, and is said.
+--model measures a network of your own instead. In the fused variants its batch norms are
+fused, with an addition and ReLU after them; what cannot be fused stays as it is, and is said.
 
     scotoma bench step --model torchvision:resnet50 --batch 64
 

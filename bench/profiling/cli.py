@@ -9,8 +9,8 @@ epilogue, optimiser, ...), launches and gaps included, side by side; a picture, 
 step of each; and a gzipped trace of each for https://ui.perfetto.dev or chrome://tracing. Rows of
 results are appended to a file of JSON lines, profile.jsonl.
 
---model profiles a network of your own; in the fused variants its batch norms that a ReLU follows
-are fused, and what stays as it is, is said.
+--model profiles a network of your own; in the fused variants its batch norms are fused, and
+what stays as it is, is said.
 
 The share of a step in which the device is busy is the time of its kernels and copies, by the
 profiler, over that of a step by the clock without it.
