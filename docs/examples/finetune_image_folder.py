@@ -5,8 +5,8 @@
 
 FOLDER holds train/CLASS/* and test/CLASS/*. --weights downloads torchvision's, of ImageNet; without
 it training begins at random ones. Pretrained weights have not seen the masks, so that all layers
-are trained, not the last one alone. Images are resized to 256/224 of --size before the middle is cut
-out, which scotoma does for images over 64 pixels only.
+are trained, not the last one alone. Test images are resized to 256/224 of --size before the middle
+is cut out; scotoma does so over 64 pixels only.
 """
 
 import argparse
