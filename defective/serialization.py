@@ -233,6 +233,11 @@ def load_model(
     spec = _spec(record, path)
     if module is not None and isinstance(spec, ModelSpec):
         raise UserError(f"{path}: holds a {spec.name}, which needs no module; leave module out")
+    if module is not None and (not isinstance(module, nn.Module) or mask_sites(module)):
+        what = (
+            "converted already" if isinstance(module, nn.Module) else f"a {type(module).__name__}"
+        )
+        raise UserError(f"{path}: module is {what}; expected a new network, such as Network()")
     try:
         if module is not None:
             example = _tried(spec, module, tensors)

@@ -346,3 +346,11 @@ def test_a_name_is_one_whose_factory_makes_the_same_layers():
 def test_masks_of_a_network_that_has_none_are_not_drawn_anew():
     with refused("model is a Linear without masks"):
         resample_masks(nn.Linear(2, 2), 1)
+
+
+@pytest.mark.parametrize("module", [lambda: None, nn.Linear, "converted"])
+def test_a_module_to_load_into_is_a_new_network(path, module):
+    save_model(converted(), path)
+    what = "converted already" if module == "converted" else f"module is a {type(module).__name__}"
+    with refused(what, "expected a new network"):
+        load_model(path, module=converted() if module == "converted" else module)
