@@ -1,6 +1,7 @@
 """``scotoma bench compatibility``: what is wrong is found, and said; what is counted is right."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -73,7 +74,8 @@ def test_differences():
     assert of(a=[2.0, 0.5]) == (0.25, "gradient of a (evaluation)")
     assert of(out=[2.0, 10.0]) == (pytest.approx(0.1), "output 0 (evaluation)")
     assert of(count=5, out=[2.0, 10.0]) == (0.25, "count (evaluation)")
-    assert of(b=[2e-9])[0] == pytest.approx(1e-9 / (2 * compatibility.FLOOR))
+    floor = 2 * compatibility.tolerance(torch.float32)
+    assert of(b=[2e-9])[0] == pytest.approx(1e-9 / floor)
     assert of(out=[float("nan"), 0.0]) == (None, "output 0 (evaluation)")
 
 
@@ -117,6 +119,13 @@ def test_names(capsys):
     assert {*compatibility.FURTHER, *compatibility.INTERPRETED} <= set(names)
     assert main(["bench", "compatibility", "--networks", "torchvision:resnet51"]) == 2
     assert "Did you mean" in capsys.readouterr().err
+
+
+def test_the_page_in_docs_is_of_the_rows_in_results():
+    root = Path(compatibility.__file__).parents[1]
+    rows = compatibility.newest(root / "bench/results/cpu-x86-64/compatibility.jsonl")
+    page = compatibility.page(rows, compatibility.PAGE)
+    assert page.markdown() == (root / compatibility.PAGE).read_text()
 
 
 @pytest.mark.slow
