@@ -139,6 +139,18 @@ class NeuronMask(Masked):
         """[N,C,H,W] -> [N,C,H,W]. Raises ValueError as :func:`scotoma.kernels.apply_mask`."""
         return apply_mask(x, self.mask, backend=self.backend)
 
+    def named_children(self):
+        # What convert_sync_batchnorm asks the parts of a batch norm for that it has just replaced,
+        # and does not run any more. Timm's function of that name keeps them.
+        caller = sys._getframe(1)
+        torchs = caller.f_globals["__name__"].startswith("torch.")
+        if torchs and caller.f_code.co_name == "convert_sync_batchnorm":
+            raise ValueError(
+                "torch's convert_sync_batchnorm would leave out the mask and the activation of "
+                "timm's BatchNormAct2d; call timm.layers.convert_sync_batchnorm(model)"
+            )
+        return super().named_children()
+
     def extra_repr(self) -> str:
         return self._mask_text().removeprefix(", ")
 

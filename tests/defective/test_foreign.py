@@ -354,3 +354,17 @@ def test_a_module_to_load_into_is_a_new_network(path, module):
     what = "converted already" if module == "converted" else f"module is a {type(module).__name__}"
     with refused(what, "expected a new network"):
         load_model(path, module=converted() if module == "converted" else module)
+
+
+def test_masks_of_timm_are_not_lost_to_synchronised_batch_norms():
+    """Torch's function would drop them silently, with the activation; timm's keeps both."""
+    layers = pytest.importorskip("timm", reason="timm is not installed (extra: timm)").layers
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), layers.BatchNormAct2d(4), nn.AvgPool2d(2))
+    x = torch.randn(2, 3, 12, 12)
+    model = convert(network, x, "0.5-{0}").eval()
+    before = model(x)
+    with pytest.raises(ValueError, match=r"timm\.layers\.convert_sync_batchnorm\(model\)"):
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    assert torch.equal(model(x), before)
+    found = layers.convert_sync_batchnorm(model)
+    assert torch.equal(found(x), before) and [*mask_sites(found)] == ["1.drop"]
