@@ -264,7 +264,7 @@ def accepted_size(model: nn.Module, usual: int) -> int:
             with torch.no_grad():
                 twin(model).train()(torch.zeros(BATCH, 3, size, size, dtype=dtype))
             return size
-        except Exception:
+        except Exception:  # anybody's forward may raise anything; a larger size may do
             if size == usual:
                 raise
 

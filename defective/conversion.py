@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from ..kernels.batch_norm import Masked, MaskedBatchNorm2d, MaskedSyncBatchNorm, NeuronMask
+from ..kernels.patterns import other_norms
 from .errors import UserError, counted, nearest
 from .masks import check_seed, draw_mask, mask_sites, model_terms, notice_masks
 from .notation import Defects
@@ -94,13 +95,9 @@ def convert(
     Source: paper section 3.1; the order of the authors' release.
     """
     _check(model, defects)
-    if isinstance(name, str) and ":" in name:
-        from .models.foreign import factory  # which imports this
-
-        factory(name)  # refuses a wrong name here, and not only when the network is saved
     sites, left, logits = find_sites(model, example_input)
-    if isinstance(name, str) and ":" in name and not example_input.is_meta:
-        _check_name(model, name, logits)
+    if isinstance(name, str) and ":" in name:
+        _check_name(model, name, logits, by_layers=not example_input.is_meta)
     chosen = choose(model, sites, defects, where)
     spec = Conversion(
         name=name or type(model).__name__,
@@ -149,10 +146,16 @@ def _check(model, defects) -> None:
     check_placement(defects)
 
 
-def _check_name(model: nn.Module, name: str, logits: int | None) -> None:
-    """Refuse a factory that makes another network: what is saved could not be loaded."""
-    from .models.foreign import make  # which imports this
+def _check_name(model: nn.Module, name: str, logits: int | None, by_layers: bool) -> None:
+    """Refuse a factory that there is not, or makes another network: its files could not be loaded.
 
+    by_layers: not where a file is being loaded, whose tensors are compared themselves.
+    """
+    from .models.foreign import factory, make  # which import this
+
+    factory(name)
+    if not by_layers:
+        return
     with torch.device("meta"):
         made = make(name, **({} if logits is None else {"num_classes": logits})).state_dict()
     own = model.state_dict()
@@ -218,11 +221,9 @@ def find_sites(
                 "convert it, and fuse it again"
             )
     if not norms:
-        leaves = (type(m).__name__ for m in model.modules() if not m._modules)
-        others = {name for name in leaves if "Norm" in name}
-        has = f"; it has {', '.join(sorted(others))}" if others else ""
         raise UserError(
-            f"model is {type(model).__name__}, which has no batch norm of images to mask{has}"
+            f"model is {type(model).__name__}, which has no batch norm of images to mask"
+            f"{other_norms(model)}"
         )
     left = {name: reason for name, norm in norms.items() if (reason := _refusal(norm))}
     _check_any(model, [name for name in norms if name not in left], left)

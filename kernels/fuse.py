@@ -40,6 +40,7 @@ from .patterns import (
     is_norm,
     is_relu,
     only_user,
+    other_norms,
 )
 from .rules import check_module, check_value, followed, is_plain
 
@@ -176,11 +177,9 @@ def _checked(model) -> dict[str, nn.Module]:
         )
     norms = {name: m for name, m in model.named_modules() if is_norm(m)}
     if not norms:
-        leaves = (type(m).__name__ for m in model.modules() if not m._modules)
-        others = {name for name in leaves if "Norm" in name}
-        has = f"; it has {', '.join(sorted(others))}" if others else ""
         raise ValueError(
-            f"model is {type(model).__name__}, which has no BatchNorm2d or SyncBatchNorm{has}"
+            f"model is {type(model).__name__}, which has no BatchNorm2d or SyncBatchNorm"
+            f"{other_norms(model)}"
         )
     return norms
 

@@ -44,6 +44,13 @@ IN_PLACE_OPERATORS = (
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, MaskedBatchNorm2d, MaskedSyncBatchNorm)
 
 
+def other_norms(model: nn.Module) -> str:
+    """What a network without batch norms of images has in their place, for an error."""
+    leaves = {type(m).__name__ for m in model.modules() if not m._modules}
+    found = sorted(name for name in leaves if "Norm" in name)
+    return f"; it has {', '.join(found)}" if found else ""
+
+
 def is_norm(module) -> bool:
     known = type(module) in NORMS or _act(module) is not None
     return known and "forward" not in module.__dict__

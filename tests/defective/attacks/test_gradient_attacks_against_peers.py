@@ -82,16 +82,20 @@ def test_pgd_from_a_random_start(cases, monkeypatch):
 
 @pytest.mark.parametrize("eps, step, steps", [slow(0.5, 0.1, 8), (2.0, 0.5, 5)])
 def test_euclidean_pgd(cases, eps, step, steps):
-    """Lengths are sums in another order, so digits differ; the place does not."""
+    """Lengths are sums in another order, so digits differ; the place does not.
+
+    In float64: in float32 a digit can put an image on the other side of a ReLU's edge, and its
+    gradient with it, on one processor and not on another.
+    """
     for model, images, labels in cases:
+        model, images = copy.deepcopy(model).double(), images.double()
         ours = pgd(model, images, labels, eps, step, steps, norm="l2")
         attack = foolbox.attacks.L2ProjectedGradientDescentAttack(
             abs_stepsize=step, steps=steps, random_start=False
         )
         _, theirs, _ = attack(in_foolbox(model), images, labels, epsilons=eps)
         apart = (ours - theirs).flatten(1).norm(dim=1)
-        # A digit can put an image on the other side of a ReLU's edge, and its gradient with it.
-        assert (apart >= 1e-4 * eps).sum() <= 1  # of 32: on one processor, none on others
+        assert (apart < 1e-10 * eps).all()
 
 
 @pytest.mark.parametrize("decay", [1.0, slow(0.5)])
