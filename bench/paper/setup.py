@@ -74,6 +74,7 @@ class Setup:
             "defects": "standard",
             "width": self.budget.widths.get(arch),
             **plan.settings,
+            **self.budget.settings.get(arch, {}),
             **settings,
             "recipe": plan.recipe,
             "arch": arch,
