@@ -17,9 +17,9 @@ from .artefacts import Context
 from .experiment import Definition, only_rows
 from .setup import read_setup
 from .tables import definition, definitions
-from .work import Plan, Store
+from .work import Plan, Store, closure
 
-VERBS = {"study": ".study.study", "study-score": ".study.score"}
+VERBS = {"study": ".study.study", "study-score": ".study.score", "page": ".results"}
 """Words in the place of a table's name, and the modules that they mean."""
 _TEXT = """\
 Make tables and figures of the paper, from nothing. For example: scotoma paper table4 --budget
@@ -49,6 +49,13 @@ def make_paper_parser() -> Parser:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="with --dry-run: time a few steps of each network here; otherwise only count",
+    )
+    parser.add_argument(
+        "--results",
+        default=argparse.SUPPRESS,
+        metavar="FOLDER",
+        help="also leave all numbers there, in a small file to pass on (results.json), with a page "
+        "of all claims; nothing is made again that it has. With --dry-run: keep the estimate there",
     )
     reproduce.add_run_options(parser)
     add_picture_format(parser, "also write the pictures in this format")
@@ -96,18 +103,37 @@ def make(arguments: argparse.Namespace) -> None:
             only_rows(experiment, arguments.rows, each.name)
             for each, experiment in zip(chosen, experiments, strict=True)
         ]
-    plan = Plan.of([a for each in experiments for a in each.wanted()], store)
+    wanted = [a for each in experiments for a in each.wanted()]
+    keeper = None
+    if hasattr(arguments, "results"):
+        from .results import Keeper
+
+        names = (each.name for each in chosen)
+        keeper = Keeper(Path(arguments.results), setup, dict(zip(names, experiments, strict=True)))
+        if not arguments.dry_run:
+            keeper.read().restore(closure(wanted), store)
+    plan = Plan.of(wanted, store)
     if arguments.dry_run:
         from .cost import cost_of, show_cost
 
         console = make_console()
-        show_cost(cost_of(plan, store, device, console.print, arguments.measure), console)
+        found = cost_of(plan, store, device, console.print, arguments.measure)
+        show_cost(found, console)
+        if keeper is not None:
+            keeper.estimated(found)
         return
     check_installed("jinja2", "markdown_it", "scipy")  # for the page, which comes last
     with Progress() as screen:
         context = Context(store, device, screen, arguments.batch_size, arguments.workers)
         reproduce.introduce([each.name for each in chosen], setup, plan, context, options.ray)
-        failures = reproduce.make_missing(plan, context, options)
+        try:
+            failures = reproduce.make_missing(plan, context, options)
+        except KeyboardInterrupt:
+            if keeper is not None:
+                keeper.keep(context)
+            raise
+        if keeper is not None:
+            keeper.keep(context)
         errors = reproduce.make_pages(
             chosen, experiments, setup, context, failures, arguments.picture_format
         )

@@ -36,7 +36,8 @@ class Data:
             :func:`folder_content`; of a name, as of :func:`named_content`.
         image_size, train_limit: as settings of training.
         root, download: where named data sets live, and whether to fetch them; decide nothing else.
-        made_by: the artefact that is the image folder.
+        made_by: the artefact that is the image folder. lossy: whether a folder's files are JPEG,
+        which is said of images that are without loss in the paper's files; decides nothing else.
         stylized: a folder of stylised test images, or "". stylized_content: a hash as ``content``.
     """
 
@@ -50,6 +51,7 @@ class Data:
     made_by: SampleFolder | None = None
     stylized: str = ""
     stylized_content: str = ""
+    lossy: bool = False
 
     def settings(self) -> dict[str, Any]:
         """What determines the images: a moved folder is the same."""

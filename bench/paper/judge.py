@@ -18,7 +18,7 @@ three seeds are wide at such levels: only a reversal far beyond their spread ref
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from statistics import NormalDist, fmean
@@ -236,8 +236,8 @@ class Difference(NamedTuple):
 
 def difference(a: Estimate, b: Estimate, level: float = LEVEL) -> Difference:
     """a - b with the interval of a level. Raises UserError as :meth:`Estimate.interval`."""
-    if a.outcomes and len(a.outcomes) == len(b.outcomes):
-        return _paired(a, b, level)
+    if _pairable([(a, b)]):
+        return _paired([(a, b)], level)
     ends = (each.interval(level) or (-math.inf, math.inf) for each in (a, b))
     (low_a, high_a), (low_b, high_b) = ends
     value = a.value - b.value
@@ -246,26 +246,33 @@ def difference(a: Estimate, b: Estimate, level: float = LEVEL) -> Difference:
     return Difference(value, value - below, value + above)
 
 
-def _paired(a: Estimate, b: Estimate, level: float) -> Difference:
-    """a - b of rates whose images are known, of the same seeds.
+def _paired(pairs: Sequence[tuple[Estimate, Estimate]], level: float) -> Difference:
+    """The mean of a - b over pairs (a, b) of rates whose images are known, of the same seeds.
 
     The error for the choice of images is the bootstrap's over images, in closed form (the
-    infinitesimal jackknife; Efron, 1982): an image is drawn with all that every seed and both rates
+    infinitesimal jackknife; Efron, 1982): an image is drawn with all that every seed and all rates
     have of it, so that what is hard for all cancels. One image more or less is added, since rates
     near 0 or 1 hardly vary. Seeds come on top as in :meth:`Estimate.interval`.
     """
-    seeds = len(a.outcomes)
-    every = [each for both in (a, b) for each in both.outcomes]
-    weights = np.zeros(1 + max(int(each.images.max()) for each in every))
-    for sign, both in ((1, a), (-1, b)):
-        for each in both.outcomes:
-            weights[each.images] += sign * each.influence() / seeds
-    half = _normal(level) * math.sqrt((weights**2).sum()) + 1 / min(a.n, b.n)
-    if seeds > 1:
-        differences = [x - y for x, y in zip(a.per_seed, b.per_seed, strict=True)]
+    signed = [(sign, rate) for pair in pairs for sign, rate in zip((1, -1), pair, strict=True)]
+    last = max(int(one.images.max()) for _, rate in signed for one in rate.outcomes)
+    weights = np.zeros(1 + last)
+    for sign, rate in signed:
+        for one in rate.outcomes:
+            weights[one.images] += sign * one.influence() / len(rate.outcomes) / len(pairs)
+    half = _normal(level) * math.sqrt((weights**2).sum()) + 1 / min(rate.n for _, rate in signed)
+    by_seed = zip(*([sign * x for x in rate.per_seed] for sign, rate in signed), strict=True)
+    differences = [sum(values) / len(pairs) for values in by_seed]
+    if len(differences) > 1:
         half = math.hypot(half, _half_of_seeds(differences, level))
-    value = a.value - b.value
+    value = fmean(a.value - b.value for a, b in pairs)
     return Difference(value, max(-1.0, value - half), min(1.0, value + half))
+
+
+def _pairable(pairs: Sequence[tuple[Estimate, Estimate]]) -> bool:
+    """Whether :func:`_paired` takes them."""
+    seeds = {len(rate.outcomes) for pair in pairs for rate in pair}
+    return len(seeds) == 1 and seeds != {0}
 
 
 def outcome(a: Estimate, b: Estimate, wanted: Interval, comparisons: int) -> str:
@@ -334,6 +341,65 @@ class Claim:
         sides = [side for each in self.comparisons for side in (each.a, each.b)]
         return tuple(dict.fromkeys(s.name for s in sides if isinstance(s, Elsewhere)))
 
+    def within(self, rows: Container[str]) -> Claim | None:
+        """The claim about these rows of its table only, and it says so; None if it is about others.
+        Rows of other tables stay."""
+        found = tuple(
+            each
+            for each in self.comparisons
+            if all(isinstance(s, Elsewhere) or s[0] in rows for s in (each.a, each.b))
+        )
+        if len(found) == len(self.comparisons):
+            return self
+        text = f"Of the rows that were chosen: {self.text[:1].lower()}{self.text[1:]}"
+        return replace(self, text=text, comparisons=found) if found else None
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A difference for people.
+
+    Attributes:
+        value, low, high: points, or times where ``unit`` says so; None where there is no end.
+        n: images behind it, of its numbers the fewest; 0 if that is not known. seeds: behind it.
+        which: of a claim's differences it is, such as "smallest difference". where: the places.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    unit: str
+    n: int
+    seeds: int
+    which: str
+    where: str
+
+    @classmethod
+    def of(
+        cls,
+        found: Difference,
+        sides: Sequence[Estimate],
+        score: bool,
+        which: str,
+        where: str,
+    ) -> Effect:
+        """Args: sides: the numbers that it is a difference of; ``score``: ln of their ratio."""
+        value, low, high = (_in_unit(x, score) if math.isfinite(x) else None for x in found)
+        measured = [each for each in sides if each.n] or sides  # what is quoted has no number
+        n, seeds = (min(x) for x in zip(*((e.n, len(e.per_seed)) for e in measured), strict=True))
+        return cls(value, low, high, "times" if score else "points", n, seeds, which, where)
+
+    @property
+    def told(self) -> str:
+        """ "+1.20 points", or "4.79 times"."""
+        return f"{self.value:{'.2f' if self.unit == 'times' else '+.2f'}} {self.unit}"
+
+    @property
+    def interval(self) -> str:
+        """ "[-0.80, 3.10]"; "" without one."""
+        known = self.low is not None and self.high is not None
+        return f"[{self.low:.2f}, {self.high:.2f}]" if known else ""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -343,6 +409,8 @@ class Verdict:
         claim, section, stated, ours: of the claim. verdict: one of this module's three words.
         evidence: a line for people. holds, open, reversed: numbers of comparisons; those that lack
             a number are in none of them. missing: the places that they lack, for people.
+        effect: of the comparison that stands worst; None without any. mean: of all comparisons
+            that have their numbers, with an interval where outcomes are known image by image.
     """
 
     claim: str
@@ -355,6 +423,8 @@ class Verdict:
     reversed: int
     missing: tuple[str, ...] = ()
     ours: bool = False
+    effect: Effect | None = None
+    mean: Effect | None = None
 
 
 def judge(claim: Claim, values: Mapping[Side, Estimate], decides: bool) -> Verdict:
@@ -382,18 +452,40 @@ def judge(claim: Claim, values: Mapping[Side, Estimate], decides: bool) -> Verdi
         if claim.score:
             a, b = logarithm(a), logarithm(b)
         found = outcome(a, b, each.wanted, len(claim.comparisons))
-        compared.append(_Compared(each, found, difference(a, b), each.b in claim.quoted))
+        quoted = each.b in claim.quoted
+        compared.append(_Compared(each, found, difference(a, b), (a, b), quoted))
     counts = {kind: sum(each.outcome == kind for each in compared) for kind in OUTCOMES}
     verdict = NOT_DECIDABLE
     if decides and counts[REVERSED]:
         verdict = NOT_SUPPORTED
     elif decides and counts[HOLDS] == len(claim.comparisons):
         verdict = SUPPORTED
-    evidence = _evidence(claim, compared, counts, list(missing))
+    effect = mean = None
+    if compared:
+        worst = min(compared, key=lambda each: each.slack)
+        low, high = worst.comparison.wanted
+        which = "greatest difference" if math.isinf(low) else "farthest from equal"
+        which = "smallest difference" if math.isinf(high) else which
+        effect = Effect.of(worst.difference, worst.sides, claim.score, which, _where(worst))
+        pairs = [each.sides for each in compared]
+        value = fmean(each.difference.value for each in compared)
+        found = (
+            _paired(pairs, LEVEL) if _pairable(pairs) else Difference(value, -math.inf, math.inf)
+        )
+        both = [each for pair in pairs for each in pair]
+        where = f"over {len(pairs)} of {len(claim.comparisons)}"
+        mean = Effect.of(found, both, claim.score, "mean difference", where)
+    evidence = _evidence(claim, compared, counts, list(missing), effect)
     if not decides:
         evidence += "; these numbers decide nothing about the paper"
     head = claim.text, claim.section, claim.stated, verdict, evidence
-    return Verdict(*head, **counts, missing=tuple(missing), ours=claim.ours)
+    told = {"missing": tuple(missing), "ours": claim.ours, "effect": effect, "mean": mean}
+    return Verdict(*head, **counts, **told)
+
+
+def _in_unit(difference: float, score: bool) -> float:
+    """Points of percent, or how many times."""
+    return math.exp(difference) if score else 100 * difference
 
 
 def at_scale(found: Verdict, scale: str) -> Verdict:
@@ -404,11 +496,13 @@ def at_scale(found: Verdict, scale: str) -> Verdict:
 
 
 class _Compared(NamedTuple):
-    """A comparison whose two numbers are there; ``quoted``: whether b is the paper's constant."""
+    """A comparison whose two numbers are there: ``sides``. quoted: whether b is the paper's
+    constant."""
 
     comparison: Comparison
     outcome: str
     difference: Difference
+    sides: tuple[Estimate, Estimate]
     quoted: bool
 
     @property
@@ -423,6 +517,7 @@ def _evidence(
     compared: Sequence[_Compared],
     counts: Mapping[str, int],
     missing: Sequence[str],
+    effect: Effect | None,
 ) -> str:
     """Counts, the comparison that stands worst, and what is missing.
 
@@ -432,12 +527,9 @@ def _evidence(
     total = len(claim.comparisons)
     hold = "comparison holds" if total == 1 else "comparisons hold"
     parts = [f"{counts[HOLDS]} of {total} {hold}, {counts[OPEN]} open, {counts[REVERSED]} reversed"]
-    if compared:
-        worst = min(compared, key=lambda each: each.slack)
-        low, high = worst.comparison.wanted
-        which = "greatest difference" if math.isinf(low) else "farthest from equal"
-        which = "smallest difference" if math.isinf(high) else which
-        parts.append(f"{which}: {_size(worst.difference, claim.score)} ({_sides(worst)})")
+    if effect is not None:
+        interval = f" {effect.interval}" if effect.interval else ", without an interval"
+        parts.append(f"{effect.which}: {effect.told}{interval} ({effect.where})")
     if quoted := sum(each.quoted for each in compared):
         parts.append(f"{quoted} with numbers that the paper quotes")
     if missing:
@@ -446,15 +538,7 @@ def _evidence(
     return "; ".join(parts)
 
 
-def _size(found: Difference, score: bool) -> str:
-    """ "+1.20 points [-0.80, 3.10]", or of scores "4.79 times [3.10, 7.42]"."""
-    value, low, high = (math.exp(x) if score else 100 * x for x in found)
-    text = f"{value:.2f} times" if score else f"{value:+.2f} points"
-    known = math.isfinite(found.high - found.low)
-    return text + (f" [{low:.2f}, {high:.2f}]" if known else ", without an interval")
-
-
-def _sides(found: _Compared) -> str:
+def _where(found: _Compared) -> str:
     """ "0.2-Bottom over 0.25-Bottom, PGD16": what the two places share stands once."""
     a, b = found.comparison.a, found.comparison.b
     mark = " as quoted" if found.quoted else ""

@@ -19,11 +19,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ...defective.errors import counted
 from ...train.config import PictureFormat
 from ...train.datasets import DATASETS
-from ...train.pages import Inline, Lines, Page, badge, clean, joined, soft, strong, write_files
+from ...train.pages import (
+    Inline,
+    Lines,
+    Page,
+    badge,
+    clean,
+    code,
+    joined,
+    soft,
+    strong,
+    write_files,
+)
 from . import pictures
+from .claims import claims_of
 from .experiment import Definition, Made, Measure
 from .judge import LEVEL, NOT_DECIDABLE, NOT_SUPPORTED, SUPPORTED, Estimate, Place, Verdict
-from .provenance import read_origin, tell_settings
+from .provenance import command, read_origin, tell_settings
 from .published import printed, published
 from .setup import Setup
 from .work import closure
@@ -85,14 +97,22 @@ def build_page(
     page = Page(title(made.definition))
     _head(page, made, verdicts)
     start = len(page.blocks)
-    _numbers(page, grid, len(made.setup.seeds), failures)
+    tell_numbers(page, grid, len(made.setup.seeds), failures)
+    if len(page.blocks) > start:
+        page.blocks.insert(start, "## Numbers")
     if drawn := pictures.of_page(made, grid, page.title):
         page.heading("Pictures")
         for each in drawn:
             page.picture(*each)
     elif len(page.blocks) == start:
         page.paragraph("Nothing that this page could show has been made.")
-    tell_settings(page, made, origin, commit, when)
+    files = (code("cells.json"), " and ", code("cells.csv"), " beside this page.")
+    written = (
+        ("Commit ", code(commit or "unknown"), f"; this page was written on {when}."),
+        ("Every number, for programs: ", *files),
+    )
+    has_claims = bool(claims_of(made.definition.name))
+    tell_settings(page, made, origin, written, command(made), has_claims)
     return Built(page, _record(made, grid, verdicts, failures, commit, when))
 
 
@@ -346,9 +366,9 @@ def _verdict(found: Verdict) -> Inline:
 # The tables: ours with the difference, the paper's below; N and intervals.
 
 
-def _numbers(page: Page, grid: Grid, seeds: int, failures: Sequence[Failure]) -> None:
+def tell_numbers(page: Page, grid: Grid, seeds: int, failures: Sequence[Failure] = ()) -> None:
     """The table, what is missing in it, what is quoted, and the intervals if they are apart."""
-    start, whole = len(page.blocks), len(grid.columns) <= FEW
+    whole = len(grid.columns) <= FEW
     if grid.cells:
         page.paragraph(_caption(grid, seeds, whole))
         page.table(_main_table(grid, whole))
@@ -382,8 +402,6 @@ def _numbers(page: Page, grid: Grid, seeds: int, failures: Sequence[Failure]) ->
         page.bullets((strong(row), f": {cited}") for row, cited in grid.quoted.items())
     if own := [*grid.own_rows, *grid.own_columns]:
         page.paragraph(f"Ours only, not in the paper: {'; '.join(own)}.")
-    if len(page.blocks) > start:
-        page.blocks.insert(start, "## Numbers")
 
 
 def _caption(grid: Grid, seeds: int, whole: bool) -> str:

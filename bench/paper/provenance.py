@@ -14,10 +14,8 @@ from safetensors import SafetensorError, safe_open
 from ...defective.attacks import parse_attack
 from ...defective.errors import UserError, counted
 from ...train.config import FREE, TrainConfig
-from ...train.datasets import DATASETS
 from ...train.pages import Inline, Page, code, joined, strong
 from ...train.runfolder import SUMMARY
-from .claims import claims_of
 from .experiment import Made
 from .judge import RULES
 from .work import Artefact, Store, closure
@@ -71,26 +69,30 @@ class Origin(NamedTuple):
 def read_origin(made: Made) -> Origin:
     """Raises UserError on a damaged file, which it names."""
     store = made.context.store
-    artefacts, told = closure(made.experiment.wanted()), {}
-    for artefact in artefacts:
-        if not artefact.is_done(store):
-            continue
-        path = artefact.path(store)
-        try:
-            told[artefact.key] = _records(artefact, path, store)
-        except UserError:
-            raise
-        except (
-            *(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError),
-            SafetensorError,
-        ) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{path}: damaged ({reason}); remove it to make it again") from None
-    return Origin(artefacts, told)
+    artefacts = closure(made.experiment.wanted())
+    there = (each for each in artefacts if each.is_done(store) or each.key in store.told)
+    return Origin(artefacts, {each.key: read_records(each, store) for each in there})
+
+
+def read_records(artefact: Artefact, store: Store) -> list[dict[str, Any]]:
+    """What an artefact's file tells, or a results file in its place, with ``seconds`` and, as text,
+    ``versions`` and ``warnings``. Raises UserError on a damaged file, which it names."""
+    path = artefact.path(store)
+    if not artefact.is_done(store):
+        return [dict(store.told[artefact.key])]
+    try:
+        return _records(artefact, path, store)
+    except UserError:
+        raise
+    except (
+        *(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError),
+        SafetensorError,
+    ) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: damaged ({reason}); remove it to make it again") from None
 
 
 def _records(artefact: Artefact, path: Path, store: Store) -> list[dict[str, Any]]:
-    """What a file tells, with ``seconds`` and, as text, ``versions`` and ``warnings``."""
     if artefact.kind == "train":
         summary = json.loads((path / SUMMARY).read_text())
         found = [{**summary, "seconds": summary.get("train_s")}]
@@ -124,10 +126,23 @@ def _set_details(path: Path) -> dict[str, Any]:
     return dict(json.loads(records[0])["details"])
 
 
-def tell_settings(page: Page, made: Made, origin: Origin, commit: str | None, when: str) -> None:
-    """Everything below the pictures."""
-    page.heading("Settings")
-    page.bullets(made.experiment.settings)
+def tell_settings(
+    page: Page,
+    made: Made,
+    origin: Origin,
+    written: Iterable[Inline],
+    again: str,
+    has_claims: bool,
+) -> None:
+    """Everything below the pictures.
+
+    Args:
+        written: lines about the page itself. again: the command that makes it. has_claims: whether
+            verdicts stand on it.
+    """
+    if made.experiment.settings:
+        page.heading("Settings")
+        page.bullets(made.experiment.settings)
     page.heading("Data and images", 3)
     samples = dict.fromkeys(_sample(each, origin) for each in origin.of("sample"))
     page.bullets([*_data(made, origin), *samples])
@@ -151,18 +166,18 @@ def tell_settings(page: Page, made: Made, origin: Origin, commit: str | None, wh
     if origin.of("set"):
         page.paragraph("Pixels uint8: adversarial images are rounded to the nearest of 256 levels.")
     page.heading("Where and when", 3)
-    page.bullets(_machines(made, origin, commit, when))
+    page.bullets([*_machines(made, origin), *written])
     if warnings := dict.fromkeys(w for record in origin.records for w in record["warnings"]):
         page.heading("Warnings", 3)
         page.bullets(warnings)
     if differing := [*made.experiment.notes, *_cuts(made, origin)]:
         page.heading("Where it differs from the paper")
         page.bullets(differing)
-    if claims_of(made.definition.name):
+    if has_claims:
         page.heading("How verdicts are reached")
         page.bullets(RULES)
     page.heading("Make it again")
-    page.paragraph(code(command(made)))
+    page.paragraph(code(again))
 
 
 def _data(made: Made, origin: Origin) -> list[Inline]:
@@ -177,15 +192,14 @@ def _data(made: Made, origin: Origin) -> list[Inline]:
         if not trained:
             continue
         where = data.location(made.context.store)
-        parts = []
+        parts: list[str] = []
         for what, words in (("train", "training images"), ("test", "test images")):
             numbers = {origin.tells(each, f"{what}_images") for each in trained} - {None}
             if len(numbers) == 1:
                 parts.append(f"{numbers.pop():,} {words}")
         if data.image_size:
             parts.append(f"{data.image_size} pixels a side")
-        of_people = data.dataset not in DATASETS and data.made_by is None
-        if of_people and role in LOSSLESS and any(Path(where).rglob("*.[jJ][pP]*[gG]")):
+        if data.lossy and role in LOSSLESS:
             parts.append("JPEG files, which have lost some of the originals' fine texture")
         first = "" if where == role else f" is {where}"
         lines.append((strong(role), first + (": " if parts else "") + ", ".join(parts)))
@@ -261,7 +275,7 @@ def _some(names: Sequence[str], noun: str) -> str:
     return f"{few}, ..., {names[-1]} ({counted(len(names), noun)})"
 
 
-def _machines(made: Made, origin: Origin, commit: str | None, when: str) -> list[Inline]:
+def _machines(made: Made, origin: Origin) -> list[Inline]:
     precisions = dict.fromkeys(
         str(told) for each in origin.of("train") if (told := origin.tells(each, "precision"))
     )
@@ -281,13 +295,7 @@ def _machines(made: Made, origin: Origin, commit: str | None, when: str) -> list
             f"Measured time of all trainings, attacks and evaluations, also where they were made "
             f"for another page: {duration(seconds)}.",
         ]
-    written = f"; this page was written on {when}."
-    files = (code("cells.json"), " and ", code("cells.csv"), " beside this page.")
-    return [
-        *lines,
-        ("Commit ", code(commit or "unknown"), written),
-        ("Every number, for programs: ", *files),
-    ]
+    return lines
 
 
 def duration(seconds: float) -> str:
@@ -317,17 +325,17 @@ def _cuts(made: Made, origin: Origin) -> list[str]:
 def command(made: Made) -> str:
     """What makes the page again, with every option that decides numbers; where things lie decides
     none."""
-    definition, setup = made.definition, made.setup
-    words = ["scotoma", "paper", definition.name, "--budget", setup.budget.name]
+    setup = made.setup
+    words = ["scotoma", "paper", *made.definition.name.split(), "--budget", setup.budget.name]
     words += ["--seeds", str(len(setup.seeds)), "--images", setup.images]
     if setup.seeds[0]:
         words += ["--first-seed", str(setup.seeds[0])]
     for role, data in setup.data.items():
         usual = setup.budget.data[role].dataset
-        if role in definition.roles and data.made_by is None and data.dataset != usual:
+        if role in made.definition.roles and data.made_by is None and data.dataset != usual:
             words += ["--data", f"{role}={data.dataset}"]
     stylized = [data.stylized for data in setup.data.values() if data.stylized]
-    if definition.stylized and stylized:
+    if made.definition.stylized and stylized:
         words += ["--stylized", stylized[0]]
     if made.experiment.only:
         words += ["--rows", *made.experiment.only]

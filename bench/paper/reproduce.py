@@ -126,23 +126,32 @@ def make_page(
     Raises:
         UserError: a damaged result, or a file that cannot be written.
     """
+    made, verdicts = judged(definition, setup, experiment, context)
+    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    page = build_page(made, verdicts, failures, commit(), when)
+    folder = context.store.folder / "pages" / f"{definition.name}-{setup.budget.name}"
+    return write_page(page, folder, picture_format)[0], verdicts
+
+
+def judged(
+    definition: Definition, setup: Setup, experiment: Experiment, context: Context
+) -> tuple[Made, list[Verdict]]:
+    """The numbers that are there, and what they say of each claim; where rows were chosen, of each
+    claim about them. Raises UserError on a damaged result."""
     values, asides = (
         read_values(places, context.store) for places in (experiment.cells, experiment.asides)
     )
-    made = Made(definition, setup, experiment, values, context, asides)
     claims, known = claims_of(definition.name), dict(values)
+    made = Made(definition, setup, experiment, values, context, asides)
+    if experiment.only:
+        claims = [found for each in claims if (found := each.within(experiment.rows))]
     for name in dict.fromkeys(name for claim in claims for name in claim.elsewhere):
         others = read_values(find(name).build(setup).cells, context.store)
         known |= {Elsewhere(name, *place): value for place, value in others.items()}
     scale = setup.budget.scale
     decides = not (other_images(definition, setup) if scale else why_apart(definition, setup))
     verdicts = [judge(claim, known, decides) for claim in claims]
-    if scale:
-        verdicts = [at_scale(verdict, scale) for verdict in verdicts]
-    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    page = build_page(made, verdicts, failures, commit(), when)
-    folder = context.store.folder / "pages" / f"{definition.name}-{setup.budget.name}"
-    return write_page(page, folder, picture_format)[0], verdicts
+    return made, [at_scale(verdict, scale) for verdict in verdicts] if scale else verdicts
 
 
 def fail(failures: Sequence[Failure], plan: Plan, errors: Sequence[UserError] = ()) -> None:

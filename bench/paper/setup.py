@@ -165,6 +165,9 @@ def cw(confidence: float) -> str:
 # From options to a setup: budget, data and seeds, checked before any work.
 
 
+_JPEG = "*.[jJ][pP]*[gG]"
+
+
 def read_setup(arguments: argparse.Namespace, roles: Iterable[str]) -> Setup:
     """The setup that the options ask for, with the data of ``roles``.
 
@@ -204,8 +207,9 @@ def read_setup(arguments: argparse.Namespace, roles: Iterable[str]) -> Setup:
             return Data(role, "", made_by=SampleFolder(1500, 400), **found)
         if dataset in DATASETS:
             return Data(role, dataset, named_content(dataset, root), **found)
-        folder = _place(dataset)
-        return Data(role, folder, folder_content(Path(folder), f"--data {role}"), **found)
+        folder = Path(_place(dataset))
+        found["content"] = folder_content(folder, f"--data {role}")
+        return Data(role, str(folder), **found, lossy=any(folder.rglob(_JPEG)))
 
     roles = set(roles)
     data = {role: data_of(role) for role in ROLES if role in roles}

@@ -4,7 +4,7 @@ by whichever of the processes and machines over one folder comes first."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,10 +23,15 @@ WAIT_SECONDS = 0.2
 
 class Store(keyed.Store):
     """A folder of artefacts, which several commands and machines may use at the same time; machines
-    have to see it under the same path."""
+    have to see it under the same path.
 
-    def __init__(self, folder: Path):
+    Args:
+        told: {key: what a results file tells} of artefacts whose own files may be gone.
+    """
+
+    def __init__(self, folder: Path, told: Mapping[str, Mapping[str, Any]] | None = None):
         super().__init__(folder.absolute())
+        self.told = told or {}
 
     def prepare(self) -> None:
         """Make the folder. Raises UserError if it cannot be written to."""

@@ -1,6 +1,7 @@
 """Fixtures that several files of tests use."""
 
 import pytest
+from paper_table10 import again, made, paper  # noqa: F401
 from scotoma.bench.doctor import kernels
 from scotoma.bench.doctor.checks import OK, CheckResult
 from scotoma.bench.report import tables

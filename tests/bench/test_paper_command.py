@@ -1,16 +1,16 @@
 """``scotoma paper`` as people use it: from a name to a page, stopped, given again, mistaken."""
 
-import io
 import json
 import re
 import shutil
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
+import paper_table10
 import pytest
 import torch
 from paper_smoke import TINY, context
+from paper_table10 import TABLE10
 from scotoma.bench.paper import reproduce
 from scotoma.bench.paper.artefacts import Training
 from scotoma.bench.paper.budgets import BUDGETS, SMOKE
@@ -19,44 +19,9 @@ from scotoma.bench.paper.setup import Setup
 from scotoma.bench.paper.tables import definition, definitions
 from scotoma.bench.paper.work import Store
 from scotoma.defective.errors import UserError
-from scotoma.train.cli import main
 from study_pairs import result, saved, study
 
-
-def run(*arguments):
-    """(status, stdout, stderr) of the command, with a budget of seconds in the place of smoke."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setitem(BUDGETS, "smoke", TINY)
-        status = main(["paper", *arguments])
-    return status, out.getvalue(), err.getvalue()
-
-
-@pytest.fixture
-def paper(tmp_path, monkeypatch):
-    """Run the command in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    return run
-
-
-TABLE10 = ("table10", "--budget", "smoke", "--images", "source", "--device", "cpu")
 ONE_ROW = (*TABLE10, "--rows", "0.5-Bottom")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """Where Table 10 was made from nothing."""
-    folder = tmp_path_factory.mktemp("made")
-    status, _, err = run(*TABLE10, "--out", str(folder))
-    assert (status, err) == (0, "")
-    return folder
-
-
-@pytest.fixture
-def again(made, paper, tmp_path):
-    """Run the command where Table 10 is there."""
-    shutil.copytree(made, tmp_path / "paper")
-    return paper
 
 
 def trainings(folder, *texts):
@@ -176,7 +141,7 @@ def test_only_rows_that_match(again, tmp_path):
 
 
 def test_verdicts_at_small_scale_have_words_of_their_own(again, tmp_path, monkeypatch):
-    monkeypatch.setitem(globals(), "TINY", replace(TINY, scale="at small scale"))
+    monkeypatch.setattr(paper_table10, "TINY", replace(TINY, scale="at small scale"))
     _, out, _ = again(*TABLE10)
     # Of other images than the paper's nothing is decided.
     assert re.search(r"table10: 2 claims: 2 at small scale: undecided\.", out)
@@ -221,7 +186,7 @@ def test_the_list_has_everything_of_the_paper(paper):
 @pytest.mark.slow
 def test_a_study_is_made(paper, tmp_path, monkeypatch):
     # Networks have to be good enough that there is something to fool.
-    monkeypatch.setitem(globals(), "TINY", replace(TINY, data=SMOKE.data))
+    monkeypatch.setattr(paper_table10, "TINY", replace(TINY, data=SMOKE.data))
     options = ("--budget", "smoke", "--per-person", "2", "--device", "cpu")
     status, out, err = paper("study", *options, "--attack", "mifgsm:eps=64/255,step=16/255,steps=3")
     assert status == 0 and "pairs" in out, err

@@ -222,6 +222,51 @@ def test_pairs_vary_with_the_images_as_a_bootstrap_does(seeds):
     assert difference(bare_a, bare_b).high > found.high
 
 
+def test_the_mean_of_differences_has_the_interval_of_one_rate_of_all_images():
+    """Two comparisons on halves of the images are as one on all of them."""
+    rng = np.random.default_rng(3)
+    several = []
+    for _ in range(3):
+        right = {name: rng.random(400) < chance for name, chance in (("a", 0.8), ("b", 0.6))}
+        several.append(right)
+
+    def rate(name, chosen):
+        images = np.arange(400)[chosen]
+        found = []
+        for right in several:
+            one = Outcomes(images, right[name][chosen], np.ones(len(images), dtype=bool))
+            found.append(replace(share(right[name][chosen].mean(), len(images)), outcomes=(one,)))
+        return combined(found)
+
+    halves = [slice(0, 200), slice(200, 400)]
+    values = {
+        (name, str(number)): rate(name, half) for name in "ab" for number, half in enumerate(halves)
+    }
+    claim = Claim("x", tuple(Comparison(("a", c), ("b", c)) for c in "01"))
+    found = judge(claim, values, True)
+    whole = difference(rate("a", slice(None)), rate("b", slice(None)))
+    assert found.mean.value == pytest.approx(100 * whole.value)
+    # One image more or less of 200, not of 400.
+    ends = (found.mean.low, found.mean.high)
+    assert ends == pytest.approx((100 * whole.low, 100 * whole.high), abs=0.3)
+    assert (found.mean.n, found.mean.seeds, found.mean.where) == (200, 3, "over 2 of 2")
+    assert found.effect.which == "smallest difference" and found.effect.low < found.mean.low
+    assert found.effect.value == min(
+        100 * (values["a", c].value - values["b", c].value) for c in "01"
+    )
+    assert f"{found.effect.told} {found.effect.interval}" in found.evidence
+
+
+def test_a_claim_within_some_rows_says_so():
+    claim = Claim("Red is above.", tuple(Comparison((row, "c"), ("z", "c")) for row in "ab"))
+    assert claim.within("abz") is claim and claim.within("z") is None
+    found = claim.within("az")
+    assert found.comparisons == claim.comparisons[:1]
+    assert found.text == "Of the rows that were chosen: red is above."
+    other = Claim("x", (Comparison(("a", "c"), Elsewhere("table1", "q", "c")),))
+    assert other.within("a") is other and other.within("b") is None
+
+
 def test_seeds_that_share_images_are_no_further_images():
     (a, b) = networks(np.random.default_rng(0), 300, (0.6, 0.5))
     several = difference(combined([a] * 3), combined([b] * 3))

@@ -1,0 +1,149 @@
+"""Results that are kept: a small file, the page that it makes, and commands that go on from it."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from paper_table10 import TABLE10
+from scotoma.bench.paper import reproduce
+from scotoma.bench.paper.artefacts import Training
+from scotoma.bench.paper.results import FILE, read_results, write_page
+from scotoma.defective.errors import UserError
+from scotoma.defective.serialization import seal
+from scotoma.train.pages import inline
+from scotoma.train.screen import Progress
+
+COMMITTED = sorted((Path(__file__).parents[2] / "docs/results").glob(f"*/{FILE}"))
+
+
+@pytest.fixture
+def kept(again, tmp_path):
+    """The folder of results of Table 10."""
+    status, out, err = again(*TABLE10, "--results", "kept")
+    assert (status, err) == (0, "") and "results     kept/index.md\n" in out
+    return tmp_path / "kept"
+
+
+def edited(folder, change):
+    """Edit a results file as somebody could who knows how it is sealed."""
+    record = json.loads((folder / FILE).read_text())
+    record.pop("digest", None)
+    change(record)
+    (folder / FILE).write_text(json.dumps(seal(record)))
+
+
+def test_the_page_is_made_from_the_file_alone(kept, paper, tmp_path):
+    page = (kept / "index.md").read_text()
+    own = tmp_path / "paper/pages/table10-smoke"
+    numbers = (own / "index.md").read_text().split("## Numbers")[1].split("##")[0]
+    assert numbers.count(" %**") >= 4 and numbers.strip() in page
+    verdicts = json.loads((own / "cells.json").read_text())["verdicts"]
+    assert all(inline(each[k]) in page for each in verdicts for k in ("claim", "evidence"))
+    assert "6 trainings took" in page and str(tmp_path) not in page + (kept / FILE).read_text()
+    shutil.rmtree(tmp_path / "paper")
+    (kept / "index.md").unlink()
+    status, out, err = paper("page", "kept")
+    assert (status, err) == (0, "") and out.endswith("page  kept/index.md\n")
+    assert (kept / "index.md").read_text() == page
+
+
+def test_what_the_file_has_is_not_made_again(kept, paper, monkeypatch):
+    def fails(self, context):
+        raise AssertionError("made again")
+
+    page = (kept / "index.md").read_text()
+    monkeypatch.setattr(Training, "make", fails)
+    status, out, err = paper(*TABLE10, "--results", "kept", "--out", "other")
+    assert (status, err) == (0, "") and ", 0 to make" in out
+    without_line = [
+        "\n".join(line for line in text.split("\n") if "Written on" not in line)
+        for text in (page, (kept / "index.md").read_text())
+    ]
+    assert without_line[0] == without_line[1]
+    # And another table is added to it.
+    status, out, _ = paper("table11", *TABLE10[1:], "--results", "kept", "--dry-run")
+    tables = json.loads((kept / FILE).read_text())["tables"]
+    assert status == 0 and set(tables) == {"table10", "table11"}
+    status, _, _ = paper("page", "kept")
+    page = (kept / "index.md").read_text()
+    assert status == 0 and "estimated before" in page and "not made yet" in page
+
+
+def test_what_is_there_is_kept_when_it_is_stopped(again, tmp_path, monkeypatch):
+    for path in (tmp_path / "paper/result").glob("*0.3-Bottom-s0-against*"):
+        path.unlink()
+
+    def stopped(plan, context, options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reproduce, "make_missing", stopped)
+    assert again(*TABLE10, "--results", "kept")[0] == 130
+    page = (tmp_path / "kept/index.md").read_text()
+    assert "0.3-Bottom (0.5-Bottom), 0.3-Bottom (0.3-Bottom): not made yet" in page
+    assert " %**" in page
+
+
+def test_mistakes(kept, paper, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "taken").write_text("mine")
+    table = (*TABLE10, "--results")
+    for arguments, said in (
+        (("page",), "required: folder"),
+        (("page", "empty"), "empty: no results.json in it"),
+        (("page", "nowhere"), "nowhere: no results.json in it"),
+        ((*table, "taken"), "--results taken: cannot be written to"),
+        ((*table, "kept", "--seeds", "2"), r"--seeds \[0\], not \[0, 1\]; give another folder"),
+        ((*table, "kept", "--images", "common"), "--images source, not common"),
+        ((*table, "kept", "--data", "cifar10=mnist"), "--data cifar10"),
+        (("figure3", *TABLE10[1:], "--results", "new"), "numbers, and not the images that figure3"),
+    ):
+        status, _, err = paper(*arguments)
+        assert status == 2 and err.count("\n") <= 2
+        assert re.search(said, err), err
+    assert (tmp_path / "taken").read_text() == "mine" and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda r: r.update(format=99), "format is 99"),
+        (lambda r: r.update(budget="tiny"), "no results of 'scotoma paper'.*tiny"),
+        (lambda r: r.update(seeds=[]), "seeds is"),
+        (lambda r: r.update(tables={"table99": []}), "table99"),
+        (lambda r: r.update(tables={"table10": ["VGG*"]}), "no row of table10 matches"),
+        (lambda r: r["data"]["cifar10"].update(path="/"), "no results of"),
+        (lambda r: r.update(artefacts=3), "no results of"),
+        (lambda r: r["artefacts"].update(x={"kind": "set"}), "1 of [0-9]+ entries are of other"),
+        (lambda r: wrong(r, "sample", indices=[-1]), "entry of sample-16.*is damaged"),
+        (lambda r: wrong(r, "result", cells=[{"results": {"defence": 2}}]), "is damaged|no result"),
+        (lambda r: wrong(r, "result", cells=[]), "no result"),
+    ],
+)
+def test_a_file_of_somebody_else_is_not_trusted(kept, paper, change, said):
+    edited(kept, change)
+    status, _, err = paper("page", "kept")
+    assert status == 2 and re.search(said, err), err
+
+
+def wrong(record, kind, **content):
+    next(e for e in record["artefacts"].values() if e["kind"] == kind)["content"] |= content
+
+
+def test_an_edited_file_is_found_out(kept):
+    text = (kept / FILE).read_text()
+    (kept / FILE).write_text(text.replace('"seconds": ', '"seconds": 1', 1))
+    with pytest.raises(UserError, match=r"results\.json.*(changed|damaged|edited)"):
+        read_results(kept)
+
+
+@pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.parent.name)
+def test_committed_pages_are_those_of_their_files(file, tmp_path):
+    """And nothing in them is of an older version of the code, whose keys were others."""
+    results = read_results(file.parent)
+    with Progress() as screen:
+        write_page(tmp_path, results, screen)
+    assert (tmp_path / "index.md").read_text() == (file.parent / "index.md").read_text()
+    size = sum(p.stat().st_size for p in file.parent.rglob("*") if p.is_file())
+    assert size < 3e6
