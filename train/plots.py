@@ -280,16 +280,19 @@ def heat_map(
 
 
 def interval_line(
-    axes: Axes, number: int, points: Sequence[tuple[float, Range]], label: str
+    axes: Axes, number: int, points: Sequence[tuple[float, Range]], label: str, dashes: str = ""
 ) -> Line2D:
-    """A line through (x, y) in its number's colour and marks, on a band of the intervals."""
+    """A line through (x, y) in its number's colour and marks, on a band of the intervals.
+
+    ``dashes`` are in the place of its number's.
+    """
     x = [place for place, _ in points]
     low = [middle if low is None else low for _, (low, middle, _) in points]
     high = [middle if high is None else high for _, (_, middle, high) in points]
     axes.fill_between(x, low, high, alpha=0.15, linewidth=0, color=colour(number))
     look = {"color": colour(number), "marker": marker(number), "markersize": 4, "linewidth": 1.4}
     y = [middle for _, (_, middle, _) in points]
-    return axes.plot(x, y, line(number), clip_on=False, label=label, **look)[0]
+    return axes.plot(x, y, dashes or line(number), clip_on=False, label=label, **look)[0]
 
 
 def interval_point(

@@ -14,6 +14,7 @@ from itertools import pairwise, product
 from .judge import ABOVE, Claim, Comparison, Elsewhere, Interval, Side
 from .published import DEFENCE_RATE, TEST_ACCURACY, Published, facts, published
 from .setup import ARCHITECTURES
+from .transfer_tables import SCALES
 
 POINTS = 0.05
 """What still counts as alike, as no gain or as no loss: five points. The paper names no margin."""
@@ -384,6 +385,26 @@ def _variants(number: int) -> Iterable[Claim]:
     )
 
 
+def _perturbation() -> Iterable[Claim]:
+    """Of the figure of ours by perturbation scale."""
+    bottom, top = ([f"{p}-{where}" for p in (0.5, 0.3, 0.1)] for where in ("Bottom", "Top"))
+    claim = partial(Claim, stated=False, ours=True)
+    yield claim(
+        "At every scale, defective layers in the bottom defend better than in the top, at equal "
+        "keep probabilities.",
+        down(zip(bottom, top, strict=True), SCALES),
+    )
+    yield claim(
+        "At every scale, the smaller the keep probability of the bottom, the better the defence "
+        "against PGD.",
+        down(rising(("ResNet-18", *bottom)), SCALES),
+    )
+    yield claim(
+        f"At no scale do defective layers in the top help (gain less than {MARGIN}).",
+        down([(row, "ResNet-18") for row in top], SCALES, NO_GAIN),
+    )
+
+
 # White-box attacks: Table 12 and what section A.7 tells beside it.
 
 
@@ -471,4 +492,5 @@ _CLAIMS: dict[str, Callable[[], Iterable[Claim]]] = {
     **{f"table{number}": partial(_variants, number) for number in (5, 14, 15, 16, 17, 18)},
     "figure4": _noise,
     "figure5": _figure5,
+    "perturbation": _perturbation,
 }

@@ -164,10 +164,11 @@ def show_list(console: Console, names: list[str]) -> None:
     for each in [definition(name) for name in names]:
         data = [_DATA[role] for role in each.roles] + ["Stylized-ImageNet"] * each.stylized
         show(console, f"{each.name}  {each.title}")
-        show(console, f"  section  {each.section}", f"  data     {', '.join(data)}")
+        section = "none in the paper; extends " * each.ours + each.section
+        show(console, f"  section  {section}", f"  data     {', '.join(data)}")
         show(console, f"  needs    {each.needs}")
     if not names:
-        show(console, *(f"{each.name:9} {each.title}" for each in definitions().values()))
+        show(console, *(f"{each.name:12} {each.title}" for each in definitions().values()))
         show(
             console,
             "What one needs: scotoma paper list NAME. Make it: scotoma paper NAME --budget "

@@ -86,12 +86,13 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Definition:
-    """A table or a figure of the paper, as ``tables.yaml`` tells of it.
+    """A table or a figure of the paper, or one of ours, as ``tables.yaml`` tells of it.
 
     Attributes:
         name: "table4", "figure5". title: for people. section: of the paper.
         roles: the paper's data sets that it needs. needs: in words: networks, attacks.
         fill: what it has for one seed of a setup. stylized: whether it needs stylised images.
+        ours: whether the paper has no such thing; ``section`` is then the one that it extends.
         settings, notes, axes: as of :class:`Experiment`, lists of lists of lines.
     """
 
@@ -102,9 +103,17 @@ class Definition:
     needs: str
     fill: Callable[[Setup, int], Content]
     stylized: bool = False
+    ours: bool = False
     settings: Sequence[Any] = ()
     notes: Sequence[Any] = ()
     axes: Sequence[str] = ("network", "attack")
+
+    @property
+    def where(self) -> str:
+        """ "Section 4.2 of the paper." """
+        if self.ours:
+            return f"Not in the paper: it extends section {self.section}."
+        return f"Section {self.section} of the paper."
 
     @property
     def of_table(self) -> int | None:

@@ -329,7 +329,7 @@ def _csv(record: Mapping[str, Any]) -> str:
 def title(definition: Definition) -> str:
     """ "Table 4: transfer between five architectures on CIFAR-10"."""
     word, number = re.fullmatch(r"(\D*)(\d*)", definition.name).groups()
-    return f"{word.capitalize()} {number}: {definition.title}"
+    return f"{word.capitalize()} {number}".rstrip() + f": {definition.title}"
 
 
 def tally(verdicts: Sequence[Verdict]) -> str:
@@ -347,8 +347,7 @@ def _head(page: Page, made: Made, verdicts: Sequence[Verdict]) -> None:
     # Of smoke no more is to be said.
     told = "" if budget.name == "smoke" else told
     told = f"{BANNERS.get(budget.name, '')} {told}".strip()
-    where = f"Section {made.definition.section} of the paper."
-    page.paragraph(strong(f"Budget {budget.name}:"), f" {told} {where}")
+    page.paragraph(strong(f"Budget {budget.name}:"), f" {told} {made.definition.where}")
     if verdicts:
         page.heading("Claims")
     page.paragraph(tally(verdicts))

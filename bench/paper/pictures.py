@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +21,7 @@ from ...train.robustness.pictures import shuffled_samples
 from .data import fitting_grids
 from .judge import Estimate
 from .published import DEFENCE_RATE, TEST_ACCURACY, printed
+from .transfer_tables import SCALES
 
 if TYPE_CHECKING:  # matplotlib is half a second, which only who draws is to wait for
     from matplotlib.axes import Axes
@@ -147,37 +148,75 @@ def _percent(estimate: Estimate) -> plots.Range:
     return low, 100 * estimate.value, high
 
 
-# Figure 4.
+# Figure 4, and that by perturbation scale.
 
 
-def draw_noise(made: Made) -> list[Picture]:
-    """Accuracy under Gaussian noise: a line for each row and its intervals; none without a number.
+def _draw_lines(
+    made: Made, title: str, places: Mapping[str, float], looks: Mapping[str, tuple[int, str]]
+) -> Figure | None:
+    """A line for each row and its intervals, in percent; None without a number.
 
-    Columns are twice the standard deviation in levels of 255, as text.
+    Args:
+        places: {column: where it is on the axis}. looks: {row: number of its colour, dashes}.
     """
     from matplotlib.ticker import NullLocator
 
-    rows, columns, values = made.experiment.rows, made.experiment.columns, made.values
-    if not values:
-        return []
-    figure = plots.new((6.6, 4.4), "Accuracy under Gaussian noise")
+    values = made.values
+    there = [row for row in made.experiment.rows if any((row, c) in values for c in places)]
+    if not there:
+        return None
+    figure = plots.new((6.6, 4.4), title)
     axes = figure.subplots()
-    there = [row for row in rows if any((row, column) in values for column in columns)]
-    for number, row in enumerate(there):
-        points = [(float(c), _percent(values[row, c])) for c in columns if (row, c) in values]
-        plots.interval_line(axes, number, points, plots.plain(row))
-    ticks = sorted({float(column) for column in columns})
+    for row in there:
+        number, dashes = looks[row]
+        points = [(x, _percent(values[row, c])) for c, x in places.items() if (row, c) in values]
+        plots.interval_line(axes, number, points, plots.plain(row), dashes)
+    ticks = sorted(places.values())
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8)
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("2 sigma (levels of 255, logarithmic)")
-    axes.set_ylabel("accuracy (%)")
     axes.set_ylim(0, 100)
     axes.grid(alpha=0.3)
+    return figure
+
+
+def draw_noise(made: Made) -> list[Picture]:
+    """Accuracy under Gaussian noise. Columns are twice the standard deviation in levels of 255, as
+    text."""
+    rows = made.experiment.rows
+    places = {column: float(column) for column in made.experiment.columns}
+    looks = {row: (number, "-") for number, row in enumerate(rows)}
+    figure = _draw_lines(made, "Accuracy under Gaussian noise", places, looks)
+    if figure is None:
+        return []
+    (axes,) = figure.axes
+    axes.set_xlabel("2 sigma (levels of 255, logarithmic)")
+    axes.set_ylabel("accuracy (%)")
     axes.legend(loc="lower left", fontsize=8, title="95 % intervals", title_fontsize=8)
     alt = (
         f"accuracy under Gaussian noise of {', '.join(rows)} against twice the standard deviation; "
         "the numbers are those of the table above"
+    )
+    return [Picture(made.definition.name, figure, alt)]
+
+
+def draw_perturbation(made: Made) -> list[Picture]:
+    """Defence rate by perturbation scale: a colour a keep probability, dashes for the top."""
+    rows = made.experiment.rows
+    places = {column: float(column.removeprefix("PGD")) for column in SCALES}
+    keeps = ("ResNet", "0.5", "0.3", "0.1")
+    looks = {r: (keeps.index(r.split("-")[0]), "--" if r.endswith("Top") else "-") for r in rows}
+    figure = _draw_lines(made, "ResNet-18 attacked from DenseNet-121 by PGD", places, looks)
+    if figure is None:
+        return []
+    (axes,) = figure.axes
+    axes.set_xlabel("perturbation scale (1/255, logarithmic)")
+    axes.set_ylabel("success defence rate (P1, %)")
+    marks = {line.get_label(): line for line in axes.lines}
+    plots.legend(figure, marks, "95 % intervals")
+    alt = (
+        f"success defence rate of {', '.join(rows)} against the perturbation scale of PGD; the "
+        "numbers are those of the table above"
     )
     return [Picture(made.definition.name, figure, alt)]
 
@@ -411,4 +450,5 @@ _FIGURES: dict[str, Callable[[Made], list[Picture]]] = {
     "figure6": draw_examples,
     "figure7": draw_examples,
     "figure14": draw_training_curves,
+    "perturbation": draw_perturbation,
 }

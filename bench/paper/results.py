@@ -359,7 +359,7 @@ def build_page(folder: Path, results: Results, context: Context) -> Page:
     page.paragraph(_ABOUT_CLAIMS)
     for each, made, verdicts in found:
         page.heading(title(each))
-        page.paragraph(soft(f"Section {each.section} of the paper."), " ", tally(verdicts))
+        page.paragraph(soft(each.where), " ", tally(verdicts))
         grid = read_grid(made, ())
         tell_numbers(page, grid, len(setup.seeds))
         for picture in of_page(made, grid, title(each)):
@@ -398,7 +398,7 @@ def _claim(each: Definition, found: Verdict) -> list[Inline]:
     if found.missing:
         counts.append(f"{len(found.missing)} numbers missing")
     word = badge(found.verdict, TONES.get(found.verdict.rpartition(": ")[2], "open"))
-    name = title(each).partition(":")[0]
+    name = title(each).partition(":")[0] + " (not in the paper)" * each.ours
     if effect is None:
         return [found.claim, word, joined(counts), "", "", "", "", name]
     shown = (joined([f"{e.told} {e.interval}", soft(e.where)]) for e in (found.mean, effect))

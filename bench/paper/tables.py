@@ -214,7 +214,7 @@ FILLED: dict[str, Callable[[Setup, int], Content]] = {
 
 @cache
 def definitions() -> dict[str, Definition]:
-    """{name: definition}: tables by number, then figures by number."""
+    """{name: definition}: tables by number, figures by number, then those of ours."""
     return {name: Definition(name, fill=FILLED[name], **told) for name, told in facts().items()}
 
 

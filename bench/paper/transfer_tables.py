@@ -1,5 +1,6 @@
 """Tables of attacks that are made with one network and turned on others: 2 to 5, 7 to 11, 14 to 18,
-and Figure 5. Each is rows of networks, and columns of a source and an attack."""
+Figure 5, and "perturbation", which is ours. Each is rows of networks, and columns of a source and
+an attack."""
 
 from __future__ import annotations
 
@@ -205,6 +206,14 @@ ATTACKS = {
     "PGD2,16": pgd(2, 10, 16),
     "PGD32": pgd(1, 40, 32),
 }
+SCALES = {
+    "PGD2": pgd(1, 4, 2),
+    "PGD4": pgd(1, 6, 4),
+    "PGD8": pgd(1, 10, 8),
+    "PGD16": PGD16,
+    "PGD32": ATTACKS["PGD32"],
+}
+"""Steps as in Table 12, and as in Table 5."""
 CONFIDENCES = {"densenet121": 40, "resnet18": 20, "resnet50": 40, "senet18": 40, "vgg19": None}
 """{source of the appendix: confidence of Carlini and Wagner's attack}; the paper has none for
 VGG-19 (section A.10)."""
@@ -302,5 +311,13 @@ TRANSFERS = {
     "figure5": replace(
         ablation("densenet121", ("ResNet-18", *BOTTOM), accuracy=TEST_ACCURACY),
         columns={DEFENCE_RATE: ("DenseNet-121", PGD16)},
+    ),
+    "perturbation": replace(
+        ablation(
+            "densenet121",
+            ("ResNet-18", *(f"{p}-{w}" for w in ("Bottom", "Top") for p in (0.5, 0.3, 0.1))),
+            accuracy=TEST_ACCURACY,
+        ),
+        columns={column: ("DenseNet-121", attack) for column, attack in SCALES.items()},
     ),
 }

@@ -14,6 +14,7 @@ from scotoma.bench.paper.judge import (
     SUPPORTED,
     Elsewhere,
     judge,
+    share,
 )
 from scotoma.bench.paper.published import TABLES
 from scotoma.bench.paper.tables import definitions
@@ -93,7 +94,21 @@ def test_verdicts_on_drawn_numbers(draw):
     assert {name: told(name, drawn_values(draw, name)) for name in NAMES} == recorded[draw]
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_verdicts_by_perturbation_scale():
+    rows = {"ResNet-18": 0.2, "0.5-Bottom": 0.4, "0.3-Bottom": 0.6, "0.1-Bottom": 0.8}
+    rows |= dict.fromkeys(("0.5-Top", "0.3-Top", "0.1-Top"), 0.2)
+    places = definitions()["perturbation"].build(tiny_setup()).cells
+    values = {place: share(rows[place[0]], 2000) for place in places}
+    assert told("perturbation", values) == "+15/0/0 +15/0/0 +15/0/0"
+    # One scale is enough against each.
+    for place, verdicts in {
+        ("0.5-Top", "PGD4"): "-14/0/1 +15/0/0 -14/0/1",
+        ("0.3-Bottom", "PGD32"): "+15/0/0 -14/0/1 +15/0/0",
+    }.items():
+        assert told("perturbation", values | {place: share(0.9, 2000)}) == verdicts
+
+
+@pytest.mark.parametrize("name", [*NAMES, "perturbation"])
 def test_claims_of_every_table(name):
     """Each is a sentence about places that are measured, or quoted."""
     claims, known = claims_of(name), definitions()
@@ -108,7 +123,8 @@ def test_claims_of_every_table(name):
         assert each.comparisons and len(set(each.comparisons)) == len(each.comparisons)
         assert all(c.a != c.b and c.wanted[0] < c.wanted[1] for c in each.comparisons)
         assert {s for c in each.comparisons for s in (c.a, c.b)} <= there | set(each.quoted)
-        assert each.ours == ("our own runs" in each.text) and not (each.ours and each.stated)
+        own = "our own runs" in each.text or known[name].ours
+        assert each.ours == own and not (each.ours and each.stated)
 
 
 def test_all_claims():

@@ -177,10 +177,13 @@ def test_the_list_has_everything_of_the_paper(paper):
     status, out, _ = paper("list")
     assert status == 0
     wanted = [f"table{n}" for n in range(1, 19)] + [f"figure{n}" for n in (1, 3, 4, 5, 6, 7, 14)]
+    wanted.append("perturbation")
     assert list(definitions()) == wanted
     assert [line.split()[0] for line in out.splitlines()[: len(wanted)]] == wanted
     status, out, _ = paper("list", "table4")
     assert status == 0 and "5 sources and 15 targets" in out
+    status, out, _ = paper("list", "perturbation")
+    assert status == 0 and "section  none in the paper; extends 4.2" in out
 
 
 @pytest.mark.slow

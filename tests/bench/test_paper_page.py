@@ -140,6 +140,14 @@ def test_rows_and_columns_that_are_ours_only(tmp_path):
         assert merged(first, second) == tuple(whole) and merged(second, "") == tuple(second)
 
 
+def test_a_figure_of_ours(tmp_path):
+    page = page_of(invented("perturbation", tmp_path), verdicts=())
+    text = text_of(page)
+    assert text.startswith("# Perturbation: ")
+    assert "Not in the paper: it extends section 4.2." in text
+    assert all(c["paper"] is None and c["state"] == "measured" for c in page.record["cells"])
+
+
 def test_numbers_that_are_missing(tmp_path):
     made, failure, lost = failing(invented("table10", tmp_path))
     assert 0 < len(lost) < len(made.experiment.cells)

@@ -129,6 +129,27 @@ def test_the_curve_of_noise(tmp_path):
     assert len(axes.get_legend().get_texts()) == 3
 
 
+def test_lines_by_perturbation_scale(tmp_path):
+    made = invented("perturbation", tmp_path)
+    (picture,) = drawn(made)
+    check_png(picture, "perturbation")
+    (axes,) = picture.figure.axes
+    assert axes.get_ylim() == (0, 100) and axes.get_xticks().tolist() == [2, 4, 8, 16, 32]
+    lines = {line.get_label(): line for line in axes.lines}
+    assert tuple(lines) == made.experiment.rows
+    for row, line in lines.items():
+        # Without the accuracy.
+        values = [100 * made.values[row, f"PGD{scale}"].value for scale in (2, 4, 8, 16, 32)]
+        assert line.get_ydata().tolist() == values
+        assert line.get_linestyle() == ("--" if row.endswith("Top") else "-")
+        assert line.get_color() == lines[row.replace("Top", "Bottom")].get_color()
+    assert lines["ResNet-18"].get_color() == "#000000"
+    assert len({line.get_color() for line in axes.lines}) == 4
+    (legend,) = picture.figure.legends
+    box = legend.get_window_extent(FigureCanvasAgg(picture.figure).get_renderer())
+    assert not box.overlaps(axes.get_window_extent()) and picture.figure.bbox.width < 800
+
+
 def test_the_tradeoff(tmp_path):
     made = invented("figure5", tmp_path)
     missing = next(iter(made.values))
@@ -143,7 +164,8 @@ def test_the_tradeoff(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["table10", "figure4", "figure5", "figure1", "figure6", "figure14", "table6"]
+    "name",
+    ["table10", "figure4", "figure5", "figure1", "figure6", "figure14", "perturbation", "table6"],
 )
 def test_nothing_is_drawn_of_nothing(name, tmp_path):
     made = invented(name, tmp_path)

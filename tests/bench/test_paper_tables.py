@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import re
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,8 @@ def test_each_is_told_and_whole(name):
         assert line == " ".join(line.split()) and "{samples" not in line
     there = {a.data.role for a in closure(found.wanted()) if isinstance(a, Training | Sample)}
     assert there == set(plan.roles)
-    assert definition(f"{name[0]} {name.lstrip('tablefigur')}") is plan
+    assert definition(re.sub(r"^(t|f)\D+", r"\1 ", name)) is plan
+    assert plan.ours == (name == "perturbation") == ("not in the paper" in plan.title)
 
 
 def test_what_is_no_table():
@@ -154,6 +156,9 @@ def test_attacks_are_the_papers():
         *(("fgsm", level) for level in (1, 2, 4)),
         *(("pgd", 2, 1, 4), ("pgd", 4, 1, 6), ("pgd", 8, 1, 10), ("pgd", 8, 2, 7)),
     }
+    own = {("pgd", 2, 1, 4), ("pgd", 4, 1, 6), ("pgd", 8, 1, 10)}
+    assert own < attacks("table12")
+    assert attacks("perturbation") == own | {("pgd", 16, 1, 20), ("pgd", 32, 1, 40)}
     for place, result in results("table12").items():
         start = getattr(parse_attack(result.attack), "random_start", False) if result.attack else 0
         assert start == (place[1] == "PGD (2,7,8)")
@@ -294,6 +299,13 @@ def test_tables_that_are_parts_of_others():
     for row in build("figure5").rows:
         assert ours[row, "Defence Rate"].key == whole[row, "PGD16"].key
         assert ours[row, "Test Accuracy"].key == whole[row, "Acc"].key
+    for setup in (full_setup(), full_setup(images="source"), tiny_setup()):
+        five, scales = results("table5", setup), results("perturbation", setup)
+        shared = {row.replace("Standard CNN", "ResNet-18"): row for row, _ in five}
+        assert {row for row, _ in scales} - shared.keys() == {"0.1-Top"}
+        for row, column in product(shared.keys() & {r for r, _ in scales}, ("PGD16", "PGD32")):
+            assert scales[row, column].key == five[shared[row], column].key
+        assert scales["0.1-Top", "PGD2"].sample.key == five["0.3-Top", "PGD16"].sample.key
     for name in APPENDIX:
         other, source = results(name), ARCHITECTURES[APPENDIX[name]]
         assert four["ResNet-18", source].key == other["ResNet-18", "PGD16"].key
