@@ -352,7 +352,7 @@ def build_page(folder: Path, results: Results, context: Context) -> Page:
         f" {BANNERS.get(budget.name, '')}",
         f" {budget.description[:1].upper()}{budget.description[1:]}.",
     )
-    page.heading("Claims of the paper")
+    page.heading("Claims")
     everything = [verdict for _, _, verdicts in found for verdict in verdicts]
     page.paragraph(tally(everything))
     page.table((_CLAIMS, [_claim(each, v) for each, _, vs in found for v in vs]), words=2)
