@@ -306,9 +306,13 @@ class Sample(Artefact):
         try:
             content = json.loads(path.read_text())
             indices, details = content["indices"], content["details"]
-            if not all(type(i) is int and 0 <= i < _MOST for i in indices):
+            if type(indices) is not list or not all(
+                type(i) is int and 0 <= i < _MOST for i in indices
+            ):
                 raise ValueError("indices are no numbers of images")
             details = dict(details)
+            if type(details.get("found", 0)) is not int:
+                raise ValueError("how many were found is no number")
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise UserError(f"{path}: no choice of images ({error}); remove it") from None
         return torch.tensor(indices, dtype=torch.int64), details

@@ -110,8 +110,7 @@ def make(arguments: argparse.Namespace) -> None:
 
         names = (each.name for each in chosen)
         keeper = Keeper(Path(arguments.results), setup, dict(zip(names, experiments, strict=True)))
-        if not arguments.dry_run:
-            keeper.read().restore(closure(wanted), store)
+        keeper.read().restore(closure(wanted), store)
     plan = Plan.of(wanted, store)
     if arguments.dry_run:
         from .cost import cost_of, show_cost

@@ -237,15 +237,18 @@ def _outcomes(
     if kept is None or (result.protocol, measure.quantity) not in TOLD:
         return ()
     if result.protocol == "clean":
-        images = np.arange(found.n)
+        images = None
     elif result.sample.is_done(store):
         most = getattr(result.on, "most", None)
         images = result.sample.read(store)[0][:most].numpy()
     else:
         return ()
-    right, among = (each.numpy() for each in read_outcomes(kept, len(images)))
+    count = found.n if images is None else len(images)
+    right, among = (each.numpy() for each in read_outcomes(kept, count))
     if among.sum() != found.n or right.sum() != round(found.value * found.n):
         raise ValueError("outcomes are not those of the rate")
+    # Of all images only now, when their number is known to be that of the outcomes.
+    images = np.arange(count) if images is None else images
     return (Outcomes(images, right, among),)
 
 

@@ -255,11 +255,13 @@ def _paired(pairs: Sequence[tuple[Estimate, Estimate]], level: float) -> Differe
     near 0 or 1 hardly vary. Seeds come on top as in :meth:`Estimate.interval`.
     """
     signed = [(sign, rate) for pair in pairs for sign, rate in zip((1, -1), pair, strict=True)]
-    last = max(int(one.images.max()) for _, rate in signed for one in rate.outcomes)
-    weights = np.zeros(1 + last)
+    images, influence = [], []
     for sign, rate in signed:
         for one in rate.outcomes:
-            weights[one.images] += sign * one.influence() / len(rate.outcomes) / len(pairs)
+            images.append(one.images)
+            influence.append(sign * one.influence() / len(rate.outcomes) / len(pairs))
+    _, places = np.unique(np.concatenate(images), return_inverse=True)
+    weights = np.bincount(places, np.concatenate(influence))
     half = _normal(level) * math.sqrt((weights**2).sum()) + 1 / min(rate.n for _, rate in signed)
     by_seed = zip(*([sign * x for x in rate.per_seed] for sign, rate in signed), strict=True)
     differences = [sum(values) / len(pairs) for values in by_seed]
@@ -410,7 +412,8 @@ class Verdict:
         evidence: a line for people. holds, open, reversed: numbers of comparisons; those that lack
             a number are in none of them. missing: the places that they lack, for people.
         effect: of the comparison that stands worst; None without any. mean: of all comparisons
-            that have their numbers, with an interval where outcomes are known image by image.
+            that have their numbers, with an interval if it is one, or outcomes are known image by
+            image. Of scores it is the geometric mean of the ratios.
     """
 
     claim: str
@@ -469,9 +472,11 @@ def judge(claim: Claim, values: Mapping[Side, Estimate], decides: bool) -> Verdi
         effect = Effect.of(worst.difference, worst.sides, claim.score, which, _where(worst))
         pairs = [each.sides for each in compared]
         value = fmean(each.difference.value for each in compared)
-        found = (
-            _paired(pairs, LEVEL) if _pairable(pairs) else Difference(value, -math.inf, math.inf)
-        )
+        found = Difference(value, -math.inf, math.inf)
+        if len(pairs) == 1:  # has an interval, also where outcomes are not known
+            found = worst.difference
+        elif _pairable(pairs):
+            found = _paired(pairs, LEVEL)
         both = [each for pair in pairs for each in pair]
         where = f"over {len(pairs)} of {len(claim.comparisons)}"
         mean = Effect.of(found, both, claim.score, "mean difference", where)
@@ -485,7 +490,8 @@ def judge(claim: Claim, values: Mapping[Side, Estimate], decides: bool) -> Verdi
 
 def _in_unit(difference: float, score: bool) -> float:
     """Points of percent, or how many times."""
-    return math.exp(difference) if score else 100 * difference
+    # No float holds more than e^709: only scores of an edited file are so far apart.
+    return math.exp(min(difference, 700.0)) if score else 100 * difference
 
 
 def at_scale(found: Verdict, scale: str) -> Verdict:

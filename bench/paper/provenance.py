@@ -291,10 +291,13 @@ def _machines(made: Made, origin: Origin) -> list[Inline]:
             f"Devices of trainings and attacks: {devices or 'unknown'}.",
             f"Precision of trainings: {', '.join(precisions) or 'unknown'}.",
             f"Versions: {versions or 'unknown'}.",
-            f"Batches of {made.context.batch_size} images in attacks and evaluations.",
-            f"Measured time of all trainings, attacks and evaluations, also where they were made "
-            f"for another page: {duration(seconds)}.",
         ]
+        if batch := made.context.batch_size:
+            lines.append(f"Batches of {batch} images in attacks and evaluations.")
+        lines.append(
+            f"Measured time of all trainings, attacks and evaluations, also where they were made "
+            f"for another page: {duration(seconds)}."
+        )
     return lines
 
 

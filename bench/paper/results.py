@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...defective.errors import UserError
+from ...defective.errors import UserError, counted
 from ...defective.serialization import atomic_path, check_seal, seal
+from ...train.datasets import DATASETS
 from ...train.distributed import device_name
 from ...train.pages import Inline, Page, badge, code, joined, soft, strong, write_files
 from ...train.screen import Progress, make_console, show
@@ -32,6 +33,7 @@ from ...train.store import write_record
 from ..harness import commit
 from .artefacts import Context, Sample
 from .budgets import BUDGETS
+from .claims import claims_of
 from .data import Data
 from .experiment import Definition, Experiment, Made, only_rows
 from .judge import Verdict
@@ -52,7 +54,9 @@ _DATA = ("dataset", "content", "image_size", "train_limit", "lossy")
 """What is kept of data: no place on somebody's disk."""
 _TOLD = ("seconds", "device", "versions", "warnings", "precision", "train_images", "test_images")
 """What is kept of the records of networks and sets, where it is there."""
-KINDS = {"train": "trainings", "set": "adversarial sets", "result": "evaluations"}
+_LARGEST = 2**53
+"""Up to which floats hold every whole number."""
+KINDS = {"train": "training", "set": "adversarial set", "result": "evaluation"}
 """Of artefacts whose files tell how long they took."""
 
 
@@ -64,7 +68,7 @@ class Results:
         setup: of everything in it; None before anything is.
         tables: {name: patterns of the rows that were chosen; none for all}.
         entries: {key of an artefact: what is kept of it}.
-        estimate: {"device", "when", "seconds": {kind: seconds}} of a dry run, or None.
+        estimate: {"device", "seconds": {kind: seconds}} of a dry run, or None.
         commits: of the source trees that wrote it, the last at the end. when: it was written last.
     """
 
@@ -133,7 +137,7 @@ class Results:
             role: {name: getattr(each, name) for name in _DATA} for role, each in setup.data.items()
         }
         for each in data.values():
-            each["dataset"] = Path(each["dataset"]).name
+            each["dataset"] = _without_place(each["dataset"])
         record = seal(
             {
                 "format": FORMAT,
@@ -153,6 +157,14 @@ class Results:
         lines[list(record).index("artefacts")] = f' "artefacts": {{\n{inside}\n }}'
         with atomic_path(folder / FILE) as temporary:
             temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def _without_place(dataset: str) -> str:
+    """A folder's own name. One named like a data set stays a folder: that has another key."""
+    if dataset in DATASETS or not dataset:
+        return dataset
+    name = Path(dataset).name or "folder"  # "/" has none
+    return f"./{name}" if name in DATASETS else name
 
 
 def _dumps(value: Any) -> str:
@@ -186,35 +198,83 @@ def read_results(folder: Path) -> Results:
     if not path.exists():
         return Results()
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        read = {"parse_int": _number, "parse_float": _number, "parse_constant": _number}
+        record = json.loads(text, **read)
         check_seal(record, path, "take it from where it came from again")
         if record["format"] != FORMAT:
             raise ValueError(f"its format is {record['format']!r}; this version reads {FORMAT}")
-        data = {role: Data(role, **found) for role, found in record["data"].items()}
+        data = {role: _read_data(role, found) for role, found in record["data"].items()}
         seeds = tuple(int(seed) for seed in record["seeds"])
+        if record["images"] not in ("common", "source"):
+            raise ValueError(f"images is {record['images']!r}")
         setup = Setup(BUDGETS[record["budget"]], data, seeds, record["images"])
         tables = {name: [str(p) for p in found] for name, found in record["tables"].items()}
-        entries = {key: dict(entry) for key, entry in record["artefacts"].items()}
-        for entry in entries.values():
-            if told := entry.get("told"):
-                told["seconds"] = float(told["seconds"])
-                told["warnings"] = [str(each) for each in told["warnings"]]
+        entries = {key: _read_entry(entry) for key, entry in record["artefacts"].items()}
         commits = [str(each) for each in record["commits"]]
+        if not tables:
+            raise ValueError("it has no tables")
         estimate = record["estimate"]
         if estimate is not None:
-            estimate["seconds"] = {kind: float(s) for kind, s in estimate["seconds"].items()}
+            seconds = {kind: _seconds(estimate["seconds"][kind]) for kind in KINDS}
+            estimate = {"device": str(estimate["device"]), "seconds": seconds}
         found = Results(setup, tables, entries, estimate, commits, str(record["when"]))
         known = {each.key for each in found.artefacts()}
         if strange := [key for key in entries if key not in known]:
             raise UserError(
                 f"{len(strange)} of {len(entries)} entries are of other settings than this version "
-                f"of scotoma has for its tables; use that of commit {commits[-1]}"
+                f"of scotoma has for its tables; use that of commit {(commits or ['unknown'])[-1]}"
             )
         return found
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (
+        *(OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError),
+        RecursionError,
+    ) as error:
         raise UserError(f"{path}: no results of 'scotoma paper' ({error!r})") from None
+
+
+def _number(text: str) -> int | float:
+    """A number as JSON has it, or its NaN. Raises ValueError if none of ours can be so large."""
+    found = float(text)
+    if not abs(found) < _LARGEST:
+        raise ValueError(f"a number is {text[:20]}")
+    return int(text) if text.lstrip("-").isdigit() else found
+
+
+def _read_data(role: str, found: Mapping[str, Any]) -> Data:
+    """Raises ValueError, TypeError or KeyError unless it is what :meth:`Results.write` keeps."""
+    kinds = {"dataset": str, "content": str, "lossy": bool}
+    if set(found) != set(_DATA):
+        raise ValueError(f"data of {role} have {sorted(found)}")
+    for name, value in found.items():
+        if not isinstance(value, kinds.get(name, int | None)):
+            raise ValueError(f"{name} of {role} is {value!r}")
+    return Data(role, **found)
+
+
+def _read_entry(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Raises ValueError, TypeError or KeyError as :func:`_read_data`."""
+    entry = dict(found)
+    if "content" in entry:
+        entry["content"] = dict(entry["content"])
+    if "told" in entry:
+        told = {name: entry["told"][name] for name in _TOLD if name in entry["told"]}
+        for name in ("train_images", "test_images"):
+            if not isinstance(told.get(name), int | None):
+                raise ValueError(f"{name} is {told[name]!r}")
+        entry["told"] = told | {
+            "seconds": _seconds(told["seconds"]),
+            "warnings": [str(each) for each in told["warnings"]],
+        }
+    return entry
+
+
+def _seconds(found: Any) -> float:
+    if (seconds := float(found)) < 0:
+        raise ValueError(f"seconds are {found!r}")
+    return seconds
 
 
 class Keeper:
@@ -239,8 +299,10 @@ class Keeper:
         self.folder, self.setup = folder, setup
         self.tables = {name: list(each.only) for name, each in experiments.items()}
         self.read()
-        with self._writing():
+        with self._writing():  # hours later it would be too late
             folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
 
     def read(self) -> Results:
         """What the file says now, with what the command makes beside it. Raises UserError."""
@@ -256,8 +318,9 @@ class Keeper:
         return replace(found, setup=setup, tables=tables)
 
     def estimated(self, cost: Cost) -> None:
-        """Keep what a dry run measured. Raises UserError if the folder cannot be written to."""
-        if cost.seconds is None:
+        """Keep what a dry run measured, if anything is left to make. Raises UserError if the folder
+        cannot be written to."""
+        if cost.seconds is None or not cost.plan.missing:
             return
         seconds = dict.fromkeys(KINDS, 0.0)
         for each in cost.plan.artefacts:
@@ -283,7 +346,7 @@ class Keeper:
             with self._writing():
                 found.write(self.folder)
             there = read_results(self.folder)  # as whoever gets it
-            page, *_ = write_page(self.folder, there, context.screen, context.batch_size)
+            page, *_ = write_page(self.folder, there, context.screen)
         context.screen.line(f"results     {page}")
 
     @contextmanager
@@ -323,9 +386,7 @@ def _check_alike(folder: Path, former: Setup, setup: Setup) -> None:
 # The page.
 
 
-def write_page(
-    folder: Path, results: Results, screen: Progress, batch_size: int = 250
-) -> list[Path]:
+def write_page(folder: Path, results: Results, screen: Progress) -> list[Path]:
     """Write ``index.md`` and its pictures from a results file alone. Returns the files, the page
     first.
 
@@ -335,7 +396,8 @@ def write_page(
     with tempfile.TemporaryDirectory() as scratch:
         store = Store(Path(scratch))
         results.restore(results.artefacts(), store)
-        context = Context(store, torch.device("cpu"), screen, batch_size)
+        # No batch size: commands that wrote the file may have had several.
+        context = Context(store, torch.device("cpu"), screen, batch_size=0)
         page = build_page(folder, results, context)
         files = page.files(folder / "index.md")
     write_files(files)
@@ -353,9 +415,9 @@ def build_page(folder: Path, results: Results, context: Context) -> Page:
         f" {budget.description[:1].upper()}{budget.description[1:]}.",
     )
     page.heading("Claims")
-    everything = [verdict for _, _, verdicts in found for verdict in verdicts]
-    page.paragraph(tally(everything))
-    page.table((_CLAIMS, [_claim(each, v) for each, _, vs in found for v in vs]), words=2)
+    everything = _distinct([(each, verdict) for each, _, vs in found for verdict in vs])
+    page.paragraph(tally([verdict for _, verdict in everything]))
+    page.table((_CLAIMS, [_claim(*each) for each in everything]), words=2)
     page.paragraph(_ABOUT_CLAIMS)
     for each, made, verdicts in found:
         page.heading(title(each))
@@ -386,22 +448,38 @@ _CLAIMS = (
     "where",
 )
 _ABOUT_CLAIMS = (
-    "A claim is a number of comparisons, and supported if all of them hold: the weakest effect is "
-    "the one that stands worst, with its 95 % interval. N is the number of images behind it, seeds "
-    "the number of trainings of each network. How verdicts are reached stands at the end."
+    "A claim is a number of comparisons, and supported if all of them hold. The weakest effect is "
+    "the difference that is least in favour of the claim, with its 95 % interval; a claim may also "
+    "be open because of a larger difference whose interval is wider. N is the number of images "
+    "behind the weakest effect, seeds the number of trainings of each network. How verdicts are "
+    "reached stands at the end."
 )
+
+
+def _distinct(found: Sequence[tuple[Definition, Verdict]]) -> list[tuple[Definition, Verdict]]:
+    """Without what is said again: a claim about two tables stands on the page of each."""
+    kept: list[tuple[Definition, Verdict]] = []
+    for each, verdict in found:
+        twice = {
+            name for c in claims_of(each.name) if c.text == verdict.claim for name in c.elsewhere
+        }
+        if not any(v.claim == verdict.claim and one.name in twice for one, v in kept):
+            kept.append((each, verdict))
+    return kept
 
 
 def _claim(each: Definition, found: Verdict) -> list[Inline]:
     effect = found.effect
     counts = [f"{found.holds} hold", f"{found.open} open", f"{found.reversed} reversed"]
     if found.missing:
-        counts.append(f"{len(found.missing)} numbers missing")
+        counts.append(f"{counted(len(found.missing), 'number')} missing")
     word = badge(found.verdict, TONES.get(found.verdict.rpartition(": ")[2], "open"))
     name = title(each).partition(":")[0] + " (not in the paper)" * each.ours
     if effect is None:
         return [found.claim, word, joined(counts), "", "", "", "", name]
-    shown = (joined([f"{e.told} {e.interval}", soft(e.where)]) for e in (found.mean, effect))
+    shown = (
+        joined([f"{e.told} {e.interval}".strip(), soft(e.where)]) for e in (found.mean, effect)
+    )
     n = f"{effect.n:,}" if effect.n else "-"
     return [found.claim, word, joined(counts), *shown, n, str(effect.seeds), name]
 
@@ -411,24 +489,26 @@ def _written(results: Results, origin: Origin) -> list[Inline]:
     guess = (results.estimate or {}).get("seconds", {})
     lines: list[Inline] = []
     took: dict[str, float] = {}
-    for kind, words in KINDS.items():
+    for kind, word in KINDS.items():
         there = [each for each in origin.of(kind) if each.key in origin.told]
         records = [record for each in there for record in origin.told[each.key]]
         took[kind] = sum(record["seconds"] for record in records)
         before = f", estimated before {duration(guess[kind])}" if kind in guess else ""
-        lines.append(f"{len(there)} {words} took {duration(took[kind])}{before}.")
+        lines.append(f"{counted(len(there), word)} took {duration(took[kind])}{before}.")
     if guess:
         lines.append(
             f"In all {duration(sum(took.values()))} one after the other, estimated before "
             f"{duration(sum(guess.values()))} by a dry run ({results.estimate['device']})."
         )
     commits = joined((code(each) for each in results.commits), ", ")
-    lines.append(("Written on ", results.when, " by the source tree of commit ", commits, "."))
+    if results.when:  # a dry run has written no numbers
+        whose = f" by the source tree of commit{'s' * (len(results.commits) > 1)} "
+        lines.append(("Written on ", results.when, whose, commits, "."))
     lines.append(
         (
             "Every number is in ",
             code(FILE),
-            " beside this page, of which ",
+            " beside this page, from which ",
             _AGAIN,
             " writes it anew.",
         )

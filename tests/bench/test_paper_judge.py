@@ -257,6 +257,29 @@ def test_the_mean_of_differences_has_the_interval_of_one_rate_of_all_images():
     assert f"{found.effect.told} {found.effect.interval}" in found.evidence
 
 
+def test_the_mean_of_one_comparison_has_its_interval():
+    """Also of scores, of quoted numbers, and of rates whose images are not known."""
+    for claim, values in (
+        (claim_of("ab"), values_of(a=0.9, b=0.8)),
+        (claim_of("ab", quoted={B: 0.5}), values_of(a=0.9)),
+        (claim_of("ab", score=True), RATIO),
+    ):
+        found = judge(claim, values, True)
+        effect, mean = found.effect, found.mean
+        assert (mean.value, mean.low, mean.high) == (effect.value, effect.low, effect.high)
+        assert mean.interval
+    assert judge(claim_of("ab", "bc"), values_of(a=0.9, b=0.8, c=0.7), True).mean.interval == ""
+
+
+def test_numbers_that_no_measurement_has():
+    """Of edited files: images of any number, each perhaps twice, and scores of any size."""
+    every = np.ones(2, dtype=bool)
+    a, b = (rate_of(np.array([7, 7]) + 2**31, right, every) for right in (every, ~every))
+    assert difference(a, b).value == 1
+    far = {A: Estimate(1e308, None, None, 1, (1e308,)), B: exact(1e-308)}
+    assert judge(claim_of("ab", score=True), far, True).effect.value > 1e300
+
+
 def test_a_claim_within_some_rows_says_so():
     claim = Claim("Red is above.", tuple(Comparison((row, "c"), ("z", "c")) for row in "ab"))
     assert claim.within("abz") is claim and claim.within("z") is None

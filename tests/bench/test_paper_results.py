@@ -1,16 +1,24 @@
 """Results that are kept: a small file, the page that it makes, and commands that go on from it."""
 
+import errno
 import json
+import math
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
+from paper_smoke import TINY
 from paper_table10 import TABLE10
 from scotoma.bench.paper import reproduce
 from scotoma.bench.paper.artefacts import Training
-from scotoma.bench.paper.results import FILE, read_results, write_page
+from scotoma.bench.paper.budgets import BUDGETS
+from scotoma.bench.paper.data import Data
+from scotoma.bench.paper.results import FILE, Results, read_results, write_page
+from scotoma.bench.paper.setup import Setup
 from scotoma.defective.errors import UserError
+from scotoma.defective.robustness.rates import proportion
 from scotoma.defective.serialization import seal
 from scotoma.train.pages import inline
 from scotoma.train.screen import Progress
@@ -21,7 +29,7 @@ COMMITTED = sorted((Path(__file__).parents[2] / "docs/results").glob(f"*/{FILE}"
 @pytest.fixture
 def kept(again, tmp_path):
     """The folder of results of Table 10."""
-    status, out, err = again(*TABLE10, "--results", "kept")
+    status, out, err = again(*TABLE10, "--batch-size", "100", "--results", "kept")
     assert (status, err) == (0, "") and "results     kept/index.md\n" in out
     return tmp_path / "kept"
 
@@ -69,6 +77,53 @@ def test_what_the_file_has_is_not_made_again(kept, paper, monkeypatch):
     status, _, _ = paper("page", "kept")
     page = (kept / "index.md").read_text()
     assert status == 0 and "estimated before" in page and "not made yet" in page
+    # A claim that compares both is one.
+    claims, _ = page.split("A claim is a number of comparisons")[0:2]
+    assert claims.count("Against a source of its own kind") == 1 and "3 claims:" in claims
+    # A dry run tells the same, and when nothing is left, leaves the estimate as it is.
+    before = (kept / FILE).read_bytes()
+    status, out, _ = paper(*TABLE10, "--results", "kept", "--out", "third", "--dry-run")
+    assert status == 0 and re.search(r"evaluations +10 +10 +0 ", out), out
+    assert (kept / FILE).read_bytes() == before
+
+
+def test_a_dry_run_alone_has_a_page(paper, tmp_path):
+    assert paper(*TABLE10, "--results", "new", "--dry-run")[0] == 0
+    assert paper("page", "new")[0] == 0
+    page = (tmp_path / "new/index.md").read_text()
+    assert "0 trainings took 0 s, estimated before" in page and "Written on" not in page
+
+
+def test_a_folder_with_the_name_of_a_data_set_stays_a_folder(tmp_path):
+    """Its images are told by their content: with another name its keys would be others."""
+    for place, told in (
+        ("/home/me/cifar10", "./cifar10"),
+        ("/home/me/mine", "mine"),
+        ("/", "fold"),
+    ):
+        data = Data("cifar10", place, content="0" * 64, train_limit=500)
+        setup = Setup(TINY, {"cifar10": data})
+        Results(setup, {"table10": []}, commits=["c"]).write(tmp_path)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(BUDGETS, "smoke", TINY)
+            found = read_results(tmp_path)
+        assert found.setup.data["cifar10"].settings() == data.settings()
+        assert found.setup.data["cifar10"].dataset.startswith(told)
+        assert "/home" not in (tmp_path / FILE).read_text()
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_any_work(again, tmp_path, monkeypatch):
+    (tmp_path / "kept").mkdir()
+    whole = tempfile.TemporaryFile
+
+    def fails(dir):
+        if dir.name == "kept":
+            raise OSError(errno.EROFS, "Read-only file system")
+        return whole(dir=dir)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", fails)
+    status, out, err = again(*TABLE10, "--results", "kept")
+    assert (status, out) == (2, "") and "--results kept: cannot be written to (Read-only" in err
 
 
 def test_what_is_there_is_kept_when_it_is_stopped(again, tmp_path, monkeypatch):
@@ -116,7 +171,25 @@ def test_mistakes(kept, paper, tmp_path):
         (lambda r: r["data"]["cifar10"].update(path="/"), "no results of"),
         (lambda r: r.update(artefacts=3), "no results of"),
         (lambda r: r["artefacts"].update(x={"kind": "set"}), "1 of [0-9]+ entries are of other"),
+        (lambda r: r.update(seeds=[1e400]), "a number is"),
+        (lambda r: r.update(seeds=[10**400]), "a number is"),
+        (lambda r: r.update(tables={}), "no tables"),
+        (lambda r: r.update(images=5), "images is 5"),
+        (lambda r: r["artefacts"].update(x={"kind": "set"}) or r.update(commits=[]), "of other"),
+        (lambda r: r.update(estimate={"device": "x", "seconds": {"train": 1}}), "no results of"),
+        (lambda r: r.update(estimate=3), "no results of"),
+        (lambda r: r["data"]["cifar10"].update(dataset=3), "dataset of cifar10 is 3"),
+        (lambda r: r["data"]["cifar10"].update(made_by={}), "data of cifar10 have"),
+        (lambda r: told(r, {}), "no results of"),
+        (lambda r: told(r, None), "no results of"),
+        (lambda r: told(r, {"seconds": -1, "warnings": []}), "seconds are -1"),
+        (lambda r: told(r, {"seconds": math.nan, "warnings": []}), "a number is NaN"),
+        (lambda r: told(r, {"seconds": 1, "warnings": [], "train_images": []}), "train_images is"),
         (lambda r: wrong(r, "sample", indices=[-1]), "entry of sample-16.*is damaged"),
+        (lambda r: wrong(r, "sample", indices=""), "entry of sample-16.*is damaged"),
+        (lambda r: wrong(r, "sample", details={"found": "x"}), "entry of sample-16.*is damaged"),
+        (lambda r: wrong(r, "result", cells=[{"results": RIGHT, "made": {}}]), "no result|damaged"),
+        (lambda r: r["artefacts"].update(dict.fromkeys(r["artefacts"], 3)), "no results of"),
         (lambda r: wrong(r, "result", cells=[{"results": {"defence": 2}}]), "is damaged|no result"),
         (lambda r: wrong(r, "result", cells=[]), "no result"),
     ],
@@ -125,6 +198,18 @@ def test_a_file_of_somebody_else_is_not_trusted(kept, paper, change, said):
     edited(kept, change)
     status, _, err = paper("page", "kept")
     assert status == 2 and re.search(said, err), err
+
+
+RIGHT = {
+    "defence": proportion(2**40, 2**40),
+    "accuracy": proportion(2**40, 2**40),
+    "outcomes": {"right": "", "among": ""},
+}
+"""Of more images than memory holds."""
+
+
+def told(record, found):
+    next(e for e in record["artefacts"].values() if e["kind"] == "train")["told"] = found
 
 
 def wrong(record, kind, **content):
