@@ -530,8 +530,8 @@ class Result(Artefact):
     def read(self, store: Store) -> list[dict[str, Any]]:
         """The ``results`` of each cell. Raises UserError if the file is damaged."""
         path = self.path(store)
+        record = read_record(path, "result of a reproduction", "cells")
         try:
-            record = read_record(path, "result of a reproduction", "cells")
             found = [dict(cell["results"]) for cell in record["cells"]]
             check_results(found)
             return found

@@ -26,7 +26,7 @@ from ...defective.errors import UserError, counted
 from ...defective.serialization import atomic_path, check_seal, seal
 from ...train.datasets import DATASETS
 from ...train.distributed import device_name
-from ...train.pages import Inline, Page, badge, code, joined, soft, strong, write_files
+from ...train.pages import Inline, Page, badge, clean, code, joined, soft, strong, write_files
 from ...train.screen import Progress, make_console, show
 from ...train.settings import make_parser
 from ...train.store import write_record
@@ -226,13 +226,14 @@ def read_results(folder: Path) -> Results:
                 f"of scotoma has for its tables; use that of commit {(commits or ['unknown'])[-1]}"
             )
         return found
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    except UserError as error:  # which may name what somebody else wrote there
+        raise UserError(f"{path}: {clean(str(error))}") from None
     except (
         *(OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError),
         RecursionError,
     ) as error:
-        raise UserError(f"{path}: no results of 'scotoma paper' ({error!r})") from None
+        reason = clean(f"{type(error).__name__}: {error}")[:200]
+        raise UserError(f"{path}: no results of 'scotoma paper' ({reason})") from None
 
 
 def _number(text: str) -> int | float:

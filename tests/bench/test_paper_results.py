@@ -216,6 +216,36 @@ def wrong(record, kind, **content):
     next(e for e in record["artefacts"].values() if e["kind"] == kind)["content"] |= content
 
 
+@pytest.mark.parametrize("cut", [0, 1, 1000, -2])
+def test_a_file_that_was_cut_short(kept, paper, cut):
+    whole = (kept / FILE).read_bytes()
+    for content in (whole[:cut], b"\xff" + whole, b"[" * 100_000, b"[1]"):
+        (kept / FILE).write_bytes(content)
+        status, _, err = paper("page", "kept")
+        assert status == 2 and "no results of 'scotoma paper'" in err and len(err) < 500
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: r["artefacts"].update(x={}) or r.update(commits=["\x1b[2J"]),
+        lambda r: r.update(tables={"table10": ["\x1b[2J"]}),
+        lambda r: r.update(tables={"\x1b[2J": []}),
+    ],
+)
+def test_what_a_file_says_does_not_reach_the_terminal_s_controls(kept, paper, change):
+    edited(kept, change)
+    status, _, err = paper("page", "kept")
+    assert status == 2 and "\x1b" not in err and "[2J" in err
+
+
+def test_a_damaged_result_is_named_once(again, tmp_path):
+    path = next((tmp_path / "paper/result").glob("*.json"))
+    path.write_text("{")
+    status, _, err = again(*TABLE10, "--results", "kept")
+    assert status == 2 and err.count("remove it") == err.count(path.name) == 1, err
+
+
 def test_an_edited_file_is_found_out(kept):
     text = (kept / FILE).read_text()
     (kept / FILE).write_text(text.replace('"seconds": ', '"seconds": 1', 1))
