@@ -34,7 +34,7 @@ NOT_DECIDABLE = "not decidable at this budget"
 UNDECIDED = "undecided"
 """Of verdicts :func:`at_scale`."""
 HOLDS, OPEN, REVERSED = OUTCOMES = "holds", "open", "reversed"
-"""Of one comparison."""
+"""Of one comparison, the worst last."""
 
 RULES = (
     "A claim is a number of comparisons, each a difference of two numbers with an interval. It is "
@@ -364,7 +364,7 @@ class Effect:
     Attributes:
         value, low, high: points, or times where ``unit`` says so; None where there is no end.
         n: images behind it, of its numbers the fewest; 0 if that is not known. seeds: behind it.
-        which: of a claim's differences it is, such as "smallest difference". where: the places.
+        where: the places.
     """
 
     value: float
@@ -373,23 +373,15 @@ class Effect:
     unit: str
     n: int
     seeds: int
-    which: str
     where: str
 
     @classmethod
-    def of(
-        cls,
-        found: Difference,
-        sides: Sequence[Estimate],
-        score: bool,
-        which: str,
-        where: str,
-    ) -> Effect:
+    def of(cls, found: Difference, sides: Sequence[Estimate], score: bool, where: str) -> Effect:
         """Args: sides: the numbers that it is a difference of; ``score``: ln of their ratio."""
         value, low, high = (_in_unit(x, score) if math.isfinite(x) else None for x in found)
         measured = [each for each in sides if each.n] or sides  # what is quoted has no number
         n, seeds = (min(x) for x in zip(*((e.n, len(e.per_seed)) for e in measured), strict=True))
-        return cls(value, low, high, "times" if score else "points", n, seeds, which, where)
+        return cls(value, low, high, "times" if score else "points", n, seeds, where)
 
     @property
     def told(self) -> str:
@@ -465,11 +457,8 @@ def judge(claim: Claim, values: Mapping[Side, Estimate], decides: bool) -> Verdi
         verdict = SUPPORTED
     effect = mean = None
     if compared:
-        worst = min(compared, key=lambda each: each.slack)
-        low, high = worst.comparison.wanted
-        which = "greatest difference" if math.isinf(low) else "farthest from equal"
-        which = "smallest difference" if math.isinf(high) else which
-        effect = Effect.of(worst.difference, worst.sides, claim.score, which, _where(worst))
+        worst = max(compared, key=lambda each: (OUTCOMES.index(each.outcome), -each.slack))
+        effect = Effect.of(worst.difference, worst.sides, claim.score, _where(worst))
         pairs = [each.sides for each in compared]
         value = fmean(each.difference.value for each in compared)
         found = Difference(value, -math.inf, math.inf)
@@ -479,7 +468,7 @@ def judge(claim: Claim, values: Mapping[Side, Estimate], decides: bool) -> Verdi
             found = _paired(pairs, LEVEL)
         both = [each for pair in pairs for each in pair]
         where = f"over {len(pairs)} of {len(claim.comparisons)}"
-        mean = Effect.of(found, both, claim.score, "mean difference", where)
+        mean = Effect.of(found, both, claim.score, where)
     evidence = _evidence(claim, compared, counts, list(missing), effect)
     if not decides:
         evidence += "; these numbers decide nothing about the paper"
@@ -527,7 +516,7 @@ def _evidence(
 ) -> str:
     """Counts, the comparison that stands worst, and what is missing.
 
-    As in "18 of 20 comparisons hold, 2 open, 0 reversed; smallest difference: +1.20 points
+    As in "18 of 20 comparisons hold, 2 open, 0 reversed; weakest: +1.20 points
     [-0.80, 3.10] (0.2-Bottom over 0.25-Bottom, PGD16)".
     """
     total = len(claim.comparisons)
@@ -535,7 +524,7 @@ def _evidence(
     parts = [f"{counts[HOLDS]} of {total} {hold}, {counts[OPEN]} open, {counts[REVERSED]} reversed"]
     if effect is not None:
         interval = f" {effect.interval}" if effect.interval else ", without an interval"
-        parts.append(f"{effect.which}: {effect.told}{interval} ({effect.where})")
+        parts.append(f"weakest: {effect.told}{interval} ({effect.where})")
     if quoted := sum(each.quoted for each in compared):
         parts.append(f"{quoted} with numbers that the paper quotes")
     if missing:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,13 +26,12 @@ import torch
 from ...defective.errors import UserError, counted
 from ...defective.serialization import atomic_path, check_seal, seal
 from ...train.datasets import DATASETS
-from ...train.distributed import device_name
 from ...train.pages import Inline, Page, badge, clean, code, joined, soft, strong, write_files
 from ...train.screen import Progress, make_console, show
 from ...train.settings import make_parser
 from ...train.store import write_record
 from ..harness import commit
-from .artefacts import Context, Sample
+from .artefacts import Context, Result, Sample
 from .budgets import BUDGETS
 from .claims import claims_of
 from .data import Data
@@ -68,14 +68,14 @@ class Results:
         setup: of everything in it; None before anything is.
         tables: {name: patterns of the rows that were chosen; none for all}.
         entries: {key of an artefact: what is kept of it}.
-        estimate: {"device", "seconds": {kind: seconds}} of a dry run, or None.
+        estimate: {key: seconds} by dry runs, before it was made.
         commits: of the source trees that wrote it, the last at the end. when: it was written last.
     """
 
     setup: Setup | None = None
     tables: dict[str, list[str]] = field(default_factory=dict)
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)
-    estimate: dict[str, Any] | None = None
+    estimate: dict[str, float] = field(default_factory=dict)
     commits: list[str] = field(default_factory=list)
     when: str = ""
 
@@ -124,11 +124,29 @@ class Results:
         """Take what the store has of its tables, and leave out what none of them needs any more.
         Raises UserError on a damaged file, which it names."""
         entries = {}
-        for each in self.artefacts():
+        artefacts = self.artefacts()
+        for each in artefacts:
             entry = _entry(each, store) if each.is_done(store) else self.entries.get(each.key)
             if entry is not None:
                 entries[each.key] = entry
         self.entries = entries
+        known = {each.key for each in artefacts}
+        self.estimate = {key: s for key, s in self.estimate.items() if key in known}
+
+    def made_anew(self) -> dict[str, list[str]]:
+        """{label of an adversarial set: labels of the evaluations} where these have not all met the
+        same images: a source that is trained again elsewhere, and its set, differ a little."""
+        met: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+        for each in self.artefacts():
+            if isinstance(each, Result) and each.protocol == "transfer":
+                for cell in self.entries.get(each.key, {}).get("content", {}).get("cells", ()):
+                    content = cell["identity"]["set"]["content"]
+                    met[each.images.label][content].append(each.label)
+        return {
+            label: [name for names in several.values() for name in names]
+            for label, several in met.items()
+            if len(several) > 1
+        }
 
     def write(self, folder: Path) -> None:
         """Write the file, whole or not at all: a line for each artefact. Raises OSError."""
@@ -180,7 +198,7 @@ def _entry(artefact: Artefact, store: Store) -> dict[str, Any] | None:
     if artefact.kind == "result":
         artefact.read(store)  # checks it
         cells = json.loads(artefact.path(store).read_text())["cells"]
-        kept = [{name: cell.get(name) for name in ("results", "made")} for cell in cells]
+        kept = [{name: cell[name] for name in ("identity", "results", "made")} for cell in cells]
         return entry | {"content": {"cells": kept}}
     if artefact.kind in KINDS:
         (record,) = read_records(artefact, store)
@@ -214,12 +232,10 @@ def read_results(folder: Path) -> Results:
         commits = [str(each) for each in record["commits"]]
         if not tables:
             raise ValueError("it has no tables")
-        estimate = record["estimate"]
-        if estimate is not None:
-            seconds = {kind: _seconds(estimate["seconds"][kind]) for kind in KINDS}
-            estimate = {"device": str(estimate["device"]), "seconds": seconds}
+        estimate = {key: _seconds(found) for key, found in record["estimate"].items()}
         found = Results(setup, tables, entries, estimate, commits, str(record["when"]))
         known = {each.key for each in found.artefacts()}
+        found.made_anew()  # fails where an identity is missing
         if strange := [key for key in entries if key not in known]:
             raise UserError(
                 f"{len(strange)} of {len(entries)} entries are of other settings than this version "
@@ -319,16 +335,13 @@ class Keeper:
         return replace(found, setup=setup, tables=tables)
 
     def estimated(self, cost: Cost) -> None:
-        """Keep what a dry run measured, if anything is left to make. Raises UserError if the folder
-        cannot be written to."""
+        """Keep what a dry run measured of what is left to make, if anything is. Raises UserError if
+        the folder cannot be written to."""
         if cost.seconds is None or not cost.plan.missing:
             return
-        seconds = dict.fromkeys(KINDS, 0.0)
-        for each in cost.plan.artefacts:
-            if each.kind in KINDS:
-                seconds[each.kind] += round(cost.seconds.get(each.key, 0.0))
+        told = [each for each in cost.plan.to_make() if each.kind in KINDS]
         found = self.read()
-        found.estimate = {"device": device_name(cost.device), "seconds": seconds}
+        found.estimate |= {each.key: round(cost.seconds[each.key], 1) for each in told}
         with self._writing():
             found.write(self.folder)
 
@@ -420,6 +433,12 @@ def build_page(folder: Path, results: Results, context: Context) -> Page:
     page.paragraph(tally([verdict for _, verdict in everything]))
     page.table((_CLAIMS, [_claim(*each) for each in everything]), words=2)
     page.paragraph(_ABOUT_CLAIMS)
+    for label, names in results.made_anew().items():
+        page.paragraph(
+            strong("Not all on the same images:"),
+            f" the adversarial images {label} were made more than once, on machines that round "
+            f"otherwise, and these evaluations have met different ones: {', '.join(names)}.",
+        )
     for each, made, verdicts in found:
         page.heading(title(each))
         page.paragraph(soft(each.where), " ", tally(verdicts))
@@ -450,10 +469,9 @@ _CLAIMS = (
 )
 _ABOUT_CLAIMS = (
     "A claim is a number of comparisons, and supported if all of them hold. The weakest effect is "
-    "the difference that is least in favour of the claim, with its 95 % interval; a claim may also "
-    "be open because of a larger difference whose interval is wider. N is the number of images "
-    "behind the weakest effect, seeds the number of trainings of each network. How verdicts are "
-    "reached stands at the end."
+    "that of the comparison which stands worst: reversed before open, open before holding, then "
+    "the least in favour of the claim; with its 95 % interval. N is the number of images behind "
+    "it, seeds the number of trainings of each network. How verdicts are reached stands at the end."
 )
 
 
@@ -487,20 +505,27 @@ def _claim(each: Definition, found: Verdict) -> list[Inline]:
 
 def _written(results: Results, origin: Origin) -> list[Inline]:
     """Hours, beside those of the dry run, and where the page comes from."""
-    guess = (results.estimate or {}).get("seconds", {})
     lines: list[Inline] = []
-    took: dict[str, float] = {}
+    took, guessed = 0.0, 0.0
     for kind, word in KINDS.items():
-        there = [each for each in origin.of(kind) if each.key in origin.told]
-        records = [record for each in there for record in origin.told[each.key]]
-        took[kind] = sum(record["seconds"] for record in records)
-        before = f", estimated before {duration(guess[kind])}" if kind in guess else ""
-        lines.append(f"{counted(len(there), word)} took {duration(took[kind])}{before}.")
-    if guess:
+        seconds = {
+            each.key: sum(record["seconds"] for record in origin.told[each.key])
+            for each in origin.of(kind)
+            if each.key in origin.told
+        }
+        told = f"{counted(len(seconds), word)} took {duration(sum(seconds.values()))}"
+        if both := seconds.keys() & results.estimate.keys():
+            took += (those := sum(seconds[key] for key in both))
+            guessed += (guess := sum(results.estimate[key] for key in both))
+            told += f"; {len(both):,} of them {duration(those)}, estimated before {duration(guess)}"
+        lines.append(f"{told}.")
+    if guessed:
         lines.append(
-            f"In all {duration(sum(took.values()))} one after the other, estimated before "
-            f"{duration(sum(guess.values()))} by a dry run ({results.estimate['device']})."
+            f"What a dry run had estimated at {duration(guessed)} took {duration(took)}, one after "
+            "the other."
         )
+    if left := sum(s for key, s in results.estimate.items() if key not in origin.told):
+        lines.append(f"What is not made yet was estimated at {duration(left)}.")
     commits = joined((code(each) for each in results.commits), ", ")
     if results.when:  # a dry run has written no numbers
         whose = f" by the source tree of commit{'s' * (len(results.commits) > 1)} "

@@ -250,7 +250,7 @@ def test_the_mean_of_differences_has_the_interval_of_one_rate_of_all_images():
     ends = (found.mean.low, found.mean.high)
     assert ends == pytest.approx((100 * whole.low, 100 * whole.high), abs=0.3)
     assert (found.mean.n, found.mean.seeds, found.mean.where) == (200, 3, "over 2 of 2")
-    assert found.effect.which == "smallest difference" and found.effect.low < found.mean.low
+    assert found.effect.low < found.mean.low
     assert found.effect.value == min(
         100 * (values["a", c].value - values["b", c].value) for c in "01"
     )
@@ -278,6 +278,16 @@ def test_numbers_that_no_measurement_has():
     assert difference(a, b).value == 1
     far = {A: Estimate(1e308, None, None, 1, (1e308,)), B: exact(1e-308)}
     assert judge(claim_of("ab", score=True), far, True).effect.value > 1e300
+
+
+def test_what_stands_worst_is_what_decides():
+    """An open comparison goes before a smaller difference that holds."""
+    values = values_of(b=0.5, d=0.5) | {("a", "c"): share(0.56, 100_000)}
+    values |= {("b", "c"): share(0.5, 100_000), ("e", "c"): share(0.6, 60)}
+    claim = Claim("x", tuple(Comparison((row, "c"), ("b", "c")) for row in "ae"))
+    found = judge(claim, values, True)
+    assert (found.holds, found.open) == (1, 1) and found.effect.where.startswith("e over b")
+    assert found.effect.value > 100 * (0.56 - 0.5) and found.effect.low < 0
 
 
 def test_a_claim_within_some_rows_says_so():
@@ -461,17 +471,17 @@ RATIO = {A: Estimate(4e-5, 3e-5, 6e-5, 500, (4e-5,)), B: exact(1e-5)}
     [
         (claim_of("ab"), {}, "0 of 1 comparison holds, 0 open, 0 reversed; missing: a, c | b, c"),
         (claim_of("ab", "bc"), values_of(a=0.9, b=0.81), "1 of 2 comparisons hold, 0 open, 0 rev"),
-        (claim_of("ab"), values_of(a=0.81, b=0.8), "difference: +1.00 points [-2.47, 4.47] (a ov"),
+        (claim_of("ab"), values_of(a=0.81, b=0.8), "weakest: +1.00 points [-2.47, 4.47] (a ov"),
         (claim_of("ab", "ad", "ae", "af", "ag"), FAR, "; missing: e, c | f, c | g, c"),
         (claim_of("ag", "ah", "ae", "af"), FAR, "; missing: g, c | h, c | e, c and 1 more"),
-        (claim_of("ab", "ad"), FAR, "smallest difference: -1.00 points"),
-        (claim_of("ab", "ad", wanted=(-9, 0.05)), FAR, "farthest from equal: +20.00 points"),
-        (claim_of("ab", "ad", wanted=(-math.inf, 0.05)), FAR, "greatest difference: +20.00 poi"),
+        (claim_of("ab", "ad"), FAR, "weakest: -1.00 points"),
+        (claim_of("ab", "ad", wanted=(-9, 0.05)), FAR, "weakest: +20.00 points"),
+        (claim_of("ab", "ad", wanted=(-math.inf, 0.05)), FAR, "weakest: +20.00 poi"),
         (claim_of("ab"), {A: bare(0.9), B: bare(0.1)}, "+80.00 points, without an interval (a"),
         (claim_of("ab"), CONSTANTS | {B: exact(0)}, "+50.00 points [50.00, 50.00] (a over b, c)"),
         (ACROSS, CONSTANTS, "(a, c over d)"),
         (APART, CONSTANTS, "(a, c over b, d)"),
-        (claim_of("ab", score=True), RATIO, "smallest difference: 4.00 times [3.00, 6.00] (a ov"),
+        (claim_of("ab", score=True), RATIO, "weakest: 4.00 times [3.00, 6.00] (a ov"),
     ],
 )
 def test_evidence(claim, values, words):

@@ -76,7 +76,7 @@ def test_what_the_file_has_is_not_made_again(kept, paper, monkeypatch):
     assert status == 0 and set(tables) == {"table10", "table11"}
     status, _, _ = paper("page", "kept")
     page = (kept / "index.md").read_text()
-    assert status == 0 and "estimated before" in page and "not made yet" in page
+    assert status == 0 and "What is not made yet was estimated at" in page
     # A claim that compares both is one.
     claims, _ = page.split("A claim is a number of comparisons")[0:2]
     assert claims.count("Against a source of its own kind") == 1 and "3 claims:" in claims
@@ -91,7 +91,36 @@ def test_a_dry_run_alone_has_a_page(paper, tmp_path):
     assert paper(*TABLE10, "--results", "new", "--dry-run")[0] == 0
     assert paper("page", "new")[0] == 0
     page = (tmp_path / "new/index.md").read_text()
-    assert "0 trainings took 0 s, estimated before" in page and "Written on" not in page
+    assert "0 trainings took 0 s." in page and "Written on" not in page
+    assert re.search(r"What is not made yet was estimated at \d+ s", page)
+
+
+def test_what_was_estimated_is_held_against_what_it_took(again, tmp_path):
+    shutil.rmtree(tmp_path / "paper/result")
+    assert again(*TABLE10, "--results", "new", "--dry-run")[0] == 0
+    assert again(*TABLE10, "--results", "new")[0] == 0
+    page = (tmp_path / "new/index.md").read_text()
+    assert re.search(r"6 trainings took \d+ s\.", page) and "not made yet" not in page
+    assert re.search(r"10 evaluations took (\d+ s); 10 of them \1, estimated before \d+ s", page)
+    assert "What a dry run had estimated at" in page
+
+
+def test_a_set_that_was_made_again_is_told(kept, paper):
+    """Elsewhere the same training ends in other bits, and so do attacks on it."""
+    page = (kept / "index.md").read_text()
+    assert "Not all on the same images" not in page
+    chosen = []
+
+    def change(record):
+        for entry in record["artefacts"].values():
+            if entry["kind"] == "result" and "-against-" in entry["label"] and not chosen:
+                chosen.append(entry["label"])
+                entry["content"]["cells"][0]["identity"]["set"]["content"] = "0" * 32
+
+    edited(kept, change)
+    assert paper("page", "kept")[0] == 0
+    page = (kept / "index.md").read_text()
+    assert page.count("Not all on the same images") == 1 and chosen[0] in page
 
 
 def test_a_folder_with_the_name_of_a_data_set_stays_a_folder(tmp_path):
@@ -176,7 +205,9 @@ def test_mistakes(kept, paper, tmp_path):
         (lambda r: r.update(tables={}), "no tables"),
         (lambda r: r.update(images=5), "images is 5"),
         (lambda r: r["artefacts"].update(x={"kind": "set"}) or r.update(commits=[]), "of other"),
-        (lambda r: r.update(estimate={"device": "x", "seconds": {"train": 1}}), "no results of"),
+        (lambda r: r["estimate"].update(x="one"), "no results of"),
+        (lambda r: r["estimate"].update(x=-1), "seconds are -1"),
+        (lambda r: drop_identity(r), "no results of"),
         (lambda r: r.update(estimate=3), "no results of"),
         (lambda r: r["data"]["cifar10"].update(dataset=3), "dataset of cifar10 is 3"),
         (lambda r: r["data"]["cifar10"].update(made_by={}), "data of cifar10 have"),
@@ -210,6 +241,12 @@ RIGHT = {
 
 def told(record, found):
     next(e for e in record["artefacts"].values() if e["kind"] == "train")["told"] = found
+
+
+def drop_identity(record):
+    for entry in record["artefacts"].values():
+        for cell in entry.get("content", {}).get("cells", ()):
+            del cell["identity"]
 
 
 def wrong(record, kind, **content):
