@@ -19,7 +19,7 @@ from .setup import read_setup
 from .tables import definition, definitions
 from .work import Plan, Store, closure
 
-VERBS = {"study": ".study.study", "study-score": ".study.score", "page": ".results"}
+VERBS = {"study": ".study.study", "study-score": ".study.score", "page": ".results_page"}
 """Words in the place of a table's name, and the modules that they mean."""
 _TEXT = """\
 Make tables and figures of the paper, from nothing. For example: scotoma paper table4 --budget
@@ -106,7 +106,7 @@ def make(arguments: argparse.Namespace) -> None:
     wanted = [a for each in experiments for a in each.wanted()]
     keeper = None
     if hasattr(arguments, "results"):
-        from .results import Keeper
+        from .results_page import Keeper
 
         names = (each.name for each in chosen)
         keeper = Keeper(Path(arguments.results), setup, dict(zip(names, experiments, strict=True)))

@@ -15,7 +15,8 @@ from scotoma.bench.paper import reproduce
 from scotoma.bench.paper.artefacts import Training
 from scotoma.bench.paper.budgets import BUDGETS
 from scotoma.bench.paper.data import Data
-from scotoma.bench.paper.results import FILE, Results, read_results, write_page
+from scotoma.bench.paper.results import FILE, Results, read_results
+from scotoma.bench.paper.results_page import write_page
 from scotoma.bench.paper.setup import Setup
 from scotoma.defective.errors import UserError
 from scotoma.defective.robustness.rates import proportion
