@@ -39,11 +39,11 @@ HOLDS, OPEN, REVERSED = OUTCOMES = "holds", "open", "reversed"
 RULES = (
     "A claim is a number of comparisons, each a difference of two numbers with an interval. It is "
     "supported if all of them hold at 95 %.",
-    "Rates are compared on the images that they share, and seed by seed: the interval is Student's "
-    "over the differences of the seeds, together with that for the choice of images, which the "
-    "seeds share (the variance of a bootstrap of images, in closed form). Where results do not "
-    "tell which images they count, it is Newcombe's, from the intervals of both, as if of other "
-    "images: rather too wide.",
+    "Rates are compared as pairs, seed by seed and image by image: the interval is Student's over "
+    "the differences of the seeds, together with that for the choice of images, where an image "
+    "counts with all that both rates and every seed have of it (the variance of a bootstrap of "
+    "images, in closed form). Where results do not tell which images they count, it is "
+    "Newcombe's, from the intervals of both, as if of other images: rather too wide.",
     "It is not supported if one of them is reversed at a level that is adjusted for their number "
     "(Bonferroni), so that among many none is by chance. All else is not decidable.",
     "Of one seed, intervals are for the choice of images: a verdict is about these very networks, "

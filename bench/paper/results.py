@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...defective.errors import UserError
 from ...defective.serialization import atomic_path, check_seal, seal
@@ -27,9 +27,6 @@ from .provenance import read_records
 from .setup import Setup
 from .tables import definition
 from .work import Artefact, Store, closure
-
-if TYPE_CHECKING:
-    pass
 
 FILE, FORMAT = "results.json", 1
 _DATA = ("dataset", "content", "image_size", "train_limit", "lossy")
