@@ -284,12 +284,15 @@ def interval_line(
 ) -> Line2D:
     """A line through (x, y) in its number's colour and marks, on a band of the intervals.
 
-    ``dashes`` are in the place of its number's.
+    With ``dashes``, in the place of its number's, intervals are bars: many bands hide each other.
     """
     x = [place for place, _ in points]
     low = [middle if low is None else low for _, (low, middle, _) in points]
     high = [middle if high is None else high for _, (_, middle, high) in points]
-    axes.fill_between(x, low, high, alpha=0.15, linewidth=0, color=colour(number))
+    if dashes:
+        axes.vlines(x, low, high, alpha=0.6, linewidth=1, color=colour(number))
+    else:
+        axes.fill_between(x, low, high, alpha=0.15, linewidth=0, color=colour(number))
     look = {"color": colour(number), "marker": marker(number), "markersize": 4, "linewidth": 1.4}
     y = [middle for _, (_, middle, _) in points]
     return axes.plot(x, y, dashes or line(number), clip_on=False, label=label, **look)[0]

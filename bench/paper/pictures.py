@@ -151,6 +151,10 @@ def _percent(estimate: Estimate) -> plots.Range:
 # Figure 4, and that by perturbation scale.
 
 
+_APART = 0.035
+"""Between the lines of two rows, in doublings of the axis."""
+
+
 def _draw_lines(
     made: Made, title: str, places: Mapping[str, float], looks: Mapping[str, tuple[int, str]]
 ) -> Figure | None:
@@ -167,9 +171,13 @@ def _draw_lines(
         return None
     figure = plots.new((6.6, 4.4), title)
     axes = figure.subplots()
-    for row in there:
+    for place, row in enumerate(there):
         number, dashes = looks[row]
-        points = [(x, _percent(values[row, c])) for c, x in places.items() if (row, c) in values]
+        beside = 2 ** (
+            _APART * (place - (len(there) - 1) / 2)
+        )  # that bars are not one on the other
+        chosen = [(x * beside, (row, c)) for c, x in places.items() if (row, c) in values]
+        points = [(x, _percent(values[each])) for x, each in chosen]
         plots.interval_line(axes, number, points, plots.plain(row), dashes)
     ticks = sorted(places.values())
     axes.set_xscale("log", base=2)
@@ -250,22 +258,38 @@ def draw_tradeoff(made: Made) -> list[Picture]:
     axes.plot([], [], "o", color=plots.RIGHT, label="ours, with 95 % intervals")
     axes.set_xlabel("success defence rate (P1, %)")
     axes.set_ylabel("clean accuracy (%)")
-    labels = {plots.plain(row.removesuffix("-Bottom")): pair for row, pair in ours.items()}
-    labels |= {f"{row.removesuffix('-Bottom')} (paper)": pair for row, pair in theirs.items()}
-    ends = [[v for pair in labels.values() for v in pair[i] if v is not None] for i in range(2)]
+    both = [*ours.values(), *theirs.values()]
+    ends = [[v for pair in both for v in pair[i] if v is not None] for i in range(2)]
     axes.set_xlim(plots.percent_limits(ends[0], 0.12))
     axes.set_ylim(plots.percent_limits(ends[1], 0.12))
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
     axes.legend(loc="lower left", fontsize=8)
-    for label, (x, y) in labels.items():  # the paper's on the left of its stars, ours on the right
-        side = {"xytext": (-7, -3), "ha": "right"} if x[0] is None else {"xytext": (6, 4)}
-        axes.annotate(label, (x[1], y[1]), textcoords="offset points", fontsize=7.5, **side)
+    # The paper's on the left of its stars, and pushed down where two would meet; ours on the right,
+    # above the intervals, and pushed up.
+    across, down = (size / (high - low) for size, (low, high) in _points(axes))
+    for pairs, sign, side, mark in ((theirs, -1, "right", " (paper)"), (ours, 1, "left", "")):
+        before, last = -math.inf, -math.inf
+        for row, (x, y) in sorted(pairs.items(), key=lambda each: sign * each[1][1][1]):
+            label = plots.plain(row.removesuffix("-Bottom")) + mark
+            place, height = across * x[1], sign * down * y[1]
+            top = max(height, last + 9) if abs(place - before) < 60 else height
+            before, last = place, top
+            offset = (7 * sign, sign * (top - height) + (4 if sign > 0 else -3))
+            how = {"textcoords": "offset points", "fontsize": 7.5, "ha": side}
+            axes.annotate(label, (x[1], y[1]), xytext=offset, **how)
     alt = (
         f"clean accuracy against the success defence rate of {', '.join(ours)}, each beside the "
         "paper's"
     )
     return [Picture(made.definition.name, figure, alt)]
+
+
+def _points(axes: Axes) -> list[tuple[float, tuple[float, float]]]:
+    """(length, limits) of both axes; lengths in points, about: what is around them is not laid out
+    yet."""
+    width, height = axes.figure.get_size_inches()
+    return [(72 * 0.86 * width, axes.get_xlim()), (72 * 0.8 * height, axes.get_ylim())]
 
 
 # Figure 1.
