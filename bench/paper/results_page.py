@@ -262,11 +262,11 @@ def _written(results: Results, origin: Origin) -> list[Inline]:
         if both := seconds.keys() & results.estimate.keys():
             took += (those := sum(seconds[key] for key in both))
             guessed += (guess := sum(results.estimate[key] for key in both))
-            told += f"; {len(both):,} of them {duration(those)}, estimated before {duration(guess)}"
+            told += f"; {len(both):,} of them {duration(those)}, estimated at {duration(guess)}"
         lines.append(f"{told}.")
     if guessed:
         lines.append(
-            f"What a dry run had estimated at {duration(guessed)} took {duration(took)}, one after "
+            f"What a dry run estimates at {duration(guessed)} took {duration(took)}, one after "
             "the other."
         )
     if left := sum(s for key, s in results.estimate.items() if key not in origin.told):

@@ -102,8 +102,8 @@ def test_what_was_estimated_is_held_against_what_it_took(again, tmp_path):
     assert again(*TABLE10, "--results", "new")[0] == 0
     page = (tmp_path / "new/index.md").read_text()
     assert re.search(r"6 trainings took \d+ s\.", page) and "not made yet" not in page
-    assert re.search(r"10 evaluations took (\d+ s); 10 of them \1, estimated before \d+ s", page)
-    assert "What a dry run had estimated at" in page
+    assert re.search(r"10 evaluations took (\d+ s); 10 of them \1, estimated at \d+ s", page)
+    assert "What a dry run estimates at" in page
 
 
 def test_a_set_that_was_made_again_is_told(kept, paper):
