@@ -273,7 +273,8 @@ def draw_tradeoff(made: Made) -> list[Picture]:
         for row, (x, y) in sorted(pairs.items(), key=lambda each: sign * each[1][1][1]):
             label = plots.plain(row.removesuffix("-Bottom")) + mark
             place, height = across * x[1], sign * down * y[1]
-            top = max(height, last + 9) if abs(place - before) < 60 else height
+            wide = 6 + 4.2 * len(label)
+            top = max(height, last + 9) if abs(place - before) < wide else height
             before, last = place, top
             offset = (7 * sign, sign * (top - height) + (4 if sign > 0 else -3))
             how = {"textcoords": "offset points", "fontsize": 7.5, "ha": side}
