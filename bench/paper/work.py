@@ -25,13 +25,13 @@ class Store(keyed.Store):
     """A folder of artefacts, which several commands and machines may use at the same time; machines
     have to see it under the same path.
 
-    Args:
+    Attributes:
         told: {key: what a results file tells} of artefacts whose own files may be gone.
     """
 
-    def __init__(self, folder: Path, told: Mapping[str, Mapping[str, Any]] | None = None):
+    def __init__(self, folder: Path):
         super().__init__(folder.absolute())
-        self.told = told or {}
+        self.told: Mapping[str, Mapping[str, Any]] = {}
 
     def prepare(self) -> None:
         """Make the folder. Raises UserError if it cannot be written to."""
