@@ -19,6 +19,7 @@ import torch
 
 from ...defective.errors import UserError, counted
 from ...train.pages import Inline, Page, badge, code, joined, soft, strong, write_files
+from ...train.runfolder import alone_in
 from ...train.screen import Progress, make_console, show
 from ...train.settings import make_parser
 from ..harness import commit
@@ -37,6 +38,9 @@ from .work import Store
 if TYPE_CHECKING:
     from .cost import Cost
     from .provenance import Origin
+
+
+_WORK = "another command with these --results"
 
 
 class Keeper:
@@ -85,9 +89,9 @@ class Keeper:
         if cost.seconds is None or not cost.plan.missing:
             return
         told = [each for each in cost.plan.to_make() if each.kind in KINDS]
-        found = self.read()
-        found.estimate |= {each.key: round(cost.seconds[each.key], 1) for each in told}
-        with self._writing():
+        with alone_in(self.folder, _WORK, wait=True), self._writing():
+            found = self.read()
+            found.estimate |= {each.key: round(cost.seconds[each.key], 1) for each in told}
             found.write(self.folder)
 
     def keep(self, context: Context) -> None:
@@ -96,7 +100,7 @@ class Keeper:
         Raises:
             UserError: a damaged file of an artefact, or a folder that cannot be written to.
         """
-        with context.store.alone("results"):  # several commands may end at the same time
+        with alone_in(self.folder, _WORK, wait=True):  # several commands may end at the same time
             found = self.read()
             found.collect(context.store)
             source = commit() or "unknown"

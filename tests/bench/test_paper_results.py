@@ -6,18 +6,23 @@ import math
 import re
 import shutil
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from paper_smoke import TINY
 from paper_table10 import TABLE10
 from scotoma.bench.paper import reproduce
-from scotoma.bench.paper.artefacts import Training
+from scotoma.bench.paper.artefacts import Context, Training
 from scotoma.bench.paper.budgets import BUDGETS
 from scotoma.bench.paper.data import Data
 from scotoma.bench.paper.results import FILE, Results, read_results
-from scotoma.bench.paper.results_page import write_page
+from scotoma.bench.paper.results_page import Keeper, write_page
 from scotoma.bench.paper.setup import Setup
+from scotoma.bench.paper.tables import definition
+from scotoma.bench.paper.work import Store
 from scotoma.defective.errors import UserError
 from scotoma.defective.robustness.rates import proportion
 from scotoma.defective.serialization import seal
@@ -168,6 +173,35 @@ def test_what_is_there_is_kept_when_it_is_stopped(again, tmp_path, monkeypatch):
     page = (tmp_path / "kept/index.md").read_text()
     assert "0.3-Bottom (0.5-Bottom), 0.3-Bottom (0.3-Bottom): not made yet" in page
     assert " %**" in page
+
+
+def test_two_commands_that_end_at_once_lose_nothing_of_each_other(kept, tmp_path, monkeypatch):
+    """Whatever their --out: the lock is of the folder that both write to."""
+    monkeypatch.setitem(BUDGETS, "smoke", TINY)
+    setup = read_results(kept).setup
+    keepers = [
+        Keeper(kept, setup, {name: definition(name).build(setup)})
+        for name in ("table11", "table12")
+    ]
+    collect, begun, other = Results.collect, threading.Event(), threading.Event()
+
+    def slow(results, store):
+        collect(results, store)
+        if not begun.is_set():
+            begun.set()
+            other.wait(0.5)  # which has to wait for this one
+
+    monkeypatch.setattr(Results, "collect", slow)
+    with Progress() as screen, ThreadPoolExecutor() as pool:
+        cpu = torch.device("cpu")
+        one, two = (Context(Store(tmp_path / n), cpu, screen, batch_size=1) for n in "ab")
+        kept_first = pool.submit(keepers[0].keep, one)
+        assert begun.wait(30)
+        keepers[1].keep(two)
+        other.set()
+        kept_first.result()
+    assert set(read_results(kept).tables) == {"table10", "table11", "table12"}
+    assert not [path for path in kept.iterdir() if path.name.startswith(".")]
 
 
 def test_mistakes(kept, paper, tmp_path):
