@@ -11,7 +11,8 @@ from dataclasses import replace
 from functools import cache, partial
 from itertools import pairwise, product
 
-from .judge import ABOVE, Claim, Comparison, Elsewhere, Interval, Side
+from .estimates import Interval
+from .judge import ABOVE, Claim, Comparison, Elsewhere, Side
 from .published import DEFENCE_RATE, TEST_ACCURACY, Published, facts, published
 from .setup import ARCHITECTURES
 from .transfer_tables import SCALES

@@ -13,7 +13,7 @@ import numpy as np
 from ...defective.errors import UserError
 from ...defective.robustness.rates import read_outcomes
 from .artefacts import Context, Result
-from .judge import Estimate, Outcomes, combined, share
+from .estimates import Estimate, Outcomes, combined, share
 from .published import published
 from .setup import Setup
 from .work import Artefact, Store

@@ -33,8 +33,9 @@ from ...train.pages import (
 )
 from . import pictures
 from .claims import claims_of
+from .estimates import LEVEL, Estimate
 from .experiment import Definition, Made, Measure
-from .judge import LEVEL, NOT_DECIDABLE, NOT_SUPPORTED, SUPPORTED, Estimate, Place, Verdict
+from .judge import NOT_DECIDABLE, NOT_SUPPORTED, SUPPORTED, Place, Verdict
 from .provenance import command, read_origin, tell_settings
 from .published import printed, published
 from .setup import Setup

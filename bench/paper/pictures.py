@@ -19,7 +19,7 @@ from ...train import plots
 from ...train.datasets import default_root
 from ...train.robustness.pictures import shuffled_samples
 from .data import fitting_grids
-from .judge import Estimate
+from .estimates import Estimate
 from .published import DEFENCE_RATE, TEST_ACCURACY, printed
 from .transfer_tables import SCALES
 

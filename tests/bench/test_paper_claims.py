@@ -8,14 +8,8 @@ import pytest
 from paper_smoke import tiny_setup
 from paper_values import drawn_values, own_values
 from scotoma.bench.paper.claims import claims_of
-from scotoma.bench.paper.judge import (
-    NOT_DECIDABLE,
-    NOT_SUPPORTED,
-    SUPPORTED,
-    Elsewhere,
-    judge,
-    share,
-)
+from scotoma.bench.paper.estimates import share
+from scotoma.bench.paper.judge import NOT_DECIDABLE, NOT_SUPPORTED, SUPPORTED, Elsewhere, judge
 from scotoma.bench.paper.published import TABLES
 from scotoma.bench.paper.tables import definitions
 

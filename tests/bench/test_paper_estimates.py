@@ -7,8 +7,8 @@ import pytest
 import torch
 from paper_smoke import context, learning_setup
 from scotoma.bench.paper.artefacts import Result
+from scotoma.bench.paper.estimates import Estimate, combined, share, wilson
 from scotoma.bench.paper.experiment import Measure, estimate, read_values
-from scotoma.bench.paper.judge import Estimate, combined, share, wilson
 from scotoma.bench.paper.setup import fgsm
 from scotoma.defective.errors import UserError
 from scotoma.defective.robustness.rates import outcomes_of, proportion

@@ -9,6 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from scotoma.bench.paper.estimates import (
+    Estimate,
+    Outcomes,
+    combined,
+    difference,
+    exact,
+    logarithm,
+    share,
+    wilson,
+)
 from scotoma.bench.paper.judge import (
     ABOVE,
     HOLDS,
@@ -21,17 +31,9 @@ from scotoma.bench.paper.judge import (
     Claim,
     Comparison,
     Elsewhere,
-    Estimate,
-    Outcomes,
     at_scale,
-    combined,
-    difference,
-    exact,
     judge,
-    logarithm,
     outcome,
-    share,
-    wilson,
 )
 from scotoma.defective.errors import UserError
 from scotoma.defective.robustness.rates import proportion

@@ -13,16 +13,15 @@ from paper_values import INVENTED, invented, setup_of
 from report_rows import HOSTILE
 from scotoma.bench.paper.claims import claims_of
 from scotoma.bench.paper.data import Data
+from scotoma.bench.paper.estimates import Estimate, share
 from scotoma.bench.paper.experiment import Experiment
 from scotoma.bench.paper.judge import (
     NOT_DECIDABLE,
     NOT_SUPPORTED,
     SUPPORTED,
-    Estimate,
     Verdict,
     at_scale,
     judge,
-    share,
 )
 from scotoma.bench.paper.page import build_page, merged, tally, why_apart, write_page
 from scotoma.bench.paper.provenance import command, duration

@@ -14,8 +14,8 @@ from paper_values import invented
 from PIL import Image
 from scotoma.bench.paper import pictures
 from scotoma.bench.paper.data import Data
+from scotoma.bench.paper.estimates import Estimate, share
 from scotoma.bench.paper.experiment import Made
-from scotoma.bench.paper.judge import Estimate, share
 from scotoma.bench.paper.page import read_grid, title
 from scotoma.bench.paper.pictures import class_names, data_name, fooling_all
 from scotoma.bench.paper.tables import definition

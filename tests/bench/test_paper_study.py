@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from scotoma.bench.paper.data import Data
-from scotoma.bench.paper.judge import NOT_SUPPORTED, SUPPORTED, Estimate
+from scotoma.bench.paper.estimates import Estimate
+from scotoma.bench.paper.judge import NOT_SUPPORTED, SUPPORTED
 from scotoma.bench.paper.study import study as module
 from scotoma.bench.paper.study.score import (
     MINIMUM,

@@ -13,8 +13,8 @@ from paper_smoke import context, new_store
 from scotoma.bench.paper.budgets import BUDGETS
 from scotoma.bench.paper.claims import claims_of
 from scotoma.bench.paper.data import Data, SampleFolder
+from scotoma.bench.paper.estimates import Estimate, combined, share
 from scotoma.bench.paper.experiment import Made
-from scotoma.bench.paper.judge import Estimate, combined, share
 from scotoma.bench.paper.published import printed, published
 from scotoma.bench.paper.setup import Setup
 from scotoma.bench.paper.tables import definition
