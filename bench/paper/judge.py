@@ -186,8 +186,9 @@ class Verdict:
         evidence: a line for people. holds, open, reversed: numbers of comparisons; those that lack
             a number are in none of them. missing: the places that they lack, for people.
         effect: of the comparison that stands worst; None without any. mean: of all comparisons
-            that have their numbers, with an interval if it is one, or outcomes are known image by
-            image. Of scores it is the geometric mean of the ratios.
+            that have their numbers. Where outcomes are not known image by image, its interval is
+            the mean of theirs, as if all varied together: rather too wide. Of scores it is the
+            geometric mean of the ratios.
     """
 
     claim: str
@@ -242,12 +243,11 @@ def judge(claim: Claim, values: Mapping[Side, Estimate], decides: bool) -> Verdi
         worst = max(compared, key=lambda each: (OUTCOMES.index(each.outcome), -each.slack))
         effect = Effect.of(worst.difference, worst.sides, claim.score, _where(worst))
         pairs = [each.sides for each in compared]
-        value = fmean(each.difference.value for each in compared)
-        found = Difference(value, -math.inf, math.inf)
-        if len(pairs) == 1:  # has an interval, also where outcomes are not known
-            found = worst.difference
-        elif pairable(pairs):
+        if pairable(pairs):
             found = paired(pairs, LEVEL)
+        else:
+            ends = zip(*(each.difference for each in compared), strict=True)
+            found = Difference(*map(fmean, ends))
         both = [each for pair in pairs for each in pair]
         where = f"over {len(pairs)} of {len(claim.comparisons)}"
         mean = Effect.of(found, both, claim.score, where)

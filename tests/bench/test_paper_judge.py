@@ -270,7 +270,23 @@ def test_the_mean_of_one_comparison_has_its_interval():
         effect, mean = found.effect, found.mean
         assert (mean.value, mean.low, mean.high) == (effect.value, effect.low, effect.high)
         assert mean.interval
-    assert judge(claim_of("ab", "bc"), values_of(a=0.9, b=0.8, c=0.7), True).mean.interval == ""
+
+
+def test_the_mean_where_images_are_not_known_has_the_mean_interval():
+    values = values_of(a=0.9, b=0.8, c=0.6)
+    found = judge(claim_of("ab", "bc"), values, True).mean
+    both = [difference(values[a], values[b]) for a, b in ((A, B), (B, C))]
+    ends = [100 * sum(each) / 2 for each in zip(*both, strict=True)]
+    assert (found.value, found.low, found.high) == pytest.approx(ends)
+    # Times, of scores.
+    values = {A: bare(8.0, 12.0, 9.0), B: bare(2.0, 4.0, 3.0), C: bare(1.0, 1.0, 1.5)}
+    found = judge(claim_of("ab", "bc", score=True), values, True).mean
+    both = [difference(*map(logarithm, (values[a], values[b]))) for a, b in ((A, B), (B, C))]
+    ends = [math.exp(sum(each) / 2) for each in zip(*both, strict=True)]
+    assert (found.value, found.low, found.high) == pytest.approx(ends)
+    # And none if one of them has none.
+    values[C] = bare(1.0)
+    assert judge(claim_of("ab", "bc", score=True), values, True).mean.interval == ""
 
 
 def test_numbers_that_no_measurement_has():
@@ -413,7 +429,7 @@ def test_mirrored_comparisons_agree(a, b, margin, comparisons):
 
 # Verdicts.
 
-A, B = ("a", "c"), ("b", "c")
+A, B, C = ("a", "c"), ("b", "c"), ("c", "c")
 
 
 def values_of(**rates):
